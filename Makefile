@@ -1,0 +1,61 @@
+# Every target makes .venv in the checkout the first time, installs into it what it needs, and reuses it afterwards.
+# Another interpreter: `rm -rf .venv`, then `make PYTHON=python3.12 test`.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= python3
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help demo test test-slow quality bench constraints clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+demo: .venv/.training  ## corpus, vocabulary, shards, a small model pretrained on them, and what it writes (10 minutes)
+	.venv/bin/python -m training.demo
+
+test: .venv/.dev  ## the whole suite, except the slow tests (10 minutes)
+	.venv/bin/python tests/fetch_transformers_tests.py
+	.venv/bin/python -m pytest
+
+test-slow: .venv/.dev  ## the slow tests alone
+	.venv/bin/python tests/fetch_transformers_tests.py
+	.venv/bin/python -m pytest -m slow
+
+quality: .venv/.dev  ## lint and formatting, as the pre-commit hooks run them
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+bench: .venv/.training  ## every measurement of training/bench, one after the other
+	for file in training/bench/[a-z]*.py; do .venv/bin/python -m training.bench.$$(basename $$file .py); done
+
+constraints: .venv/.dev  ## write constraints.txt anew from what .venv holds
+	.venv/bin/python -c "$$FREEZE" > constraints.txt
+	@touch $<
+
+clean:  ## remove what building and testing leave behind; .venv, corpora and runs stay
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+
+# An extra is installed again when either of the files that decide what it means is newer than its stamp.
+.venv/.%: pyproject.toml constraints.txt | .venv/bin/python
+	.venv/bin/python -m pip install --progress-bar off --constraint constraints.txt --editable '.[$*]' \
+		| grep --line-buffered -v 'already satisfied'
+	@touch $@
+
+# Where Debian's python3-venv is missing, an unusable .venv would be left behind.
+.venv/bin/python:
+	$(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }
+
+define FREEZE
+from importlib.metadata import distributions
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+print("# The versions that CI runs, on Python 3.11. Written by `make constraints`; use: pip install -c constraints.txt ...")
+print("# Where a version has left Python 3.10 behind, pip chooses an older one there.")
+for dist in sorted(distributions(), key=lambda dist: dist.name.lower()):
+    if dist.name not in ("modeling-pleias", "pip"):
+        runs_on_3_10 = SpecifierSet(dist.metadata["Requires-Python"] or "").contains("3.10")
+        print(f"{dist.name}=={Version(dist.version).public}" + ("" if runs_on_3_10 else ' ; python_version >= "3.11"'))
+endef
+export FREEZE

@@ -1,0 +1,1 @@
+"""How a Pleias model ships: the release as a folder."""

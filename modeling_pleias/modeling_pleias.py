@@ -1,0 +1,385 @@
+# Copyright 2026 the modeling-pleias authors.
+#
+# Licensed under the Apache License, Version 2.0: see LICENSE.
+"""The Pleias model in dataflow order: norm, rotary, attention, MLP, layer, model, heads.
+
+Llama's parameter names and arithmetic, operation for operation: `LlamaForCausalLM` on equal weights is the test
+oracle and gives equal bits. Shapes: B batch, T time, D hidden size, H heads, G key/value heads, K head dimension,
+V vocabulary; a suffix such as `q_BHTK` spells them out.
+"""
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.generation import GenerationMixin
+from transformers.integrations import use_kernel_forward_from_hub
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import (
+    GenericForQuestionAnswering,
+    GenericForSequenceClassification,
+    GenericForTokenClassification,
+    GradientCheckpointingLayer,
+)
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils.generic import merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_pleias import PleiasConfig
+
+
+@use_kernel_forward_from_hub("RMSNorm")
+class PleiasRMSNorm(nn.Module):
+    """Root-mean-square norm over the last dimension, computed in fp32 and scaled in the input's precision."""
+
+    def __init__(self, hidden_size: int, eps: float = 1e-5):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden_size))
+        self.variance_epsilon = eps
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        dtype = hidden_states.dtype
+        x = hidden_states.to(torch.float32)
+        x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+        return self.weight * x.to(dtype)
+
+    def extra_repr(self) -> str:
+        return f"{tuple(self.weight.shape)}, eps={self.variance_epsilon}"
+
+
+class PleiasRotaryEmbedding(nn.Module):
+    """Cosines and sines of the rotary angles, (B, T, K) each; fp32 inside whatever the model's precision."""
+
+    def __init__(self, config: PleiasConfig):
+        super().__init__()
+        self.config = config
+        self.max_seq_len_cached = self.original_max_seq_len = config.max_position_embeddings
+        self.rope_type = config.rope_parameters["rope_type"]
+        # Context extension (linear, yarn, llama3, ...) comes from transformers; the released models use none.
+        compute = self.compute_default_rope_parameters
+        if self.rope_type != "default":
+            compute = ROPE_INIT_FUNCTIONS[self.rope_type]
+        inv_freq, self.attention_scaling = compute(config)
+        self.inv_freq = nn.Buffer(inv_freq, persistent=False)
+        self.original_inv_freq = nn.Buffer(inv_freq.clone(), persistent=False)
+
+    @staticmethod
+    def compute_default_rope_parameters(config: PleiasConfig, **kwargs) -> tuple[torch.Tensor, float]:
+        """Inverse frequencies (K / 2,) and the scale of cos and sin, which plain rotary leaves at 1."""
+        K = config.head_dim
+        return 1.0 / (config.rope_parameters["rope_theta"] ** (torch.arange(0, K, 2, dtype=torch.float) / K)), 1.0
+
+    @torch.no_grad()
+    @dynamic_rope_update
+    def forward(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        angles = position_ids[..., None].float() * self.inv_freq.to(device=x.device, dtype=torch.float)
+        angles_BTK = torch.cat((angles, angles), dim=-1)
+        cos, sin = angles_BTK.cos() * self.attention_scaling, angles_BTK.sin() * self.attention_scaling
+        return cos.to(dtype=x.dtype), sin.to(dtype=x.dtype)
+
+
+def rotate_half(x: torch.Tensor) -> torch.Tensor:
+    """(x1, x2) -> (-x2, x1) on the halves of the last dimension."""
+    x1, x2 = x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]
+    return torch.cat((-x2, x1), dim=-1)
+
+
+def apply_rotary_pos_emb(q_BHTK, k_BGTK, cos_BTK, sin_BTK):
+    """Queries and keys turned by their positions."""
+    cos, sin = cos_BTK.unsqueeze(1), sin_BTK.unsqueeze(1)
+    return (q_BHTK * cos) + (rotate_half(q_BHTK) * sin), (k_BGTK * cos) + (rotate_half(k_BGTK) * sin)
+
+
+def repeat_kv(x_BGTK: torch.Tensor, repeats: int) -> torch.Tensor:
+    """Each key/value head repeated for the query heads that share it: (B, G, T, K) -> (B, H, T, K)."""
+    if repeats == 1:
+        return x_BGTK
+    B, G, T, K = x_BGTK.shape
+    return x_BGTK[:, :, None].expand(B, G, repeats, T, K).reshape(B, G * repeats, T, K)
+
+
+def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    """Attention in plain matrix products, softmax in fp32: the reference, and what returns attention weights."""
+    key_BHTK = repeat_kv(key, module.num_key_value_groups)
+    value_BHTK = repeat_kv(value, module.num_key_value_groups)
+    weights_BHTT = torch.matmul(query, key_BHTK.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        weights_BHTT = weights_BHTT + attention_mask
+    weights_BHTT = nn.functional.softmax(weights_BHTT, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights_BHTT = nn.functional.dropout(weights_BHTT, p=dropout, training=module.training)
+    return torch.matmul(weights_BHTT, value_BHTK).transpose(1, 2).contiguous(), weights_BHTT
+
+
+class PleiasAttention(nn.Module):
+    """Grouped-query causal self-attention with rotary positions."""
+
+    def __init__(self, config: PleiasConfig, layer_idx: int):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.head_dim = config.head_dim
+        self.num_key_value_groups = config.num_attention_heads // config.num_key_value_heads
+        self.scaling = self.head_dim**-0.5
+        self.attention_dropout = config.attention_dropout
+        self.is_causal = True
+        D, K = config.hidden_size, self.head_dim
+        HK, GK = config.num_attention_heads * K, config.num_key_value_heads * K
+        self.q_proj = nn.Linear(D, HK, bias=config.attention_bias)
+        self.k_proj = nn.Linear(D, GK, bias=config.attention_bias)
+        self.v_proj = nn.Linear(D, GK, bias=config.attention_bias)
+        self.o_proj = nn.Linear(HK, D, bias=config.attention_bias)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        BT = hidden_states.shape[:-1]
+        q_BHTK = self.q_proj(hidden_states).view(*BT, -1, self.head_dim).transpose(1, 2)
+        k_BGTK = self.k_proj(hidden_states).view(*BT, -1, self.head_dim).transpose(1, 2)
+        v_BGTK = self.v_proj(hidden_states).view(*BT, -1, self.head_dim).transpose(1, 2)
+        q_BHTK, k_BGTK = apply_rotary_pos_emb(q_BHTK, k_BGTK, *position_embeddings)
+        if past_key_values is not None:
+            k_BGTK, v_BGTK = past_key_values.update(k_BGTK, v_BGTK, self.layer_idx)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        out_BTHK, weights = attend(
+            self,
+            q_BHTK,
+            k_BGTK,
+            v_BGTK,
+            attention_mask,
+            dropout=self.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.o_proj(out_BTHK.reshape(*BT, -1).contiguous()), weights
+
+
+class PleiasMLP(nn.Module):
+    """Gated feed-forward: down(act(gate(x)) * up(x))."""
+
+    def __init__(self, config: PleiasConfig):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.act_fn = ACT2FN[config.hidden_act]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+
+
+class PleiasDecoderLayer(GradientCheckpointingLayer):
+    """Pre-norm block: attention, then MLP, each added to the residual stream."""
+
+    def __init__(self, config: PleiasConfig, layer_idx: int):
+        super().__init__()
+        self.self_attn = PleiasAttention(config, layer_idx)
+        self.mlp = PleiasMLP(config)
+        self.input_layernorm = PleiasRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = PleiasRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+
+    def forward(self, hidden_states: torch.Tensor, **kwargs: Unpack[TransformersKwargs]) -> torch.Tensor:
+        hidden_states = hidden_states + self.self_attn(self.input_layernorm(hidden_states), **kwargs)[0]
+        return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
+
+
+class PleiasPreTrainedModel(PreTrainedModel):
+    """What every Pleias model declares to transformers, and how weights are drawn."""
+
+    config_class = PleiasConfig
+    config: PleiasConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["PleiasDecoderLayer"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": PleiasDecoderLayer, "attentions": PleiasAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        """Modules of the pretrained body carry `init_std` (see PleiasModel); later additions use initializer_range."""
+        if not isinstance(module, nn.Linear | nn.Embedding):
+            return super()._init_weights(module)
+        init.normal_(module.weight, std=getattr(module, "init_std", self.config.initializer_range))
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            init.zeros_(module.bias)
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            # A slice does not carry the mark of a loaded weight, so look at the whole.
+            if not getattr(module.weight, "_is_hf_initialized", False):
+                init.zeros_(module.weight[module.padding_idx])
+
+
+class PleiasModel(PleiasPreTrainedModel):
+    """Token ids (B, T) to hidden states (B, T, D)."""
+
+    def __init__(self, config: PleiasConfig):
+        super().__init__(config)
+        self.padding_idx = config.pad_token_id
+        self.vocab_size = config.vocab_size
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, self.padding_idx)
+        self.layers = nn.ModuleList([PleiasDecoderLayer(config, i) for i in range(config.num_hidden_layers)])
+        self.norm = PleiasRMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.rotary_emb = PleiasRotaryEmbedding(config)
+        self.gradient_checkpointing = False
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                residual = name.endswith(("o_proj", "down_proj"))
+                module.init_std = config.residual_init_std if residual else config.pretraining_init_std
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPast:
+        """Run the body; keywords as in every transformers decoder.
+
+        Args:
+            input_ids: (B, T), or `inputs_embeds` (B, T, D) in its place.
+            attention_mask: (B, T), 0 on padding, or any form `create_causal_mask` takes.
+            position_ids: (B, T); positions that restart mark packed sequences, which do not see each other as long as
+                neither an `attention_mask` nor a cache is there (`use_cache=False`).
+            past_key_values: keys and values of earlier tokens.
+
+        Raises:
+            ValueError: unless exactly one of `input_ids` and `inputs_embeds` is given.
+        """
+        if (input_ids is None) ^ (inputs_embeds is not None):
+            raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_tokens(input_ids)
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        if position_ids is None:
+            seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+            position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + seen).unsqueeze(0)
+        causal_mask = create_causal_mask(
+            config=self.config,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            position_ids=position_ids,
+        )
+        hidden_states = inputs_embeds
+        position_embeddings = self.rotary_emb(hidden_states, position_ids=position_ids)
+        for layer in self.layers[: self.config.num_hidden_layers]:
+            hidden_states = layer(
+                hidden_states,
+                attention_mask=causal_mask,
+                position_embeddings=position_embeddings,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                use_cache=use_cache,
+                **kwargs,
+            )
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+
+
+class PleiasForCausalLM(PleiasPreTrainedModel, GenerationMixin):
+    """Pleias as it was pretrained: hidden states to next-token logits through the tied embedding."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    _pp_plan = {"lm_head": (["hidden_states"], ["logits"])}
+    _fsdp_plan = {"lm_head": "keep_full_weight"}
+
+    def __init__(self, config: PleiasConfig):
+        super().__init__(config)
+        self.model = PleiasModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head.init_std = config.pretraining_init_std
+        self._decode_as_the_card_says()
+        self.post_init()
+
+    def _decode_as_the_card_says(self):
+        """Greedy with repetition penalty 1.2, where the checkpoint's generation_config.json does not say otherwise."""
+        self.generation_config.update(defaults_only=True, do_sample=False, repetition_penalty=1.2)
+
+    def adjust_generation_fn(self, *args, **kwargs):
+        """Run by `from_pretrained`; it replaces the generation config even where the checkpoint has none."""
+        super().adjust_generation_fn(*args, **kwargs)
+        self._decode_as_the_card_says()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CausalLMOutputWithPast:
+        """Logits (B, T, V), and the mean cross-entropy in nats when `labels` (B, T) are given.
+
+        Args:
+            labels: ids to predict, -100 where there is nothing to; shifted inside, so T ids give T - 1 targets.
+            logits_to_keep: compute logits for that many last positions only (0: all), or for these indices.
+        """
+        outputs: BaseModelOutputWithPast = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits_BTV = self.lm_head(outputs.last_hidden_state[:, kept])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits_BTV, labels=labels, vocab_size=self.config.vocab_size, **kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits_BTV,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class PleiasForSequenceClassification(GenericForSequenceClassification, PleiasPreTrainedModel):
+    """One score per label from the last token that is not padding."""
+
+
+class PleiasForTokenClassification(GenericForTokenClassification, PleiasPreTrainedModel):
+    """One score per label for every token."""
+
+
+class PleiasForQuestionAnswering(GenericForQuestionAnswering, PleiasPreTrainedModel):
+    """Start and end scores of an answer span."""
+
+
+__all__ = [
+    "PleiasForCausalLM",
+    "PleiasForQuestionAnswering",
+    "PleiasForSequenceClassification",
+    "PleiasForTokenClassification",
+    "PleiasModel",
+    "PleiasPreTrainedModel",
+]

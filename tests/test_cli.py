@@ -1,0 +1,82 @@
+"""`pleias PROGRAM` runs the program, shows its help under that name, and ends in one sentence on a wrong line."""
+
+import ast
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from training.cli import PROGRAMS
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def pleias(*arguments: str, module: str = "training.cli", without: str = "") -> subprocess.CompletedProcess:
+    """Run the console entry in a process of its own, in which the modules `without` cannot be imported."""
+    block = f"import sys; sys.modules.update(dict.fromkeys({without.split()}))"
+    code = f"{block}; from {module} import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+    )
+
+
+def is_program(path: Path) -> bool:
+    """Whether a file defines `main` and runs it when it is executed."""
+    statements = ast.parse(path.read_text(encoding="utf-8")).body
+    defines_main = any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in statements)
+    guards = (ast.unparse(node.test) for node in statements if isinstance(node, ast.If))
+    return defines_main and "__name__ == '__main__'" in guards
+
+
+def test_the_table_lists_every_program_on_disk_and_no_other():
+    files = [path for room in ("training", "model_card") for path in (REPOSITORY / room).glob("*.py")]
+    programs = {f"{path.parent.name}.{path.stem}" for path in files if is_program(path)} - {"training.cli"}
+    assert {program.module for program in PROGRAMS.values()} == programs
+
+
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+def test_a_listed_program_is_found_in_the_checkout_and_installed(program):
+    assert find_spec(program.module) and find_spec(f"modeling_pleias.{program.module}")
+
+
+@pytest.mark.parametrize("module", ["training.cli", "modeling_pleias.training.cli"])
+def test_help_lists_the_programs_and_needs_no_extra(module):
+    result = pleias("--help", module=module, without="accelerate datasets jsonargparse pyarrow rich trl")
+    assert result.returncode == 0, result.stderr
+    for name, program in PROGRAMS.items():
+        assert f"  {name} " in result.stdout and program.purpose in result.stdout
+
+
+def test_a_program_shows_its_help_under_the_name_it_was_called_by():
+    result = pleias("tokenizer", "--help")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("usage: pleias tokenizer ")
+
+
+def test_an_unknown_program_ends_in_a_sentence_that_lists_the_known_ones():
+    result = pleias("pretrian")
+    assert result.returncode == 2
+    assert result.stderr == f"error: pleias has no program 'pretrian'; it has {', '.join(PROGRAMS)}.\n"
+
+
+def test_a_missing_library_ends_in_a_sentence_that_names_the_extra():
+    result = pleias("tokenizer", without="jsonargparse")
+    assert result.returncode == 2
+    assert result.stderr == (
+        "error: pleias tokenizer needs the extra [training] (there is no module jsonargparse): "
+        'pip install "modeling-pleias[training]".\n'
+    )
+
+
+def test_a_broken_import_inside_the_package_is_not_blamed_on_an_extra():
+    result = pleias("tokenizer", without="training.config")
+    assert result.returncode == 1
+    assert "ModuleNotFoundError" in result.stderr and "needs the extra" not in result.stderr
+
+
+def test_bad_input_of_a_program_ends_in_its_own_sentence(tmp_path):
+    result = pleias("tokenizer", "--corpus", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out"))
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ") and str(tmp_path / "nowhere") in result.stderr

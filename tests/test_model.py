@@ -1,0 +1,360 @@
+"""What the model and its heads declare, how weights are drawn, how it decodes, and that transformers opens it."""
+
+import copy
+import inspect
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    GenerationConfig,
+    LlamaForCausalLM,
+    LlamaForQuestionAnswering,
+    LlamaForSequenceClassification,
+    LlamaForTokenClassification,
+    LlamaModel,
+    pipeline,
+)
+
+from modeling_pleias import (
+    PleiasConfig,
+    PleiasForCausalLM,
+    PleiasForQuestionAnswering,
+    PleiasForSequenceClassification,
+    PleiasForTokenClassification,
+    PleiasModel,
+    PleiasTokenizer,
+)
+
+# Auto class, ours, Llama's.
+CLASSES = [
+    (AutoModel, PleiasModel, LlamaModel),
+    (AutoModelForCausalLM, PleiasForCausalLM, LlamaForCausalLM),
+    (AutoModelForSequenceClassification, PleiasForSequenceClassification, LlamaForSequenceClassification),
+    (AutoModelForTokenClassification, PleiasForTokenClassification, LlamaForTokenClassification),
+    (AutoModelForQuestionAnswering, PleiasForQuestionAnswering, LlamaForQuestionAnswering),
+]
+every_class = pytest.mark.parametrize(("auto", "ours", "llama"), CLASSES, ids=lambda kind: kind.__name__)
+IDS = torch.tensor([[5, 6, 7, 8, 9], [3, 3, 10, 11, 12]])
+MASK = (IDS != 3).long()
+
+
+def tiny(**changes) -> PleiasConfig:
+    shape = {"vocab_size": 320, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}
+    return PleiasConfig(**{**shape, **heads, **changes})
+
+
+def seeded(model_class, config: PleiasConfig):
+    torch.manual_seed(0)
+    return model_class(config).eval()
+
+
+# What it declares
+
+
+@every_class
+def test_the_auto_class_makes_loads_and_saves_it(tmp_path, auto, ours, llama):
+    model = auto.from_config(tiny(num_labels=3)).eval()
+    assert type(model) is ours
+    model.save_pretrained(tmp_path)
+    loaded = auto.from_pretrained(tmp_path)
+    assert type(loaded) is ours and loaded.config.architectures == [ours.__name__]
+    assert torch.equal(loaded(IDS, attention_mask=MASK)[0], model(IDS, attention_mask=MASK)[0])
+
+
+@every_class
+def test_it_declares_what_llama_declares(auto, ours, llama):
+    model, oracle = ours(tiny()), llama(llama.config_class(**tiny().to_dict()))
+    for plan in ("tp_plan", "pp_plan", "_fsdp_plan"):
+        # LlamaForQuestionAnswering alone calls its body `transformer`.
+        expected = {name.replace("transformer.", "model."): how for name, how in getattr(oracle, plan).items()}
+        assert getattr(model, plan) == expected != {}, plan
+    for ability in (
+        "supports_gradient_checkpointing",
+        "_supports_flash_attn",
+        "_supports_sdpa",
+        "_supports_flex_attn",
+        "_supports_attention_backend",
+        "_can_compile_fullgraph",
+        "_skip_keys_device_placement",
+        "main_input_name",
+    ):
+        assert getattr(model, ability) == getattr(oracle, ability) is not False, ability
+    assert {kind.replace("Pleias", "Llama") for kind in model._no_split_modules} == set(oracle._no_split_modules)
+    assert model._can_record_outputs.keys() == oracle._can_record_outputs.keys()
+    assert model.can_generate() == oracle.can_generate() == (ours is PleiasForCausalLM)
+    assert (getattr(ours, "_tied_weights_keys", None)) == getattr(llama, "_tied_weights_keys", None)
+    assert list(inspect.signature(ours.forward).parameters) == list(inspect.signature(llama.forward).parameters)
+
+
+def test_plans_name_modules_that_exist():
+    model = PleiasForCausalLM(tiny())
+    names = {name.replace(".0.", ".*.") for name, _ in model.named_modules()} | {"model.layers.*"}
+    assert set(model.tp_plan) <= names and len(model.tp_plan) == 9
+    assert set(model._fsdp_plan) == {"model.embed_tokens", "model.layers.*", "model.norm", "lm_head"}
+    assert set(model.pp_plan) == {"model.embed_tokens", "model.layers", "model.norm", "lm_head"}
+
+
+def test_the_tied_head_is_the_embedding_and_is_saved_once(tmp_path):
+    model = PleiasForCausalLM(tiny())
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    model.save_pretrained(tmp_path)
+    assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
+    assert PleiasForCausalLM(tiny(tie_word_embeddings=False)).lm_head.weight is not model.model.embed_tokens.weight
+
+
+def test_it_records_a_state_per_layer_and_one_before_and_a_map_per_layer():
+    model = PleiasModel._from_config(tiny(), attn_implementation="eager")
+    out = model(IDS, output_hidden_states=True, output_attentions=True)
+    assert [tuple(x.shape) for x in out.hidden_states] == [(2, 5, 64)] * 3
+    assert [tuple(x.shape) for x in out.attentions] == [(2, 4, 5, 5)] * 2
+    assert torch.equal(out.hidden_states[-1], out.last_hidden_state)
+    assert all(torch.equal(weights, weights.tril()) for weights in out.attentions)
+
+
+def test_ids_or_embeddings_but_not_both():
+    for given in ({}, {"input_ids": IDS, "inputs_embeds": torch.zeros(2, 5, 64)}):
+        with pytest.raises(ValueError, match="exactly one of input_ids or inputs_embeds"):
+            PleiasModel(tiny())(**given)
+
+
+# What it computes, beyond test_parity.py
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_packed_sequences_do_not_see_each_other(attention):
+    model = PleiasForCausalLM._from_config(tiny(), attn_implementation=attention).eval()
+    row = torch.arange(5, 20).unsqueeze(0)
+    positions = torch.cat((torch.arange(6), torch.arange(9))).unsqueeze(0)
+    packed = model(row, position_ids=positions, use_cache=False).logits
+    apart = torch.cat([model(part).logits for part in row.split((6, 9), dim=1)], dim=1)
+    torch.testing.assert_close(packed, apart)
+    assert not torch.allclose(packed, model(row).logits)
+
+
+def test_left_padding_changes_nothing():
+    model = seeded(PleiasForCausalLM, tiny())
+    alone = model(IDS[1:, 2:]).logits
+    positions = (MASK.cumsum(-1) - 1).clamp(min=0)
+    padded = model(IDS, attention_mask=MASK, position_ids=positions).logits[1:, 2:]
+    torch.testing.assert_close(padded, alone)
+
+
+def test_no_token_sees_a_later_one():
+    model = seeded(PleiasForCausalLM, tiny())
+    changed = IDS.clone()
+    changed[:, 3] += 1
+    before, after = model(IDS).logits, model(changed).logits
+    assert torch.equal(before[:, :3], after[:, :3]) and not torch.equal(before[:, 3:], after[:, 3:])
+
+
+@pytest.mark.slow
+def test_flex_attention_agrees_with_sdpa():
+    model = seeded(PleiasForCausalLM, tiny())
+    other = copy.deepcopy(model)
+    other.set_attn_implementation("flex_attention")
+    with torch.no_grad():
+        expected, flex = (m(IDS, attention_mask=MASK).logits[MASK.bool()] for m in (model, other))
+    torch.testing.assert_close(flex, expected)
+
+
+def test_the_model_exports_to_a_graph_that_takes_other_batches_and_lengths():
+    model = seeded(PleiasForCausalLM, tiny(use_cache=False))
+    sizes = ({0: torch.export.Dim("batch", max=64), 1: torch.export.Dim("time", max=128)},) * 2
+    example = torch.randint(4, 320, (3, 11))
+    program = torch.export.export(model, (example, torch.ones_like(example)), dynamic_shapes=sizes)
+    torch.testing.assert_close(program.module()(IDS, MASK).logits, model(IDS, attention_mask=MASK).logits)
+
+
+# The other heads
+
+
+@every_class
+def test_a_pretrained_body_loads_into_every_head_and_lacks_only_the_head(tmp_path, auto, ours, llama):
+    pretrained = PleiasForCausalLM(tiny())
+    pretrained.save_pretrained(tmp_path)
+    model, info = auto.from_pretrained(tmp_path, output_loading_info=True)
+    heads = {PleiasModel: set(), PleiasForCausalLM: set(), PleiasForQuestionAnswering: {"qa_outputs"}}
+    assert {key.split(".")[0] for key in info["missing_keys"]} == heads.get(ours, {"score"})
+    assert not info["unexpected_keys"] and not info["mismatched_keys"]
+    body = model if ours is PleiasModel else getattr(model, model.base_model_prefix)
+    assert body.state_dict().keys() == pretrained.model.state_dict().keys()
+    assert all(torch.equal(x, pretrained.model.state_dict()[key]) for key, x in body.state_dict().items())
+
+
+@every_class
+def test_a_head_scores_as_llamas_does(auto, ours, llama):
+    model = seeded(ours, tiny(num_labels=3))
+    oracle = llama(llama.config_class(**model.config.to_dict())).eval()
+    state = model.state_dict()
+    if ours is PleiasForQuestionAnswering:
+        state = {key.replace("model.", "transformer."): x for key, x in state.items()}
+    oracle.load_state_dict(state, strict=True)
+    targets = {
+        PleiasModel: {},
+        PleiasForCausalLM: {"labels": IDS},
+        PleiasForSequenceClassification: {"labels": torch.tensor([0, 2])},
+        PleiasForTokenClassification: {"labels": IDS % 3},
+        PleiasForQuestionAnswering: {"start_positions": torch.tensor([1, 2]), "end_positions": torch.tensor([3, 4])},
+    }[ours]
+    out, expected = (m(IDS, attention_mask=MASK, **targets).to_tuple() for m in (model, oracle))
+    assert all(torch.equal(x, y) for x, y in zip(out, expected, strict=True) if isinstance(x, torch.Tensor))
+
+
+def test_a_sequence_is_scored_by_its_last_token_that_is_not_padding():
+    model = seeded(PleiasForSequenceClassification, tiny(num_labels=3))
+    right = torch.tensor([[10, 11, 12, 3, 3]])
+    alone = model(right[:, :3]).logits
+    torch.testing.assert_close(model(right, attention_mask=(right != 3).long()).logits, alone)
+    torch.testing.assert_close(model(IDS[1:], attention_mask=MASK[1:]).logits, alone, rtol=1e-3, atol=1e-3)
+
+
+# How weights are drawn
+
+
+@pytest.fixture(scope="module")
+def drawn() -> PleiasForCausalLM:
+    """Big enough that a sample's standard deviation is within 2% of what it was drawn from (over 6 sigma)."""
+    shape = {"hidden_size": 384, "intermediate_size": 512, "num_hidden_layers": 3, "vocab_size": 2048}
+    return seeded(PleiasForCausalLM, tiny(**shape, tie_word_embeddings=False))
+
+
+def test_a_new_model_is_drawn_as_pretraining_drew_it(drawn):
+    residual = 0.025 / 6**0.5
+    kinds = set()
+    for name, weight in drawn.named_parameters():
+        if "norm" in name:
+            assert torch.equal(weight, torch.ones_like(weight)), name
+            continue
+        kinds.add(name.split(".")[-2])
+        rows = weight[torch.arange(len(weight)) != 3] if "embed_tokens" in name else weight
+        expected = residual if name.endswith(("o_proj.weight", "down_proj.weight")) else 0.025
+        assert rows.std().item() == pytest.approx(expected, rel=0.02), name
+        assert abs(rows.mean().item()) < 5 * expected / rows.numel() ** 0.5, name
+    assert kinds == {"embed_tokens", "lm_head", *(f"{x}_proj" for x in ("q", "k", "v", "o", "gate", "up", "down"))}
+    assert torch.equal(drawn.model.embed_tokens.weight[3], torch.zeros(384))
+
+
+def test_the_settings_decide_the_spread():
+    model = seeded(PleiasModel, tiny(hidden_size=384, pretraining_init_std=0.1, num_hidden_layers=2))
+    assert model.layers[0].mlp.gate_proj.weight.std().item() == pytest.approx(0.1, rel=0.02)
+    assert model.layers[1].self_attn.o_proj.weight.std().item() == pytest.approx(0.05, rel=0.02)
+
+
+def test_a_model_built_in_memory_without_values_is_drawn_the_same(tmp_path, drawn):
+    body = seeded(PleiasModel, drawn.config)
+    assert body.layers[2].mlp.down_proj.weight.std().item() == pytest.approx(0.025 / 6**0.5, rel=0.02)
+    # A checkpoint that lacks tensors: those, and only those, are drawn.
+    state = {key: x for key, x in drawn.state_dict().items() if "layers.1.mlp" not in key}
+    drawn.save_pretrained(tmp_path, state_dict=state)
+    loaded, info = PleiasForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert info["missing_keys"] == {f"model.layers.1.mlp.{x}_proj.weight" for x in ("gate", "up", "down")}
+    assert loaded.model.layers[1].mlp.down_proj.weight.std().item() == pytest.approx(0.025 / 6**0.5, rel=0.02)
+    assert loaded.model.layers[1].mlp.up_proj.weight.std().item() == pytest.approx(0.025, rel=0.02)
+    assert all(torch.equal(x, state[key]) for key, x in loaded.state_dict().items() if key in state)
+
+
+def test_loading_keeps_the_padding_row_of_the_checkpoint(tmp_path, drawn):
+    model = copy.deepcopy(drawn)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[3] = 0.5
+    model.save_pretrained(tmp_path)
+    loaded = PleiasForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(loaded.model.embed_tokens.weight[3], torch.full((384,), 0.5))
+
+
+@pytest.mark.parametrize("initializer_range", [0.02, 0.3])
+def test_what_is_added_after_pretraining_is_drawn_from_initializer_range(tmp_path, drawn, initializer_range):
+    drawn.save_pretrained(tmp_path)
+    kwargs = {"num_labels": 64, "initializer_range": initializer_range}
+    for auto, head in ((AutoModelForSequenceClassification, "score"), (AutoModelForTokenClassification, "score")):
+        weight = getattr(auto.from_pretrained(tmp_path, **kwargs), head).weight
+        assert weight.std().item() == pytest.approx(initializer_range, rel=0.03)
+    model = PleiasForCausalLM.from_pretrained(tmp_path, initializer_range=initializer_range)
+    model.resize_token_embeddings(2048 + 256, mean_resizing=False)
+    for weight in (model.model.embed_tokens.weight, model.lm_head.weight):
+        assert weight[2048:].std().item() == pytest.approx(initializer_range, rel=0.02)
+        assert weight[:2048].std().item() == pytest.approx(0.025, rel=0.02)
+    assert torch.equal(model.model.embed_tokens.weight[:2048], drawn.model.embed_tokens.weight)
+
+
+# How it decodes
+
+
+def test_it_decodes_greedily_with_the_cards_repetition_penalty(tmp_path):
+    model = seeded(PleiasForCausalLM, tiny(tie_word_embeddings=False))
+    settings = {"max_new_tokens": 20, "attention_mask": MASK}
+    ours = model.generate(IDS, **settings)
+    explicit = GenerationConfig(do_sample=False, repetition_penalty=1.2, pad_token_id=3, eos_token_id=2)
+    assert torch.equal(ours, model.generate(IDS, generation_config=explicit, **settings))
+    assert not torch.equal(ours, model.generate(IDS, repetition_penalty=1.0, **settings))
+
+    model.save_pretrained(tmp_path)
+    saved = GenerationConfig.from_pretrained(tmp_path)
+    assert (saved.do_sample, saved.repetition_penalty) == (False, 1.2)
+    assert torch.equal(ours, PleiasForCausalLM.from_pretrained(tmp_path).generate(IDS, **settings))
+    # A folder whose file leaves the decoding open, or that has none, decodes the same.
+    (tmp_path / "generation_config.json").write_text('{"_from_model_config": true, "eos_token_id": 2}')
+    assert torch.equal(ours, PleiasForCausalLM.from_pretrained(tmp_path).generate(IDS, **settings))
+    (tmp_path / "generation_config.json").unlink()
+    bare = PleiasForCausalLM.from_pretrained(tmp_path)
+    assert (bare.generation_config.do_sample, bare.generation_config.repetition_penalty) == (False, 1.2)
+    assert torch.equal(ours, bare.generate(IDS, **settings))
+
+
+@pytest.mark.parametrize("repetition_penalty", [1.0, 1.1])
+def test_a_checkpoints_own_decoding_wins(tmp_path, repetition_penalty):
+    model = PleiasForCausalLM(tiny())
+    model.generation_config.update(repetition_penalty=repetition_penalty, do_sample=True, temperature=0.5)
+    model.save_pretrained(tmp_path)
+    loaded = PleiasForCausalLM.from_pretrained(tmp_path).generation_config
+    assert (loaded.repetition_penalty, loaded.do_sample, loaded.temperature) == (repetition_penalty, True, 0.5)
+
+
+# The front doors
+
+
+@pytest.mark.parametrize(
+    ("task", "model_class"),
+    [
+        ("text-generation", PleiasForCausalLM),
+        ("text-classification", PleiasForSequenceClassification),
+        ("zero-shot-classification", PleiasForSequenceClassification),
+        ("token-classification", PleiasForTokenClassification),
+        ("feature-extraction", PleiasModel),
+    ],
+)
+def test_the_pipeline_opens_a_saved_folder(tmp_path, task, model_class):
+    tokenizer = PleiasTokenizer()
+    labels = {0: "entailment", 1: "neutral", 2: "contradiction"}
+    config = tiny(vocab_size=len(tokenizer), id2label=labels, label2id={name: i for i, name in labels.items()})
+    seeded(model_class, config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert type(AutoTokenizer.from_pretrained(tmp_path)) is PleiasTokenizer
+    pipe = pipeline(task, model=str(tmp_path))
+    assert type(pipe.model) is model_class and type(pipe.tokenizer) is PleiasTokenizer
+    texts = ["L'abbaye est fermée.", "Gallia est omnis divisa in partes tres."]
+    if task == "zero-shot-classification":
+        scored = pipe(texts, candidate_labels=["history", "law"])
+        assert [sorted(one["labels"]) for one in scored] == [["history", "law"]] * 2
+        assert all(sum(one["scores"]) == pytest.approx(1) for one in scored)
+    elif task == "text-classification":
+        assert {one["label"] for one in pipe(texts, batch_size=2)} <= set(labels.values())
+        assert pipe(texts, batch_size=2)[1]["score"] == pytest.approx(pipe(texts[1])[0]["score"], abs=1e-3)
+    elif task == "token-classification":
+        assert all({token["entity"] for token in one} <= set(labels.values()) and one for one in pipe(texts))
+    elif task == "feature-extraction":
+        assert [len(one[0][0]) for one in pipe(texts)] == [64, 64]
+    else:
+        alone = [pipe(text, max_new_tokens=8)[0]["generated_text"] for text in texts]
+        batch = [one[0]["generated_text"] for one in pipe(texts, max_new_tokens=8, batch_size=2)]
+        # transformers' pipeline would sample at temperature 0.7 if the model left the decoding open.
+        greedy = [pipe.model.generate(**tokenizer(text, return_tensors="pt"), max_new_tokens=8) for text in texts]
+        assert batch == alone == [tokenizer.decode(out[0], skip_special_tokens=True) for out in greedy]

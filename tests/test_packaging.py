@@ -1,0 +1,165 @@
+"""The wheel holds the whole house, works from an empty folder, and declares what its rooms import."""
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import PathDistribution, packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import modeling_pleias
+from training.cli import usage
+
+REPOSITORY = Path(__file__).parent.parent
+ROOMS = {
+    "modeling_pleias": "modeling_pleias",
+    "training": "modeling_pleias/training",
+    "model_card": "modeling_pleias/model_card",
+}
+
+
+def tree() -> list[str]:
+    """Files of the checkout that git has or would take, relative to it."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout.split("\0")
+    return sorted(name for name in names if name and (REPOSITORY / name).is_file())
+
+
+def pip(command: str, *arguments: str | Path) -> None:
+    subprocess.run([sys.executable, "-m", "pip", command, "--no-deps", "--no-index", *arguments], check=True)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """The wheel, built from a copy of the tree, so that a `build/` folder from earlier cannot leak into it."""
+    copy, out = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("wheel")
+    for name in tree():
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(REPOSITORY / name, copy / name)
+    pip("wheel", "--no-build-isolation", "--wheel-dir", out, copy)
+    return next(out.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> Path:
+    """A folder into which the wheel alone is installed, its console entry included."""
+    target = tmp_path_factory.mktemp("installed")
+    pip("install", "--target", target, wheel)
+    return target
+
+
+@pytest.fixture(scope="module")
+def metadata(installed) -> PathDistribution:
+    return PathDistribution(next(installed.glob("*.dist-info")))
+
+
+def declared(metadata: PathDistribution, extra: str = "") -> set[Requirement]:
+    """Requirements of the base install and of an extra, extras that it includes followed."""
+    found = set()
+    for requirement in map(Requirement, metadata.requires):
+        if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+            continue
+        if requirement.name == "modeling-pleias":
+            found |= {inner for name in requirement.extras for inner in declared(metadata, name)}
+        else:
+            found.add(requirement)
+    return found
+
+
+def names(requirements: set[Requirement]) -> set[str]:
+    return {canonicalize_name(requirement.name) for requirement in requirements}
+
+
+def run(installed: Path, empty: Path, *command: str) -> str:
+    """Output of a command in an empty folder, where the only way to this project is the installed wheel."""
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    return subprocess.run(
+        command, cwd=empty, env=environment, check=True, capture_output=True, text=True, timeout=120
+    ).stdout
+
+
+def test_the_wheel_holds_every_file_of_the_rooms_and_nothing_else(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if ".dist-info/" not in name}
+    rooms = [name.partition("/") for name in tree() if name.partition("/")[0] in ROOMS]
+    assert packed == {f"{ROOMS[room]}/{path}" for room, _, path in rooms}
+
+
+def test_the_version_is_the_one_in_the_package(metadata):
+    assert metadata.version == modeling_pleias.__version__
+
+
+def test_the_wheel_carries_the_licence(metadata):
+    assert metadata.metadata["License-Expression"] == "Apache-2.0"
+    assert metadata.read_text("licenses/LICENSE") == (REPOSITORY / "LICENSE").read_text(encoding="utf-8")
+
+
+def test_the_base_install_asks_for_four_libraries(metadata):
+    assert names(declared(metadata)) == {"torch", "transformers", "tokenizers", "safetensors"}
+
+
+def test_the_extras_are_those_of_the_design(metadata):
+    extras = {"training", "curation", "evaluation", "release", "dev"}
+    assert set(metadata.metadata.get_all("Provides-Extra")) == extras
+
+
+@pytest.mark.parametrize("extra", ["training", "dev"])
+def test_the_constraints_pin_each_direct_dependency_within_its_range(metadata, extra):
+    lines = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = {canonicalize_name(pin.name): pin for pin in map(Requirement, filter(lambda x: x[0] != "#", lines))}
+    for requirement in declared(metadata, extra):
+        (exact,) = pins[canonicalize_name(requirement.name)].specifier
+        assert exact.operator == "==" and exact.version in requirement.specifier, requirement
+
+
+@pytest.mark.parametrize(
+    "room, extra",
+    [("modeling_pleias", ""), ("training", "training"), ("model_card", "release"), ("tests", "dev")],
+)
+def test_a_room_imports_only_what_its_extra_declares(metadata, room, extra):
+    allowed = names(declared(metadata, extra)) | {"huggingface-hub"}  # transformers' own configs take @strict from it
+    providers = packages_distributions()
+    own = {"modeling_pleias", "training", "model_card"} | {path.stem for path in (REPOSITORY / "tests").glob("*.py")}
+    for path in sorted((REPOSITORY / room).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                modules = [node.module]
+            else:
+                continue
+            for module in {module.partition(".")[0] for module in modules} - own - sys.stdlib_module_names:
+                distributions = set(map(canonicalize_name, providers.get(module, [])))
+                assert distributions & allowed, f"{path} imports {module}, which [{extra}] does not declare"
+
+
+def test_from_an_empty_folder_the_wheel_brings_the_model_and_the_configs(installed, tmp_path):
+    code = (
+        "import modeling_pleias, transformers\n"
+        "from modeling_pleias.training.config import named_config\n"
+        "print(modeling_pleias.__file__)\n"
+        "print(type(transformers.AutoConfig.for_model('pleias')).__module__)\n"
+        "print(named_config('demo'))"
+    )
+    assert run(installed, tmp_path, sys.executable, "-c", code).splitlines() == [
+        str(installed / "modeling_pleias/__init__.py"),
+        "modeling_pleias.configuration_pleias",
+        str(installed / "modeling_pleias/training/configs/demo.yaml"),
+    ]
+
+
+def test_from_an_empty_folder_the_console_entry_lists_the_programs(installed, tmp_path):
+    assert run(installed, tmp_path, str(installed / "bin/pleias"), "--help") == f"{usage('modeling_pleias.')}\n"
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    command = (REPOSITORY / ".ci/run").read_text(encoding="utf-8").splitlines()[-1]
+    assert command == "make test"
+    assert command in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert os.access(REPOSITORY / ".ci/run", os.X_OK)

@@ -1,0 +1,296 @@
+"""`LlamaForCausalLM` is the oracle: Pleias gives the same bits on equal weights, and each opens the other's files."""
+
+import copy
+import logging
+
+import pytest
+import torch
+from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
+
+from modeling_pleias import PleiasConfig, PleiasForCausalLM
+
+SHAPES = {
+    "grouped-query": {"num_key_value_heads": 2},
+    "as many key/value heads as heads": {"num_key_value_heads": 4},
+    "heads wider than hidden size / heads": {"num_key_value_heads": 1, "head_dim": 32},
+}
+B, T, VOCABULARY, PAD = 3, 19, 128, 3
+every_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+every_attention = pytest.mark.parametrize("attention", ["eager", "sdpa"])
+every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+
+
+def tiny(**changes) -> dict:
+    """Arguments of a tiny config, for Pleias and Llama alike."""
+    shape = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 64,
+        "intermediate_size": 112,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 64,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": True,
+        "pad_token_id": PAD,
+    }
+    return {**shape, **changes}
+
+
+def pair(attention="sdpa", dtype=torch.float32, **shape) -> tuple[PleiasForCausalLM, LlamaForCausalLM]:
+    """Pleias and Llama of one shape on equal random weights, in eval mode and with equal generation settings."""
+    torch.manual_seed(0)
+    models = []
+    for config_class, model_class in ((PleiasConfig, PleiasForCausalLM), (LlamaConfig, LlamaForCausalLM)):
+        config = config_class(**tiny(**shape), attn_implementation=attention, dtype=dtype)
+        models.append(model_class._from_config(config, dtype=dtype).eval())
+    pleias, llama = models
+    with torch.no_grad():
+        # Wide enough that attention is far from uniform, with norms that are not 1.
+        for parameter in pleias.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    llama.load_state_dict(pleias.state_dict(), strict=True)
+    llama.generation_config = copy.deepcopy(pleias.generation_config)
+    return pleias, llama
+
+
+def tokens() -> torch.Tensor:
+    """Ids (B, T) without special ones, the same each time."""
+    return torch.randint(4, VOCABULARY, (B, T), generator=torch.Generator().manual_seed(1))
+
+
+def inputs(kind: str) -> dict[str, torch.Tensor]:
+    """Keywords of a forward pass with a loss, one kind for each way in which the model is used."""
+    ids = tokens()
+    batch = {"input_ids": ids, "labels": ids}
+    if kind == "left padding":
+        seen = torch.arange(T) >= torch.tensor([[0], [4], [9]])
+        labels = ids.where(seen, -100)
+        batch = {"input_ids": ids.where(seen, PAD), "attention_mask": seen.long(), "labels": labels}
+    elif kind == "packed positions":
+        position_ids = torch.cat((torch.arange(7), torch.arange(T - 7))).expand(B, T)
+        batch |= {"position_ids": position_ids, "use_cache": False}
+    elif kind == "shifted labels":
+        batch |= {"shift_labels": ids.roll(-1, dims=1), "num_items_in_batch": torch.tensor(B * T)}
+    return batch
+
+
+KINDS = ["plain", "left padding", "packed positions", "shifted labels"]
+
+
+def differences(pleias: torch.nn.Module, llama: torch.nn.Module, batch: dict[str, torch.Tensor]) -> list[str]:
+    """Names of what is not bit-equal: logits, loss, hidden states, attentions, gradients. Empty is parity."""
+    results = []
+    for model in (pleias, llama):
+        model.zero_grad()
+        out = model(**batch, output_hidden_states=True, output_attentions=model.config._attn_implementation == "eager")
+        out.loss.backward()
+        result = {"logits": out.logits, "loss": out.loss}
+        result |= {f"hidden state {i}": x for i, x in enumerate(out.hidden_states)}
+        result |= {f"attention {i}": x for i, x in enumerate(out.attentions or ())}
+        result |= {f"gradient of {name}": parameter.grad for name, parameter in model.named_parameters()}
+        results.append(result)
+    ours, oracle = results
+    assert ours.keys() == oracle.keys()
+    return [name for name in oracle if not torch.equal(ours[name], oracle[name])]
+
+
+def test_parameters_have_llamas_names_shapes_and_order():
+    pleias, llama = pair()
+    for tensors in ("named_parameters", "named_buffers"):
+        ours, oracle = ([(name, x.shape) for name, x in getattr(model, tensors)()] for model in (pleias, llama))
+        assert ours == oracle != []
+    assert list(pleias.state_dict()) == list(llama.state_dict())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@every_dtype
+@every_attention
+@every_shape
+def test_logits_loss_states_attentions_and_gradients_are_bit_equal(shape, attention, dtype, kind):
+    assert differences(*pair(attention, dtype, **shape), inputs(kind)) == []
+
+
+@pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated")
+@pytest.mark.parametrize("kind", KINDS)
+@every_attention
+def test_gradients_are_bit_equal_under_activation_checkpointing(attention, kind):
+    pleias, llama = pair(attention)
+    plain = differences(pleias.train(), llama.train(), inputs(kind))
+    whole = {name: parameter.grad.clone() for name, parameter in pleias.named_parameters()}
+    for model in (pleias, llama):
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        assert model.model.gradient_checkpointing
+    assert plain == differences(pleias, llama, inputs(kind)) == []
+    assert all(torch.equal(parameter.grad, whole[name]) for name, parameter in pleias.named_parameters())
+
+
+@every_attention
+def test_attention_dropout_draws_the_same_numbers(attention):
+    results = []
+    for model in pair(attention, attention_dropout=0.3):
+        torch.manual_seed(0)
+        results.append(model.train()(tokens()).logits)
+    assert torch.equal(*results)
+    assert not torch.equal(results[0], model.eval()(tokens()).logits)
+
+
+@pytest.mark.parametrize("rope", ["linear", "dynamic", "yarn", "llama3"])
+def test_an_extended_context_is_bit_equal(rope):
+    rope_parameters = {
+        "rope_type": rope,
+        "rope_theta": 10_000.0,
+        "factor": 4.0,
+        "original_max_position_embeddings": 8,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+    }
+    keys = {"llama3": rope_parameters.keys(), "yarn": list(rope_parameters)[:4]}.get(rope, list(rope_parameters)[:3])
+    pleias, llama = pair(rope_parameters={key: rope_parameters[key] for key in keys}, max_position_embeddings=16)
+    assert differences(pleias, llama, inputs("plain")) == []
+    assert not torch.equal(pleias(tokens()).logits, pair(max_position_embeddings=16)[0](tokens()).logits)
+
+
+def test_embeddings_in_place_of_ids_and_chosen_logits_are_bit_equal():
+    pleias, llama = pair()
+    embeds = pleias.get_input_embeddings()(tokens())
+    whole = pleias(tokens()).logits
+    for keep, rows in ((0, slice(None)), (2, slice(-2, None)), (torch.tensor([1, 5]), [1, 5])):
+        ours, oracle = (model(inputs_embeds=embeds, logits_to_keep=keep).logits for model in (pleias, llama))
+        assert torch.equal(ours, oracle)
+        torch.testing.assert_close(ours, whole[:, rows])
+
+
+GENERATION = {
+    "greedy": {},
+    "sampled": {"do_sample": True, "temperature": 0.8, "top_p": 0.95},
+    "static cache": {"cache_implementation": "static", "disable_compile": True},
+    "beams": {"num_beams": 3, "num_return_sequences": 2},
+    "without a cache": {"use_cache": False},
+}
+
+
+@pytest.mark.parametrize("settings", GENERATION.values(), ids=GENERATION)
+@every_dtype
+@every_attention
+def test_generation_from_a_left_padded_batch_is_bit_equal(attention, dtype, settings):
+    batch = inputs("left padding")
+    results = []
+    for model in pair(attention, dtype):
+        torch.manual_seed(0)
+        out = model.generate(
+            batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            max_new_tokens=12,
+            output_scores=True,
+            return_dict_in_generate=True,
+            **settings,
+        )
+        results.append((out.sequences, torch.stack(out.scores)))
+    (ours, our_scores), (oracle, oracle_scores) = results
+    assert ours.shape[1] > T
+    assert torch.equal(ours, oracle) and torch.equal(our_scores, oracle_scores)
+
+
+def test_what_follows_is_the_same_with_and_without_a_cache():
+    pleias, _ = pair()
+    batch = {key: inputs("left padding")[key] for key in ("input_ids", "attention_mask")}
+    runs = [{"use_cache": False}, {}, {"cache_implementation": "static", "disable_compile": True}]
+    first, *others = (pleias.generate(**batch, max_new_tokens=12, **run) for run in runs)
+    assert all(torch.equal(first, other) for other in others)
+
+
+def test_a_fully_compiled_graph_is_within_1e_6_of_eager():
+    torch.manual_seed(0)
+    model = PleiasForCausalLM(PleiasConfig(**tiny(num_hidden_layers=2))).eval()
+    with torch.no_grad():
+        expected, compiled = model(**inputs("plain")), torch.compile(model, fullgraph=True)(**inputs("plain"))
+    torch.testing.assert_close(compiled.logits, expected.logits, rtol=0, atol=1e-6)
+    torch.testing.assert_close(compiled.loss, expected.loss, rtol=0, atol=1e-6)
+
+
+def parameters(config: PleiasConfig) -> int:
+    with torch.device("meta"):
+        return PleiasForCausalLM(config).num_parameters()
+
+
+def test_the_three_sizes_have_exactly_the_published_numbers_of_parameters():
+    assert parameters(PleiasConfig.pico_350m()) == 353_424_384
+    assert parameters(PleiasConfig.nano_1_2b()) == 1_195_468_800
+    assert parameters(PleiasConfig.base_3b()) == 3_211_926_528
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+@pytest.mark.parametrize("direction", ["llama to pleias", "pleias to llama"])
+def test_a_checkpoint_of_one_loads_into_the_other_without_a_missing_or_unexpected_key(tmp_path, direction, tied):
+    source, other = pair(tie_word_embeddings=tied)
+    if direction == "llama to pleias":
+        source, other = other, source
+    source.save_pretrained(tmp_path)
+    loaded, info = type(other).from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values()), info
+    assert torch.equal(loaded(tokens()).logits, source(tokens()).logits)
+
+
+def test_a_folder_labelled_llama_opens_silently_and_keeps_every_setting(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    _, llama = pair(rms_norm_eps=1e-6, tie_word_embeddings=False, pad_token_id=None, attention_bias=True)
+    llama.save_pretrained(tmp_path)
+    config = PleiasForCausalLM.from_pretrained(tmp_path).config
+    assert caplog.messages == []
+    # The label too: saved again, the folder says what it is. An absent padding id becomes [PAD].
+    expected = llama.config.to_dict() | {"model_type": "pleias", "pad_token_id": PAD}
+    expected.pop("_name_or_path")
+    assert {key: value for key, value in config.to_dict().items() if key in expected} == expected
+    # Whoever asks for the class by the label still gets Llama.
+    assert type(AutoConfig.from_pretrained(tmp_path)) is LlamaConfig
+
+
+@every_shape
+def test_without_padding_sdpa_is_told_it_is_causal_and_gets_no_mask_and_no_repeated_keys(monkeypatch, shape):
+    calls = []
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+
+    def spy(query, key, value, **kwargs):
+        calls.append((key.shape[1], kwargs))
+        return sdpa(query, key, value, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    pleias, _ = pair("sdpa", **shape)
+    for batch in (inputs("plain"), {"input_ids": tokens(), "attention_mask": torch.ones(B, T)}):
+        calls.clear()
+        pleias(**batch)
+        assert len(calls) == pleias.config.num_hidden_layers
+        for key_heads, kwargs in calls:
+            assert kwargs["attn_mask"] is None and kwargs["is_causal"] is True
+            assert key_heads == pleias.config.num_key_value_heads
+            assert kwargs.get("enable_gqa", False) is (key_heads != pleias.config.num_attention_heads)
+
+
+def test_the_comparison_notices_one_weight_of_any_parameter():
+    pleias, llama = pair(num_hidden_layers=1)
+    row = tokens()[0, 0]
+    for name, parameter in pleias.named_parameters():
+        before = parameter.detach().clone()
+        with torch.no_grad():
+            parameter[row if name.endswith("embed_tokens.weight") else 0].view(-1)[0] += 1e-3
+        assert "logits" in differences(pleias, llama, inputs("plain")), name
+        with torch.no_grad():
+            parameter.copy_(before)
+    assert differences(pleias, llama, inputs("plain")) == []
+
+
+@every_attention
+def test_the_comparison_notices_the_softmax_scale_of_one_layer(attention):
+    pleias, llama = pair(attention)
+    pleias.model.layers[1].self_attn.scaling *= 1.001
+    found = set(differences(pleias, llama, inputs("plain")))
+    assert {"logits", "loss", "hidden state 2"} <= found and "hidden state 1" not in found
+
+
+def test_the_comparison_notices_another_setting():
+    _, llama = pair()
+    for change in ({"rope_theta": 10_001.0}, {"rms_norm_eps": 1.1e-5}, {"hidden_act": "gelu"}):
+        pleias = PleiasForCausalLM(PleiasConfig(**tiny(**change))).eval()
+        pleias.load_state_dict(llama.state_dict(), strict=True)
+        assert "logits" in differences(pleias, llama, inputs("plain")), change

@@ -1,0 +1,356 @@
+"""The pretraining program: what it leaves, that it can be stopped anywhere, and what bad input gets."""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+
+import modeling_pleias  # noqa: F401  (registers the classes)
+from training import checkpoint, pretrain
+from training.config import InputError, parse
+from training.corpus import LANGUAGES, SCHEMA, CorpusConfig
+from training.files import read_json
+from training.metrics import read_metrics
+from training.prepare import DataConfig
+from training.record import plain
+from training.pretrain import STOPPED, EveryConfig, OptimizerConfig, PretrainConfig, Stage
+
+ROOT = Path(__file__).parent.parent
+WORDS = {
+    "en": "the ship came home from the long sea and its captain told of storms that nobody would believe",
+    "fr": "le navire revint de la longue mer et son capitaine parla de tempêtes que personne ne voulut croire",
+}
+MODEL = {
+    "vocab_size": 400,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+TWO = ("--num_processes", "2")  # as a user types it
+TIMES = ("tokens_per_second", "mfu")  # what may differ between two equal runs
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    """Two languages, 60 documents each, in the corpus contract."""
+    folder = tmp_path_factory.mktemp("text")
+    for language, words in WORDS.items():
+        words, rows = words.split(), []
+        for i in range(60):
+            text = " ".join(words[(i * 7 + k * (1 + i % 5)) % len(words)] + ("." if k % 11 == 10 else "") for k in range(120))
+            row = dict.fromkeys(SCHEMA.names, "test") | {"identifier": f"{language}-{i}", "text": text}
+            row |= {"language": LANGUAGES[language], "license": "CC0-1.0", "word_count": 120, "token_count": 0}
+            rows.append(row)
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / f"{language}.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(corpus, tmp_path_factory) -> PretrainConfig:
+    """Twelve steps of a tiny model; its data are made by the first run that needs them."""
+    return PretrainConfig(
+        name="tiny",
+        stages=[Stage("base", steps=8, sequences=8), Stage("annealing", steps=4, sequences=4)],
+        model=MODEL,
+        corpus=CorpusConfig(source="parquet", languages=list(WORDS), path=corpus),
+        data=DataConfig(folder=tmp_path_factory.mktemp("data"), validation=0.1),
+        optimizer=OptimizerConfig(learning_rate=1e-2, final_learning_rate=1e-3, warmup_steps=3),
+        every=EveryConfig(log=2, validate=6, checkpoint=3, keep=2),
+        sequence_length=32,
+        micro_batch=2,
+        precision="fp32",
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory) -> PretrainConfig:
+    """A run that nothing interrupted."""
+    config = replace(config, out=tmp_path_factory.mktemp("runs") / "whole")
+    run(config)
+    return config
+
+
+def run(config: PretrainConfig) -> None:
+    """Pretrain in this process, and leave its signal handlers as they were."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        pretrain.pretrain(config)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def as_yaml(config: PretrainConfig, path: Path) -> Path:
+    """The config as the file a user would write."""
+    path.write_text(yaml.safe_dump(plain(asdict(config))))
+    return path
+
+
+def start(config: PretrainConfig, tmp_path: Path, *, prelude: str = "", launcher: tuple[str, ...] = ()) -> subprocess.Popen:
+    """The program in a process of its own; `prelude` is Python run before it (to plan an accident)."""
+    file = as_yaml(config, tmp_path / "config.yaml")
+    if launcher:
+        command = [sys.executable, "-m", "accelerate.commands.launch", *launcher, "-m", "training.pretrain", "--config", str(file)]
+    else:
+        code = f"{prelude}\nimport sys\nsys.argv = ['pretrain', '--config', {str(file)!r}]\n"
+        code += "from training import pretrain\nfrom training.config import program\nprogram(pretrain.main)\n"
+        command = [sys.executable, "-c", code]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command, cwd=tmp_path, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def end(process: subprocess.Popen) -> tuple[int, str]:
+    output, _ = process.communicate(timeout=300)
+    return process.returncode, output
+
+
+def timeless(config: PretrainConfig) -> list[dict]:
+    """The metrics without what the clock decides."""
+    records = read_metrics(config.folder / "metrics.jsonl")
+    return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
+
+
+def state(config: PretrainConfig) -> dict[str, torch.Tensor]:
+    """Every tensor of the last checkpoint."""
+    folder = config.folder / "checkpoints" / f"step-{config.steps}"
+    return {f"{part}:{k}": v for part in checkpoint.PARTS for k, v in load_file(folder / f"{part}.safetensors").items()}
+
+
+def assert_same_run(one: PretrainConfig, other: PretrainConfig) -> None:
+    assert timeless(one) == timeless(other)
+    a, b = state(one), state(other)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_run_leaves_every_file_of_its_contract(whole):
+    folder = whole.folder
+    for name in ("config.yaml", "run.json", "metrics.jsonl", "emissions.json", "loss.png", "model/config.json"):
+        assert (folder / name).stat().st_size > 0, name
+    assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
+    session = read_json(folder / "run.json")["sessions"][0]
+    manifest = read_json(whole.data.folder / "shards" / "manifest.json")
+    assert session["steps"] == 12 and session["end"] >= session["start"]
+    assert session["data"] == [manifest["fingerprint"]] * 2
+    assert session["versions"]["torch"] == torch.__version__ and session["hardware"]["cpus"] == os.cpu_count()
+    emissions = read_json(folder / "emissions.json")
+    assert emissions["kwh"] > 0 and emissions["kg_co2eq"] > 0
+    assert checkpoint.steps(folder / "checkpoints") == [9, 12]
+    assert (folder / "checkpoints" / "LATEST").read_text() == "step-12\n"
+
+
+def test_the_resolved_config_is_saved_and_is_a_config(whole):
+    assert parse(PretrainConfig, ["--config", str(whole.folder / "config.yaml")], description="") == whole
+
+
+def test_the_model_folder_opens_with_auto_classes_and_pipeline(whole):
+    model = AutoModelForCausalLM.from_pretrained(whole.folder / "model")
+    tokenizer = AutoTokenizer.from_pretrained(whole.folder / "model")
+    assert type(model).__name__ == "PleiasForCausalLM" and model.dtype == torch.bfloat16
+    trained = state(whole)["model:model.layers.0.mlp.up_proj.weight"]
+    assert torch.equal(model.model.layers[0].mlp.up_proj.weight, trained.bfloat16())
+    assert tokenizer.model_max_length == 32 and tokenizer.decode(tokenizer("a ship!").input_ids[1:]) == "a ship!"
+    generate = pipeline("text-generation", model=str(whole.folder / "model"), max_new_tokens=5)
+    assert generate("the ship")[0]["generated_text"].startswith("the ship")
+
+
+def test_training_lowers_the_loss_and_the_bits_per_byte_of_held_out_text(whole):
+    records = read_metrics(whole.folder / "metrics.jsonl")
+    losses = [record["loss"] for record in records if "loss" in record]
+    held = [record["validation"] for record in records if "validation" in record]
+    assert losses[-1] < losses[0] - 0.5
+    for language in WORDS:
+        assert held[-1][language]["bits_per_byte"] < held[0][language]["bits_per_byte"]
+
+
+def test_stages_switch_at_their_step_and_the_metrics_say_so(whole):
+    records = [record for record in read_metrics(whole.folder / "metrics.jsonl") if "loss" in record]
+    assert [(r["step"], r["stage"], r["sequences"]) for r in records] == [
+        (2, "base", 8), (4, "base", 8), (6, "base", 8), (8, "base", 8), (10, "annealing", 4), (12, "annealing", 4),
+    ]  # fmt: skip
+
+
+def test_the_learning_rate_warms_up_linearly_and_falls_by_a_cosine(config):
+    rates = [config.learning_rate(step) for step in range(1, 13)]
+    assert rates[:3] == pytest.approx([1e-2 / 3, 2e-2 / 3, 1e-2])
+    assert rates[11] == pytest.approx(1e-3) and config.learning_rate(100) == pytest.approx(1e-3)
+    middle = replace(config, optimizer=replace(config.optimizer, warmup_steps=2)).learning_rate(7)
+    assert middle == pytest.approx((1e-2 + 1e-3) / 2)
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+
+
+@pytest.mark.parametrize("accident", ["between checkpoints", "during a checkpoint", "before the first checkpoint"])
+def test_a_killed_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(accident, config, whole, tmp_path):
+    config = replace(config, out=tmp_path / "run")
+    kill = "os.kill(os.getpid(), signal.SIGKILL)"
+    # Killed where the step's learning rate is asked for, or in the middle of writing the tensors of the 2nd checkpoint.
+    prelude = {
+        "between checkpoints": f"pretrain.PretrainConfig.learning_rate = lambda s, n, f=pretrain.PretrainConfig.learning_rate: {kill} if n == 8 else f(s, n)",
+        "before the first checkpoint": f"pretrain.PretrainConfig.learning_rate = lambda s, n, f=pretrain.PretrainConfig.learning_rate: {kill} if n == 2 else f(s, n)",
+        "during a checkpoint": (
+            "from training import checkpoint\n"
+            "saves = []\n"
+            "def save_file(tensors, path, f=checkpoint.save_file):\n"
+            "    f(tensors, path); saves.append(path)\n"
+            f"    if len(saves) == 4: {kill}\n"
+            "checkpoint.save_file = save_file"
+        ),
+    }[accident]
+    status, output = end(start(config, tmp_path, prelude=f"import os, signal\nfrom training import pretrain\n{prelude}"))
+    assert status == -signal.SIGKILL, output
+    kept = {"between checkpoints": [3, 6], "during a checkpoint": [3], "before the first checkpoint": []}[accident]
+    assert checkpoint.steps(config.folder / "checkpoints") == kept
+    run(config)
+    assert_same_run(config, whole)
+    assert len(read_json(config.folder / "run.json")["sessions"]) == 2
+
+
+def test_sigterm_saves_exits_with_its_own_status_and_the_run_goes_on(config, whole, tmp_path):
+    config = replace(config, out=tmp_path / "run")
+    term = "lambda s, n, f=pretrain.PretrainConfig.learning_rate: (os.kill(os.getpid(), signal.SIGTERM) if n == 5 else None, f(s, n))[1]"
+    prelude = f"import os, signal\nfrom training import pretrain\npretrain.PretrainConfig.learning_rate = {term}"
+    status, output = end(start(config, tmp_path, prelude=prelude))
+    assert status == STOPPED and "stopped by SIGTERM after step 5" in output
+    assert checkpoint.latest_step(config.folder / "checkpoints") == 5
+    run(config)
+    assert_same_run(config, whole)
+
+
+def test_a_complete_run_is_left_as_it_is(whole, capfd):
+    before = (whole.folder / "metrics.jsonl").read_bytes(), (whole.folder / "model" / "model.safetensors").stat().st_mtime_ns
+    run(whole)
+    assert "is complete: 12 of 12 steps" in capfd.readouterr().out
+    assert before == (
+        (whole.folder / "metrics.jsonl").read_bytes(),
+        (whole.folder / "model" / "model.safetensors").stat().st_mtime_ns,
+    )
+
+
+def test_two_processes_take_the_same_batches_and_end_at_the_same_loss(config, whole, tmp_path):
+    config = replace(config, out=tmp_path / "run")
+    status, output = end(start(config, tmp_path, launcher=TWO))
+    assert status == 0, output
+    assert read_json(config.folder / "run.json")["sessions"][0]["processes"] == 2
+    for two, one in zip(timeless(config), timeless(whole), strict=True):
+        if "loss" in one:
+            # Equal up to the order of sums; the first log line covers two steps, so other rows would show at once.
+            assert two["loss"] == pytest.approx(one["loss"], abs=1e-5 if one["step"] == 2 else 1e-3)
+        else:
+            for language, held in one["validation"].items():
+                assert two["validation"][language]["loss"] == pytest.approx(held["loss"], abs=1e-3)
+
+
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(config, whole, tmp_path, capfd):
+    config = replace(config, out=tmp_path / "run")
+    shutil.copytree(whole.folder, config.folder)
+    shutil.rmtree(config.folder / "model")
+    file = config.folder / "checkpoints" / "step-12" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    run(config)
+    assert "step-12 is damaged and passed over: model.safetensors has" in capfd.readouterr().err
+    assert_same_run(config, whole)
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        ({"seed": 43}, "another seed"),
+        ({"sequence_length": 16}, "another model and sequence_length"),
+        ({"model": MODEL | {"num_hidden_layers": 3}}, "another model"),
+    ],
+)
+def test_resuming_with_another_model_or_seed_is_refused(change, said, whole):
+    with pytest.raises(InputError, match=said):
+        run(replace(whole, **change))
+    assert checkpoint.latest_step(whole.folder / "checkpoints") == 12
+
+
+def test_resuming_with_another_tokenizer_is_refused(config, whole, tmp_path):
+    other = tmp_path / "tokenizer"
+    shutil.copytree(config.data.tokenizer_folder, other)
+    vocabulary = read_json(other / "tokenizer.json")
+    vocabulary["model"]["merges"] = vocabulary["model"]["merges"][:-1]
+    (other / "tokenizer.json").write_text(json.dumps(vocabulary))
+    data = replace(config.data, folder=tmp_path / "data", tokenizer=other)
+    with pytest.raises(InputError, match="another tokenizer and data"):
+        run(replace(whole, data=data))
+
+
+@pytest.mark.parametrize(
+    "model, said",
+    [
+        ({"num_attention_heads": 5}, "model: .*not a multiple of the number of attention heads"),
+        ({"num_key_value_heads": 3}, "model: .*not a multiple of the number of key/value heads"),
+        ({"hiden_size": 32}, "model: hiden_size is not a field of PleiasConfig"),
+        ({"attention_dropout": 0.1}, "attention_dropout must be 0"),
+        ({"hidden_size": "wide"}, "model: .*hidden_size"),
+    ],
+)
+def test_an_impossible_model_gets_one_sentence(model, said, config, tmp_path):
+    with pytest.raises(InputError, match=said) as error:
+        run(replace(config, model=MODEL | model, out=tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_sequences_that_do_not_divide_among_the_processes_are_refused(config, tmp_path):
+    status, output = end(start(replace(config, stages=[Stage("odd", steps=1, sequences=7)]), tmp_path, launcher=TWO))
+    assert status != 0 and "stage odd: 7 sequences in a step do not divide among 2 processes" in output
+
+
+def test_a_folder_that_cannot_be_written_is_named(config, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="The run folder .*file/run cannot be written .*give another --out"):
+        run(replace(config, out=tmp_path / "file" / "run"))
+
+
+def test_two_runs_on_one_folder_are_refused(config, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="Another run is writing to"):
+            run(replace(config, out=folder))
+
+
+def test_an_unknown_yaml_key_ends_in_a_sentence_and_a_status(config, tmp_path):
+    file = as_yaml(config, tmp_path / "config.yaml")
+    file.write_text(file.read_text() + "learning_rat: 3\n")
+    command = [sys.executable, "-m", "training.pretrain", "--config", str(file)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "learning_rat" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_full_disk_during_a_checkpoint_leaves_the_one_before_usable(config, whole, tmp_path):
+    config = replace(config, out=tmp_path / "run")
+    prelude = (
+        "import errno\nfrom training import checkpoint\nsaves = []\n"
+        "def save_file(tensors, path, f=checkpoint.save_file):\n"
+        "    saves.append(path)\n"
+        "    if len(saves) == 4: raise OSError(errno.ENOSPC, 'No space left on device', str(path))\n"
+        "    f(tensors, path)\n"
+        "checkpoint.save_file = save_file"
+    )
+    status, output = end(start(config, tmp_path, prelude=prelude))
+    assert status == 2 and "Traceback" not in output
+    assert "step-6 could not be written" in output and "can resume from" in output and "step-3" in output
+    assert list((config.folder / "checkpoints").glob(".*")) == []
+    run(config)
+    assert_same_run(config, whole)

@@ -1,0 +1,81 @@
+"""The console entry: `pleias PROGRAM ...` runs what `python -m training.PROGRAM ...` runs in a checkout.
+
+`pleias --help` and `--version` need the base install alone; a program's libraries are imported when it is run.
+"""
+
+import sys
+from importlib import import_module
+from typing import NamedTuple
+
+ROOT = __package__.removesuffix("training")  # "" in a checkout, "modeling_pleias." once installed
+
+
+class Program(NamedTuple):
+    module: str
+    extra: str
+    purpose: str
+
+
+PROGRAMS = {
+    "corpus": Program("training.corpus", "training", "gather openly licensed text in eight languages"),
+    "tokenizer": Program("training.tokenizer", "training", "train a vocabulary on a corpus"),
+    "shards": Program("training.shards", "training", "turn a corpus into token shards and their manifest"),
+    "pretrain": Program("training.pretrain", "training", "pretrain a model on token shards"),
+    "demo": Program("training.demo", "training", "all of these in a row, in ten minutes, on a laptop"),
+}
+
+
+def usage(root: str) -> str:
+    """What `pleias --help` prints; `root` precedes the names of modules in it."""
+    width = max(map(len, PROGRAMS))
+    return "\n".join(
+        [
+            "usage: pleias PROGRAM [--help] [--config NAME_OR_PATH] [--KEY VALUE ...]",
+            "       pleias --help | --version",
+            "",
+            *(f"  {name:{width}}  {program.purpose}" for name, program in PROGRAMS.items()),
+            "",
+            f"On several processes: accelerate launch -m {root}training.pretrain ...",
+        ]
+    )
+
+
+def main() -> None:
+    """Run the program that the command line names; it reads the rest of the line itself."""
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print(usage(ROOT))
+    elif name == "--version":
+        from modeling_pleias import __version__  # here, so that --help in a checkout does not wait for torch
+
+        print(f"modeling-pleias {__version__}")
+    elif name in PROGRAMS:
+        sys.argv = [f"pleias {name}", *arguments]
+        run(PROGRAMS[name])
+    else:
+        stop(f"pleias has no program {name!r}; it has {', '.join(PROGRAMS)}.")
+
+
+def run(program: Program) -> None:
+    """Import a program and run its `main`; imported, not executed, so that worker processes find its functions."""
+    try:
+        module = import_module(ROOT + program.module)
+        end = import_module(ROOT + "training.config").program
+    except ModuleNotFoundError as error:
+        if error.name.partition(".")[0] in ("modeling_pleias", "training", "model_card"):
+            raise
+        stop(
+            f"{sys.argv[0]} needs the extra [{program.extra}] (there is no module {error.name}): "
+            f'pip install "modeling-pleias[{program.extra}]".'
+        )
+    end(module.main)
+
+
+def stop(sentence: str) -> None:
+    """End on bad input: one sentence, exit status 2."""
+    print(f"error: {sentence}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Command line + YAML -> one dataclass tree, the same way for every program; and how a program ends on bad input."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from jsonargparse import ArgumentParser
+
+CONFIGS = Path(__file__).parent / "configs"
+Config = TypeVar("Config")
+
+
+class InputError(ValueError):
+    """Something the user can mend. Its message is one sentence that names the file or setting and the mend."""
+
+
+def named_config(name: str) -> Path:
+    """Path of a config given by path or by the name of a packaged one.
+
+    Raises:
+        InputError: when it is neither.
+    """
+    for path in (Path(name), CONFIGS / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    names = ", ".join(sorted(path.stem for path in CONFIGS.glob("*.yaml")))
+    raise InputError(f"--config {name} is neither a file nor one of the packaged configs ({names}).")
+
+
+def parse(config_class: type[Config], argv: list[str] | None = None, *, description: str) -> Config:
+    """Defaults < `--config` YAML < command line, into `config_class`; an unknown key or a wrong type is an error.
+
+    Args:
+        config_class: a dataclass (nested ones allowed); its docstring's `Args:` are the `--help` texts.
+        argv: arguments; those of the process when not given.
+        description: first paragraph of `--help`.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    for i, argument in enumerate(argv):
+        if argument == "--config" and i + 1 < len(argv):
+            argv[i + 1] = str(named_config(argv[i + 1]))
+        elif argument.startswith("--config="):
+            argv[i] = f"--config={named_config(argument.removeprefix('--config='))}"
+    parser = ArgumentParser(description=description, prog=f"python -m training.{Path(sys.argv[0]).stem}")
+    parser.add_argument("--config", action="config", help="YAML file, or the name of a packaged config.")
+    parser.add_class_arguments(config_class)
+    parsed = parser.instantiate(parser.parse_args(argv))
+    del parsed["config"]
+    return config_class(**parsed)
+
+
+def program(main: Callable[[], None]) -> None:
+    """Run a program's `main`; bad input and a failing disk end in one sentence and exit status 2."""
+    try:
+        main()
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

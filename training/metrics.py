@@ -1,0 +1,97 @@
+"""What is measured of a run: floating-point operations, utilisation, bits per byte, and the plot of all that."""
+
+import json
+import math
+from pathlib import Path
+
+import torch
+
+from modeling_pleias import PleiasConfig
+
+from .files import atomic
+
+# Dense bf16 peak in FLOP/s of one device, by a part of its name. Source: NVIDIA's data sheets.
+PEAK_FLOPS = {"H200": 989.4e12, "H100": 989.4e12, "A100": 312e12}
+
+
+def parameters(config: PleiasConfig) -> int:
+    """Trainable parameters of `PleiasForCausalLM`, tied embeddings counted once."""
+    D, K = config.hidden_size, config.head_dim
+    attention = 2 * D * K * (config.num_attention_heads + config.num_key_value_heads)
+    mlp, norms = 3 * D * config.intermediate_size, 2 * D
+    body = config.num_hidden_layers * (attention + mlp + norms) + D
+    return body + config.vocab_size * D * (1 if config.tie_word_embeddings else 2)
+
+
+def flops_per_token(config: PleiasConfig, sequence_length: int, *, attention: str = "full") -> int:
+    """Training FLOPs (forward and backward) for one token, by one of the three conventions in use.
+
+    Args:
+        sequence_length: T.
+        attention: "none", 6N alone; "causal", plus the half of the scores that a causal mask needs; "full", plus all
+            of them (the PaLM convention, used for MFU unless said otherwise).
+    """
+    share = {"none": 0, "causal": 1, "full": 2}[attention]
+    scores = 6 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * sequence_length * share
+    return 6 * parameters(config) + scores
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Dense bf16 FLOP/s of a device, where its data sheet is known."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for part, peak in PEAK_FLOPS.items() if part in name), None)
+
+
+def bits_per_byte(nats_per_token: float, bytes_per_token: float) -> float:
+    """Cross-entropy in bits per UTF-8 byte: what tokenizers of any size can be compared by."""
+    return nats_per_token / math.log(2) / bytes_per_token
+
+
+class MetricsLog:
+    """`metrics.jsonl`, one JSON object a line: training records have `loss`, evaluation records `validation`.
+
+    A resumed run drops the records of steps that it is going to repeat.
+    """
+
+    def __init__(self, path: Path, *, resume_step: int):
+        self.path = path
+        kept = [record for record in read_metrics(path) if record["step"] <= resume_step] if path.exists() else []
+        with atomic(path) as temporary:  # a kill here must not take the history with it
+            temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
+
+    def write(self, record: dict) -> None:
+        """Append one record; a process killed after the call does not lose it."""
+        with open(self.path, "a") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """Records of a metrics.jsonl; a last line that a kill cut short is left out."""
+    records = []
+    for line in path.read_text().splitlines(keepends=True):
+        if line.endswith("\n"):
+            records.append(json.loads(line))
+    return records
+
+
+def plot(records: list[dict], path: Path) -> None:
+    """`loss.png`: training loss by step, and bits per byte of held-out text by language."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    train = [(record["step"], record["loss"]) for record in records if "loss" in record]
+    left.plot(*zip(*train, strict=True), linewidth=1)
+    left.set(title="Training loss", xlabel="step", ylabel="nats per token")
+    held = [record for record in records if "validation" in record]
+    for language in held[-1]["validation"] if held else ():
+        points = [(record["step"], record["validation"][language]["bits_per_byte"]) for record in held]
+        right.plot(*zip(*points, strict=True), label=language, linewidth=1)
+    right.set(title="Held-out text", xlabel="step", ylabel="bits per byte")
+    if held:
+        right.legend(ncols=2, fontsize="small")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,458 @@
+"""Pretraining: the whole loop in sight, on Accelerate.
+
+    accelerate launch -m training.pretrain --config demo
+    accelerate launch --num_processes 2 -m training.pretrain --config demo --out runs/two
+
+Accelerate launches, places, wraps and reduces; the order of data, the precision, the loss and the checkpoint are ours.
+A run stopped by SIGTERM or SIGINT saves and exits with status 75; started again with the same command it goes on.
+"""
+
+import argparse
+import math
+import os
+import signal
+import sys
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import psutil
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, set_seed
+from huggingface_hub.errors import StrictDataclassError
+from modeling_pleias import PleiasConfig, PleiasForCausalLM
+from tqdm import tqdm
+from transformers import AutoTokenizer
+
+from . import checkpoint
+from .config import InputError, parse, program
+from .corpus import CorpusConfig
+from .loader import Shards, TokenStream, batches
+from .loss import next_token_loss
+from .metrics import MetricsLog, bits_per_byte, flops_per_token, parameters, peak_flops, plot, read_metrics
+from .prepare import DataConfig, prepare
+from .record import RunRecord
+
+STOPPED = 75  # exit status of a run that saved and stopped on a signal: EX_TEMPFAIL, "try again"
+
+
+@dataclass
+class Stage:
+    """One stretch of steps on one set of shards.
+
+    Args:
+        name: for the metrics.
+        steps: optimizer steps.
+        sequences: windows in a step, over all processes.
+        shards: folder with manifest.json; the run's own (data.folder/shards) when not given.
+        seed: of the order of data; the run's seed plus the stage's number when not given.
+    """
+
+    name: str
+    steps: int
+    sequences: int
+    shards: Path | None = None
+    seed: int | None = None
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW and its learning rate. Defaults: the published 1.2b settings (nanotron YAML).
+
+    Args:
+        learning_rate: at its highest.
+        final_learning_rate: at the end of the cosine, and from there on.
+        warmup_steps: linear from 0.
+        decay_steps: length of the cosine after the warm-up; to the end of the last stage when not given.
+        beta1: of the first moment.
+        beta2: of the second moment.
+        epsilon: in the denominator.
+        weight_decay: on every parameter, norms and embeddings too, as published.
+        clip: gradient norm above which gradients are scaled down.
+    """
+
+    learning_rate: float = 1e-3
+    final_learning_rate: float = 1e-5
+    warmup_steps: int = 60_000
+    decay_steps: int | None = None
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = 0.01
+    clip: float = 1.0
+
+
+@dataclass
+class EveryConfig:
+    """Steps between what is done once in a while.
+
+    Args:
+        log: a line in metrics.jsonl.
+        validate: loss on held-out text; also at the first and the last step.
+        checkpoint: state on disk; also at the end.
+        keep: newest checkpoints that stay.
+    """
+
+    log: int = 10
+    validate: int = 1000
+    checkpoint: int = 1000
+    keep: int = 2
+
+
+@dataclass
+class PretrainConfig:
+    """A pretraining run.
+
+    Args:
+        name: of the run.
+        stages: in order.
+        model: fields of PleiasConfig that differ from nano 1.2b.
+        corpus: where the text comes from.
+        data: where corpus, tokenizer and shards lie; what is missing is made.
+        optimizer: AdamW and its schedule.
+        every: how often to log, validate and save.
+        out: folder of the run; runs/NAME when not given.
+        seed: of the weights and of the order of data.
+        sequence_length: tokens predicted in a window (T).
+        micro_batch: most windows that one process computes at once; a process's share of a step is cut evenly.
+        precision: of matrix products; weights, optimizer and sums stay fp32. auto is bf16 where the processor has
+            matrix units for it (CUDA, or AMX on CPUs) and fp32 elsewhere.
+        compile: torch.compile each layer.
+        validation_tokens: read per language and validation.
+        country: ISO 3166 alpha-3 code whose electricity the emissions are computed with.
+    """
+
+    name: str
+    stages: list[Stage]
+    model: dict[str, int | float | bool | str] = field(default_factory=dict)
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    every: EveryConfig = field(default_factory=EveryConfig)
+    out: Path | None = None
+    seed: int = 42
+    sequence_length: int = 2048
+    micro_batch: int = 8
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    compile: bool = False
+    validation_tokens: int = 20_000
+    country: str = "FRA"
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is written."""
+        return self.out or Path("runs") / self.name
+
+    @property
+    def steps(self) -> int:
+        """Of all stages."""
+        return sum(stage.steps for stage in self.stages)
+
+    def model_config(self) -> PleiasConfig:
+        """The model's shape.
+
+        Raises:
+            InputError: when a field is unknown or the shape is impossible.
+        """
+        fields = {"max_position_embeddings": self.sequence_length, **self.model}
+        if unknown := set(fields) - set(PleiasConfig.__dataclass_fields__):
+            raise InputError(f"model: {', '.join(sorted(unknown))} is not a field of PleiasConfig.")
+        try:
+            config = PleiasConfig(**fields)
+        except (StrictDataclassError, ValueError) as error:
+            raise InputError(f"model: {str(error).splitlines()[-1].strip()}") from error
+        if config.attention_dropout:
+            raise InputError("model: attention_dropout must be 0: a step draws no random numbers, so it can be repeated.")
+        return config
+
+    def learning_rate(self, step: int) -> float:
+        """At optimizer step `step`, the first being 1: linear warm-up, then cosine, then flat."""
+        o = self.optimizer
+        if step <= o.warmup_steps:
+            return o.learning_rate * step / o.warmup_steps
+        decay = o.decay_steps or max(1, self.steps - o.warmup_steps)
+        progress = min(1.0, (step - o.warmup_steps) / decay)
+        return o.final_learning_rate + (o.learning_rate - o.final_learning_rate) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """What matrix products are computed in."""
+    if precision == "auto":
+        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_amx_tile_supported()
+        precision = "bf16" if fast else "fp32"
+    return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+
+
+class NextTokenLoss(torch.nn.Module):
+    """Model and loss as one module: what DDP wraps sees one forward, and logits never leave it."""
+
+    def __init__(self, model: PleiasForCausalLM, dtype: torch.dtype):
+        super().__init__()
+        self.model, self.dtype = model, dtype
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        """(B, T + 1) ids to the mean loss in nats."""
+        with torch.autocast(windows.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return next_token_loss(self.model, windows, dtype=self.dtype)
+
+
+class StopSignal:
+    """Notes SIGTERM and SIGINT, so that the step under way is finished and saved; a second one ends at once."""
+
+    def __init__(self):
+        self.received: str | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    def _note(self, number: int, frame) -> None:
+        if self.received:
+            os._exit(128 + number)
+        self.received = signal.Signals(number).name
+
+    def agreed(self, accelerator: Accelerator, *, now: bool) -> str | None:
+        """Name of the signal once every process knows of it; several processes compare only where `now` is true."""
+        if accelerator.num_processes == 1:
+            return self.received
+        if not now:
+            return None
+        flag = torch.tensor(float(self.received is not None), device=accelerator.device)
+        return (self.received or "a signal to another process") if accelerator.reduce(flag).item() else None
+
+
+@torch.no_grad()
+def validate(loss: NextTokenLoss, streams: dict[str, tuple[TokenStream, float]], config: PretrainConfig, accelerator):
+    """Loss in nats per token and bits per byte of each language, on the first windows of its held-out text."""
+    results = {}
+    for language, (stream, bytes_per_token) in streams.items():
+        windows = min(len(stream), max(1, config.validation_tokens // config.sequence_length))
+        mine = torch.arange(accelerator.process_index, windows, accelerator.num_processes)
+        total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
+        for rows in mine.split(config.micro_batch):
+            batch = torch.from_numpy(stream.windows(rows.numpy())).to(accelerator.device)
+            total += loss(batch) * len(rows)
+        nats = accelerator.reduce(total).item() / windows
+        results[language] = {"loss": nats, "bits_per_byte": bits_per_byte(nats, bytes_per_token)}
+    return results
+
+
+def pretrain(config: PretrainConfig) -> None:
+    """Run, or go on with, a pretraining run; leaves the run folder of DESIGN's contract.
+
+    Raises:
+        InputError: when settings, data or an earlier run in the folder do not fit together.
+        SystemExit: with STOPPED after a signal, once the state is saved.
+    """
+    # ---- Where we are
+    # Precision is ours (NextTokenLoss). Told to use the CPU it finds the other processes there; else it would not.
+    accelerator = Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available())
+    main, device, processes = accelerator.is_main_process, accelerator.device, accelerator.num_processes
+    model_config = config.model_config()
+    dtype = compute_dtype(config.precision, device)
+    for stage in config.stages:
+        if stage.sequences % processes:
+            raise InputError(
+                f"stage {stage.name}: {stage.sequences} sequences in a step do not divide among {processes} processes; "
+                "change the one or the other."
+            )
+
+    # ---- Data
+    with accelerator.main_process_first():
+        own = None
+        if any(stage.shards is None for stage in config.stages):
+            own = prepare(config.data, config.corpus, vocab_size=model_config.vocab_size) if main else None
+            own = own or Shards(config.data.folder / "shards")
+    stage_shards = [own if stage.shards is None else Shards(stage.shards) for stage in config.stages]
+    sizes = {"sequence_length": config.sequence_length, "vocab_size": model_config.vocab_size}
+    streams = [shards.train(**sizes) for shards in stage_shards]
+    held_out = stage_shards[0].validation(**sizes)
+    tokenizer_sha256 = stage_shards[0].manifest["tokenizer"]["sha256"]
+    if any(shards.manifest["tokenizer"]["sha256"] != tokenizer_sha256 for shards in stage_shards):
+        raise InputError("The stages' shards were made with different tokenizers; make them again with one.")
+    if main and config.data.verify:
+        for stream in streams:
+            stream.verify()
+
+    # ---- Model and optimizer
+    set_seed(config.seed)
+    model = PleiasForCausalLM(model_config)
+    o = config.optimizer
+    optimizer = torch.optim.AdamW(
+        model.parameters(), o.learning_rate, (o.beta1, o.beta2), o.epsilon, o.weight_decay, fused=True
+    )
+    loss_model = NextTokenLoss(model, dtype)
+    if config.compile:
+        for layer in model.model.layers:
+            layer.compile()
+
+    # ---- What an earlier session of this run left
+    identity = {
+        "model": model_config.to_diff_dict(),
+        "tokenizer": tokenizer_sha256,
+        "data": [shards.manifest["fingerprint"] for shards in stage_shards],
+        "seed": config.seed,
+        "sequence_length": config.sequence_length,
+    }
+    folder, checkpoints = config.folder, config.folder / "checkpoints"
+    facts = {"processes": processes, "device": str(device), "dtype": str(dtype), "data": identity["data"]}
+    record = RunRecord(config, main=main, facts=facts)
+    newest = [None]
+    if main:
+        checkpoint.clear_unfinished(checkpoints)
+        newest = [checkpoint.latest_step(checkpoints)]
+    newest = broadcast_object_list(newest)[0]
+    done, loss_sum, loss_steps = 0, torch.zeros((), device=device), 0
+    if newest is not None:
+        tensors, state = checkpoint.load(checkpoints, newest)
+        if changed := [key for key in identity if state["identity"][key] != identity[key]]:
+            raise InputError(
+                f"{checkpoints / f'step-{newest}'} was trained with another {' and '.join(changed)}; give another "
+                "--out, or remove that run to start anew."
+            )
+        checkpoint.restore(tensors, model, optimizer)
+        done, loss_steps = state["step"], state["loss_steps"]
+        if main:
+            loss_sum += state["loss_sum"]
+    if done >= config.steps and (folder / "model" / "config.json").is_file():
+        accelerator.print(f"{folder} is complete: {done} of {config.steps} steps.")
+        return record.close()
+    wrapped, optimizer = accelerator.prepare(loss_model, optimizer)
+
+    # ---- Things done once in a while
+    log = MetricsLog(folder / "metrics.jsonl", resume_step=done if newest is not None else -1) if main else None
+    peak, flops = peak_flops(device), flops_per_token(model_config, config.sequence_length)
+    stop = StopSignal()
+
+    def write(record: dict) -> None:
+        if main:
+            log.write(record)
+
+    def save() -> None:
+        nonlocal loss_sum
+        loss_sum = accelerator.reduce(loss_sum)  # on the main process alone it would miss the others' share
+        if main:
+            tensors = {
+                "model": dict(model.named_parameters()),
+                "optimizer": checkpoint.optimizer_tensors(model, optimizer.optimizer),
+            }
+            state = {"identity": identity, "loss_sum": loss_sum.item(), "loss_steps": loss_steps}
+            checkpoint.save(checkpoints, done, tensors=tensors, state=state, keep=config.every.keep)
+            record.write(steps=done)
+        else:
+            loss_sum.zero_()
+        accelerator.wait_for_everyone()
+
+    def validation() -> None:
+        results = validate(loss_model, held_out, config, accelerator)
+        write({"step": done, "validation": results})
+        mean = sum(one["bits_per_byte"] for one in results.values()) / max(1, len(results))
+        progress.write(f"step {done}: {mean:.4f} bits per byte of held-out text, mean of {len(results)} languages")
+
+    # ---- The loop
+    accelerator.print(
+        f"{parameters(model_config):,} parameters, {config.steps} steps, {dtype} products on {device}, {processes} "
+        f"process{'es' if processes > 1 else ''}, run folder {folder}"
+    )
+    progress = tqdm(total=config.steps, initial=done, desc=config.name, unit="step", disable=not main)
+    if done == 0:
+        validation()
+    mark, mark_step, first = time.perf_counter(), done, 0
+    for number, (stage, stream) in enumerate(zip(config.stages, streams, strict=True)):
+        share = stage.sequences // processes
+        micro_batch = max(n for n in range(1, min(config.micro_batch, share) + 1) if share % n == 0)
+        batch = {"sequences": stage.sequences, "micro_batch": micro_batch}
+        seed = config.seed + number if stage.seed is None else stage.seed
+        todo = range(max(done - first, 0), stage.steps)
+        place = {"rank": accelerator.process_index, "processes": processes}
+        for index, micro_batches in batches(stream, todo, **batch, **place, seed=seed):
+            step = first + index + 1
+
+            # -------- one step
+            learning_rate = config.learning_rate(step)
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate
+            for i, micro in enumerate(micro_batches):
+                last = i + 1 == len(micro_batches)
+                with nullcontext() if last else accelerator.no_sync(wrapped):
+                    loss = wrapped(torch.from_numpy(micro).to(device, non_blocking=True)) / len(micro_batches)
+                    accelerator.backward(loss)
+                loss_sum += loss.detach() / processes
+            norm = accelerator.clip_grad_norm_(wrapped.parameters(), o.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            # --------
+
+            done, loss_steps = step, loss_steps + 1
+            progress.update()
+            final = step == config.steps
+            if step % config.every.log == 0 or final:
+                mean = accelerator.reduce(loss_sum).item() / loss_steps
+                loss_sum, loss_steps = torch.zeros((), device=device), 0
+                seconds, tokens = time.perf_counter() - mark, stage.sequences * config.sequence_length
+                speed = (step - mark_step) * tokens / seconds
+                write(
+                    {
+                        "step": step,
+                        "stage": stage.name,
+                        "loss": mean,
+                        "learning_rate": learning_rate,
+                        "gradient_norm": norm.item(),
+                        "sequences": stage.sequences,
+                        "epoch": (index + 1) * stage.sequences / len(stream),
+                        "tokens_per_second": speed,
+                        "mfu": speed * flops / (peak * processes) if peak else None,
+                    }
+                )
+                progress.set_postfix_str(f"loss {mean:.3f}, {speed:,.0f} tokens/s")
+                mark, mark_step = time.perf_counter(), step
+            if step % config.every.validate == 0 or final:
+                validation()
+            stopping = stop.agreed(accelerator, now=step % config.every.log == 0)
+            if step % config.every.checkpoint == 0 or final or stopping:
+                save()
+            if stopping and not final:
+                progress.close()
+                accelerator.print(f"stopped by {stopping} after step {step}; the same command goes on from there.")
+                record.close()
+                raise SystemExit(STOPPED)
+        first += stage.steps
+    progress.close()
+
+    # ---- What the run leaves
+    if main:
+        tokenizer = AutoTokenizer.from_pretrained(config.data.tokenizer_folder)
+        tokenizer.model_max_length = model_config.max_position_embeddings
+        model.to(torch.bfloat16).save_pretrained(folder / "model")
+        tokenizer.save_pretrained(folder / "model")
+        plot(read_metrics(folder / "metrics.jsonl"), folder / "loss.png")
+        record.write(steps=done)
+        print(f"{folder / 'model'} loads with AutoModelForCausalLM.from_pretrained; {folder / 'loss.png'} shows the run.")
+    record.close()
+    accelerator.end_training()
+
+
+def start_the_others() -> None:
+    """Where there is no GPU, `accelerate launch --num_processes N` starts one process and says nothing: start all N.
+
+    Accelerate leaves MASTER_ADDR without a rank behind in that case, and the number on its own command line.
+    """
+    if "MASTER_ADDR" not in os.environ or "LOCAL_RANK" in os.environ or torch.accelerator.is_available():
+        return
+    options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    options.add_argument("--num_processes", "--num-processes", type=int, default=1)
+    processes = options.parse_known_args(psutil.Process(os.getppid()).cmdline())[0].num_processes
+    if processes > 1:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        os.execv(sys.executable, [*command, "-m", __spec__.name, *sys.argv[1:]])
+
+
+def main() -> None:
+    """`accelerate launch -m training.pretrain`."""
+    start_the_others()
+    pretrain(parse(PretrainConfig, description="Pretrain a Pleias model. Start with: accelerate launch -m ..."))
+
+
+if __name__ == "__main__":
+    program(main)

@@ -1,0 +1,128 @@
+"""The account of a run beside its weights: config.yaml, run.json, emissions.json, and the lock on its folder."""
+
+import fcntl
+import logging
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from dataclasses import asdict
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+import yaml
+from codecarbon import OfflineEmissionsTracker
+from codecarbon.output import BaseOutput, EmissionsData
+
+from .config import InputError
+from .files import atomic, read_json, write_json
+
+PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy")
+
+
+def hardware() -> dict:
+    """The processor, memory and accelerators of this machine."""
+    names = [line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")]
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "cpus": os.cpu_count(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+    }
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def commit() -> str | None:
+    """Commit of the checkout that this file lies in; None for an installed package."""
+    where = Path(__file__).parent
+    done = subprocess.run(["git", "-C", where, "rev-parse", "--verify", "--quiet", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+class _Emissions(BaseOutput):
+    """Keeps the newest measurement that codecarbon gives out."""
+
+    def out(self, total: EmissionsData, delta: EmissionsData) -> None:
+        self.session = {"seconds": total.duration, "kwh": total.energy_consumed, "kg_co2eq": total.emissions}
+
+
+class RunRecord:
+    """Opens a run folder for one session and keeps its account; on processes other than the main one it does nothing.
+
+    Raises:
+        InputError: when the folder cannot be written or another session holds it.
+    """
+
+    def __init__(self, config, *, main: bool, facts: dict):
+        folder = config.folder
+        self.folder, self.main, self.country = folder, main, config.country
+        if not main:
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.lock = open(folder / ".lock", "w")
+        except OSError as error:
+            raise InputError(f"The run folder {folder} cannot be written ({error}); give another --out.") from error
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"Another run is writing to {folder}; wait for it or give another --out.") from error
+        with atomic(folder / "config.yaml") as path:
+            path.write_text(yaml.safe_dump(plain(asdict(config)), sort_keys=False, allow_unicode=True))
+        earlier = read_json(folder / "run.json")["sessions"] if (folder / "run.json").exists() else []
+        session = {
+            "command": shlex.join(sys.orig_argv),
+            "commit": commit(),
+            "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+            "hardware": hardware(),
+            "start": _now(),
+            "end": None,
+            **facts,
+        }
+        self.run = {"name": config.name, "sessions": [*earlier, session]}
+        self.past = read_json(folder / "emissions.json")["sessions"] if (folder / "emissions.json").exists() else []
+        logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
+        self.emissions = _Emissions()
+        self.tracker = OfflineEmissionsTracker(
+            country_iso_code=self.country, output_methods=[], log_level="critical", output_handlers=[self.emissions]
+        )
+        self.tracker.start()
+        self.write()
+
+    def write(self, **facts) -> None:
+        """Bring run.json and emissions.json up to now; `facts` go into this session."""
+        if not self.main:
+            return
+        self.run["sessions"][-1] |= {"end": _now(), **facts}
+        write_json(self.folder / "run.json", self.run)
+        self.tracker.flush()
+        sessions = [*self.past, self.emissions.session]
+        total = {key: sum(one[key] for one in sessions) for key in self.emissions.session}
+        source = f"codecarbon {version('codecarbon')}, offline, electricity of {self.country}"
+        write_json(self.folder / "emissions.json", {**total, "source": source, "sessions": sessions})
+
+    def close(self) -> None:
+        """Stop measuring and give the folder free."""
+        if self.main:
+            self.tracker.stop()
+            self.lock.close()
+
+
+def plain(value):
+    """Paths as text, so that YAML can carry them."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

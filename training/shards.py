@@ -1,0 +1,324 @@
+"""Corpus -> token shards in datatrove's format, with a manifest that accounts for every token.
+
+A shard is three files: `X.ds`, the tokens of its documents one after the other, each delimited as
+`<|begin_of_text|> ... <|end_of_text|>`, little-endian uint16; `X.ds.index`, where each document ends, uint64; and
+`X.ds.metadata`, what datatrove prints. Beside them `X.ds.documents.parquet` names each document, its licence and its
+length in tokens and in bytes, so that any token can be led back to its source.
+"""
+
+import multiprocessing
+import os
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import BinaryIO, Literal
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+from .config import InputError, parse, program
+from .corpus import LANGUAGES, NO_LICENCE, corpus_files, read
+from .files import atomic, fingerprint, read_json, sha256, write_json
+
+TOKEN = np.dtype("<u2")
+DOCUMENT_END = np.dtype("<u8")
+SPLITS = ("train", "validation")
+ACCOUNT = ("language", "license", "collection")  # what tokens are counted by
+DOCUMENTS_SCHEMA = pa.schema(
+    [("identifier", pa.string())]
+    + [(column, pa.string()) for column in ACCOUNT]
+    + [("bytes", pa.int64()), ("tokens", pa.int64())]
+)
+SIDECARS = (".index", ".metadata", ".documents.parquet")
+BATCH_DOCUMENTS = 256
+
+
+@dataclass
+class ShardsConfig:
+    """Which corpus becomes which shards.
+
+    Args:
+        corpus: folder of Parquet files with Common Corpus columns.
+        tokenizer: folder with tokenizer.json and tokenizer_config.json; at most 65,536 entries.
+        out: folder for the shards and manifest.json.
+        validation: share of the documents held out, chosen by a hash.
+        validation_by: the column whose hash chooses: identifier, or creator to hold out whole authors.
+        workers: processes; one per CPU when not given. The result does not depend on it.
+    """
+
+    corpus: Path
+    tokenizer: Path
+    out: Path
+    validation: float = 0.01
+    validation_by: Literal["identifier", "creator"] = "identifier"
+    workers: int | None = None
+
+
+def held_out(key: str, share: float) -> bool:
+    """Whether the documents with this key are validation: the same answer in every run and on every machine."""
+    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big") < share * 2**64
+
+
+def tokenizer_facts(folder: Path) -> dict:
+    """What a manifest says of a tokenizer: sha256 of tokenizer.json, entries, ids of the two delimiters.
+
+    Raises:
+        InputError: when a file or a delimiter is missing, or an id does not fit in 16 bits.
+    """
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder / name} is missing: give a tokenizer's folder, or train one.")
+    backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    special = read_json(folder / "tokenizer_config.json")
+    ids = {}
+    for role in ("bos", "eos"):
+        token = special.get(f"{role}_token")
+        ids[role] = backend.token_to_id(token["content"] if isinstance(token, dict) else token) if token else None
+        if ids[role] is None:
+            raise InputError(
+                f"{folder} has no {role}_token and documents are delimited by it: name one in tokenizer_config.json."
+            )
+    entries = max(backend.get_vocab().values()) + 1
+    if entries > 2**16:
+        raise InputError(f"{folder} has {entries:,} entries; shards store 16-bit ids, so at most 65,536.")
+    return {"sha256": sha256(folder / "tokenizer.json"), "entries": entries, **ids}
+
+
+class ShardWriter:
+    """Writes the documents of one shard and keeps the account of them."""
+
+    def __init__(self, file: BinaryIO):
+        self.file = file
+        self.ends, self.documents, self.tokens = [], {name: [] for name in DOCUMENTS_SCHEMA.names}, 0
+
+    @classmethod
+    @contextmanager
+    def create(cls, path: Path, facts: dict) -> Iterator["ShardWriter"]:
+        """A shard's four files; they take their names, the tokens last, when the block ends well, and never else."""
+        with atomic(path) as temporary:
+            with open(temporary, "wb") as file:
+                writer = cls(file)
+                yield writer
+            index, metadata, documents = (path.with_name(path.name + sidecar) for sidecar in SIDECARS)
+            with atomic(index) as temporary:
+                np.asarray(writer.ends, DOCUMENT_END).tofile(temporary)
+            with atomic(metadata) as temporary:
+                tokens = writer.tokens
+                temporary.write_text(f"{facts['sha256']}|{TOKEN.itemsize}\n{tokens}\n{tokens:,} tokens\n")
+            with atomic(documents) as temporary:
+                pq.write_table(pa.table(writer.documents, schema=DOCUMENTS_SCHEMA), temporary, compression="zstd")
+
+    def add(self, ids: np.ndarray, document: dict) -> None:
+        """Append one delimited document, (tokens,) uint16, and its line in the sidecar."""
+        self.file.write(ids.tobytes())
+        self.tokens += len(ids)
+        self.ends.append(self.tokens)
+        for name in self.documents:
+            self.documents[name].append(len(ids) if name == "tokens" else document[name])
+
+    def account(self) -> list[dict]:
+        """Documents, bytes and tokens of the shard by language, licence and collection."""
+        sums = {}
+        for row in zip(*(self.documents[name] for name in (*ACCOUNT, "bytes", "tokens")), strict=True):
+            counts = sums.setdefault(row[: len(ACCOUNT)], [0, 0, 0])
+            for i, amount in enumerate((1, *row[len(ACCOUNT) :])):
+                counts[i] += amount
+        return [
+            dict(zip((*ACCOUNT, "documents", "bytes", "tokens"), (*key, *counts), strict=True))
+            for key, counts in sorted(sums.items())
+        ]
+
+
+def checked(document: dict, source: Path) -> dict:
+    """A document that can be accounted for: text, licence, language and identifier are there, a collection may be "".
+
+    Raises:
+        InputError: naming the document; without a licence nothing goes into a shard.
+    """
+    lacks = [name for name in ("identifier", "language", "text") if not document[name]]
+    if (document["license"] or "").strip().lower() in NO_LICENCE:
+        lacks.append("license")
+    if lacks:
+        raise InputError(
+            f"{source} has a document ({document['identifier'] or 'unnamed'}) without {' or '.join(lacks)}: build the "
+            "corpus with training.corpus, which leaves such documents out."
+        )
+    return document | {"collection": document["collection"] or "", "bytes": len(document["text"].encode())}
+
+
+def shard_file(source: Path, name: str, config: ShardsConfig, facts: dict) -> dict:
+    """Tokenise one corpus file into `train/NAME.ds` and `validation/NAME.LANGUAGE.ds`; the work of one process.
+
+    Returns:
+        The record of what was made, also on disk as `parts/NAME.json`: finding it there unchanged is how a re-run
+        knows that nothing needs doing.
+    """
+    record_path = config.out / "parts" / f"{name}.json"
+    origin = {
+        "source": source.name,
+        "sha256": sha256(source),
+        "tokenizer": facts["sha256"],
+        "validation": [config.validation, config.validation_by],
+    }
+    if record_path.is_file():
+        record = read_json(record_path)
+        files = [config.out / file for shard in record["shards"] for file in shard_files(shard)]
+        if record["origin"] == origin and all(file.is_file() for file in files):
+            return record
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
+    backend = Tokenizer.from_file(str(config.tokenizer / "tokenizer.json"))
+    backend.encode_special_tokens = True  # "<|end_of_text|>" written in a document is text
+    backend.no_truncation()
+    iso = {language: code for code, language in LANGUAGES.items()}
+    columns = list(dict.fromkeys(["identifier", *ACCOUNT, config.validation_by, "text"]))
+    writers: dict[tuple[str, str, str | None], ShardWriter] = {}  # by file, split and language
+    with ExitStack() as stack:
+
+        def writer(document: dict) -> ShardWriter:
+            language = iso.get(document["language"], document["language"])
+            if held_out(document[config.validation_by] or document["identifier"], config.validation):
+                key = f"validation/{name}.{quote(language, safe='')}.ds", "validation", language
+            else:
+                key = f"train/{name}.ds", "train", None
+            if key not in writers:
+                writers[key] = stack.enter_context(ShardWriter.create(config.out / key[0], facts))
+            return writers[key]
+
+        def flush(documents: list[dict]) -> None:
+            encoded = backend.encode_batch_fast([document["text"] for document in documents], add_special_tokens=False)
+            for document, encoding in zip(documents, encoded, strict=True):
+                ids = np.asarray([facts["bos"], *encoding.ids, facts["eos"]], TOKEN)
+                writer(document).add(ids, document)
+
+        pending: list[dict] = []
+        for document in read(source, columns=columns):
+            pending.append(checked(document, source))
+            if len(pending) == BATCH_DOCUMENTS:
+                flush(pending)
+                pending = []
+        if pending:
+            flush(pending)
+        # From here on files change, and what an earlier build says of them is no longer true.
+        for account in (config.out / "manifest.json", record_path):
+            account.unlink(missing_ok=True)
+    shards = [
+        {
+            "file": file,
+            "split": split,
+            "language": language,
+            "sha256": sha256(config.out / file),
+            "tokens": one.tokens,
+            "account": one.account(),
+        }
+        for (file, split, language), one in sorted(writers.items(), key=lambda item: item[0][0])
+    ]
+    record = {"origin": origin, "shards": shards}
+    write_json(record_path, record)
+    return record
+
+
+def shard_files(shard: dict) -> list[str]:
+    """The four files of a shard, relative to the manifest."""
+    return [shard["file"] + suffix for suffix in ("", *SIDECARS)]
+
+
+def build(config: ShardsConfig) -> dict:
+    """Corpus -> shards and manifest, on all CPUs; what an earlier run finished is kept.
+
+    Returns:
+        The content of manifest.json.
+
+    Raises:
+        InputError: when the corpus is empty or lacks a column, a document lacks a licence, the tokenizer cannot
+            delimit or is too large, or a split comes out empty.
+    """
+    facts = tokenizer_facts(config.tokenizer)
+    sources = corpus_files(config.corpus)
+    names = [str(path.relative_to(config.corpus).with_suffix("")).replace(os.sep, "-") for path in sources]
+    if len(set(names)) < len(names):
+        name = Counter(names).most_common(1)[0][0]
+        raise InputError(f"{config.corpus} has two files that would both become the shard {name}: rename one.")
+    workers = min(config.workers or os.cpu_count(), len(sources))
+    records: dict[str, dict] = {}
+    # Spawned, not forked: the caller may hold threads and locks.
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        jobs = {
+            pool.submit(shard_file, source, name, config, facts): name
+            for source, name in zip(sources, names, strict=True)
+        }
+        try:
+            for job in tqdm(as_completed(jobs), total=len(jobs), desc="shards", unit="file"):
+                records[jobs[job]] = job.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # what is wrong is said now and not when the other files are done
+            raise
+    shards = [shard for name in names for shard in records[name]["shards"]]
+    for split in SPLITS:
+        if not any(shard["split"] == split for shard in shards):
+            raise InputError(
+                f"{config.corpus} gives no {split} document: use more text or another --validation share "
+                f"than {config.validation}."
+            )
+    totals = Counter()
+    for shard in shards:
+        for row in shard["account"]:
+            key = (shard["split"], *(row[column] for column in ACCOUNT))
+            for measure in ("documents", "bytes", "tokens"):
+                totals[(*key, measure)] += row[measure]
+    keys = sorted({key[:-1] for key in totals})
+    manifest = {
+        "tokenizer": facts,
+        "dtype": "uint16",
+        "validation": {"share": config.validation, "by": config.validation_by},
+        "shards": shards,
+        "account": [
+            dict(zip(("split", *ACCOUNT), key, strict=True))
+            | {measure: totals[(*key, measure)] for measure in ("documents", "bytes", "tokens")}
+            for key in keys
+        ],
+        "corpus": {
+            "files": [records[name]["origin"] for name in names],
+            **{
+                kind: read_json(config.corpus / f"{kind}.json") if (config.corpus / f"{kind}.json").is_file() else None
+                for kind in ("sources", "curation")
+            },
+        },
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "fingerprint": fingerprint([facts["sha256"], [[shard["file"], shard["sha256"]] for shard in shards]]),
+    }
+    path = config.out / "manifest.json"
+    earlier = read_json(path) if path.is_file() else None
+    if earlier and earlier == manifest | {"command": earlier["command"]}:
+        manifest = earlier  # made by that command, not by this one
+    else:
+        write_json(path, manifest)
+    # What a larger corpus or a killed build left would be read by who reads the folder without the manifest.
+    current = {config.out / file for shard in shards for file in shard_files(shard)}
+    for split in SPLITS:
+        for file in set((config.out / split).glob("*.ds*")) - current:
+            file.unlink()
+    return manifest
+
+
+def main() -> None:
+    """`python -m training.shards`."""
+    config = parse(ShardsConfig, description="Turn a corpus into token shards with a manifest.")
+    manifest = build(config)
+    for row in manifest["account"]:
+        columns = f"{row['split']:10} {row['language']:12} {row['license']:24} {row['collection']:24}"
+        print(f"{columns} {row['tokens']:>14,}")
+    print(f"wrote {config.out / 'manifest.json'}")
+
+
+if __name__ == "__main__":
+    program(main)
