@@ -1,6 +1,9 @@
 """What every test shares: no hub, and the marks that transformers' own mixins carry."""
 
 import os
+import random
+
+import pytest
 
 # Before transformers is imported: a test that would reach for the hub fails at once instead of waiting for it.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -25,3 +28,71 @@ TRANSFORMERS_MARKS = (
 def pytest_configure(config):
     for mark in TRANSFORMERS_MARKS:
         config.addinivalue_line("markers", f"{mark}: set by transformers' own test mixins")
+
+
+# What several test files build on: a tiny corpus, a tokenizer trained on it, its shards --------------
+
+SENTENCES = {
+    "English": "the old house stood|by the river|and nobody came|until the spring|when bells rang|over seven hills",
+    "French": "la vieille maison|au bord de l'eau|où personne n'allait|jusqu'au printemps|et l'été revint|sept collines",
+}
+
+
+@pytest.fixture(scope="session")
+def write_corpus():
+    """Function (path, documents): a Parquet file with Common Corpus columns; a document names what matters to a test."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from training.corpus import SCHEMA
+
+    def write(path, documents):
+        blank = {name: 0 if name.endswith("count") else "" for name in SCHEMA.names}
+        usual = {"language": "English", "license": "Public Domain", "collection": "OpenCulture", "text": "a text"}
+        rows = [{**blank, **usual, "identifier": f"{path.stem}/{i}", **row} for i, row in enumerate(documents)]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus(tmp_path_factory, write_corpus):
+    """Folder of two files: 150 English and 100 French documents of 12 authors, two licences, two collections."""
+    folder = tmp_path_factory.mktemp("corpus")
+    draw = random.Random(0)
+    for file, language, count in (("en", "English", 150), ("fr", "French", 100)):
+        parts = SENTENCES[language].split("|")
+        documents = [
+            {
+                "text": " ".join(draw.choices(parts, k=draw.randint(1, 40))) + draw.choice(["", ".", "\n", " \u0153"]),
+                "language": language,
+                "license": draw.choice(["Public Domain", "CC-BY-4.0"]),
+                "collection": draw.choice(["OpenCulture", "OpenScience"]),
+                "creator": f"author {draw.randint(1, 12)}",
+            }
+            for _ in range(count)
+        ]
+        write_corpus(folder / f"{file}.parquet", documents)
+    (folder / "sources.json").write_text('{"sources": [{"name": "made up", "license": "CC0-1.0"}]}')
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tmp_path_factory):
+    """Folder of a PleiasTokenizer of 400 entries."""
+    from modeling_pleias import PleiasTokenizer
+
+    folder = tmp_path_factory.mktemp("tokenizer")
+    PleiasTokenizer().train_new_from_iterator(list(SENTENCES.values()), 400).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_shards(tmp_path_factory, tiny_corpus, tiny_tokenizer):
+    """Folder of the shards of both, a tenth held out; not to be changed by a test."""
+    from training.shards import ShardsConfig, build
+
+    folder = tmp_path_factory.mktemp("shards")
+    build(ShardsConfig(corpus=tiny_corpus, tokenizer=tiny_tokenizer, out=folder, validation=0.1, workers=2))
+    return folder

@@ -460,6 +460,16 @@ def test_the_hub_source_needs_a_cap(tmp_path):
         build(CorpusConfig(source="common_corpus"), tmp_path / "out")
 
 
+def test_a_hub_that_cannot_be_reached_is_told_in_one_line(tmp_path):
+    command = [sys.executable, "-m", "training.corpus", "--source", "common_corpus", "--out", str(tmp_path / "out")]
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:1"}
+    options = {"capture_output": True, "text": True, "cwd": ROOT, "env": environment}
+    done = subprocess.run([*command, "--megabytes_per_language", "1"], **options)
+    assert done.returncode == 2
+    assert "error: PleIAs/common_corpus at main cannot be had from the Hub" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+
+
 def test_the_parquet_source_needs_a_path(tmp_path):
     with pytest.raises(InputError, match="--path"):
         build(CorpusConfig(source="parquet"), tmp_path / "out")

@@ -5,7 +5,7 @@ import inspect
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -248,26 +248,27 @@ def test_the_settings_decide_the_spread():
     assert model.layers[1].self_attn.o_proj.weight.std().item() == pytest.approx(0.05, rel=0.02)
 
 
-def test_a_model_built_in_memory_without_values_is_drawn_the_same(tmp_path, drawn):
-    body = seeded(PleiasModel, drawn.config)
-    assert body.layers[2].mlp.down_proj.weight.std().item() == pytest.approx(0.025 / 6**0.5, rel=0.02)
-    # A checkpoint that lacks tensors: those, and only those, are drawn.
-    state = {key: x for key, x in drawn.state_dict().items() if "layers.1.mlp" not in key}
+def test_tensors_that_a_checkpoint_lacks_are_drawn_the_same_and_the_others_kept(tmp_path, drawn):
+    state = {key: x.clone() for key, x in drawn.state_dict().items() if "layers.1.mlp" not in key}
+    state["model.embed_tokens.weight"][3] = 0.5  # a padding row that training has moved
     drawn.save_pretrained(tmp_path, state_dict=state)
     loaded, info = PleiasForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert info["missing_keys"] == {f"model.layers.1.mlp.{x}_proj.weight" for x in ("gate", "up", "down")}
-    assert loaded.model.layers[1].mlp.down_proj.weight.std().item() == pytest.approx(0.025 / 6**0.5, rel=0.02)
-    assert loaded.model.layers[1].mlp.up_proj.weight.std().item() == pytest.approx(0.025, rel=0.02)
+    mlp = loaded.model.layers[1].mlp
+    assert mlp.down_proj.weight.std().item() == pytest.approx(0.025 / 6**0.5, rel=0.02)
+    assert mlp.up_proj.weight.std().item() == pytest.approx(0.025, rel=0.02)
     assert all(torch.equal(x, state[key]) for key, x in loaded.state_dict().items() if key in state)
 
 
-def test_loading_keeps_the_padding_row_of_the_checkpoint(tmp_path, drawn):
-    model = copy.deepcopy(drawn)
-    with torch.no_grad():
-        model.model.embed_tokens.weight[3] = 0.5
+def test_a_tied_checkpoint_that_names_only_the_head_keeps_every_row(tmp_path):
+    model = seeded(PleiasForCausalLM, tiny())
+    state = {key: x.clone() for key, x in model.state_dict().items() if "embed_tokens" not in key}
+    state["lm_head.weight"][3] = 0.5  # a padding row that training has moved
     model.save_pretrained(tmp_path)
-    loaded = PleiasForCausalLM.from_pretrained(tmp_path)
-    assert torch.equal(loaded.model.embed_tokens.weight[3], torch.full((384,), 0.5))
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    loaded, info = PleiasForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and loaded.lm_head.weight is loaded.model.embed_tokens.weight
+    assert torch.equal(loaded.model.embed_tokens.weight, state["lm_head.weight"])
 
 
 @pytest.mark.parametrize("initializer_range", [0.02, 0.3])

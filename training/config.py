@@ -42,7 +42,9 @@ def parse(config_class: type[Config], argv: list[str] | None = None, *, descript
             argv[i + 1] = str(named_config(argv[i + 1]))
         elif argument.startswith("--config="):
             argv[i] = f"--config={named_config(argument.removeprefix('--config='))}"
-    parser = ArgumentParser(description=description, prog=f"python -m training.{Path(sys.argv[0]).stem}")
+    called = Path(sys.argv[0])  # a module's file, or "pleias PROGRAM" under the console entry
+    prog = f"python -m {__package__}.{called.stem}" if called.suffix == ".py" else called.name
+    parser = ArgumentParser(description=description, prog=prog)
     parser.add_argument("--config", action="config", help="YAML file, or the name of a packaged config.")
     parser.add_class_arguments(config_class)
     parsed = parser.instantiate(parser.parse_args(argv))

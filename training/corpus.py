@@ -369,7 +369,13 @@ def _common_corpus(config: CorpusConfig, languages: list[str], writer: CorpusWri
     codes = {LANGUAGES[language]: language for language in languages}
     commit = None
     if not Path(config.dataset).is_dir():
-        commit = HfApi().dataset_info(config.dataset, revision=config.revision).sha
+        try:
+            commit = HfApi().dataset_info(config.dataset, revision=config.revision).sha
+        except Exception as error:  # the HTTP library's errors share no base, and its name differs between versions
+            raise InputError(
+                f"{config.dataset} at {config.revision} cannot be had from the Hub ({str(error).splitlines()[0]}): "
+                "give --dataset a local folder, or take --source registry."
+            ) from None
     stored = None
     for raw in load_dataset(config.dataset, revision=commit, split="train", streaming=True):
         stored = stored or stored_names(raw, config.dataset)

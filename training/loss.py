@@ -2,7 +2,7 @@
 
 import torch
 
-CHUNK_ELEMENTS = 1 << 24  # logits held at once, about 64 MB in fp32
+CHUNK_ROWS = 512  # positions whose logits are held at once: with V = 65,536, 128 MB in fp32
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -14,24 +14,22 @@ class LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden_ND, weight_VD, targets_N, dtype):
-        N, V = len(hidden_ND), len(weight_VD)
+        N = len(hidden_ND)
         hidden, weight = hidden_ND.to(dtype), weight_VD.to(dtype)
         with_gradients = any(ctx.needs_input_grad[:2])
         grad_hidden = torch.empty_like(hidden) if with_gradients else None
         grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if with_gradients else None
         losses = torch.empty(N, dtype=torch.float32, device=hidden.device)
-        rows = max(1, CHUNK_ELEMENTS // V)
         with torch.autocast(hidden.device.type, enabled=False):
-            for start in range(0, N, rows):
-                chunk = slice(start, start + rows)
-                logits = (hidden[chunk] @ weight.T).float()
-                normalizer = logits.logsumexp(-1, keepdim=True)
+            for start in range(0, N, CHUNK_ROWS):
+                chunk = slice(start, start + CHUNK_ROWS)
                 target = targets_N[chunk, None]
-                losses[chunk] = (normalizer - logits.gather(-1, target)).squeeze(-1)
+                log_probabilities = torch.log_softmax(hidden[chunk] @ weight.T, -1, dtype=torch.float32)
+                losses[chunk] = -log_probabilities.gather(-1, target).squeeze(-1)
                 if with_gradients:
-                    grad = logits.sub_(normalizer).exp_()
+                    grad = log_probabilities.exp_()
                     grad.scatter_add_(-1, target, torch.full_like(target, -1.0, dtype=torch.float32))
-                    grad = grad.div_(N).to(dtype)
+                    grad = grad.to(dtype)
                     grad_hidden[chunk] = grad @ weight
                     grad_weight += grad.T @ hidden[chunk]
         if with_gradients:
@@ -41,6 +39,7 @@ class LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         grad_hidden, grad_weight = ctx.saved_tensors
+        grad = grad / len(grad_hidden)  # the mean's share, on the small products instead of on every logit
         return grad_hidden * grad, grad_weight * grad, None, None
 
 

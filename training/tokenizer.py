@@ -1,7 +1,15 @@
-"""Train the vocabulary on a corpus, balanced by language and register, from weighted counts of its pieces."""
+"""Train the vocabulary on a corpus, balanced by language and register.
 
+    python -m training.tokenizer --corpus data/corpus --out runs/tokenizer --vocab_size 8192
+    python -m training.tokenizer --config tokenizer_65k --corpus data/corpus --out runs/tokenizer
+
+The pieces of the corpus are counted once, the counts are weighted so that each language and register has its share,
+and byte-pair merges are learned from the weighted counts.
+"""
+
+import base64
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +22,7 @@ from modeling_pleias import PleiasTokenizer
 from modeling_pleias.tokenization_pleias import BASE_TOKENS, DOCUMENT_TOKENS
 
 from .config import InputError, parse, program
-from .words import Stratum, count
+from .words import Source, weigh
 
 BYTE_SPELLING = bytes_to_unicode()  # byte -> the printable character that stands for it in a byte-level vocabulary
 
@@ -27,13 +35,15 @@ class TokenizerConfig:
         corpus: folder of Parquet files with Common Corpus columns.
         out: folder that the tokenizer is written to.
         vocab_size: entries altogether, the 68 special tokens included.
-        language_weights: share of bytes of each language relative to the others, 1 where not given.
+        language_weights: bytes of a language relative to the others, by its English name; 1 where not given.
         old_share: share of a language's bytes that is old prose (open type "Open Culture"); the rest is modern.
-        code_share: share of all bytes that is code, markup and tables (language type "Code").
-        noise_share: share of all bytes that is prose made to look like old print and its OCR.
+        code_share: share of all bytes that is code, markup, tables and laid-out text (language type "Code").
+        noise_share: share of all bytes that is old prose made to look like old print and its machine readings.
+        collection_caps: largest share that a collection may have of its language and register; 1 where not given.
+        count_power: a document counts a piece that stands in it n times as n ** count_power.
         held_out: share of documents never trained on, by author or source file.
-        sample_bytes: how many bytes the weighted counts stand for; what is rarer than once in them is not seen.
-        seed: of the noise.
+        seed: of what is held out, and of the noise.
+        sample_bytes: bytes that the weighted counts stand for; what is rarer than once in them is not seen.
     """
 
     corpus: Path
@@ -43,53 +53,93 @@ class TokenizerConfig:
     old_share: float = 0.5
     code_share: float = 0.10
     noise_share: float = 0.0
+    collection_caps: dict[str, float] = field(default_factory=dict)
+    count_power: float = 1.0
     held_out: float = 0.0
-    sample_bytes: int = 40_000_000
     seed: int = 42
+    sample_bytes: int = 40_000_000
 
 
-def shares(strata: set[Stratum], config: TokenizerConfig) -> dict[Stratum, float]:
-    """Share of all bytes that each stratum gets; what an absent stratum would get goes to the others. They sum to 1."""
-    weights = {}
-    for language, kind in strata:
-        weight = config.language_weights.get(language, 1.0)
-        if kind == "code":
-            continue
-        if kind == "noise":
-            weights[language, kind] = weight * config.noise_share
-            continue
-        both = {(language, "old"), (language, "modern")} <= strata
-        part = (config.old_share if kind == "old" else 1 - config.old_share) if both else 1.0
-        weights[language, kind] = weight * part * (1 - config.code_share - config.noise_share)
-    code = [stratum for stratum in strata if stratum[1] == "code"]
-    prose = 1 - config.code_share if code else 1.0
-    total = sum(weights[stratum] for stratum in sorted(weights))
-    result = {stratum: prose * weights[stratum] / total for stratum in weights}
-    return result | {stratum: config.code_share / len(code) for stratum in code}
+def shares(sizes: dict[Source, float], config: TokenizerConfig) -> dict[Source, float]:
+    """Share of all bytes that each source gets; what an absent one would have had goes to the others. They sum to 1.
+
+    Args:
+        sizes: bytes of each source: collections share a language and register in proportion, up to their caps.
+    """
+    strata = defaultdict(dict)
+    for source in sorted(sizes):
+        strata[source.language, source.register][source] = sizes[source]
+    prose = 1 - config.code_share - config.noise_share
+    of_register = {
+        "old": prose * config.old_share,
+        "modern": prose * (1 - config.old_share),
+        "noise": config.noise_share,
+    }
+    languages = {language for language, register in strata if register != "code"}
+    result = {}
+    for (language, register), members in strata.items():
+        if register == "code":
+            share = config.code_share
+        else:
+            share = of_register[register] * config.language_weights.get(language, 1.0)
+            # A language with one register only, as Latin has no modern prose, keeps its weight.
+            if register != "noise" and len({(language, "old"), (language, "modern")} & set(strata)) == 1:
+                share = prose * config.language_weights.get(language, 1.0)
+            share /= sum(config.language_weights.get(name, 1.0) for name in sorted(languages))
+        whole = sum(members.values())
+        capped = {
+            source: min(size / whole, config.collection_caps.get(source.collection, 1.0))
+            for source, size in members.items()
+        }
+        for source, part in capped.items():
+            result[source] = share * part / sum(capped.values())
+    total = sum(result.values())
+    return {source: share / total for source, share in result.items()}
 
 
-def weighted(strata: dict[Stratum, Counter], config: TokenizerConfig) -> Counter:
-    """One count of byte-level pieces in which every stratum has its share of `sample_bytes`."""
+def mixed(weights: dict[Source, dict[str, float]], config: TokenizerConfig) -> dict[str, int]:
+    """Counts of byte-level pieces in which every source has its share of `sample_bytes`."""
     table = {byte: ord(character) for byte, character in BYTE_SPELLING.items()}
+    spelled = {}
+    for source in sorted(weights):
+        pieces = weights[source].items()
+        spelled[source] = {piece.encode().decode("latin-1").translate(table): weight for piece, weight in pieces}
+    sizes = {source: sum(len(piece) * weight for piece, weight in of.items()) for source, of in spelled.items()}
     total = Counter()
-    for stratum, share in sorted(shares(set(strata), config).items()):
-        spelled = {piece.encode().decode("latin-1").translate(table): n for piece, n in strata[stratum].items()}
-        factor = share * config.sample_bytes / sum(len(piece) * n for piece, n in spelled.items())
-        for piece, n in spelled.items():
-            total[piece] += n * factor
-    return Counter({piece: round(n) for piece, n in total.items() if n >= 0.5})
+    for source, share in shares(sizes, config).items():
+        factor = share * config.sample_bytes / sizes[source]
+        for piece, weight in spelled[source].items():
+            total[piece] += weight * factor
+    return {piece: round(count) for piece, count in sorted(total.items()) if count >= 0.5}
 
 
-def _lines(counts: Counter) -> Iterator[str]:
-    """Each piece as often as it counts, separated by spaces, in chunks of a size that trains fast."""
+def _lines(counts: dict[str, int]) -> Iterator[str]:
+    """Each piece as often as it counts, separated by spaces, in strings of about a megabyte."""
     chunk, size = [], 0
-    for piece in sorted(counts):
-        chunk.append(f"{piece} " * counts[piece])
+    for piece, count in counts.items():
+        chunk.append(f"{piece} " * count)
         size += len(chunk[-1])
         if size > 1 << 20:
             yield "".join(chunk)
             chunk, size = [], 0
     yield "".join(chunk)
+
+
+def write_ranks(tokenizer: PleiasTokenizer, path: Path) -> None:
+    """The vocabulary in tiktoken's format: a line per entry, the bytes in base 64 and the rank, which is the id.
+
+    Ranks start at 4, after `BASE_TOKENS`, and end before `DOCUMENT_TOKENS`. A `tiktoken.Encoding` made of these ranks,
+    `PATTERN` and the special tokens gives equal ids.
+    """
+    byte = {character: value for value, character in BYTE_SPELLING.items()}
+    special = set(tokenizer.all_special_tokens)
+    vocab = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    lines = [
+        f"{base64.b64encode(bytes(byte[character] for character in token)).decode()} {rank}\n"
+        for token, rank in vocab
+        if token not in special
+    ]
+    path.write_text("".join(lines), encoding="ascii")
 
 
 def train(config: TokenizerConfig) -> PleiasTokenizer:
@@ -98,7 +148,16 @@ def train(config: TokenizerConfig) -> PleiasTokenizer:
     Raises:
         InputError: when the corpus cannot be read, or is too small for so many entries.
     """
-    counts = weighted(count(config.corpus, held_out=config.held_out, noise=config.noise_share > 0, seed=config.seed), config)
+    counts = mixed(
+        weigh(
+            config.corpus,
+            power=config.count_power,
+            noise=config.noise_share > 0,
+            held_out=config.held_out,
+            seed=config.seed,
+        ),
+        config,
+    )
     # The pieces are cut and spelled already: the trainer only has to split at the spaces between them.
     backend = Tokenizer(BPE())
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -109,18 +168,18 @@ def train(config: TokenizerConfig) -> PleiasTokenizer:
         min_frequency=2,
     )
     backend.train_from_iterator(_lines(counts), trainer)
-    entries = sorted(backend.get_vocab().items(), key=lambda entry: entry[1])
-    tokens = [token for token, _ in entries] + list(DOCUMENT_TOKENS)
+    model = json.loads(backend.to_str())["model"]
+    tokens = [*sorted(model["vocab"], key=model["vocab"].get), *DOCUMENT_TOKENS]
     if len(tokens) < config.vocab_size:
         raise InputError(
             f"--vocab_size {config.vocab_size} is more than {config.corpus} yields ({len(tokens)} entries): "
             "lower it or give more text."
         )
-    merges = json.loads(backend.to_str())["model"]["merges"]
     tokenizer = PleiasTokenizer(
-        vocab={token: i for i, token in enumerate(tokens)}, merges=[tuple(pair) for pair in merges]
+        vocab={token: i for i, token in enumerate(tokens)}, merges=[tuple(pair) for pair in model["merges"]]
     )
     tokenizer.save_pretrained(config.out)
+    write_ranks(tokenizer, Path(config.out) / "ranks.tiktoken")
     return tokenizer
 
 

