@@ -33,14 +33,14 @@ def pytest_configure(config):
 # What several test files build on: a tiny corpus, a tokenizer trained on it, its shards --------------
 
 SENTENCES = {
-    "English": "the old house stood|by the river|and nobody came|until the spring|when bells rang|over seven hills",
-    "French": "la vieille maison|au bord de l'eau|où personne n'allait|jusqu'au printemps|et l'été revint|sept collines",
+    "English": "the old house stood|by the river|and nobody came|until the spring|when bells rang|over the hills",
+    "French": "la vieille maison|au bord de l'eau|où personne n'allait|jusqu'au printemps|l'été revint|les collines",
 }
 
 
 @pytest.fixture(scope="session")
 def write_corpus():
-    """Function (path, documents): a Parquet file with Common Corpus columns; a document names what matters to a test."""
+    """Function (path, documents): a Parquet file with Common Corpus columns, where a document need not name all."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -29,14 +29,18 @@ def test_a_failure_while_renaming_leaves_the_old_content_and_no_temporary(tmp_pa
 
 def test_the_content_is_on_disk_before_it_takes_the_name_and_the_name_before_it_returns(tmp_path, monkeypatch):
     done = []
-    for name in ("fsync", "replace"):
+    fsync, replace = os.fsync, os.replace
 
-        def noted(*arguments, name=name, call=getattr(os, name)):
-            target = os.readlink(f"/proc/self/fd/{arguments[0]}") if name == "fsync" else os.fspath(arguments[1])
-            done.append((name, target))
-            return call(*arguments)
+    def noted_fsync(descriptor):
+        done.append(("fsync", os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
 
-        monkeypatch.setattr(os, name, noted)
+    def noted_replace(source, target):
+        done.append(("replace", os.fspath(target)))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
     with atomic(tmp_path / "new") as temporary:
         temporary.write_text("new")
     assert done == [

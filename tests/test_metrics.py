@@ -45,8 +45,8 @@ def test_the_nano_model_needs_the_known_operations_per_token_at_2048(attention, 
 
 
 def test_full_attention_counts_every_product_of_the_forward_pass_three_times():
-    # Forward FLOPs counted by PyTorch; the backward pass does each product twice. Embedding is a look-up and no product,
-    # but 6N counts tied weights once, as the head.
+    # Forward FLOPs as PyTorch counts them; the backward pass does each product twice. The embedding is a look-up and
+    # no product, but 6N counts tied weights once, as the head.
     from torch.utils.flop_counter import FlopCounterMode
 
     T = 40

@@ -89,8 +89,8 @@ def save(folder: Path, step: int, *, tensors: dict[str, dict[str, torch.Tensor]]
         shutil.rmtree(temporary, ignore_errors=True)
         good = latest_step(folder)
         raise InputError(
-            f"Saving {final} failed ({error}); "
-            + (f"the run can go on from {folder / f'step-{good}'}" if good is not None else "the run can start again")
+            f"{final} could not be written ({error}); "
+            + (f"the run can resume from {folder / f'step-{good}'}" if good is not None else "the run can start again")
             + " once there is room and the folder can be written to."
         ) from error
     # Later steps can only be damaged ones, which the run has yet to pass again: they are not among the newest.

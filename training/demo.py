@@ -90,7 +90,9 @@ def closing_screen(config: PretrainConfig, manifest: dict, texts: dict[str, str]
         f"{emissions['kg_co2eq'] * 1000:.2f} g CO2eq."
     )
     console.print("Time: " + ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items()) + ".")
-    console.print(f"Text, vocabulary and shards: {config.data.folder}/{{corpus,tokenizer,shards}}, with their sources.")
+    console.print(
+        f"Text, vocabulary and shards: {config.data.folder}/{{corpus,tokenizer,shards}}, with their sources."
+    )
     console.print(f"Run: {config.folder}/{{config.yaml,run.json,metrics.jsonl,emissions.json,loss.png,checkpoints}}")
     console.print(f'Model: pipeline("text-generation", model="{config.folder}/model")')
     console.save_text(config.folder / "demo.txt")

@@ -66,6 +66,4 @@ def read_json(path: Path):
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
-        raise InputError(
-            f"{path} was altered and is no longer JSON ({error}): delete it and make it anew."
-        ) from error
+        raise InputError(f"{path} was altered and is no longer JSON ({error}): delete it and make it anew.") from error

@@ -42,6 +42,7 @@ def permuted(positions: np.ndarray, *, size: int, seed: int, epoch: int) -> np.n
         base = start[0] ^ (start[1] << np.uint64(1))
         keys = [int(key) for key in _mix(base + np.arange(ROUNDS, dtype=np.uint64), 1)]
         out = np.asarray(positions, np.uint64).copy()
+        assert out.max(initial=0) < size, "a position outside would walk for ever"
         walking = np.ones(len(out), bool)
         while walking.any():
             left, right = out[walking] >> np.uint64(half), out[walking] & mask
@@ -75,8 +76,9 @@ class TokenStream:
             path = folder / shard["file"]
             size = path.stat().st_size if path.is_file() else None
             if size != shard["tokens"] * TOKEN.itemsize:
-                state = "is missing" if size is None else f"has {size:,} bytes instead of {shard['tokens'] * 2:,}"
-                raise InputError(f"{path} {state}: delete what is there of it and make the shards again.")
+                known = f"{shard['tokens'] * TOKEN.itemsize:,}"
+                wrong = "is missing:" if size is None else f"has {size:,} bytes instead of {known}: delete it and"
+                raise InputError(f"{path} {wrong} make the shards again.")
         self.starts = np.cumsum([0] + [shard["tokens"] for shard in shards])
         self.maps: dict[int, np.memmap] = {}
         if len(self) == 0:

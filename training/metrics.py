@@ -36,6 +36,33 @@ def flops_per_token(config: PleiasConfig, sequence_length: int, *, attention: st
     return 6 * parameters(config) + scores
 
 
+def tokens_per_second(flops: int, *, mfu: float, peak: float) -> float:
+    """Tokens that one device processes in a second.
+
+    Args:
+        flops: for one token.
+        mfu: share of `peak` that is used, in the convention that `flops` is counted by.
+        peak: FLOP/s of the device.
+    """
+    return mfu * peak / flops
+
+
+def activation_bytes_per_token(config: PleiasConfig) -> int:
+    """Bytes that autograd keeps for one token between forward and backward under bf16 autocast, nothing recomputed.
+
+    Counted operation by operation in eager mode with fused attention, so an upper bound for compiled layers. In a
+    layer, with D hidden, H and G query and key/value heads of K, F intermediate: the residual stream is fp32, and each
+    of the two norms keeps its input and its normalised input (16 D) and the root mean square (8); the inputs of q, k, v,
+    gate and up are cast to bf16 one by one (10 D); attention keeps q, its output (4 H K), k, v (4 G K) and a sum per
+    head (4 H); the MLP keeps gate, silu(gate), up and their product (8 F). At the end one norm (8 D + 4), the hidden
+    states and their gradient (8 D), and the ids (16).
+    """
+    D, F, K = config.hidden_size, config.intermediate_size, config.head_dim
+    H, G = config.num_attention_heads, config.num_key_value_heads
+    layer = 26 * D + 4 * H * K + 4 * G * K + 4 * H + 8 * F + 8
+    return config.num_hidden_layers * layer + 16 * D + 20
+
+
 def peak_flops(device: torch.device) -> float | None:
     """Dense bf16 FLOP/s of a device, where its data sheet is known."""
     if device.type != "cuda":

@@ -4,8 +4,9 @@ import random
 import re
 
 # How often which kind of page is drawn: (share, set in old type, read by a machine).
-PAGES = ((0.35, True, False), (0.25, True, True), (0.40, False, True))
-ERROR_RATES = (0.02, 0.05, 0.10)  # characters misread on a read page, one of these per document
+PAGES = ((0.25, True, False), (0.20, True, True), (0.40, False, True), (0.15, False, False))
+WRAPPED = 0.75  # share of the pages that keep their lines
+ERROR_RATES = (0.02, 0.04, 0.08)  # characters misread on a read page, one of these per document
 
 # What machines make of a sign, most frequent first; a confusion's chance falls with its place in the list. From reading
 # alignments of scans with their transcriptions.
@@ -19,6 +20,8 @@ CONFUSIONS = {
     "ſ": ("f", "j", "l"), "ä": ("a",), "é": ("e", "ó"), "è": ("é", "e"), "í": ("i",), "ö": ("o",), "ü": ("u", "ii"),
     "B": ("V",), "D": ("O",), "E": ("S", "F"), "G": ("W", "C"), "H": ("D", "R"), "I": ("1", "l"), "S": ("E", "8"), "T": ("Z",),
 }  # fmt: skip
+# Machines that learned Roman type read blackletter wrongly in the same way again and again.
+BLACKLETTER = (("ch", "h", 0.15), ("ch", "d", 0.1), ("d", "b", 0.15), ("h", "b", 0.1), ("k", "f", 0.3), ("ſ", "j", 0.1))
 SPECKS = (".", " ", ":", "i", "-", "'", "‘", "_ ", "| ", "© ")  # what is read where nothing stands
 
 LETTER = r"[^\W\d_]"
@@ -49,8 +52,11 @@ def wrapped(text: str, draw: random.Random) -> str:
     return LINE.sub(lambda line: f"{line[1]}\n" if line[0].endswith(" ") else f"{line[1]}{hyphen}\n", text)
 
 
-def read(text: str, rate: float, draw: random.Random) -> str:
+def read(text: str, rate: float, draw: random.Random, *, blackletter: bool = False) -> str:
     """What a machine reads: about `rate` of the characters confused, lost or made up; long s mostly read as f."""
+    if blackletter:
+        for right, wrong, share in BLACKLETTER:
+            text = re.sub(right, lambda found: wrong if draw.random() < share else found[0], text)  # noqa: B023
     if draw.random() < 0.8:
         text = text.replace("ſ", "f")
     out, at = [], 0
@@ -70,12 +76,20 @@ def read(text: str, rate: float, draw: random.Random) -> str:
             at = error
 
 
-def aged(text: str, *, seed: str) -> str:
-    """A text as an old page or a machine's reading of a page; the same seed gives the same page."""
+def aged(text: str, *, seed: str, blackletter: bool = False) -> str:
+    """A text as an old page, a machine's reading of a page, or its lines alone; the same seed gives the same page.
+
+    Args:
+        text: clean text.
+        seed: decides which kind of page, and every error.
+        blackletter: whether old pages in the text's language were set in it (German).
+    """
     draw = random.Random(seed)
     _, old, by_machine = draw.choices(PAGES, weights=[share for share, _, _ in PAGES])[0]
     if old:
         text = printed(text, draw)
-    if draw.random() < 0.5:
+    if draw.random() < WRAPPED:
         text = wrapped(text, draw)
-    return read(text, draw.choice(ERROR_RATES), draw) if by_machine else text
+    if by_machine:
+        text = read(text, draw.choice(ERROR_RATES), draw, blackletter=old and blackletter and draw.random() < 0.7)
+    return text

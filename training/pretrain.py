@@ -13,19 +13,22 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 from huggingface_hub.errors import StrictDataclassError
-from modeling_pleias import PleiasConfig, PleiasForCausalLM
 from tqdm import tqdm
 from transformers import AutoTokenizer
+
+from modeling_pleias import PleiasConfig, PleiasForCausalLM
 
 from . import checkpoint
 from .config import InputError, parse, program
@@ -35,6 +38,7 @@ from .loss import next_token_loss
 from .metrics import MetricsLog, bits_per_byte, flops_per_token, parameters, peak_flops, plot, read_metrics
 from .prepare import DataConfig, prepare
 from .record import RunRecord
+from .shrink import shrunk
 
 STOPPED = 75  # exit status of a run that saved and stopped on a signal: EX_TEMPFAIL, "try again"
 
@@ -49,6 +53,7 @@ class Stage:
         sequences: windows in a step, over all processes.
         shards: folder with manifest.json; the run's own (data.folder/shards) when not given.
         seed: of the order of data; the run's seed plus the stage's number when not given.
+        learning_rate: constant in this stage; the run's schedule when not given.
     """
 
     name: str
@@ -56,6 +61,7 @@ class Stage:
     sequences: int
     shards: Path | None = None
     seed: int | None = None
+    learning_rate: float | None = None
 
 
 @dataclass
@@ -123,6 +129,7 @@ class PretrainConfig:
         compile: torch.compile each layer.
         validation_tokens: read per language and validation.
         country: ISO 3166 alpha-3 code whose electricity the emissions are computed with.
+        shrink: when not 1, a dry run: steps, batches and model divided by it, on the demo's text (training.shrink).
     """
 
     name: str
@@ -140,6 +147,7 @@ class PretrainConfig:
     compile: bool = False
     validation_tokens: int = 20_000
     country: str = "FRA"
+    shrink: int = 1
 
     @property
     def folder(self) -> Path:
@@ -165,17 +173,25 @@ class PretrainConfig:
         except (StrictDataclassError, ValueError) as error:
             raise InputError(f"model: {str(error).splitlines()[-1].strip()}") from error
         if config.attention_dropout:
-            raise InputError("model: attention_dropout must be 0: a step draws no random numbers, so it can be repeated.")
+            raise InputError(
+                "model: attention_dropout must be 0: a step draws no random numbers, so it can be repeated."
+            )
         return config
 
     def learning_rate(self, step: int) -> float:
         """At optimizer step `step`, the first being 1: linear warm-up, then cosine, then flat."""
-        o = self.optimizer
+        o, first = self.optimizer, 0
+        for stage in self.stages:
+            if first < step <= first + stage.steps and stage.learning_rate is not None:
+                return stage.learning_rate
+            first += stage.steps
         if step <= o.warmup_steps:
             return o.learning_rate * step / o.warmup_steps
         decay = o.decay_steps or max(1, self.steps - o.warmup_steps)
         progress = min(1.0, (step - o.warmup_steps) / decay)
-        return o.final_learning_rate + (o.learning_rate - o.final_learning_rate) * (1 + math.cos(math.pi * progress)) / 2
+        return (
+            o.final_learning_rate + (o.learning_rate - o.final_learning_rate) * (1 + math.cos(math.pi * progress)) / 2
+        )
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
@@ -197,6 +213,33 @@ class NextTokenLoss(torch.nn.Module):
         """(B, T + 1) ids to the mean loss in nats."""
         with torch.autocast(windows.device.type, self.dtype, enabled=self.dtype != torch.float32):
             return next_token_loss(self.model, windows, dtype=self.dtype)
+
+
+def schedule(
+    config: PretrainConfig, streams: list[TokenStream], *, done: int, rank: int, processes: int
+) -> Iterator[tuple[int, Stage, int, float, list[np.ndarray]]]:
+    """What is left to do after `done` steps, over all stages.
+
+    Yields:
+        step (the first of all is 1), its stage, the stage's first step, passes over the stage's text at the end of the
+        step, and this process's micro batches, each (b, T + 1).
+    """
+    first = 1
+    for number, (stage, stream) in enumerate(zip(config.stages, streams, strict=True)):
+        share = stage.sequences // processes
+        micro_batch = max(n for n in range(1, min(config.micro_batch, share) + 1) if share % n == 0)
+        todo = range(max(done - first + 1, 0), stage.steps)
+        for index, micro_batches in batches(
+            stream,
+            todo,
+            sequences=stage.sequences,
+            micro_batch=micro_batch,
+            rank=rank,
+            processes=processes,
+            seed=config.seed + number if stage.seed is None else stage.seed,
+        ):
+            yield first + index, stage, first, (index + 1) * stage.sequences / len(stream), micro_batches
+        first += stage.steps
 
 
 class StopSignal:
@@ -254,7 +297,7 @@ def pretrain(config: PretrainConfig) -> None:
     for stage in config.stages:
         if stage.sequences % processes:
             raise InputError(
-                f"stage {stage.name}: {stage.sequences} sequences in a step do not divide among {processes} processes; "
+                f"stage {stage.name}: {stage.sequences} sequences a step do not divide among {processes} processes; "
                 "change the one or the other."
             )
 
@@ -358,79 +401,77 @@ def pretrain(config: PretrainConfig) -> None:
     progress = tqdm(total=config.steps, initial=done, desc=config.name, unit="step", disable=not main)
     if done == 0:
         validation()
-    mark, mark_step, first = time.perf_counter(), done, 0
-    for number, (stage, stream) in enumerate(zip(config.stages, streams, strict=True)):
-        share = stage.sequences // processes
-        micro_batch = max(n for n in range(1, min(config.micro_batch, share) + 1) if share % n == 0)
-        batch = {"sequences": stage.sequences, "micro_batch": micro_batch}
-        seed = config.seed + number if stage.seed is None else stage.seed
-        todo = range(max(done - first, 0), stage.steps)
-        place = {"rank": accelerator.process_index, "processes": processes}
-        for index, micro_batches in batches(stream, todo, **batch, **place, seed=seed):
-            step = first + index + 1
+    mark, mark_step, stopping = time.perf_counter(), done, None
+    place = {"rank": accelerator.process_index, "processes": processes}
+    for step, stage, first, epoch, micro_batches in schedule(config, streams, done=done, **place):
+        # -------- one step
+        learning_rate = config.learning_rate(step)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+        for i, micro in enumerate(micro_batches):
+            last = i + 1 == len(micro_batches)
+            with nullcontext() if last else accelerator.no_sync(wrapped):
+                loss = wrapped(torch.from_numpy(micro).to(device, non_blocking=True)) / len(micro_batches)
+                accelerator.backward(loss)
+            loss_sum += loss.detach() / processes
+        norm = accelerator.clip_grad_norm_(wrapped.parameters(), o.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        # --------
 
-            # -------- one step
-            learning_rate = config.learning_rate(step)
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate
-            for i, micro in enumerate(micro_batches):
-                last = i + 1 == len(micro_batches)
-                with nullcontext() if last else accelerator.no_sync(wrapped):
-                    loss = wrapped(torch.from_numpy(micro).to(device, non_blocking=True)) / len(micro_batches)
-                    accelerator.backward(loss)
-                loss_sum += loss.detach() / processes
-            norm = accelerator.clip_grad_norm_(wrapped.parameters(), o.clip)
-            optimizer.step()
-            optimizer.zero_grad()
-            # --------
-
-            done, loss_steps = step, loss_steps + 1
-            progress.update()
-            final = step == config.steps
-            if step % config.every.log == 0 or final:
-                mean = accelerator.reduce(loss_sum).item() / loss_steps
-                loss_sum, loss_steps = torch.zeros((), device=device), 0
-                seconds, tokens = time.perf_counter() - mark, stage.sequences * config.sequence_length
-                speed = (step - mark_step) * tokens / seconds
-                write(
-                    {
-                        "step": step,
-                        "stage": stage.name,
-                        "loss": mean,
-                        "learning_rate": learning_rate,
-                        "gradient_norm": norm.item(),
-                        "sequences": stage.sequences,
-                        "epoch": (index + 1) * stage.sequences / len(stream),
-                        "tokens_per_second": speed,
-                        "mfu": speed * flops / (peak * processes) if peak else None,
-                    }
-                )
-                progress.set_postfix_str(f"loss {mean:.3f}, {speed:,.0f} tokens/s")
-                mark, mark_step = time.perf_counter(), step
-            if step % config.every.validate == 0 or final:
-                validation()
-            stopping = stop.agreed(accelerator, now=step % config.every.log == 0)
-            if step % config.every.checkpoint == 0 or final or stopping:
-                save()
-            if stopping and not final:
-                progress.close()
-                accelerator.print(f"stopped by {stopping} after step {step}; the same command goes on from there.")
-                record.close()
-                raise SystemExit(STOPPED)
-        first += stage.steps
+        done, loss_steps = step, loss_steps + 1
+        progress.update()
+        final = step == config.steps
+        if step % config.every.log == 0 or final:
+            mean = accelerator.reduce(loss_sum).item() / loss_steps
+            loss_sum, loss_steps = torch.zeros((), device=device), 0
+            seconds, tokens = time.perf_counter() - mark, stage.sequences * config.sequence_length
+            speed = (step - mark_step) * tokens / seconds
+            write(
+                {
+                    "step": step,
+                    "stage": stage.name,
+                    "stage_first_step": first,
+                    "loss": mean,
+                    "learning_rate": learning_rate,
+                    "gradient_norm": norm.item(),
+                    "sequences": stage.sequences,
+                    "epoch": epoch,
+                    "tokens_per_second": speed,
+                    "mfu": speed * flops / (peak * processes) if peak else None,
+                }
+            )
+            progress.set_postfix_str(f"loss {mean:.3f}, {speed:,.0f} tokens/s")
+            mark, mark_step = time.perf_counter(), step
+        if step % config.every.validate == 0 or final:
+            validation()
+        stopping = stop.agreed(accelerator, now=step % config.every.log == 0)
+        if step % config.every.checkpoint == 0 or final or stopping:
+            save()
+        if stopping:
+            break
     progress.close()
 
     # ---- What the run leaves
-    if main:
+    if main and done == config.steps:
         tokenizer = AutoTokenizer.from_pretrained(config.data.tokenizer_folder)
         tokenizer.model_max_length = model_config.max_position_embeddings
         model.to(torch.bfloat16).save_pretrained(folder / "model")
         tokenizer.save_pretrained(folder / "model")
         plot(read_metrics(folder / "metrics.jsonl"), folder / "loss.png")
         record.write(steps=done)
-        print(f"{folder / 'model'} loads with AutoModelForCausalLM.from_pretrained; {folder / 'loss.png'} shows the run.")
+        print(
+            f"{folder / 'model'} loads with AutoModelForCausalLM.from_pretrained; {folder / 'loss.png'} shows the run."
+        )
     record.close()
+    # DDP's reducer must not outlive the process group: as its last owner it would wait, holding the interpreter's
+    # lock, for gloo's thread, which waits for that lock.
+    del wrapped
+    accelerator.free_memory()
     accelerator.end_training()
+    if done < config.steps:
+        accelerator.print(f"stopped by {stopping} after step {done}; the same command goes on from there.")
+        raise SystemExit(STOPPED)
 
 
 def start_the_others() -> None:
@@ -451,7 +492,11 @@ def start_the_others() -> None:
 def main() -> None:
     """`accelerate launch -m training.pretrain`."""
     start_the_others()
-    pretrain(parse(PretrainConfig, description="Pretrain a Pleias model. Start with: accelerate launch -m ..."))
+    config = parse(PretrainConfig, description="Pretrain a Pleias model. Start with: accelerate launch -m ...")
+    if config.shrink != 1:
+        text = parse(PretrainConfig, ["--config", "demo"], description="The text of a dry run.")
+        config = shrunk(config, config.shrink, text=text, processes=int(os.environ.get("WORLD_SIZE", "1")))
+    pretrain(config)
 
 
 if __name__ == "__main__":

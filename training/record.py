@@ -42,7 +42,9 @@ def _cpuinfo() -> list[str]:
 def commit() -> str | None:
     """Commit of the checkout that this file lies in; None for an installed package."""
     where = Path(__file__).parent
-    done = subprocess.run(["git", "-C", where, "rev-parse", "--verify", "--quiet", "HEAD"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["git", "-C", where, "rev-parse", "--verify", "--quiet", "HEAD"], capture_output=True, text=True, check=False
+    )
     return done.stdout.strip() or None
 
 

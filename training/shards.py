@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import shlex
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -232,6 +233,12 @@ def shard_files(shard: dict) -> list[str]:
     return [shard["file"] + suffix for suffix in ("", *SIDECARS)]
 
 
+def end_with_parent() -> None:
+    """In a worker: exit when the parent is gone, which else, killed, would leave it waiting for work for ever."""
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
 def build(config: ShardsConfig) -> dict:
     """Corpus -> shards and manifest, on all CPUs; what an earlier run finished is kept.
 
@@ -251,7 +258,8 @@ def build(config: ShardsConfig) -> dict:
     workers = min(config.workers or os.cpu_count(), len(sources))
     records: dict[str, dict] = {}
     # Spawned, not forked: the caller may hold threads and locks.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=end_with_parent) as pool:
         jobs = {
             pool.submit(shard_file, source, name, config, facts): name
             for source, name in zip(sources, names, strict=True)

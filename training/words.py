@@ -32,10 +32,10 @@ class Source(NamedTuple):
 
 
 def register(document: dict) -> Register:
-    """Which kind of writing a document is: code and markup; old (cultural heritage); or modern."""
+    """Which kind of writing a document is: code and markup; old (cultural heritage, and all Latin); or modern."""
     if document["language_type"] == "Code":
         return "code"
-    return "old" if document["open_type"] == "Open Culture" else "modern"
+    return "old" if document["open_type"] == "Open Culture" or document["language"] == "Latin" else "modern"
 
 
 def held_out(document: dict, *, share: float, seed: int) -> bool:
@@ -71,7 +71,11 @@ def _weigh_file(path: Path, power: float, noise: bool, share: float, seed: int) 
         kind = register(document)
         add(Source("" if kind == "code" else document["language"], kind, document["collection"]), document["text"])
         if noise and kind == "old":
-            page = aged(document["text"][:AGED_CHARACTERS], seed=f"{seed} {document['identifier']}")
+            page = aged(
+                document["text"][:AGED_CHARACTERS],
+                seed=f"{seed} {document['identifier']}",
+                blackletter=document["language"] == "German",
+            )
             add(Source(document["language"], "noise", ""), page)
     return {source: dict(total) for source, total in weights.items()}
 

@@ -1,0 +1,26 @@
+"""What a model writes: one greedy continuation in each of the eight languages.
+
+python examples/generate.py runs/demo/model
+"""
+
+import sys
+
+from transformers import pipeline
+
+import modeling_pleias  # noqa: F401  (registers the model with transformers)
+
+PROMPTS = [
+    "It was a dark and stormy night; the",
+    "Longtemps, je me suis couché de bonne",
+    "En un lugar de la Mancha, de cuyo",
+    "Es war einmal ein König, der",
+    "Nel mezzo del cammin di nostra",
+    "Ik ben makelaar in koffie, en",
+    "In principio creavit Deus",
+    "No princípio criou Deus",
+]
+
+folder = sys.argv[1] if len(sys.argv) > 1 else "runs/demo/model"
+generate = pipeline("text-generation", model=folder, max_new_tokens=40)  # greedy, repetition penalty 1.2: the default
+for prompt in PROMPTS:
+    print(generate(prompt)[0]["generated_text"], end="\n\n")

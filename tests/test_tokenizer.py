@@ -1,0 +1,311 @@
+"""The shipped tokenizer: exact on every text, the same ids in every library, special tokens never made by text."""
+
+import http.client
+import json
+import os
+import random
+import subprocess
+import sys
+import unittest
+import unittest.mock
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiktoken
+import transformers_tests
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tiktoken.load import load_tiktoken_bpe
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+import modeling_pleias
+from modeling_pleias import PleiasTokenizer
+from modeling_pleias.tokenization_pleias import BASE_TOKENS, DOCUMENT_TOKENS, PATTERN
+
+SHIPPED = Path(modeling_pleias.__file__).parent / "tokenizer"
+OURS = PleiasTokenizer.from_pretrained(SHIPPED)
+SPECIAL = [*BASE_TOKENS, *DOCUMENT_TOKENS]
+
+ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+HARD_TEXTS = [
+    "",
+    " ",
+    "Le cœur a ses raisons… n'est-ce pas ? Oui !",
+    "« Qui va là ? » — dit-il ; et l’on attendit : rien !",
+    "tabs\tand\t\ttabs\r\nCRLF\r\n\r\nform\ffeed\vvertical\x00nul\x01\x1b[0m\x7f",
+    "runs of     spaces   \n   and   \n\n\n lines   ",
+    "cafe\u0301 re\u0301sume\u0301 NFD, café NFC",
+    "ﬁn ﬂeur eﬃcace æther œuvre ĳs",
+    "ſo iſt es geſchehen, daß 'ſ und don'ſ, I'S I'LL we've",
+    "Waſſer¬\nfall, Buch-\nſtaben, ꝑꝛo vñ cõciliũ aͤ oͤ uͤ",
+    "COMÉDIE GÖTHE ÇÀ ET LÀ ŒUVRES ß ẞ İıſ",
+    "1 12 123 1234 12345678901 ½ ² Ⅳ ٣٤",
+    "<p class=\"x\">a &amp; b</p>\n\t<td>1</td>\n{\"k\": [1, 2]}\n    def f(x):\n        return x\n",
+    "👩‍👩‍👧‍👦 🇫🇷 e\u200bz \ufeff\u00ad\u2028\u2029\u0085\u00a0\u3000",
+    "生活的真谛是 ปี ด привет שלום नमस्ते",
+    "<|begin_of_text|>[PAD][UNK]<|text_start|> <|text_start |>",
+    "a" * 300 + "=" * 300 + " " * 300 + "\n" * 300 + "-=" * 150,
+]  # fmt: skip
+
+
+def ids(text: str, tokenizer=OURS) -> list[int]:
+    """Ids of plain text: no delimiter, and what looks like a special token is only text."""
+    return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+
+def adversarial(count: int) -> list[str]:
+    """Strings of fragments that tokenizers stumble on, in many scripts; always the same ones."""
+    draw = random.Random(3)
+    words = (
+        "the l'été qu’il Straße geſchehen naïve cœur œuvre ĳsje Ĳ próximo ação niño ¿qué? quæ ſunt cõ vñ daß DASS don't "
+        "I'LL he'S 'ſ 'tis O'Reilly COMÉDIE GÖTHE Éluard ÀÇÉ straat één perché città così ðe þæt İstanbul ıſ ǅ ﬁn ﬃ ﬆ "
+        "мир שלום سلام 生活 ありがとう 한국 ไทย नमस्ते ปี γνῶθι e\u0301 a\u0308 o\u0364 n\u0303 x\u0323\u0301 👩‍👧 🇫🇷 ☙ ❦ 1er 2ᵉ n° № ½ ² Ⅳ ٣٤ "
+        "1789 12345678 3,14 1.000.000,00 <|text_start|> [PAD] <b> </b> &amp; {\"a\":1} \\n == != -> // /* ¬ ¶ § † ꝛ ꝑ ẽ"
+    ).split()  # fmt: skip
+    signs = [*" \t\n\r\f\v\x00\x01\x1c\x1f\x7f\x85\xa0\xad«»“”‘’'\"¿¡?!.,;:…—–-_=*#|/\\(){}[]<>@%&$€£~^`+°ªº"]
+    signs += ["\r\n", "  ", "   ", "\n\n", " ?", " !", " ;", " :", "\u202f!", "\u2009", "\u200b", "\u2028", "\ufeff", "¬\n", "-\n"]
+    signs += [" \n", "\t ", "\n ", "...", "----", "====", "aaaa", "abab", "    "]
+    strings = []
+    for _ in range(count):
+        parts = []
+        for _ in range(draw.randint(1, 12)):
+            part = draw.choice(words if draw.random() < 0.5 else signs)
+            if draw.random() < 0.05:
+                part *= draw.randint(2, 9)
+            if draw.random() < 0.05:
+                part = chr(draw.choice((0x20, 0xA0, 0x250, 0x1E00, 0xA720)) + draw.randrange(0xA0))
+            parts.append(part.upper() if draw.random() < 0.05 else part)
+        strings.append(draw.choice(("", " ")).join(parts))
+    return strings
+
+
+@settings(max_examples=300, deadline=None)
+@given(ANY_TEXT)
+def test_every_text_comes_back_exactly(text):
+    assert OURS.decode(OURS.encode(text, add_special_tokens=False)) == text
+    assert OURS.decode(OURS.encode(text), skip_special_tokens=False) == BASE_TOKENS[1] + text
+
+
+@pytest.mark.parametrize("text", HARD_TEXTS, ids=range(len(HARD_TEXTS)))
+def test_hard_texts_come_back_exactly_also_where_special_tokens_are_only_text(text):
+    assert OURS.decode(OURS.encode(text, add_special_tokens=False)) == text
+    assert OURS.decode(ids(text)) == text
+
+
+def test_the_vocabulary_has_65536_entries_with_the_named_ones_at_both_ends():
+    assert len(OURS) == OURS.vocab_size == 65_536
+    assert OURS.convert_ids_to_tokens(list(range(4))) == list(BASE_TOKENS)
+    assert len(DOCUMENT_TOKENS) == 64
+    assert OURS.convert_ids_to_tokens(list(range(65_536 - 64, 65_536))) == list(DOCUMENT_TOKENS)
+    assert sorted(OURS.all_special_ids) == [*range(4), *range(65_536 - 64, 65_536)]
+    assert (OURS.unk_token_id, OURS.bos_token_id, OURS.eos_token_id, OURS.pad_token_id) == (0, 1, 2, 3)
+
+
+def test_the_settings_that_users_of_the_original_missed():
+    assert OURS.model_max_length == 2048
+    assert OURS.clean_up_tokenization_spaces is False
+    assert OURS.model_input_names == ["input_ids", "attention_mask"]
+    assert OURS("Bonjour").input_ids[0] == OURS.bos_token_id
+    assert OURS.eos_token_id not in OURS("Bonjour").input_ids
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.one_of(st.sampled_from(SPECIAL), st.text(max_size=8), st.sampled_from(list("<|>[]_ ptx"))), max_size=8))
+@example(SPECIAL)
+@example([f" {token}\n" for token in SPECIAL])
+def test_no_text_makes_a_special_token(parts):
+    text = "".join(parts)
+    assert not set(ids(text)) & set(OURS.all_special_ids)
+    assert OURS.decode(ids(text)) == text
+
+
+def test_special_tokens_written_by_name_are_one_id_each():
+    for token in SPECIAL:
+        assert OURS.encode(f"a{token}b", add_special_tokens=False)[1:-1] == [OURS.convert_tokens_to_ids(token)]
+
+
+def test_batches_pad_on_the_side_asked_for_and_truncate_from_the_right():
+    texts = ["Le roi", "Le roi est mort, vive le roi !"]
+    short, long = (OURS(text).input_ids for text in texts)
+    gap = len(long) - len(short)
+    left = OURS(texts, padding=True)
+    assert left.input_ids == [[OURS.pad_token_id] * gap + short, long]
+    assert left.attention_mask == [[0] * gap + [1] * len(short), [1] * len(long)]
+    right = OURS(texts, padding=True, padding_side="right", return_tensors="pt")
+    assert right.input_ids.tolist() == [short + [OURS.pad_token_id] * gap, long]
+    assert right.attention_mask.tolist() == [[1] * len(short) + [0] * gap, [1] * len(long)]
+    assert OURS(texts, truncation=True, max_length=3).input_ids == [short[:3], long[:3]]
+    assert len(OURS("mot " * 5000, truncation=True).input_ids) == 2048
+
+
+def test_the_folder_opens_as_a_plain_fast_tokenizer_with_the_same_ids():
+    plain = PreTrainedTokenizerFast.from_pretrained(SHIPPED)
+    assert type(plain) is not PleiasTokenizer
+    strings = HARD_TEXTS + adversarial(2000)
+    assert plain(strings).input_ids == OURS(strings).input_ids
+    assert plain.model_max_length == 2048 and plain.all_special_ids == OURS.all_special_ids
+
+
+def test_autotokenizer_gives_the_class_with_the_package_and_the_same_ids_without(tmp_path):
+    assert type(AutoTokenizer.from_pretrained(SHIPPED)) is PleiasTokenizer
+    code = (
+        "import json, sys\n"
+        "sys.modules['modeling_pleias'] = None\n"
+        "from transformers import AutoTokenizer\n"
+        "t = AutoTokenizer.from_pretrained(sys.argv[1])\n"
+        "print(json.dumps([type(t).__name__, t(json.load(sys.stdin)).input_ids, t.padding_side]))"
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(SHIPPED)],
+        input=json.dumps(HARD_TEXTS),
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env=environment,
+    )
+    name, plain_ids, side = json.loads(done.stdout.splitlines()[-1])
+    assert name == "TokenizersBackend" and side == "left"
+    assert plain_ids == OURS(HARD_TEXTS).input_ids
+
+
+def test_saving_and_loading_changes_nothing(tmp_path):
+    OURS.save_pretrained(tmp_path)
+    assert (tmp_path / "tokenizer.json").read_bytes() == (SHIPPED / "tokenizer.json").read_bytes()
+    before, after = (json.loads((d / "tokenizer_config.json").read_text()) for d in (SHIPPED, tmp_path))
+    # What transformers notes of where a tokenizer was loaded from is no setting of it.
+    assert {key: value for key, value in after.items() if key not in ("is_local", "local_files_only")} == before
+
+
+def test_the_bytes_alone_are_a_tokenizer():
+    tokenizer = PleiasTokenizer()
+    assert len(tokenizer) == tokenizer.vocab_size == 4 + 256 + 64
+    for text in HARD_TEXTS:
+        assert tokenizer.decode(ids(text, tokenizer)) == text
+        assert len(ids(text, tokenizer)) == len(text.encode())
+
+
+def test_training_a_new_vocabulary_keeps_the_special_tokens_in_their_places():
+    new = OURS.train_new_from_iterator(HARD_TEXTS * 3, 600, show_progress=False)
+    assert type(new) is PleiasTokenizer and len(new) == new.vocab_size == 600
+    assert new.convert_ids_to_tokens([*range(4), *range(600 - 64, 600)]) == SPECIAL
+    assert all(new.decode(ids(text, new)) == text for text in HARD_TEXTS)
+    assert new("a").input_ids[0] == new.bos_token_id and new.model_max_length == 2048
+
+
+def test_tiktoken_gives_the_same_ids():
+    encoding = tiktoken.Encoding(
+        "pleias",
+        pat_str=PATTERN,
+        mergeable_ranks=load_tiktoken_bpe(str(SHIPPED / "ranks.tiktoken")),
+        special_tokens={token: OURS.convert_tokens_to_ids(token) for token in SPECIAL},
+    )
+    assert encoding.n_vocab == 65_536
+    for text in HARD_TEXTS + adversarial(10_000):
+        assert encoding.encode_ordinary(text) == ids(text), repr(text)
+        assert encoding.encode(text, allowed_special="all") == OURS.encode(text, add_special_tokens=False), repr(text)
+
+
+def write_gguf(path: Path) -> None:
+    """The vocabulary in llama.cpp's form, with the smallest model that its loader accepts around it."""
+    gguf = pytest.importorskip("gguf", reason="gguf is not installed: pip install '.[release]'")
+    model = json.loads(OURS.backend_tokenizer.to_str())["model"]
+    tokens = sorted(model["vocab"], key=model["vocab"].get)
+    width = 32
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(2048)
+    writer.add_embedding_length(width)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(width)
+    writer.add_head_count(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("llama-bpe")
+    writer.add_token_list(tokens)
+    special = set(SPECIAL)
+    writer.add_token_types([gguf.TokenType.CONTROL if t in special else gguf.TokenType.NORMAL for t in tokens])
+    writer.add_token_merges([" ".join(pair) for pair in model["merges"]])
+    writer.add_bos_token_id(OURS.bos_token_id)
+    writer.add_eos_token_id(OURS.eos_token_id)
+    writer.add_unk_token_id(OURS.unk_token_id)
+    writer.add_pad_token_id(OURS.pad_token_id)
+    writer.add_add_bos_token(True)
+    shapes = {"token_embd": (len(tokens), width), "output_norm": (width,)}
+    for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"):
+        shapes[f"blk.0.{name}"] = (width, width)
+    for name in ("attn_norm", "ffn_norm"):
+        shapes[f"blk.0.{name}"] = (width,)
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", np.zeros(shape, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.fixture(scope="module")
+def llama_cpp(tmp_path_factory):
+    """`call(endpoint, body)` on llama.cpp's server with our vocabulary: the interface that people use."""
+    xllamacpp = pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: pip install '.[release]'")
+    path = tmp_path_factory.mktemp("gguf") / "vocabulary.gguf"
+    write_gguf(path)
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = str(path)
+    parameters.n_ctx = 256
+    parameters.n_parallel = 1
+    parameters.warmup = False
+    server = xllamacpp.Server(parameters)
+    address = server.listening_address.split("//")[1]
+
+    def call(endpoint: str, body: dict):
+        connection = http.client.HTTPConnection(address)
+        connection.request("POST", endpoint, json.dumps(body), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        answer = response.read()
+        connection.close()
+        assert response.status == 200, answer
+        return json.loads(answer)
+
+    yield call
+    del server
+
+
+def test_llama_cpp_gives_the_same_ids_and_the_exact_text_back(llama_cpp):
+    strings = HARD_TEXTS + ["Vraiment ?", "Oui !", " ?", " !", "« Non ! » ? !"] + adversarial(10_000)
+    for text in strings:
+        found = llama_cpp("/tokenize", {"content": text, "add_special": False, "parse_special": False})["tokens"]
+        assert found == ids(text), repr(text)
+        assert llama_cpp("/detokenize", {"tokens": found})["content"] == text, repr(text)
+
+
+def test_llama_cpp_adds_the_delimiter_and_reads_special_tokens_as_we_do(llama_cpp):
+    text = "<|text_start|>Le roi est mort.<|text_end|><|ocr_correction_start|>"
+    found = llama_cpp("/tokenize", {"content": text, "add_special": True, "parse_special": True})["tokens"]
+    assert found == OURS(text).input_ids
+
+
+if not transformers_tests.missing():
+    from transformers_tests import test_tokenization_common, test_tokenizers_backend_mixin
+
+    class TestTokenizer(test_tokenization_common.TokenizerTesterMixin, unittest.TestCase):
+        """transformers' tests for every tokenizer."""
+
+        tokenizer_class = rust_tokenizer_class = PleiasTokenizer
+        from_pretrained_id = str(SHIPPED)
+        from_pretrained_kwargs = {}
+
+        @classmethod
+        def setUpClass(cls):
+            # The source distribution leaves out the sample text that this reads.
+            opened = unittest.mock.mock_open(read_data="\n\n".join(HARD_TEXTS[2:5]))
+            with unittest.mock.patch.object(test_tokenization_common, "open", opened, create=True):
+                super().setUpClass()
+
+    class TestBackend(test_tokenizers_backend_mixin.TokenizersBackendTesterMixin, unittest.TestCase):
+        """transformers' tests for tokenizers on the tokenizers library."""
+
+        tokenizer_class = rust_tokenizer_class = PleiasTokenizer
+        from_pretrained_id = str(SHIPPED)
+        from_pretrained_kwargs = {}

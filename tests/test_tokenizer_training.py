@@ -1,0 +1,240 @@
+"""Training a vocabulary: balanced, deterministic, blind to what is held out; its noise; its report."""
+
+import json
+import random
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from tokenizers import Tokenizer
+
+from modeling_pleias.tokenization_pleias import BASE_TOKENS, DOCUMENT_TOKENS
+from training import noise
+from training.bench.tokenizers import BenchConfig, gather
+from training.config import InputError, named_config, parse
+from training.corpus import COLUMNS
+from training.tokenizer import TokenizerConfig, mixed, shares, train
+from training.tokenizer_report import compare, measure, open_tokenizer
+from training.words import Source, held_out, weigh
+
+SYLLABLES = {
+    "French": "la le ment tion ou eur est que pré ché ain oir".split(),
+    "Latin": "us um ae ibus que est tur per con vir or em".split(),
+    "": "def self return ( ) { } = : import None if".split(),
+}
+
+
+def row(text: str, language: str, number: int, **more) -> dict:
+    """A document with every column of a corpus."""
+    document = dict.fromkeys(COLUMNS, "") | {"word_count": len(text.split()), "token_count": 0}
+    document |= {"identifier": f"{language}:{number}", "open_type": "Open Culture", "license": "Public Domain"}
+    return document | {"text": text, "language": language, "language_type": "Spoken", "collection": "made"} | more
+
+
+def prose(language: str, words: int, seed: int) -> str:
+    """Made-up words of a language's syllables, the same for the same seed."""
+    draw = random.Random(seed)
+    return " ".join("".join(draw.choices(SYLLABLES[language], k=draw.randint(1, 3))) for _ in range(words))
+
+
+def write_corpus(folder, rows: list[dict], name: str = "part"):
+    folder.mkdir(exist_ok=True)
+    pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Ten times as much French as Latin, old and modern French, and code."""
+    folder = tmp_path_factory.mktemp("corpus")
+    french = [row(prose("French", 500, i), "French", i, creator=f"author {i % 7}") for i in range(60)]
+    french += [
+        row(prose("French", 500, 100 + i), "French", 100 + i, open_type="Open Government", collection=f"law {i % 2}")
+        for i in range(40)
+    ]
+    write_corpus(folder, french, "fr")
+    write_corpus(folder, [row(prose("Latin", 500, 200 + i), "Latin", 200 + i) for i in range(10)], "la")
+    code = [row(prose("", 400, 300 + i), "Python", i, language_type="Code", open_type="Open Source") for i in range(5)]
+    write_corpus(folder, code, "code")
+    return folder
+
+
+def small(corpus, out, **more) -> TokenizerConfig:
+    return TokenizerConfig(corpus=corpus, out=out, vocab_size=1000, noise_share=0.1, sample_bytes=400_000, **more)
+
+
+def test_the_same_corpus_gives_the_same_files_byte_for_byte(corpus, tmp_path):
+    first, second = train(small(corpus, tmp_path / "a")), train(small(corpus, tmp_path / "b"))
+    assert len(first) == len(second) == 1000
+    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert names == ["ranks.tiktoken", "tokenizer.json", "tokenizer_config.json"]
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert first.convert_ids_to_tokens([*range(4), *range(1000 - 64, 1000)]) == [*BASE_TOKENS, *DOCUMENT_TOKENS]
+
+
+def test_the_program_trains_as_the_function_does(corpus, tmp_path):
+    train(small(corpus, tmp_path / "a"))
+    command = f"-m training.tokenizer --corpus {corpus} --out {tmp_path / 'b'} --vocab_size 1000 --noise_share 0.1"
+    subprocess.run([sys.executable, *command.split(), "--sample_bytes", "400000"], check=True, capture_output=True)
+    for name in ("tokenizer.json", "ranks.tiktoken"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_languages_get_equal_bytes_however_much_text_they_have(corpus, tmp_path):
+    config = small(corpus, tmp_path, old_share=0.7, code_share=0.2)
+    weights = weigh(corpus, power=1.0, noise=True)
+    sizes = {source: sum(len(piece.encode()) * n for piece, n in of.items()) for source, of in weights.items()}
+    assert sizes[Source("French", "old", "made")] > 5 * sizes[Source("Latin", "old", "made")]
+    share = shares(sizes, config)
+    assert sum(share.values()) == pytest.approx(1)
+    of = {language: sum(s for source, s in share.items() if source.language == language) for language in SYLLABLES}
+    assert of["French"] == pytest.approx(of["Latin"]) == pytest.approx(0.4)
+    assert of[""] == pytest.approx(0.2)
+    assert share[Source("French", "old", "made")] == pytest.approx(0.7 * 0.35)
+    # The mix has these shares: nothing is lost but what is rarer than once.
+    latin = [piece for piece in weights[Source("Latin", "old", "made")]]
+    counted = sum(len(piece) * n for piece, n in mixed(weights, config).items())
+    assert counted == pytest.approx(config.sample_bytes, rel=0.05) and latin
+
+
+def test_weights_and_caps_move_the_shares(corpus, tmp_path):
+    sizes = {
+        Source("French", "old", "novels"): 90.0,
+        Source("French", "old", "Bible"): 10.0,
+        Source("French", "modern", "laws"): 1.0,
+        Source("Latin", "old", "letters"): 5.0,
+    }
+    config = small(
+        corpus, tmp_path, language_weights={"Latin": 2.0}, collection_caps={"novels": 0.3}, code_share=0.1
+    )
+    share = shares(sizes, config)
+    assert share[Source("Latin", "old", "letters")] == pytest.approx(2 * sum(list(share.values())) / 3, rel=0.01)
+    assert share[Source("French", "old", "novels")] == pytest.approx(3 * share[Source("French", "old", "Bible")])
+    assert share[Source("French", "modern", "laws")] == pytest.approx(1 / 6, rel=0.01)
+
+
+def test_an_author_is_held_out_whole_and_never_read(tmp_path):
+    rows = [row(f"common mot{i % 50}x", "French", i, creator=f"author {i % 50}") for i in range(200)]
+    kept_out = {r["creator"] for r in rows if held_out(r, share=0.2, seed=1)}
+    assert 0 < len(kept_out) < 25
+    assert all(held_out(r, share=0.2, seed=1) == (r["creator"] in kept_out) for r in rows)
+    (pieces,) = weigh(write_corpus(tmp_path, rows), power=1.0, held_out=0.2, seed=1).values()
+    unseen = {f" mot{author.split()[1]}x" for author in kept_out}
+    assert not any(piece.startswith(" mot") and piece in unseen for piece in pieces)
+    assert pieces["common"] == 200 - sum(held_out(r, share=0.2, seed=1) for r in rows)
+    law = row("x", "French", 1, open_type="Open Government", creator="The State", identifier="a/law.md#part001")
+    assert held_out(law, share=0.2, seed=1) == held_out(
+        law | {"identifier": "a/law.md#part002"}, share=0.2, seed=1
+    )
+
+
+def test_a_word_of_many_documents_outweighs_a_name_of_one(tmp_path):
+    rows = [row("Javert " * 90, "French", 0)] + [row("encore " * 10, "French", i) for i in range(1, 10)]
+    (pieces,) = weigh(write_corpus(tmp_path, rows), power=0.5).values()
+    assert pieces[" Javert"] == pytest.approx(89**0.5) and pieces[" encore"] == pytest.approx(9 * 9**0.5)
+
+
+def test_a_corpus_too_small_for_the_vocabulary_is_refused(tmp_path):
+    folder = write_corpus(tmp_path / "corpus", [row("un deux trois", "French", 1)])
+    with pytest.raises(InputError, match="vocab_size 1000 is more than .* yields"):
+        train(TokenizerConfig(corpus=folder, out=tmp_path / "out", vocab_size=1000))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_corpus_without_a_needed_column_ends_in_one_sentence(tmp_path):
+    pq.write_table(pa.table({"text": ["a"]}), tmp_path / "a.parquet")
+    command = [sys.executable, "-m", "training.tokenizer", "--corpus", str(tmp_path), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert "language" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_packaged_settings_are_settings_of_this_program():
+    config = parse(TokenizerConfig, ["--config", "tokenizer_65k", "--corpus", "c", "--out", "o"], description="")
+    assert config.vocab_size == 65_536 and config.held_out == 0.02
+    assert named_config("tokenizer_65k").name == "tokenizer_65k.yaml"
+
+
+TEXT = "Die Wissenschaft ist alt, und vieles ist gewiß; das Haus der Musen steht offen. " * 30
+
+
+def test_noise_is_the_same_for_the_same_seed_and_other_for_another():
+    pages = [noise.aged(TEXT, seed=str(i), blackletter=True) for i in range(40)]
+    assert pages == [noise.aged(TEXT, seed=str(i), blackletter=True) for i in range(40)]
+    assert len(set(pages)) > 20
+    assert any("ſ" in page for page in pages) and any("\n" in page for page in pages)
+
+
+def test_old_type_has_long_s_except_at_the_end_of_words():
+    old = noise.LONG_S.sub("ſ", "Das Wissen ist's, sus des Hauses; dass")
+    assert old == "Das Wiſſen iſt's, ſus des Hauſes; daſs"
+
+
+def test_wrapped_lines_join_to_the_same_text():
+    for seed in range(20):
+        page = noise.wrapped(TEXT, random.Random(seed))
+        assert max(map(len, page.split("\n"))) <= 72
+        assert page.replace("-\n", "").replace("¬\n", "").replace("\n", " ") == TEXT
+
+
+@pytest.mark.parametrize("rate", noise.ERROR_RATES)
+def test_a_machine_misreads_about_as_many_characters_as_it_is_told(rate):
+    read = noise.read(TEXT * 20, rate, random.Random(0))
+    clean = TEXT * 20
+    # Longest common runs by position, resynchronised at each word: most words survive, some do not.
+    same = sum(word in read_word for word, read_word in zip(clean.split(), clean.split(), strict=True))
+    known = set(clean.split())
+    wrong = sum(word not in known for word in read.split()) / same
+    letters = len(clean) / same
+    assert 0.4 * rate * letters < wrong < 1.6 * rate * letters
+
+
+def test_measures_are_what_they_say(corpus, tmp_path):
+    train(small(corpus, tmp_path))
+    tokenizer = open_tokenizer(tmp_path)
+    texts = ["la la mention", "xyzw la"]
+    row = measure(tokenizer, texts)
+    ids = [len(tokenizer.encode(text, add_special_tokens=False).ids) for text in texts]
+    assert (row["tokens"], row["words"], row["bytes"]) == (sum(ids), 5, 20)
+    assert row["tokens_per_word"] == sum(ids) / 5 and row["bytes_per_token"] == 20 / sum(ids)
+    whole = [len(tokenizer.encode(f" {word}", add_special_tokens=False).ids) == 1 for word in ("la", "mention", "xyzw")]
+    assert row["words_whole"] == (3 * whole[0] + whole[1] + whole[2]) / 5 and whole[0] and not whole[2]
+    assert row["exact"] is True
+
+
+def test_the_bench_compares_on_given_texts_and_on_what_was_held_out(corpus, tmp_path):
+    train(small(corpus, tmp_path / "ours", held_out=0.3, seed=5))
+    (tmp_path / "a.txt").write_text("la mention préla", encoding="utf-8")
+    command = f"-m training.bench.tokenizers --out {tmp_path / 'bench'} --tokenizer {tmp_path / 'ours'} --seed 5"
+    command += f" --held_out 0.3 --corpus {corpus}"
+    extra = ["--texts", f"{{fr: {tmp_path / 'a.txt'}}}", "--peers", f"{{bytes: {tmp_path / 'ours'}}}"]
+    subprocess.run([sys.executable, *command.split(), *extra], check=True, capture_output=True)
+    report = json.loads((tmp_path / "bench" / "report.json").read_text(encoding="utf-8"))["tokenizers"]
+    assert list(report) == ["pleias", "bytes"]
+    assert report["pleias"]["kinds"]["given"]["fr"]["words"] == 3
+    assert report["pleias"]["exact"] and "old" in report["pleias"]["kinds"]
+    readable = (tmp_path / "bench" / "REPORT.md").read_text(encoding="utf-8")
+    figure = report["pleias"]["kinds"]["given"]["fr"]["tokens_per_word"]
+    assert f"| given, fr | {figure:.3f} |" in readable
+    assert (tmp_path / "bench" / "report.png").stat().st_size > 5_000
+
+
+def test_the_bench_refuses_what_it_cannot_read_in_one_sentence(tmp_path):
+    (tmp_path / "broken.json").write_text("{}")
+    with pytest.raises(InputError, match="broken.json holds no tokenizer.json"):
+        open_tokenizer(tmp_path / "broken.json")
+    with pytest.raises(InputError, match="no text to measure on"):
+        compare({}, gather(BenchConfig(out=tmp_path, tokenizer=tmp_path)))
+    (tmp_path / "latin1.txt").write_bytes("été".encode("latin-1"))
+    with pytest.raises(InputError, match="not UTF-8"):
+        gather(BenchConfig(out=tmp_path, tokenizer=tmp_path, texts={"fr": tmp_path / "latin1.txt"}))
+
+
+def test_a_lossy_tokenizer_is_called_lossy(tmp_path):
+    from tokenizers.models import WordLevel
+
+    lossy = Tokenizer(WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
+    assert measure(lossy, ["b"])["exact"] is False
