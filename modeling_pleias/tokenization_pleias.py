@@ -9,10 +9,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import TokenizersBackend
 
-# Text is cut into these pieces before merging; no merge crosses a cut. The pattern is llama.cpp's "llama-bpe", with the
-# contractions written out: under (?i:...) an 's would also eat the long s of old prints. Alternatives in order: English
-# contractions; letters with at most one leading character that is neither letter, digit nor line end; up to three
-# digits; other signs with an optional leading space, up to the line end; line ends; spaces.
+# Text is cut into these pieces before merging; no merge crosses a cut. The pattern is llama.cpp's "llama-bpe", with
+# the contractions written out: under (?i:...) an 's would also eat the long s of old prints. Alternatives in order:
+# English contractions; letters with at most one leading character that is neither letter, digit nor line end; up to
+# three digits; other signs with an optional leading space, up to the line end; line ends; spaces.
 PATTERN = (
     r"'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]"
     r"|[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -26,8 +26,8 @@ PATTERN = (
 # Ids 0 to 3, as in the original's vocabulary.
 BASE_TOKENS = ("[UNK]", "<|begin_of_text|>", "<|end_of_text|>", "[PAD]")
 
-# The last 64 entries of every vocabulary, in this order: the task tokens of the published Pleias models (Pico and Nano
-# 0.1, and RAG 2025), marks of layout, languages, and spares. No text produces them: they are only ever written by name.
+# The last 64 entries of every vocabulary, in this order: the task tokens of the published Pleias models (Pico and
+# Nano 0.1, and RAG 2025), marks of layout, languages, and spares. No text produces them: they are written by name.
 DOCUMENT_TOKENS = {
     "<|text_start|>": "opens the text that a task is about",
     "<|text_end|>": "closes it",

@@ -11,7 +11,6 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from modeling_pleias import PleiasConfig, PleiasForCausalLM
 from training import checkpoint
 from training.config import InputError
 from training.loss import next_token_loss
@@ -46,6 +45,8 @@ def assert_holds(folder: Path, step: int):
 
 
 def run(seed: int):
+    from modeling_pleias import PleiasConfig, PleiasForCausalLM  # the processes below do without these seconds
+
     torch.manual_seed(seed)
     shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
     model = PleiasForCausalLM(PleiasConfig(**shape, num_key_value_heads=1, vocab_size=50))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -88,7 +89,14 @@ NANO = {
         "weight_decay": 0.01,
         "zero_stage": 0,
     },
-    "parallelism": {"dp": 16, "expert_parallel_size": 1, "pp": 1, "pp_engine": "1f1b", "recompute_layer": False, "tp": 1},
+    "parallelism": {
+        "dp": 16,
+        "expert_parallel_size": 1,
+        "pp": 1,
+        "pp_engine": "1f1b",
+        "recompute_layer": False,
+        "tp": 1,
+    },
     "profiler": None,
     "tokenizer": {"tokenizer_max_length": None, "tokenizer_name_or_path": "tok", "tokenizer_revision": None},
     "tokens": {
@@ -154,8 +162,16 @@ def test_every_key_of_the_published_settings_is_mapped_checked_or_listed():
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("optimizer.learning_rate_scheduler.lr_decay_style", "1-sqrt", "1-sqrt cannot be imported: the decay is a cosine"),
-        ("optimizer.learning_rate_scheduler.lr_decay_starting_step", 90_000, "90000 cannot be imported: the decay begins"),
+        (
+            "optimizer.learning_rate_scheduler.lr_decay_style",
+            "1-sqrt",
+            "1-sqrt cannot be imported: the decay is a cosine",
+        ),
+        (
+            "optimizer.learning_rate_scheduler.lr_decay_starting_step",
+            90_000,
+            "90000 cannot be imported: the decay begins",
+        ),
         ("optimizer.optimizer_factory.name", "sgd", "the optimizer is AdamW"),
         ("optimizer.weight_decay_exclude_named_params", [".*norm.*"], "weight decay is on every parameter"),
         ("model.model_config.rope_theta", 500_000, "rotary theta is 10,000"),
@@ -167,7 +183,12 @@ def test_every_key_of_the_published_settings_is_mapped_checked_or_listed():
         ("optimiser", {"weight_decay": 1}, "optimiser.weight_decay is not a key of nanotron's"),
         ("tokens.train_steps", 800_000, "each must have a step"),
         ("tokens.micro_batch_size", None, "tokens.micro_batch_size is missing"),
-        ("data_stages", [], "data_stages"),
+        ("data_stages", [], "data_stages is missing"),
+        (
+            "tokens.micro_batch_size",
+            "eight",
+            "tokens.micro_batch_size: eight in the nanotron file is not of the kind int",
+        ),
     ],
 )
 def test_what_ours_cannot_have_is_refused_by_its_key(key, value, said):
@@ -229,13 +250,18 @@ SHAPE = {
 
 
 def as_nanotron(model: PleiasForCausalLM, folder: Path, *, tp: int) -> None:
-    """Write a model as nanotron does, by its own account of tensor parallelism: modules hold chunks of rows or columns.
+    """Write a model as nanotron does, by its own account of tensor parallelism: ranks hold chunks of rows or columns.
 
     Every rank builds its own matrix from its own heads; where that lies in the whole is written beside it.
     """
     c = model.config
     said = {**SHAPE, "is_llama_config": True, "rope_interleaved": False, "rope_theta": 10_000.0, "rope_scaling": None}
-    said |= {"tie_word_embeddings": c.tie_word_embeddings, "rms_norm_eps": 1e-5, "pad_token_id": None, "use_cache": True}
+    said |= {
+        "tie_word_embeddings": c.tie_word_embeddings,
+        "rms_norm_eps": 1e-5,
+        "pad_token_id": None,
+        "use_cache": True,
+    }
     said |= {"_attn_implementation": "flash_attention_2", "_is_using_mup": False, "pretraining_tp": 1}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model_config.json").write_text(json.dumps(said))
@@ -335,7 +361,10 @@ PART = "model_weight_pp-rank-0-of-1_tp-rank-{}-of-2.safetensors"
     ("harm", "said"),
     [
         (lambda f: (f / QKV / PART.format(1)).unlink(), "qkv_proj lacks the part of tensor-parallel rank 1 of 2"),
-        (lambda f: [path.unlink() for path in (f / QKV).iterdir()], "qkv_proj lacks the part of tensor-parallel rank 0"),
+        (
+            lambda f: [path.unlink() for path in (f / QKV).iterdir()],
+            "qkv_proj lacks the part of tensor-parallel rank 0",
+        ),
         (
             lambda f: (f / "model/model/final_layer_norm/pp_block/model_weight.safetensors").unlink(),
             "final_layer_norm/pp_block lacks the part of tensor-parallel rank 0 of 1",
@@ -350,13 +379,31 @@ PART = "model_weight_pp-rank-0-of-1_tp-rank-{}-of-2.safetensors"
             lambda f: edit(f / "model_config.json", intermediate_size=96),
             r"rank-0-of-2.safetensors is part of the shape \(160, 48\) where model_config.json means \(192, 48\)",
         ),
-        (lambda f: edit(f / "model_config.json", num_hidden_layers=2), "decoder/2/.* is nothing that a Pleias model has"),
-        (lambda f: edit(f / "model_config.json", rope_interleaved=True), "does not say that rope_interleaved is false"),
-        (lambda f: edit(f / "model_config.json", rope_interleaved=None), "does not say that rope_interleaved is false"),
+        (
+            lambda f: edit(f / "model_config.json", num_hidden_layers=2),
+            "decoder/2/.* is nothing that a Pleias model has",
+        ),
+        (
+            lambda f: edit(f / "model_config.json", rope_interleaved=True),
+            "does not say that rope_interleaved is false",
+        ),
+        (
+            lambda f: edit(f / "model_config.json", rope_interleaved=None),
+            "does not say that rope_interleaved is false",
+        ),
         (lambda f: edit(f / "model_config.json", is_llama_config=None), "is not of nanotron's Llama"),
         (lambda f: edit(f / "model_config.json", moe_config={}), "moe_config is nothing that a Pleias model has"),
         (lambda f: edit(f / "model_config.json", num_key_value_heads=4), "not a multiple of the number of key/value"),
         (lambda f: (f / "model_config.json").unlink(), "model_config.json is missing"),
+        (
+            lambda f: keep_metadata(f / QKV / PART.format(1), torch.zeros(39, 48)),
+            r"rank-1-of-2.safetensors has the shape \(39, 48\), which is not what its own metadata says",
+        ),
+        (
+            lambda f: (f / QKV / PART.format(1)).rename(f / QKV / PART.format(1).replace("of-2", "of-3")),
+            "qkv_proj lacks the part of tensor-parallel rank 2 of 3",
+        ),
+        (lambda f: half_a_part(f / QKV / PART.format(1)), r"qkv_proj: its parts hold 3,072 numbers of 3,840"),
         (lambda f: shorten(f / QKV / PART.format(0)), "rank-0-of-2.safetensors is damaged"),
         (
             lambda f: save_file(load_file(f / QKV / PART.format(0)), f / QKV / PART.format(0)),
@@ -374,6 +421,20 @@ def test_what_is_wrong_with_a_checkpoint_is_said_in_one_sentence(tmp_path, harm,
 
 def edit(path: Path, **values) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def half_a_part(path: Path) -> None:
+    """A part that holds, and says that it holds, queries alone."""
+    with safe_open(path, "pt") as file:
+        metadata, tensor = file.metadata(), file.get_tensor("data")
+    metadata["local_global_slices_pairs"] = metadata["local_global_slices_pairs"].partition(";")[0]
+    save_file({"data": tensor[:24].clone()}, path, metadata)
+
+
+def keep_metadata(path: Path, tensor: torch.Tensor) -> None:
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    save_file({"data": tensor}, path, metadata)
 
 
 def shorten(path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 import unittest
 import unittest.mock
 from pathlib import Path
@@ -58,14 +59,15 @@ def adversarial(count: int) -> list[str]:
     """Strings of fragments that tokenizers stumble on, in many scripts; always the same ones."""
     draw = random.Random(3)
     words = (
-        "the l'été qu’il Straße geſchehen naïve cœur œuvre ĳsje Ĳ próximo ação niño ¿qué? quæ ſunt cõ vñ daß DASS don't "
-        "I'LL he'S 'ſ 'tis O'Reilly COMÉDIE GÖTHE Éluard ÀÇÉ straat één perché città così ðe þæt İstanbul ıſ ǅ ﬁn ﬃ ﬆ "
-        "мир שלום سلام 生活 ありがとう 한국 ไทย नमस्ते ปี γνῶθι e\u0301 a\u0308 o\u0364 n\u0303 x\u0323\u0301 👩‍👧 🇫🇷 ☙ ❦ 1er 2ᵉ n° № ½ ² Ⅳ ٣٤ "
-        "1789 12345678 3,14 1.000.000,00 <|text_start|> [PAD] <b> </b> &amp; {\"a\":1} \\n == != -> // /* ¬ ¶ § † ꝛ ꝑ ẽ"
-    ).split()  # fmt: skip
+        "the l'été qu’il Straße geſchehen naïve cœur œuvre ĳsje Ĳ próximo ação niño ¿qué? quæ ſunt cõ vñ daß DASS "
+        "don't I'LL he'S 'ſ 'tis O'Reilly COMÉDIE GÖTHE Éluard ÀÇÉ straat één perché città così ðe þæt İstanbul ıſ ǅ "
+        "ﬁn ﬃ ﬆ мир שלום سلام 生活 ありがとう 한국 ไทย नमस्ते ปี γνῶθι e\u0301 a\u0308 o\u0364 n\u0303 x\u0323\u0301 "
+        "👩‍👧 🇫🇷 ☙ ❦ 1er 2ᵉ n° № ½ ² Ⅳ ٣٤ 1789 12345678 3,14 1.000.000,00 <|text_start|> [PAD] <b> </b> &amp; "
+        '{"a":1} \\n == != -> // /* ¬ ¶ § † ꝛ ꝑ ẽ'
+    ).split()
     signs = [*" \t\n\r\f\v\x00\x01\x1c\x1f\x7f\x85\xa0\xad«»“”‘’'\"¿¡?!.,;:…—–-_=*#|/\\(){}[]<>@%&$€£~^`+°ªº"]
-    signs += ["\r\n", "  ", "   ", "\n\n", " ?", " !", " ;", " :", "\u202f!", "\u2009", "\u200b", "\u2028", "\ufeff", "¬\n", "-\n"]
-    signs += [" \n", "\t ", "\n ", "...", "----", "====", "aaaa", "abab", "    "]
+    signs += "\r\n|  |   |\n\n| ?| !| ;| :|\u202f!|\u2009|\u200b|\u2028|\ufeff|¬\n|-\n| \n|\t |\n ".split("|")
+    signs += "... ---- ==== aaaa abab".split()
     strings = []
     for _ in range(count):
         parts = []
@@ -111,7 +113,7 @@ def test_the_settings_that_users_of_the_original_missed():
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.one_of(st.sampled_from(SPECIAL), st.text(max_size=8), st.sampled_from(list("<|>[]_ ptx"))), max_size=8))
+@given(st.lists(st.sampled_from(SPECIAL) | st.text(max_size=8) | st.sampled_from("<|>[]_ ptx"), max_size=8))
 @example(SPECIAL)
 @example([f" {token}\n" for token in SPECIAL])
 def test_no_text_makes_a_special_token(parts):
@@ -289,11 +291,10 @@ def test_llama_cpp_adds_the_delimiter_and_reads_special_tokens_as_we_do(llama_cp
 if not transformers_tests.missing():
     from transformers_tests import test_tokenization_common, test_tokenizers_backend_mixin
 
-    class TestTokenizer(test_tokenization_common.TokenizerTesterMixin, unittest.TestCase):
+    class ForEveryTokenizer(test_tokenization_common.TokenizerTesterMixin):
         """transformers' tests for every tokenizer."""
 
         tokenizer_class = rust_tokenizer_class = PleiasTokenizer
-        from_pretrained_id = str(SHIPPED)
         from_pretrained_kwargs = {}
 
         @classmethod
@@ -303,9 +304,34 @@ if not transformers_tests.missing():
             with unittest.mock.patch.object(test_tokenization_common, "open", opened, create=True):
                 super().setUpClass()
 
-    class TestBackend(test_tokenizers_backend_mixin.TokenizersBackendTesterMixin, unittest.TestCase):
+    class ForTheBackend(test_tokenizers_backend_mixin.TokenizersBackendTesterMixin):
         """transformers' tests for tokenizers on the tokenizers library."""
 
         tokenizer_class = rust_tokenizer_class = PleiasTokenizer
-        from_pretrained_id = str(SHIPPED)
         from_pretrained_kwargs = {}
+
+    class OfASmallVocabulary:
+        """Each test loads the tokenizer several times: of the shipped one that takes minutes, so it runs as slow."""
+
+        @classmethod
+        def setUpClass(cls):
+            with tempfile.TemporaryDirectory() as folder:
+                OURS.train_new_from_iterator(HARD_TEXTS * 3, 1000, show_progress=False).save_pretrained(folder)
+                cls.from_pretrained_id = folder
+                super().setUpClass()
+            cls.from_pretrained_id = [cls.tmpdirname]
+            cls.tokenizers_list = [(PleiasTokenizer, cls.tmpdirname, {})]
+
+    class TestTokenizer(OfASmallVocabulary, ForEveryTokenizer, unittest.TestCase):
+        pass
+
+    class TestBackend(OfASmallVocabulary, ForTheBackend, unittest.TestCase):
+        pass
+
+    @pytest.mark.slow
+    class TestShippedTokenizer(ForEveryTokenizer, unittest.TestCase):
+        from_pretrained_id = str(SHIPPED)
+
+    @pytest.mark.slow
+    class TestShippedBackend(ForTheBackend, unittest.TestCase):
+        from_pretrained_id = str(SHIPPED)

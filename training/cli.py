@@ -20,7 +20,10 @@ PROGRAMS = {
     "corpus": Program("training.corpus", "training", "gather openly licensed text in eight languages"),
     "tokenizer": Program("training.tokenizer", "training", "train a vocabulary on a corpus"),
     "shards": Program("training.shards", "training", "turn a corpus into token shards and their manifest"),
+    "plan": Program("training.plan", "training", "say what a pretraining run costs before it is started"),
     "pretrain": Program("training.pretrain", "training", "pretrain a model on token shards"),
+    "nanotron": Program("training.nanotron", "training", "import a nanotron settings file"),
+    "nanotron_checkpoint": Program("training.nanotron_checkpoint", "training", "convert a nanotron checkpoint"),
     "demo": Program("training.demo", "training", "all of these in a row, in ten minutes, on a laptop"),
 }
 

@@ -51,11 +51,11 @@ def activation_bytes_per_token(config: PleiasConfig) -> int:
     """Bytes that autograd keeps for one token between forward and backward under bf16 autocast, nothing recomputed.
 
     Counted operation by operation in eager mode with fused attention, so an upper bound for compiled layers. In a
-    layer, with D hidden, H and G query and key/value heads of K, F intermediate: the residual stream is fp32, and each
-    of the two norms keeps its input and its normalised input (16 D) and the root mean square (8); the inputs of q, k, v,
-    gate and up are cast to bf16 one by one (10 D); attention keeps q, its output (4 H K), k, v (4 G K) and a sum per
-    head (4 H); the MLP keeps gate, silu(gate), up and their product (8 F). At the end one norm (8 D + 4), the hidden
-    states and their gradient (8 D), and the ids (16).
+    layer, with D hidden, H and G query and key/value heads of K, F intermediate: the residual stream is fp32, and
+    each of the two norms keeps its input and its normalised input (16 D) and the root mean square (8); the inputs of
+    q, k, v, gate and up are cast to bf16 one by one (10 D); attention keeps q, its output (4 H K), k, v (4 G K) and a
+    sum per head (4 H); the MLP keeps gate, silu(gate), up and their product (8 F). At the end one norm (8 D + 4), the
+    hidden states and their gradient (8 D), and the ids (16).
     """
     D, F, K = config.hidden_size, config.intermediate_size, config.head_dim
     H, G = config.num_attention_heads, config.num_key_value_heads

@@ -186,9 +186,10 @@ def imported(settings: dict, *, replicas: list[int]) -> tuple[dict, dict[str, st
     ignored = {}
     for key, value in leaves(settings):
         found = rule(key)
-        if found is None and (value is not None or not any(known.startswith(key + ".") for known in KEYS)):
+        section = any(known.startswith(key + ".") for known in KEYS)
+        if found is None and not (section and value in (None, [], {})):
             raise InputError(f"{key} is not a key of nanotron's that can be imported; take it out of the file.")
-        if value is None:
+        if found is None or value is None:
             continue
         if isinstance(found, Only) and value not in found.values:
             raise InputError(f"{key}: {value} cannot be imported: {found.why}.")
@@ -198,27 +199,28 @@ def imported(settings: dict, *, replicas: list[int]) -> tuple[dict, dict[str, st
             try:
                 put(ours, found.key, found.convert(value))
             except KeyError:
-                raise InputError(f"{key}: {value} cannot be imported: products are computed in bf16 or fp32.") from None
-    warmup = need(settings, "optimizer.learning_rate_scheduler.lr_warmup_steps")
-    rates = need(settings, "optimizer.learning_rate_scheduler")
+                why = "products are computed in bf16 or fp32"  # the one conversion that can fail
+                raise InputError(f"{key}: {value} cannot be imported: {why}.") from None
+    rates = need(settings, "optimizer.learning_rate_scheduler", dict)
+    warmup = need(rates, "lr_warmup_steps")
     if rates.get("lr_decay_starting_step") not in (None, warmup, warmup + 1):
         raise InputError(
             f"optimizer.learning_rate_scheduler.lr_decay_starting_step: {rates['lr_decay_starting_step']} cannot be "
             f"imported: the decay begins where the warm-up ends, at {warmup}."
         )
     if rates.get("min_decay_lr") is None:
-        put(ours, "optimizer.final_learning_rate", need(rates, "learning_rate"))
+        put(ours, "optimizer.final_learning_rate", need(rates, "learning_rate", float))
     if (interval := (settings.get("tokens") or {}).get("val_check_interval") or -1) > 0:
         put(ours, "every.validate", interval)
-    general = settings.get("general") or {}
-    ours["name"] = re.sub(r"[_-]?%(date|jobid)", "", general.get("run") or "") or need(settings, "general.project")
+    run = (settings.get("general") or {}).get("run") or ""
+    ours["name"] = re.sub(r"[_-]?%(date|jobid)", "", run) or need(settings, "general.project", str)
     ours["stages"] = stages(settings, replicas=replicas)
     return ours, ignored
 
 
 def stages(settings: dict, *, replicas: list[int]) -> list[dict]:
     """Our stages: lengths from the first steps, sequences from replicas x micro batch x accumulation."""
-    found = sorted(need(settings, "data_stages"), key=lambda stage: need(stage, "start_training_step"))
+    found = sorted(need(settings, "data_stages", list), key=lambda stage: need(stage, "start_training_step"))
     replicas = replicas or [need(settings, "parallelism.dp")]
     if len(replicas) == 1:
         replicas = replicas * len(found)
@@ -229,33 +231,34 @@ def stages(settings: dict, *, replicas: list[int]) -> list[dict]:
     ends = [*starts[1:], need(settings, "tokens.train_steps") + 1]
     if starts[0] != 1 or any(start >= end for start, end in zip(starts, ends, strict=True)):
         raise InputError(
-            f"data_stages begin at the steps {starts} and tokens.train_steps ends at {ends[-1] - 1}: the first must be "
-            "1, and each must have a step."
+            f"data_stages begin at the steps {starts} and tokens.train_steps ends at {ends[-1] - 1}: the first must "
+            "be 1, and each must have a step."
         )
     made = []
     for stage, start, end, count in zip(found, starts, ends, replicas, strict=True):
-        data = need(stage, "data")
-        dataset = need(data, "dataset")
+        name, data, dataset = need(stage, "name", str), need(stage, "data", dict), need(stage, "data.dataset", dict)
         folder = dataset.get("dataset_folder") or dataset.get("yt_dataset_path")
         folders = folder if isinstance(folder, list) else [folder]
         if len(folders) != 1 or not folders[0]:
-            raise InputError(f"data_stages {need(stage, 'name')}: a stage reads one folder of shards, and names it.")
-        one = {"name": need(stage, "name"), "steps": end - start, "sequences": each * count, "shards": folders[0]}
+            raise InputError(f"data_stages {name}: a stage reads one folder of shards, and names it.")
+        one = {"name": name, "steps": end - start, "sequences": each * count, "shards": folders[0]}
         made.append(one if data.get("seed") is None else {**one, "seed": data["seed"]})
     return made
 
 
-def need(settings: dict, key: str) -> Any:
+def need(settings: dict, key: str, kind: type = int) -> Any:
     """The value at a dotted key.
 
     Raises:
-        InputError: when it is missing or null.
+        InputError: when it is missing, empty or of another kind.
     """
     value: Any = settings
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
-    if value is None:
+    if value in (None, [], {}):
         raise InputError(f"{key} is missing from the nanotron file; a run cannot be made without it.")
+    if not isinstance(value, kind):
+        raise InputError(f"{key}: {value} in the nanotron file is not of the kind {kind.__name__}.")
     return value
 
 
@@ -280,7 +283,7 @@ def convert(config: NanotronConfig) -> dict[str, str]:
     if not isinstance(settings, dict):
         raise InputError(f"{config.nanotron} is not a nanotron file: it has no sections.")
     ours, ignored = imported(settings, replicas=config.replicas)
-    head = [f"# Imported from {config.nanotron.name} by training.nanotron. Keys of that file that change nothing here:"]
+    head = [f"# Imported from {config.nanotron.name} by training.nanotron. Its keys that change nothing here:"]
     head += [f"#   {key}: {why}" for key, why in ignored.items()]
     head += ["# Shards are made once per stage's folder: python -m training.shards --help"]
     with atomic(config.out) as path:

@@ -1,6 +1,6 @@
 """A checkpoint written by nanotron's Llama -> a Pleias model folder that loads with `from_pretrained`.
 
-    python -m training.nanotron_checkpoint --checkpoint checkpoints/671500 --tokenizer data/tokenizer --out runs/nano/model
+    python -m training.nanotron_checkpoint --checkpoint checkpoints/671500 --tokenizer data/tokenizer --out dist/nano
 
 What nanotron writes (its src/nanotron/serialize): `model_config.json`, and under `model/` a folder per module, in it a
 file per parameter, `model_weight.safetensors`, or one per rank where tensor parallelism cuts the parameter,
@@ -54,7 +54,7 @@ def read_config(checkpoint: Path) -> PleiasConfig:
         raise InputError(f"{path} is missing: give the folder of one step, as nanotron wrote it.")
     said = read_json(path)
     if said.get("is_llama_config") is not True:
-        raise InputError(f"{path} is not of nanotron's Llama (is_llama_config is not true); no other can be converted.")
+        raise InputError(f"{path} is not of nanotron's Llama: is_llama_config is not true.")
     if said.get("rope_interleaved") is not False:
         raise InputError(
             f"{path} does not say that rope_interleaved is false, and rotary dimensions in pairs cannot be converted; "
@@ -112,7 +112,7 @@ class Weights:
         if missing := sorted(set(range(max(ranks))) - set(parts)):
             raise InputError(f"{folder} lacks the part of tensor-parallel rank {missing[0]} of {max(ranks)}.")
         if len(ranks) > 1:
-            raise InputError(f"{folder} holds parts of {' and of '.join(map(str, sorted(ranks)))} ranks; keep one run's.")
+            raise InputError(f"{folder} holds parts of {sorted(ranks)} ranks; keep those of one run.")
         out, filled = torch.empty(0), 0
         for path, _ in parts.values():
             part, said = self.load(path)
@@ -195,7 +195,8 @@ def convert(config: ConversionConfig) -> PleiasForCausalLM:
     weights.check_all_read()
     with torch.device("meta"):
         model = PleiasForCausalLM(shape)
-    model.load_state_dict(tensors, strict=False, assign=True)  # a tied head is not among them
+    wrong = model.load_state_dict(tensors, strict=False, assign=True)
+    assert not wrong.unexpected_keys and set(wrong.missing_keys) <= {"lm_head.weight"}, wrong
     model.tie_weights()
     model.save_pretrained(config.out)
     if config.tokenizer:

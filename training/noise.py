@@ -1,4 +1,4 @@
-"""Make clean text look like old print, and like what a machine reads off paper: seeded, and with the rates written here."""
+"""Make clean text look like old print, and like what a machine reads off paper: seeded, rates written here."""
 
 import random
 import re
@@ -8,20 +8,29 @@ PAGES = ((0.25, True, False), (0.20, True, True), (0.40, False, True), (0.15, Fa
 WRAPPED = 0.75  # share of the pages that keep their lines
 ERROR_RATES = (0.02, 0.04, 0.08)  # characters misread on a read page, one of these per document
 
-# What machines make of a sign, most frequent first; a confusion's chance falls with its place in the list. From reading
+# What machines make of a sign, most frequent first: a confusion's chance falls with its place in the list. Read off
 # alignments of scans with their transcriptions.
 CONFUSIONS = {
-    "rn": "m", "ch": "d", "ck": "d", "tz": "g", "ll": "U", "in": "m", "li": "h", "cl": "d", "nn": "im", "ſſ": "ff",
-    " ": ("", ". ", "-", " - ", " '"), ",": (".", ";", ""), ".": (",", ":", ""), "-": ("", " ", "— "), "'": ("’", "", "\""),
-    "a": ("o", "á", "à", "e", "ä"), "b": ("h", "6"), "c": ("e", "o", "t"), "d": ("b", "o", "cl"), "e": ("é", "c", "o", "a"),
-    "f": ("t", ""), "g": ("9", "q"), "h": ("b", "li"), "i": ("t", "l", "", "1"), "k": ("f", "h"), "l": ("i", "t", "f", "1"),
-    "m": ("in", "rn", "ni"), "n": ("ri", "m", "u", "h"), "o": ("a", "e", "c", "0"), "p": ("y",), "r": ("t", "v", "n"),
-    "s": ("f", "a", "S", "8"), "t": ("r", "l", "i", "f"), "u": ("ü", "n", "i", "w"), "v": ("b", "r"), "y": ("p", "v"),
-    "ſ": ("f", "j", "l"), "ä": ("a",), "é": ("e", "ó"), "è": ("é", "e"), "í": ("i",), "ö": ("o",), "ü": ("u", "ii"),
-    "B": ("V",), "D": ("O",), "E": ("S", "F"), "G": ("W", "C"), "H": ("D", "R"), "I": ("1", "l"), "S": ("E", "8"), "T": ("Z",),
+    "rn": ("m",), "ch": ("d",), "ck": ("d",), "tz": ("g",), "ll": ("U",), "in": ("m",), "li": ("h",), "cl": ("d",),
+    "nn": ("im",), "ſſ": ("ff",), " ": ("", ". ", "-", " - ", " '"), ",": (".", ";", ""), ".": (",", ":", ""),
+    "-": ("", " ", "— "), "'": ("’", "", '"'), "a": ("o", "á", "à", "e", "ä"), "b": ("h", "6"), "c": ("e", "o", "t"),
+    "d": ("b", "o", "cl"), "e": ("é", "c", "o", "a"), "f": ("t", ""), "g": ("9", "q"), "h": ("b", "li"),
+    "i": ("t", "l", "", "1"), "k": ("f", "h"), "l": ("i", "t", "f", "1"), "m": ("in", "rn", "ni"),
+    "n": ("ri", "m", "u", "h"), "o": ("a", "e", "c", "0"), "p": ("y",), "r": ("t", "v", "n"), "s": ("f", "a", "S"),
+    "t": ("r", "l", "i", "f"), "u": ("ü", "n", "i", "w"), "v": ("b", "r"), "y": ("p", "v"), "ſ": ("f", "j", "l"),
+    "ä": ("a",), "é": ("e", "ó"), "è": ("é", "e"), "í": ("i",), "ö": ("o",), "ü": ("u", "ii"), "B": ("V",),
+    "E": ("S", "F"), "G": ("W", "C"), "H": ("D", "R"), "I": ("1", "l"), "S": ("E", "8"), "T": ("Z",), "D": ("O",),
 }  # fmt: skip
-# Machines that learned Roman type read blackletter wrongly in the same way again and again.
-BLACKLETTER = (("ch", "h", 0.15), ("ch", "d", 0.1), ("d", "b", 0.15), ("h", "b", 0.1), ("k", "f", 0.3), ("ſ", "j", 0.1))
+
+# Machines that learned Roman type read blackletter wrongly in the same way again and again: (right, wrong, how often).
+BLACKLETTER = (
+    ("ch", "h", 0.15),
+    ("ch", "d", 0.10),
+    ("d", "b", 0.15),
+    ("h", "b", 0.10),
+    ("k", "f", 0.30),
+    ("ſ", "j", 0.10),
+)
 SPECKS = (".", " ", ":", "i", "-", "'", "‘", "_ ", "| ", "© ")  # what is read where nothing stands
 
 LETTER = r"[^\W\d_]"
@@ -32,7 +41,7 @@ LIGATURES = (("ffi", "ﬃ"), ("ffl", "ﬄ"), ("fi", "ﬁ"), ("fl", "ﬂ"), ("ff"
 
 
 def printed(text: str, draw: random.Random) -> str:
-    """Old type: long s except at the end of a word; by chance u for v, i for j, e above the vowel, ligatures, tildes."""
+    """Old type: long s except at a word's end; by chance u for v, i for j, e above the vowel, ligatures, tildes."""
     text = LONG_S.sub("ſ", text)
     if draw.random() < 0.3:
         text = re.sub(rf"\bu(?={LETTER})", "v", re.sub(rf"(?<={LETTER})v", "u", text)).replace("j", "i")
@@ -56,7 +65,9 @@ def read(text: str, rate: float, draw: random.Random, *, blackletter: bool = Fal
     """What a machine reads: about `rate` of the characters confused, lost or made up; long s mostly read as f."""
     if blackletter:
         for right, wrong, share in BLACKLETTER:
-            text = re.sub(right, lambda found: wrong if draw.random() < share else found[0], text)  # noqa: B023
+            parts = text.split(right)
+            joints = (wrong if draw.random() < share else right for _ in parts[1:])
+            text = parts[0] + "".join(joint + part for joint, part in zip(joints, parts[1:], strict=True))
     if draw.random() < 0.8:
         text = text.replace("ſ", "f")
     out, at = [], 0

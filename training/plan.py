@@ -33,7 +33,7 @@ DEVICE_WATTS = {"H200": 1275, "H100": 1275, "A100": 812.5}
 # models, July 2025), the second a presumption (article 51(2)).
 THRESHOLDS = {1e23: "general-purpose AI model, indicative", 1e25: "systemic risk, presumed"}
 
-# What is said of the runs that these configs repeat. Days, GPUs, CO2: model card. Tokens: four figures, which disagree.
+# What is said of the runs that these configs repeat. Days, GPUs, CO2: model card. Tokens: four figures that disagree.
 PUBLISHED = {
     "nano_1.2b": {
         "days": 5,
@@ -123,7 +123,7 @@ def carbon_intensity(country: str) -> float:
     """
     table = DataSource().get_global_energy_mix_data()
     if country not in table or "carbon_intensity" not in table[country]:
-        raise InputError(f"country {country} has no carbon intensity in codecarbon; give an ISO 3166 code, such as FRA.")
+        raise InputError(f"country {country} has no carbon intensity in codecarbon; give an ISO code, such as FRA.")
     return table[country]["carbon_intensity"]
 
 
@@ -281,7 +281,8 @@ def show(figures: dict, console: Console) -> None:
     rows = table("Compute", "convention", "FLOP a token", "FLOP in all", "MFU", *passes)
     for key, one in figures["flops"].items():
         passed = ("yes" if limit["passed"][key] else "no" for limit in figures["thresholds"])
-        rows.add_row(one["name"], amount(one["per_token"], "FLOP"), f"{one['in_all']:.3e}", f"{one['mfu']:.1%}", *passed)
+        per_token = amount(one["per_token"], "FLOP")
+        rows.add_row(one["name"], per_token, f"{one['in_all']:.3e}", f"{one['mfu']:.1%}", *passed)
     console.print(rows)
     said = "; ".join(f"{limits[limit['flop']]} FLOP: {limit['name']}" for limit in figures["thresholds"])
     console.print(f"EU AI Act: {said}.", highlight=False)
@@ -300,7 +301,8 @@ def show(figures: dict, console: Console) -> None:
     rows.add_row("one GPU", rate, peak)
     rows.add_row("all GPUs", f"{time['tokens_per_second']:,.0f} tokens/s", "no time lost")
     rows.add_row("time", span(time["days"]), f"{time['gpu_hours']:,.1f} GPU-hours")
-    rows.add_row("energy", amount(energy["mwh"] * 1e6, "Wh"), f"{energy['watts_per_gpu']:g} W a GPU, PUE {energy['pue']:g}")
+    power = f"{energy['watts_per_gpu']:g} W a GPU with its share of the machine, PUE {energy['pue']:g}"
+    rows.add_row("energy", amount(energy["mwh"] * 1e6, "Wh"), power)
     grid = f"{energy['g_co2eq_per_kwh']:.0f} g/kWh: {energy['source']}"
     tonnes = energy["t_co2eq"]
     rows.add_row("emissions", f"{tonnes:.3g} t CO2eq" if tonnes >= 0.01 else f"{tonnes * 1e6:.3g} g CO2eq", grid)
@@ -338,7 +340,7 @@ def main() -> None:
     options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     options.add_argument("--config", default="nano_1.2b")
     chosen, rest = options.parse_known_args()
-    on = parse(PlanConfig, rest, description="What a pretraining run costs. --config: the run; nano_1.2b if not given.")
+    on = parse(PlanConfig, rest, description="What a pretraining run costs; --config names the run (nano_1.2b).")
     run = parse(PretrainConfig, ["--config", chosen.config], description="A run to plan.")
     figures = plan(run, on)
     show(figures, Console(width=118))

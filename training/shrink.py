@@ -20,7 +20,7 @@ def divided(number: int, factor: int, *, least: int = 1) -> int:
 
 
 def shrunk(config: PretrainConfig, factor: int, *, text: PretrainConfig, processes: int = 1) -> PretrainConfig:
-    """`config` with steps, warm-up, decay, intervals, batches and model divided by `factor`; learning rates as they are.
+    """`config` with steps, warm-up, decay, intervals, batches and model divided by `factor`; rates stay as they are.
 
     Stages keep their names and order, and each keeps at least one step, so every switch happens. The model keeps its
     proportions (queries per key/value head, width per head, MLP to width). The text is that of another run, so that

@@ -1,10 +1,12 @@
 """Weigh the pieces of text that byte-pair merging starts from, by language, register and collection, in parallel."""
 
 import hashlib
+import multiprocessing
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -18,6 +20,7 @@ from .corpus import corpus_files, read
 from .noise import aged
 
 COLUMNS = ["text", "language", "language_type", "open_type", "collection", "creator", "identifier"]
+PARALLEL_BYTES = 50_000_000  # of Parquet: for less, starting processes takes longer than they save
 AGED_CHARACTERS = 40_000  # of a document's beginning: enough for its vocabulary, and a novel does not drown a letter
 
 Register = Literal["old", "modern", "code", "noise"]
@@ -39,7 +42,7 @@ def register(document: dict) -> Register:
 
 
 def held_out(document: dict, *, share: float, seed: int) -> bool:
-    """Whether a document is kept for evaluation, by the hash of its author (old) or of its source file (all others)."""
+    """Whether a document is kept for evaluation, by the hash of its author (old) or of its source file (others)."""
     key = document["identifier"].split("#part")[0]
     if register(document) == "old" and document["creator"]:
         key = document["creator"]
@@ -96,8 +99,13 @@ def weigh(
     largest_first = sorted(paths, key=lambda path: (-path.stat().st_size, path))
     work = partial(_weigh_file, power=power, noise=noise, share=held_out, seed=seed)
     weights: dict[Source, dict[str, float]] = {}
-    with ProcessPoolExecutor(min(len(paths), os.cpu_count() or 1)) as pool:
-        for part in tqdm(pool.map(work, largest_first), "Counting words", len(paths), unit="file"):
+    with ExitStack() as stack:
+        parts = map(work, largest_first)
+        if sum(path.stat().st_size for path in paths) > PARALLEL_BYTES:
+            spawn = multiprocessing.get_context("spawn")
+            pool = stack.enter_context(ProcessPoolExecutor(min(len(paths), os.cpu_count() or 1), mp_context=spawn))
+            parts = pool.map(work, largest_first)
+        for part in tqdm(parts, "Counting words", len(paths), unit="file"):
             for source, pieces in part.items():
                 total = weights.setdefault(source, {})
                 for piece, weight in pieces.items():

@@ -1,0 +1,205 @@
+"""A plan's figures are the published ones where there are any, and follow from one another where there are none."""
+
+import io
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from modeling_pleias import PleiasConfig, PleiasForCausalLM
+from training.config import InputError, parse
+from training.loss import next_token_loss
+from training.metrics import PEAK_FLOPS, activation_bytes_per_token, flops_per_token, tokens_per_second
+from training.plan import PlanConfig, amount, carbon_intensity, memory_per_gpu, plan, show, span
+from training.pretrain import PretrainConfig
+
+ROOT = Path(__file__).parent.parent
+ORIGINAL = PlanConfig(gpus=192, device="h100", mfu=0.426)
+
+
+def recipe(name: str) -> PretrainConfig:
+    return parse(PretrainConfig, ["--config", name], description="")
+
+
+@pytest.fixture(scope="module")
+def nano() -> dict:
+    return plan(recipe("nano_1.2b"), ORIGINAL)
+
+
+def test_the_command_of_the_readme_prints_the_run_and_writes_the_same_figures(tmp_path):
+    command = [sys.executable, "-m", "training.plan", "--config", "nano_1.2b", "--gpus", "192", "--device", "h100"]
+    command += ["--mfu", "0.426", "--json", str(tmp_path / "plan.json")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for said in ("671,500", "4,224,712,704,000", "1,195,468,800 parameters", "5.00 days", "1,086,324,736,000"):
+        assert said in done.stdout
+    figures = json.dumps(plan(recipe("nano_1.2b"), ORIGINAL))
+    assert json.loads((tmp_path / "plan.json").read_text()) == json.loads(figures)
+
+
+def test_the_nano_run_has_the_published_steps_and_tokens(nano):
+    assert (nano["steps"], nano["tokens"], nano["parameters"]) == (671_500, 4_224_712_704_000, 1_195_468_800)
+    assert [(stage["first_step"], stage["tokens"]) for stage in nano["stages"]] == [
+        (1, 2_035_286_016_000),
+        (323_501, 1_082_130_432_000),
+        (495_501, 1_082_130_432_000),
+        (667_501, 25_165_824_000),
+    ]
+
+
+def test_it_takes_five_days_on_192_gpus(nano):
+    assert nano["time"]["days"] == pytest.approx(5, abs=0.01)
+    assert sum(stage["days"] for stage in nano["stages"]) == pytest.approx(nano["time"]["days"])
+    assert nano["time"]["gpu_hours"] == pytest.approx(192 * 24 * 5, rel=2e-3)
+    assert nano["published"]["tokens_per_second_per_gpu"] == pytest.approx(50_900, abs=50)
+    assert nano["published"]["mfu"] == pytest.approx(0.426, abs=5e-4)
+
+
+def test_the_card_contradicts_itself_in_four_figures(nano):
+    tokens = list(nano["published"]["tokens"].values())
+    assert tokens[:2] == [nano["tokens"], 518_000 * 1024 * 2048] and tokens[3] == 5e12
+    assert tokens[2] == pytest.approx(1.6e12 + 2 * tokens[1], rel=1e-3)
+
+
+def test_compute_is_counted_in_three_conventions_and_held_against_the_law(nano):
+    flops = nano["flops"]
+    assert [flops[key]["per_token"] / 1e9 for key in ("none", "causal", "full")] == pytest.approx(
+        [7.172, 7.726, 8.280], abs=1e-3
+    )
+    assert flops["none"]["in_all"] == 6 * 1_195_468_800 * 4_224_712_704_000
+    assert flops["full"]["mfu"] == pytest.approx(0.426)
+    assert flops["none"]["mfu"] == pytest.approx(0.426 * 7.172 / 8.280, rel=1e-3)
+    assert [limit["flop"] for limit in nano["thresholds"]] == [1e23, 1e25]
+    assert not any(passed for limit in nano["thresholds"] for passed in limit["passed"].values())
+    large = plan(recipe("base_3b"), PlanConfig(gpus=192))["thresholds"]
+    assert large[0]["passed"] == {"none": False, "causal": False, "full": True}
+    assert not any(large[1]["passed"].values())
+
+
+@pytest.mark.parametrize(
+    ("mfu", "thousands"),
+    [(0.5, 59.7), (0.597, 71.3), (0.478, 57.1), (0.565, 67.5), (0.443, 53.0), (0.384, 45.9), (0.424, 50.5)],
+)
+def test_published_utilisation_means_the_known_speed(mfu, thousands):
+    # Two of the figures were derived from utilisation with more digits than were published: hence 0.2k.
+    flops = flops_per_token(PleiasConfig(), 2048)
+    assert tokens_per_second(flops, mfu=mfu, peak=PEAK_FLOPS["H100"]) / 1e3 == pytest.approx(thousands, abs=0.2)
+
+
+def test_energy_and_emissions_follow_from_time_power_building_and_grid(nano):
+    energy = nano["energy"]
+    assert energy["mwh"] == pytest.approx(nano["time"]["gpu_hours"] * 1275 * 1.2 / 1e6)
+    assert energy["country"] == "FIN"
+    assert energy["t_co2eq"] == pytest.approx(energy["mwh"] * energy["g_co2eq_per_kwh"] / 1e3)
+    assert nano["published"]["g_co2eq_per_kwh"] * nano["published"]["mwh"] / 1e3 == pytest.approx(4)
+    other = plan(recipe("nano_1.2b"), replace(ORIGINAL, watts=700, pue=1.0, country="FRA"))["energy"]
+    assert other["mwh"] == pytest.approx(energy["mwh"] * 700 / 1275 / 1.2)
+    assert other["g_co2eq_per_kwh"] == carbon_intensity("FRA") < carbon_intensity("DEU")
+
+
+def test_the_factor_of_a_country_is_that_of_the_emissions_that_a_run_records():
+    from codecarbon.core.emissions import Emissions
+    from codecarbon.core.units import Energy
+    from codecarbon.external.geography import GeoMetadata
+    from codecarbon.input import DataSource
+
+    for country in ("FRA", "FIN", "DEU", "USA"):
+        one = Emissions(DataSource()).get_country_emissions(Energy.from_energy(kWh=1), GeoMetadata(country))
+        assert carbon_intensity(country) == pytest.approx(one * 1e3)
+
+
+def test_disk_holds_each_corpus_once_and_the_newest_checkpoints(nano):
+    windows = {"data/base/shards": 323_500 * 3072, "data/annealing/shards": 172_000 * 3072}
+    assert nano["disk"]["shards"] == {folder: 2 * 2049 * count for folder, count in windows.items()}
+    assert nano["disk"]["checkpoint"] == 12 * nano["parameters"]
+    assert nano["disk"]["checkpoints_in_all"] == 4 * nano["disk"]["checkpoint"]
+    assert nano["disk"]["model"] == 2 * nano["parameters"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"num_hidden_layers": 3}, {"hidden_size": 128}, {"intermediate_size": 300}, {"num_key_value_heads": 4}],
+    ids=str,
+)
+def test_what_autograd_keeps_is_at_most_the_estimate_and_not_much_less(change):
+    shape = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2}
+    shape |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+    config, B, T = PleiasConfig(**{**shape, **change}), 2, 256
+    model = PleiasForCausalLM(config)
+    matrices = {tuple(parameter.shape) for parameter in model.parameters() if parameter.ndim == 2}
+    matrices |= {shape[::-1] for shape in matrices}
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    kept = {}
+
+    def keep(tensor):
+        if tensor.untyped_storage().data_ptr() not in own and tuple(tensor.shape) not in matrices:
+            kept[tensor.untyped_storage().data_ptr()] = tensor  # held, so that its address stays its own
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+        next_token_loss(model, torch.randint(0, 64, (B, T + 1)), dtype=torch.bfloat16)
+    positions = 2 * 4 * T * config.head_dim  # cosines and sines, once whatever the batch
+    measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) - positions
+    estimate = activation_bytes_per_token(config) * B * T
+    assert 0.6 * estimate < measured <= estimate
+
+
+def test_a_whole_copy_needs_what_its_parts_need_and_fits_an_h100(nano):
+    N, memory = nano["parameters"], nano["memory"]
+    parts = list(memory["parts"].values())
+    assert parts[:5] == [4 * N, 4 * N, 8 * N, 2 * N, 4 * N]
+    assert parts[5] == activation_bytes_per_token(PleiasConfig()) * 8 * 2048
+    assert memory["in_all"] == sum(parts) < memory["of_device"] == 80e9
+    alone = memory_per_gpu(recipe("nano_1.2b"), PlanConfig(gpus=1))
+    assert memory["in_all"] - sum(alone.values()) == 4 * N  # no gradient buckets where there is nobody to send them to
+
+
+def test_cut_over_gpus_the_state_shrinks_and_the_activations_stay():
+    run = recipe("base_3b")
+    whole, cut = (memory_per_gpu(run, PlanConfig(gpus=64, parallel=how)) for how in ("ddp", "fsdp2"))
+    for part in ("weights, fp32", "gradients, fp32", "AdamW moments, fp32"):
+        assert cut[part] == whole[part] / 64
+    assert cut["activations of 32,768 tokens"] == whole["activations of 32,768 tokens"]
+    half = memory_per_gpu(run, PlanConfig(gpus=64, parallel="fsdp2", micro_batch=4))
+    assert half["activations of 16,384 tokens"] * 2 == cut["activations of 32,768 tokens"]
+
+
+def test_any_run_can_be_planned():
+    demo = plan(recipe("demo"), PlanConfig(gpus=1))
+    assert demo["published"] is None and demo["tokens"] == 640 * 8 * 256
+    assert list(demo["disk"]["shards"]) == ["data/demo/shards"]
+    console = Console(file=io.StringIO(), width=118)
+    show(demo, console)
+    assert "6,819,072 parameters" in console.file.getvalue() and "The original" not in console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"gpus": 0}, "--gpus 0 is none"),
+        ({"gpus": 200}, "stage base: 3072 sequences a step do not divide among 200 GPUs"),
+        ({"mfu": 42.6}, "--mfu 42.6 is not a share"),
+        ({"mfu": 0.0}, "--mfu 0.0 is not a share"),
+        ({"country": "XXX"}, "country XXX has no carbon intensity"),
+    ],
+)
+def test_impossible_machines_are_refused_in_a_sentence(change, said):
+    with pytest.raises(InputError, match=said):
+        plan(recipe("nano_1.2b"), replace(ORIGINAL, **change))
+
+
+def test_the_program_refuses_an_unknown_run_in_a_sentence():
+    command = [sys.executable, "-m", "training.plan", "--config", "giga"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: --config giga is neither a file nor")
+
+
+def test_amounts_and_spans_are_written_with_their_units():
+    assert [amount(x, "B") for x in (999, 14.35e9, 4.0731e12)] == ["999 B", "14.35 GB", "4.073 TB"]
+    assert [span(days) for days in (5, 0.5, 0.02)] == ["5.00 days", "12.00 hours", "28.80 minutes"]
+    assert span(1e-5) == "0.86 seconds"
