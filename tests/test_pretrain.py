@@ -324,6 +324,26 @@ def test_resuming_with_another_tokenizer_is_refused(config, whole, tmp_path):
         run(replace(whole, data=data))
 
 
+def test_a_stage_not_yet_begun_may_change_and_one_that_was_may_not(config, whole, tmp_path):
+    base, annealing = config.stages
+    longer = replace(config, out=tmp_path / "run", stages=[base, replace(annealing, steps=6)])
+    shutil.copytree(whole.folder, longer.folder)
+    run(longer)  # the last stage goes on from the 4 steps that were done
+    assert checkpoint.latest_step(longer.folder / "checkpoints") == 14
+    with pytest.raises(InputError, match="another data"):
+        run(replace(longer, stages=[replace(base, steps=7), annealing]))
+
+
+def test_another_tokenizer_than_the_shards_is_refused_before_the_first_step(config, whole, tmp_path):
+    other = tmp_path / "tokenizer"
+    shutil.copytree(config.data.tokenizer_folder, other)
+    (other / "tokenizer.json").write_text((other / "tokenizer.json").read_text() + " ")
+    stages = [replace(stage, shards=config.data.folder / "shards") for stage in config.stages]
+    data = replace(config.data, tokenizer=other)
+    with pytest.raises(InputError, match="is not the tokenizer that the shards were made with"):
+        run(replace(config, stages=stages, data=data, out=tmp_path / "run"))
+
+
 @pytest.mark.parametrize(
     "model, said",
     [

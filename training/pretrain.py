@@ -38,6 +38,7 @@ from .loss import next_token_loss
 from .metrics import MetricsLog, bits_per_byte, flops_per_token, parameters, peak_flops, plot, read_metrics
 from .prepare import DataConfig, prepare
 from .record import RunRecord
+from .shards import tokenizer_facts
 from .shrink import shrunk
 
 STOPPED = 75  # exit status of a run that saved and stopped on a signal: EX_TEMPFAIL, "try again"
@@ -242,6 +243,16 @@ def schedule(
         first += stage.steps
 
 
+def begun(data: list, done: int) -> list[list]:
+    """(fingerprint, sequences, steps) of the stages begun after `done` steps, their steps as far as they were done."""
+    kept, first = [], 0
+    for fingerprint, sequences, steps in data:
+        if first < done:
+            kept.append([fingerprint, sequences, min(steps, done - first)])
+        first += steps
+    return kept
+
+
 class StopSignal:
     """Notes SIGTERM and SIGINT, so that the step under way is finished and saved; a second one ends at once."""
 
@@ -314,6 +325,11 @@ def pretrain(config: PretrainConfig) -> None:
     tokenizer_sha256 = stage_shards[0].manifest["tokenizer"]["sha256"]
     if any(shards.manifest["tokenizer"]["sha256"] != tokenizer_sha256 for shards in stage_shards):
         raise InputError("The stages' shards were made with different tokenizers; make them again with one.")
+    if tokenizer_facts(config.data.tokenizer_folder)["sha256"] != tokenizer_sha256:
+        raise InputError(
+            f"{config.data.tokenizer_folder} is not the tokenizer that the shards were made with; name that one "
+            "(--data.tokenizer), or make the shards again."
+        )
     if main and config.data.verify:
         for stream in streams:
             stream.verify()
@@ -334,12 +350,16 @@ def pretrain(config: PretrainConfig) -> None:
     identity = {
         "model": model_config.to_diff_dict(),
         "tokenizer": tokenizer_sha256,
-        "data": [shards.manifest["fingerprint"] for shards in stage_shards],
+        "data": [
+            (shards.manifest["fingerprint"], stage.sequences, stage.steps)
+            for shards, stage in zip(stage_shards, config.stages, strict=True)
+        ],
         "seed": config.seed,
         "sequence_length": config.sequence_length,
     }
     folder, checkpoints = config.folder, config.folder / "checkpoints"
-    facts = {"processes": processes, "device": str(device), "dtype": str(dtype), "data": identity["data"]}
+    facts = {"processes": processes, "device": str(device), "dtype": str(dtype)}
+    facts["data"] = [fingerprint for fingerprint, *_ in identity["data"]]
     record = RunRecord(config, main=main, facts=facts)
     newest = [None]
     if main:
@@ -349,7 +369,8 @@ def pretrain(config: PretrainConfig) -> None:
     done, loss_sum, loss_steps = 0, torch.zeros((), device=device), 0
     if newest is not None:
         tensors, state = checkpoint.load(checkpoints, newest)
-        if changed := [key for key in identity if state["identity"][key] != identity[key]]:
+        now, then = (dict(one, data=begun(one["data"], newest)) for one in (identity, state["identity"]))
+        if changed := [key for key in now if now[key] != then[key]]:
             raise InputError(
                 f"{checkpoints / f'step-{newest}'} was trained with another {' and '.join(changed)}; give another "
                 "--out, or remove that run to start anew."
