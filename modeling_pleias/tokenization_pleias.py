@@ -94,6 +94,9 @@ class PleiasTokenizer(TokenizersBackend):
     `<|end_of_text|>` themselves. Special tokens written out in a text are read as special tokens, as everywhere in
     transformers; pass `split_special_tokens=True` where the text is not yours.
 
+    The trained vocabulary of 65,536 entries lies beside this file: `PleiasTokenizer.from_pretrained(folder)` with
+    `folder = Path(modeling_pleias.__file__).parent / "tokenizer"`. What it makes of text is in its REPORT.md.
+
     Args:
         vocab: token to id, byte-level (GPT-2) spelling, `BASE_TOKENS` first and `DOCUMENT_TOKENS` last; bytes between
             them, and nothing else, when not given.

@@ -75,12 +75,17 @@ def test_the_same_corpus_gives_the_same_files_byte_for_byte(corpus, tmp_path):
     assert first.convert_ids_to_tokens([*range(4), *range(1000 - 64, 1000)]) == [*BASE_TOKENS, *DOCUMENT_TOKENS]
 
 
-def test_the_program_trains_as_the_function_does(corpus, tmp_path):
-    train(small(corpus, tmp_path / "a"))
+def test_the_program_trains_as_the_function_does_and_reports_on_what_it_held_out(corpus, tmp_path):
+    train(small(corpus, tmp_path / "a", held_out=0.3, seed=5))
     command = f"-m training.tokenizer --corpus {corpus} --out {tmp_path / 'b'} --vocab_size 1000 --noise_share 0.1"
-    subprocess.run([sys.executable, *command.split(), "--sample_bytes", "400000"], check=True, capture_output=True)
+    command += " --sample_bytes 400000 --held_out 0.3 --seed 5"
+    subprocess.run([sys.executable, *command.split()], check=True, capture_output=True)
     for name in ("tokenizer.json", "ranks.tiktoken"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    report = json.loads((tmp_path / "b" / "report.json").read_text(encoding="utf-8"))["tokenizers"]["pleias"]
+    out = [r for path in corpus.glob("fr.parquet") for r in pq.read_table(path).to_pylist()]
+    out = [r for r in out if r["open_type"] == "Open Culture" and held_out(r, share=0.3, seed=5)]
+    assert report["kinds"]["old"]["fr"]["words"] == sum(len(r["text"].split()) for r in out) > 0
 
 
 def test_languages_get_equal_bytes_however_much_text_they_have(corpus, tmp_path):

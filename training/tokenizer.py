@@ -4,11 +4,14 @@
     python -m training.tokenizer --config tokenizer_65k --corpus data/corpus --out runs/tokenizer
 
 The pieces of the corpus are counted once, the counts are weighted so that each language and register has its share,
-and byte-pair merges are learned from the weighted counts.
+and byte-pair merges are learned from the weighted counts. With `held_out`, a report on the documents left out is
+written beside the tokenizer; `training.bench.tokenizers` adds other texts and other tokenizers to it.
 """
 
 import base64
 import json
+import shlex
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,6 +25,7 @@ from modeling_pleias import PleiasTokenizer
 from modeling_pleias.tokenization_pleias import BASE_TOKENS, DOCUMENT_TOKENS
 
 from .config import InputError, parse, program
+from .tokenizer_report import compare, held_out_texts, write
 from .words import Source, weigh
 
 BYTE_SPELLING = bytes_to_unicode()  # byte -> the printable character that stands for it in a byte-level vocabulary
@@ -187,6 +191,11 @@ def main() -> None:
     config = parse(TokenizerConfig, description="Train a byte-level BPE vocabulary on a corpus folder.")
     tokenizer = train(config)
     print(f"{len(tokenizer)} entries in {config.out}")
+    if config.held_out:
+        texts = held_out_texts(config.corpus, share=config.held_out, seed=config.seed)
+        report = compare({"pleias": tokenizer.backend_tokenizer}, texts)
+        write(config.out, report, shlex.join(["python", "-m", "training.tokenizer", *sys.argv[1:]]))
+        print(f"report on the held-out documents in {config.out / 'REPORT.md'}")
 
 
 if __name__ == "__main__":

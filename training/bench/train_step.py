@@ -1,0 +1,483 @@
+"""A training step of ours beside those of Trainer, SFTTrainer and a plain Accelerate loop: speed, utilisation, memory.
+
+    python -m training.bench.train_step --backend cpu
+    python -m training.bench.train_step --backend cuda --shape nano_1.2b --json step.json
+
+All train the same weights on the same batch of random tokens in the same precision, with fused AdamW and clipping; the
+mean loss of each says whether they did. Every measurement is a process of its own, so that a peak of memory belongs to
+one contender, and they take turns (A B C D A B C D ...), so that a machine that slows down slows all of them.
+"""
+
+import math
+import os
+import platform
+import resource
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from typing import Literal
+
+import numpy as np
+import psutil
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+from rich.table import Table
+from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback, TrainerCallback
+
+from modeling_pleias import PleiasConfig, PleiasForCausalLM
+
+from ..config import InputError, parse, program
+from ..files import write_json
+from ..metrics import flops_per_token, parameters, peak_flops
+from ..pretrain import NextTokenLoss, OptimizerConfig, PretrainConfig, compute_dtype
+from ..record import commit, hardware, plain
+
+CONVENTIONS = ("none", "causal", "full")  # of counting attention's FLOPs; see flops_per_token
+PACKAGES = ("torch", "transformers", "accelerate", "trl")
+NAMES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
+SHAPES = {  # model, windows in a batch, tokens predicted in each; the other shapes are packaged configs
+    "26m": (dict(zip(NAMES, (256, 768, 12, 4, 2), strict=True)), 4, 1024),
+    "125m": (dict(zip(NAMES, (768, 2048, 12, 12, 4), strict=True)), 4, 1024),
+}
+
+
+@dataclass
+class TrainStepBench:
+    """What is measured, and for how long.
+
+    Args:
+        backend: device of the model.
+        shape: of the model: 26m is 12 layers of width 256 under the vocabulary of 65,536, 125m 12 of width 768;
+            the others are those of the packaged configs.
+        model: fields of PleiasConfig that differ from the shape's.
+        batch: windows in a step; the shape's when not given.
+        sequence_length: tokens predicted in a window; the shape's when not given.
+        contenders: who takes turns.
+        rounds: turns of each.
+        steps: timed steps in a turn.
+        warmup: steps of a turn before the timed ones.
+        precision: of matrix products, as in pretraining.
+        compile: torch.compile, each in its own way: ours by layer, Trainer and SFTTrainer by torch_compile, the plain
+            loop by compiling the model.
+        profile: also print where a step of ours spends its time, by operator.
+        learning_rate: of all; the loss must move for its agreement to say something.
+        seed: of weights and tokens.
+        json: file for everything measured.
+    """
+
+    backend: Literal["cpu", "cuda"] = "cpu"
+    shape: Literal["26m", "125m", "nano_1.2b", "demo"] = "26m"
+    model: dict[str, int | float | bool | str] = field(default_factory=dict)
+    batch: int | None = None
+    sequence_length: int | None = None
+    contenders: list[Literal["ours", "trainer", "sft_trainer", "accelerate"]] = field(
+        default_factory=lambda: ["ours", "trainer", "sft_trainer", "accelerate"]
+    )
+    rounds: int = 3
+    steps: int = 3
+    warmup: int = 2
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    compile: bool = False
+    profile: bool = False
+    learning_rate: float = 1e-3
+    seed: int = 0
+    json: Path | None = None
+
+
+class Job:
+    """The work that every contender is given: model, batch, device, precision.
+
+    Raises:
+        InputError: when there is nothing to time, or no such device.
+    """
+
+    def __init__(self, config: TrainStepBench):
+        if min(config.rounds, config.steps, config.warmup) < 1 or not config.contenders:
+            raise InputError("rounds, steps and warmup must be at least 1, and contenders at least one.")
+        if config.backend == "cuda" and not torch.cuda.is_available():
+            raise InputError("--backend cuda: torch sees no CUDA device here; use --backend cpu.")
+        if config.shape in SHAPES:
+            shape, batch, length = SHAPES[config.shape]
+        else:
+            packaged = parse(PretrainConfig, ["--config", config.shape], description="")
+            shape, batch, length = packaged.model, packaged.micro_batch, packaged.sequence_length
+        self.config, self.steps = config, config.warmup + config.steps
+        self.batch, self.length = config.batch or batch, config.sequence_length or length
+        self.model_config = PleiasConfig(**{"max_position_embeddings": self.length, **shape, **config.model})
+        self.device = torch.device(config.backend)
+        self.dtype = compute_dtype(config.precision, self.device)
+
+    def windows(self) -> torch.Tensor:
+        """(B, T + 1) random ids, the batch of every step."""
+        generator = torch.Generator().manual_seed(self.config.seed)
+        return torch.randint(self.model_config.vocab_size, (self.batch, self.length + 1), generator=generator)
+
+    def pleias(self) -> PleiasForCausalLM:
+        """Our model."""
+        torch.manual_seed(self.config.seed)
+        return PleiasForCausalLM(self.model_config)
+
+    def llama(self) -> LlamaForCausalLM:
+        """Transformers' own model with the same weights."""
+        known = LlamaConfig.__dataclass_fields__
+        fields = {key: value for key, value in self.model_config.to_dict().items() if key in known}
+        model = LlamaForCausalLM(LlamaConfig(**fields | {"use_cache": False}))
+        model.load_state_dict(self.pleias().state_dict())
+        return model.train()
+
+
+class Clock:
+    """Marks the end of every step. On CUDA the marks are events in the stream, so that marking waits for nothing."""
+
+    def __init__(self, device: torch.device):
+        self.cuda, self.marks = device.type == "cuda", []
+
+    def tick(self) -> None:
+        """A step has ended."""
+        if self.cuda:
+            mark = torch.cuda.Event(enable_timing=True)
+            mark.record()
+        else:
+            mark = time.perf_counter()
+        self.marks.append(mark)
+
+    def seconds(self, warmup: int) -> list[float]:
+        """Of each step after the first `warmup`."""
+        if self.cuda:
+            torch.cuda.synchronize()
+        pairs = zip(self.marks[warmup - 1 :], self.marks[warmup:], strict=False)
+        return [a.elapsed_time(b) / 1000 if self.cuda else b - a for a, b in pairs]
+
+
+# The contenders. Each trains job.steps steps, ticks after every one, and returns their mean loss -----------------
+
+
+def loop(job: Job, clock: Clock, accelerator: Accelerator, module: torch.nn.Module, loss_of: Callable) -> float:
+    """A plain loop: forward, backward, clip, step; as in pretraining, with nothing to log, validate or save."""
+    o = OptimizerConfig(learning_rate=job.config.learning_rate)
+    optimizer = torch.optim.AdamW(
+        module.parameters(), o.learning_rate, (o.beta1, o.beta2), o.epsilon, o.weight_decay, fused=True
+    )
+    module, optimizer = accelerator.prepare(module, optimizer)
+    windows, total = job.windows(), torch.zeros((), device=accelerator.device)
+    for _ in range(job.steps):
+        loss = loss_of(module, windows.to(accelerator.device, non_blocking=True))
+        accelerator.backward(loss)
+        total += loss.detach()
+        accelerator.clip_grad_norm_(module.parameters(), o.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        clock.tick()
+    return total.item() / job.steps
+
+
+def ours(job: Job, clock: Clock) -> float:
+    """The model, loss and precision of training.pretrain."""
+    model = job.pleias()
+    if job.config.compile:
+        for layer in model.model.layers:
+            layer.compile()
+    accelerator = Accelerator(mixed_precision="no", cpu=job.device.type == "cpu")
+    return loop(job, clock, accelerator, NextTokenLoss(model, job.dtype), lambda loss, windows: loss(windows))
+
+
+def inputs(windows: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Windows of T + 1 ids to what a stock model predicts T of each from, as ours does."""
+    targets = windows[:, 1:].contiguous()
+    return {"input_ids": windows[:, :-1], "labels": targets, "shift_labels": targets}
+
+
+def accelerate(job: Job, clock: Clock) -> float:
+    """Stock model and loss under Accelerate's mixed precision."""
+    model = job.llama()
+    if job.config.compile:
+        model.compile()
+    mixed = "bf16" if job.dtype == torch.bfloat16 else "no"
+    accelerator = Accelerator(mixed_precision=mixed, cpu=job.device.type == "cpu")
+
+    return loop(job, clock, accelerator, model, lambda model, windows: model(**inputs(windows)).loss)
+
+
+class _Tick(TrainerCallback):
+    def __init__(self, clock: Clock):
+        self.clock = clock
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.clock.tick()
+
+
+def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
+    """Rows to a batch; with the mask that SFTTrainer counts tokens by, all ones."""
+    batch = inputs(torch.stack([row["input_ids"] for row in rows]))
+    return batch | {"attention_mask": torch.ones_like(batch["input_ids"])}
+
+
+def train_with(trainer_class: type, arguments_class: type, job: Job, clock: Clock, more: dict, arguments: dict):
+    """`Trainer` or a descendant, told to do nothing but train."""
+    from datasets import Dataset
+
+    o = OptimizerConfig(learning_rate=job.config.learning_rate)
+    rows = Dataset.from_dict({"input_ids": list(job.windows().repeat(job.steps, 1).numpy())})
+    with tempfile.TemporaryDirectory() as folder:
+        settings = arguments_class(
+            output_dir=folder,
+            per_device_train_batch_size=job.batch,
+            max_steps=job.steps,
+            train_sampling_strategy="sequential",
+            optim="adamw_torch_fused",
+            learning_rate=o.learning_rate,
+            lr_scheduler_type="constant",
+            adam_beta1=o.beta1,
+            adam_beta2=o.beta2,
+            adam_epsilon=o.epsilon,
+            weight_decay=o.weight_decay,
+            max_grad_norm=o.clip,
+            bf16=job.dtype == torch.bfloat16,
+            use_cpu=job.device.type == "cpu",
+            torch_compile=job.config.compile,
+            logging_strategy="no",
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            seed=job.config.seed,
+            **arguments,
+        )
+        trainer = trainer_class(
+            model=job.llama(),
+            args=settings,
+            train_dataset=rows.with_format("torch"),
+            data_collator=collate,
+            callbacks=[_Tick(clock)],
+            **more,
+        )
+        trainer.remove_callback(PrinterCallback)
+        return trainer.train().training_loss
+
+
+def trainer(job: Job, clock: Clock) -> float:
+    """Hugging Face's Trainer."""
+    from transformers import Trainer, TrainingArguments
+
+    return train_with(Trainer, TrainingArguments, job, clock, {}, {"remove_unused_columns": False})
+
+
+def sft_trainer(job: Job, clock: Clock) -> float:
+    """TRL's SFTTrainer on ids, without packing or checkpointing; its loss goes through a fused head of its own."""
+    from trl import SFTConfig, SFTTrainer
+
+    from modeling_pleias import PleiasTokenizer
+
+    own = {"max_length": job.length + 1, "packing": False, "gradient_checkpointing": False}
+    own["dataset_kwargs"] = {"skip_prepare_dataset": True}
+    return train_with(SFTTrainer, SFTConfig, job, clock, {"processing_class": PleiasTokenizer()}, own)
+
+
+CONTENDERS = {"ours": ours, "trainer": trainer, "sft_trainer": sft_trainer, "accelerate": accelerate}
+
+# One turn, in a process of its own ---------------------------------------------------------------------------------
+
+
+@dataclass
+class Turn:
+    """What one turn of one contender measured.
+
+    Args:
+        seconds: of each timed step.
+        loss: mean over all steps, those of the warm-up too.
+        peak_bytes: highest resident memory of the process; on CUDA, highest allocated memory of the device.
+        training_bytes: of it, what was not there before the model; on CUDA all of it.
+    """
+
+    seconds: list[float]
+    loss: float
+    peak_bytes: int
+    training_bytes: int
+
+
+def take_turn(config: TrainStepBench, name: str) -> Turn:
+    """Run one contender in this process."""
+    job, clock = Job(config), Clock(torch.device(config.backend))
+    if name in ("trainer", "sft_trainer"):  # the libraries' own memory is not the training's
+        __import__("trl" if name == "sft_trainer" else "datasets")
+    before = psutil.Process().memory_info().rss
+    loss = CONTENDERS[name](job, clock)
+    seconds = clock.seconds(config.warmup)
+    if job.device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+        return Turn(seconds, loss, peak, peak)
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return Turn(seconds, loss, peak, peak - before)
+
+
+def products(config: TrainStepBench) -> dict[str, float]:
+    """FLOP/s of matrix products alone: a large square one, and the two largest of the model's forward pass."""
+    job = Job(config)
+    rows, width = job.batch * job.length, job.model_config.hidden_size
+    rates = {}
+    for m, k, n in (
+        (4096, 4096, 4096),
+        (rows, width, job.model_config.intermediate_size),
+        (rows, width, job.model_config.vocab_size),
+    ):
+        a, b = torch.randn(m, k).to(job.device, job.dtype), torch.randn(n, k).to(job.device, job.dtype)
+        out = torch.empty(m, n, device=job.device, dtype=job.dtype)
+        clock = Clock(job.device)
+        for _ in range(max(8, math.ceil(1e12 / (2 * m * k * n)))):
+            torch.mm(a, b.T, out=out)
+            clock.tick()
+        rates[f"{m} x {k} x {n}"] = 2 * m * k * n / min(clock.seconds(2))
+    return rates
+
+
+def where_time_goes(config: TrainStepBench) -> str:
+    """Table of a step of ours by operator, after the warm-up; time in an operator without those it calls."""
+    from torch.profiler import ProfilerActivity, profile
+
+    job = Job(config)
+    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (job.device.type == "cuda")
+    profiler = profile(activities=activities)
+
+    class Profiled(Clock):
+        def tick(self):
+            super().tick()
+            if len(self.marks) == config.warmup:
+                profiler.start()
+            elif len(self.marks) == job.steps:
+                profiler.stop()
+
+    ours(job, Profiled(job.device))
+    by = f"self_{config.backend}_time_total" if config.backend == "cpu" else "self_device_time_total"
+    return profiler.key_averages().table(sort_by=by, row_limit=25, max_name_column_width=60)
+
+
+def alone(function: Callable, *arguments):
+    """The result of a function run in a fresh process.
+
+    Raises:
+        InputError: when a library that a contender needs is missing.
+    """
+    try:
+        with get_context("spawn").Pool(1) as pool:
+            return pool.apply(function, arguments)
+    except ModuleNotFoundError as error:
+        raise InputError(f"{error.name} is not installed: leave its contender out with --contenders.") from error
+
+
+# The report --------------------------------------------------------------------------------------------------------
+
+
+def measure(config: TrainStepBench, say: Callable[[str], None]) -> dict:
+    """Everything: each contender's figures, and what they are compared with."""
+    job = Job(config)
+    turns: dict[str, list[Turn]] = {name: [] for name in config.contenders}
+    rates: list[dict[str, float]] = []
+    for number in range(config.rounds):
+        rates.append(alone(products, config))
+        for name in config.contenders:
+            turn = alone(take_turn, config, name)
+            turns[name].append(turn)
+            say(f"round {number + 1}, {name}: {median(turn.seconds):.3f} s a step, loss {turn.loss:.4f}")
+    matrix = {shape: max(rate[shape] for rate in rates) for shape in rates[0]}
+    data_sheet = peak_flops(job.device) if job.dtype == torch.bfloat16 else None
+    peak = data_sheet or max(matrix.values())
+    tokens = job.batch * job.length
+    flops = {c: flops_per_token(job.model_config, job.length, attention=c) for c in CONVENTIONS}
+    results = {}
+    for name, mine in turns.items():
+        seconds = [second for turn in mine for second in turn.seconds]
+        rounds = [tokens * len(turn.seconds) / sum(turn.seconds) for turn in mine]
+        speed = median(rounds)
+        results[name] = {
+            "tokens_per_second": speed,
+            "tokens_per_second_by_round": rounds,
+            "step_seconds_p50": float(np.percentile(seconds, 50)),
+            "step_seconds_p95": float(np.percentile(seconds, 95)),
+            "mfu": {convention: speed * flops[convention] / peak for convention in CONVENTIONS},
+            "peak_bytes": max(turn.peak_bytes for turn in mine),
+            "training_bytes": max(turn.training_bytes for turn in mine),
+            "loss": mine[0].loss,
+        }
+    losses = [result["loss"] for result in results.values()]
+    assert max(losses) - min(losses) < 0.02 * max(losses), f"the contenders did not train the same model: {losses}"
+    baselines = [name for name in results if name != "ours"]
+    if "ours" in results and baselines:
+        best = max(baselines, key=lambda name: results[name]["tokens_per_second"])
+        least = {key: min(results[name][key] for name in baselines) for key in ("peak_bytes", "training_bytes")}
+        ratios = {"best_baseline": best}
+        ratios["tokens_per_second"] = results["ours"]["tokens_per_second"] / results[best]["tokens_per_second"]
+        for key, value in least.items():
+            ratios[key] = results["ours"][key] / value
+    else:
+        ratios = None
+    return {
+        "command": shlex.join(["python", "-m", "training.bench.train_step", *sys.argv[1:]]),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "commit": commit(),
+        "hardware": hardware() | {"threads": torch.get_num_threads(), "load_at_end": os.getloadavg()[0]},
+        "config": plain(asdict(config)),
+        "model": {"parameters": parameters(job.model_config), "batch": job.batch, "sequence_length": job.length},
+        "dtype": str(job.dtype),
+        "flops_per_token": flops,
+        "matrix_flops": matrix,
+        "peak_flops": peak,
+        "peak_source": "data sheet" if data_sheet else "fastest matrix product of this run",
+        "contenders": results,
+        "ratios": ratios,
+    }
+
+
+def show(report: dict, console: Console) -> None:
+    """The report as a table."""
+    model, machine = report["model"], report["hardware"]
+    console.print(
+        f"{model['parameters']:,} parameters, {model['batch']} x {model['sequence_length']:,} tokens a step, "
+        f"{report['dtype']} products; {', '.join(machine['gpus']) or machine['cpu']}, {machine['threads']} threads"
+    )
+    for shape, rate in report["matrix_flops"].items():
+        console.print(f"matrix product {shape}: {rate / 1e12:.3f} TFLOP/s")
+    console.print(f"utilisation is of {report['peak_flops'] / 1e12:.3f} TFLOP/s, {report['peak_source']}")
+    table = Table()
+    table.add_column("")
+    for title in ("tokens/s", "step p50", "p95", "MFU 6N", "causal", "full", "peak memory", "of training", "loss"):
+        table.add_column(title, justify="right")
+    for name, one in report["contenders"].items():
+        table.add_row(
+            name,
+            f"{one['tokens_per_second']:,.0f}",
+            f"{one['step_seconds_p50']:.3f} s",
+            f"{one['step_seconds_p95']:.3f} s",
+            *(f"{one['mfu'][convention]:.1%}" for convention in CONVENTIONS),
+            *(f"{one[key] / 1e9:.2f} GB" for key in ("peak_bytes", "training_bytes")),
+            f"{one['loss']:.4f}",
+        )
+    console.print(table)
+    if ratios := report["ratios"]:
+        console.print(
+            f"ours has {ratios['tokens_per_second']:.2f} times the tokens/s of {ratios['best_baseline']}, the fastest "
+            f"baseline, and {ratios['peak_bytes']:.2f} times the peak memory of the leanest one "
+            f"({ratios['training_bytes']:.2f} without what the libraries take)"
+        )
+
+
+def main() -> None:
+    config = parse(TrainStepBench, description="Measure a training step against Trainer, SFTTrainer and Accelerate.")
+    console = Console()
+    report = measure(config, console.print)
+    show(report, console)
+    if config.profile:
+        console.print(alone(where_time_goes, config), soft_wrap=True)
+    if config.json:
+        write_json(config.json, report)
+
+
+if __name__ == "__main__":
+    program(main)
