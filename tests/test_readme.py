@@ -1,5 +1,6 @@
 """The README is true: its tree is the tree on disk, its links lead somewhere, and its code runs."""
 
+import json
 import re
 import subprocess
 import sys
@@ -53,6 +54,15 @@ def test_every_link_and_picture_leads_to_a_file():
     assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
 
 
+def test_the_figures_of_the_tokenizer_are_those_of_its_report():
+    report = json.loads((ROOT / "modeling_pleias/tokenizer/report.json").read_text())["tokenizers"]
+    for title, name in (("this one", "pleias"), ("Mistral's Tekken", "tekken"), ("OpenAI's o200k", "o200k")):
+        kinds = report[name]["kinds"]
+        means = [f"{kinds[kind]['mean']['tokens_per_word']:.2f}" for kind in ("old", "modern")]
+        same = [row["tokens"] for key, row in kinds["declaration of human rights"].items() if key != "mean"]
+        assert f"| {title} | {report[name]['entries']:,} | {' | '.join(means)} | {sum(same):,} tokens |" in README
+
+
 @pytest.fixture
 def demo_model(tmp_path) -> Path:
     """A folder of its own in which `runs/demo/model` is a tiny model."""
@@ -79,7 +89,7 @@ def run(arguments: list[str], folder: Path) -> str:
 @pytest.mark.parametrize("code", [code for language, code in FENCES if language == "python"])
 def test_the_code_of_the_readme_runs_and_prints_what_it_says(code, demo_model):
     printed = run(["-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"], demo_model)
-    for promised in re.findall(r"print\(.*\)  # ([\d,]+)$", code, re.MULTILINE):
+    for promised in re.findall(r"print\(.*\)  # ([\d,]+$|True)", code, re.MULTILINE):
         assert promised in printed
     assert printed.strip()
 
