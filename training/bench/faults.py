@@ -80,32 +80,33 @@ class Failure(Exception):
 
 
 class Notes:
-    """Shared memory in which a child notes the stage it is in and the file operations its saves have made."""
+    """Shared memory in which a child notes the stage it is in and the file operations that it made in each."""
 
     def __init__(self):
-        self.memory = mmap.mmap(-1, 5)
+        self.memory = mmap.mmap(-1, 8 * (1 + len(STAGES)))
+        self.numbers = memoryview(self.memory).cast("q")
+
+    def clear(self) -> None:
+        """Before the next child."""
+        self.memory[:] = bytes(len(self.memory))
 
     @property
     def stage(self) -> int:
-        return self.memory[0]
+        """Index into STAGES."""
+        return self.numbers[-1]
 
     @stage.setter
     def stage(self, stage: int) -> None:
-        self.memory[0] = stage
-
-    @property
-    def operations(self) -> int:
-        return int.from_bytes(self.memory[1:5], "little")
-
-    @operations.setter
-    def operations(self, count: int) -> None:
-        self.memory[1:5] = count.to_bytes(4, "little")
+        self.numbers[-1] = stage
 
 
-def watch(notes: Notes, kill_at: int | None) -> None:
-    """Note stages and file operations in this process; die by SIGKILL just before operation `kill_at` of all saves.
+def watch(notes: Notes, kill_at: tuple[int, int] | None) -> None:
+    """Note the stages of this process and the file operations of its saves, and die by SIGKILL just before one.
 
     A file operation is what Python audits (a file opened, made, renamed, removed, listed) and every flush.
+
+    Args:
+        kill_at: stage, and which of the operations in that stage, over all saves.
     """
 
     def operation(event: str, arguments: tuple = ()) -> None:
@@ -118,9 +119,9 @@ def watch(notes: Notes, kill_at: int | None) -> None:
             notes.stage = BEFORE_RENAME
         elif "model.safetensors" in name:
             notes.stage = BETWEEN_FILES
-        if notes.operations == kill_at:
+        if (notes.stage, notes.numbers[notes.stage]) == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
-        notes.operations += 1
+        notes.numbers[notes.stage] += 1
         if name.startswith("step-"):  # audited just before it happens
             notes.stage = BEFORE_LATEST
         elif name == "LATEST":
@@ -218,11 +219,12 @@ def tiny_run(folder: Path) -> PretrainConfig:
         corpus=CorpusConfig(source="parquet", languages=[code], path=folder / "text"),
         data=DataConfig(folder=folder / "data", validation=0.1),
         optimizer=OptimizerConfig(learning_rate=1e-2, final_learning_rate=1e-3, warmup_steps=3),
-        every=EveryConfig(log=2, validate=6, checkpoint=2, keep=100),
-        out=folder / "whole",
+        every=EveryConfig(log=2, validate=6, checkpoint=2, keep=2),
+        out=folder / "first",
         sequence_length=32,
         micro_batch=2,
         precision="fp32",
+        validation_tokens=128,
     )
 
 
@@ -250,29 +252,39 @@ class Trials:
 
     def __init__(self, config: FaultsConfig, folder: Path):
         self.config, self.folder, self.notes, self.tally = config, folder, Notes(), Tally()
-        self.whole = tiny_run(folder)
-        for _ in range(2):  # the first also makes the data; the second is timed
-            shutil.rmtree(self.whole.folder, ignore_errors=True)
+        first = tiny_run(folder)  # makes the data
+        # Shards named by a stage are taken as they are; the run's own are looked through at every start, for seconds.
+        stages = [replace(stage, shards=first.data.folder / "shards") for stage in first.stages]
+        data = replace(first.data, tokenizer=first.data.folder / "tokenizer")
+        self.run = replace(first, stages=stages, data=data, out=folder / "usual")
+        self.whole = replace(self.run, every=replace(first.every, keep=100), out=folder / "whole")
+        for run in (first, self.whole, self.run):
             start = time.perf_counter()
-            if self.session(self.whole):
-                raise Failure(f"the uninterrupted run failed: {self.log(self.whole).read_text()[-2000:]}")
-            self.seconds = time.perf_counter() - start
+            if self.session(run):
+                raise Failure(f"the uninterrupted run failed: {self.log(run).read_text()[-2000:]}")
+        self.seconds, self.operations = time.perf_counter() - start, list(self.notes.numbers[:-1])
         self.tally = Tally()
-        self.operations = self.notes.operations
 
     @staticmethod
     def log(run: PretrainConfig) -> Path:
         """Where the output of a run's sessions goes."""
         return run.folder.with_suffix(".log")
 
-    def session(self, run: PretrainConfig, *, kill_at: int | None = None, after: float | None = None) -> int:
+    def session(
+        self,
+        run: PretrainConfig,
+        *,
+        kill_at: tuple[int, int] | None = None,
+        after: float | None = None,
+        since: int = STARTING,
+    ) -> int:
         """One session of a run in a forked child; its wait status.
 
         Args:
-            kill_at: operation of its saves at which it kills itself.
-            after: seconds after which it is killed from outside.
+            kill_at: stage and operation in it at which it kills itself.
+            after: seconds after which it is killed from outside, counted from its entering the stage `since`.
         """
-        self.notes.stage, self.notes.operations = STARTING, 0
+        self.notes.clear()
         self.tally.sessions += 1
         child = os.fork()
         if child == 0:
@@ -289,9 +301,22 @@ class Trials:
             finally:
                 os._exit(status)
         if after is not None:
+            give_up = time.perf_counter() + 60
+            while self.notes.stage < since and time.perf_counter() < give_up:
+                time.sleep(0.001)
             time.sleep(after)
             os.kill(child, signal.SIGKILL)
         return os.waitpid(child, 0)[1]
+
+    def plan(self, draw: random.Random) -> dict:
+        """When a session is killed: at a file operation in a stage of its saves, or at any moment."""
+        kind = draw.random()
+        if kind < 0.6:
+            stage = draw.randint(BEFORE_TENSORS, PRUNING)
+            return {"kill_at": (stage, draw.randrange(self.operations[stage]))}
+        if kind < 0.85:
+            return {"after": draw.uniform(0, self.seconds / 4), "since": STEP}
+        return {"after": draw.uniform(0, self.seconds)}
 
     def trial(self, number: int) -> None:
         """One run: killed, perhaps damaged and resumed some times, then left to end, and compared.
@@ -300,12 +325,9 @@ class Trials:
             Failure: when it does not go on, or does not end, as the uninterrupted run did.
         """
         draw, tally = random.Random(f"{self.config.seed}/{number}"), self.tally
-        run = replace(self.whole, out=self.folder / f"trial-{number:04}", every=replace(self.whole.every, keep=2))
+        run = replace(self.run, out=self.folder / f"trial-{number:04}")
         for _ in range(draw.randint(1, self.config.kills)):
-            if draw.random() < 0.7:
-                status = self.session(run, kill_at=draw.randrange(self.operations))
-            else:
-                status = self.session(run, after=draw.uniform(0, self.seconds))
+            status = self.session(run, **self.plan(draw))
             if status == 0:
                 tally.too_late += 1
                 break
@@ -347,8 +369,8 @@ def show(trials: Trials, seconds: float, console: Console) -> None:
     console.print(table)
     console.print(
         f"{trials.config.trials} runs, {sum(tally.kills.values())} kills in {tally.sessions} sessions "
-        f"({tally.too_late} complete before their kill came), {trials.operations} file operations in the saves of a run, "
-        f"{seconds:.0f} s: every run ended as the uninterrupted one, byte for byte."
+        f"({tally.too_late} complete before their kill came), {sum(trials.operations)} file operations in the saves "
+        f"of a run, {seconds:.0f} s: every run ended as the uninterrupted one, byte for byte."
     )
 
 
