@@ -171,7 +171,7 @@ def test_cut_over_gpus_the_state_shrinks_and_the_activations_stay():
 
 def test_any_run_can_be_planned():
     demo = plan(recipe("demo"), PlanConfig(gpus=1))
-    assert demo["published"] is None and demo["tokens"] == 640 * 8 * 256
+    assert demo["published"] is None and demo["tokens"] == 700 * 8 * 256
     assert list(demo["disk"]["shards"]) == ["data/demo/shards"]
     console = Console(file=io.StringIO(), width=118)
     show(demo, console)
