@@ -18,7 +18,7 @@ from training.config import InputError, parse
 from training.nanotron import KEYS, NanotronConfig, convert, imported, leaves
 from training.nanotron_checkpoint import ConversionConfig, slices
 from training.nanotron_checkpoint import convert as convert_checkpoint
-from training.pretrain import PretrainConfig
+from training.recipe import PretrainConfig
 
 ROOT = Path(__file__).parent.parent
 

@@ -16,7 +16,7 @@ from training.config import InputError, parse
 from training.loss import next_token_loss
 from training.metrics import PEAK_FLOPS, activation_bytes_per_token, flops_per_token, tokens_per_second
 from training.plan import PlanConfig, amount, carbon_intensity, memory_per_gpu, plan, show, span
-from training.pretrain import PretrainConfig
+from training.recipe import PretrainConfig
 
 ROOT = Path(__file__).parent.parent
 ORIGINAL = PlanConfig(gpus=192, device="h100", mfu=0.426)
@@ -175,7 +175,7 @@ def test_any_run_can_be_planned():
     assert list(demo["disk"]["shards"]) == ["data/demo/shards"]
     console = Console(file=io.StringIO(), width=118)
     show(demo, console)
-    assert "6,819,072 parameters" in console.file.getvalue() and "The original" not in console.file.getvalue()
+    assert "5,245,184 parameters" in console.file.getvalue() and "The original" not in console.file.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ from training.corpus import LANGUAGES, SCHEMA, CorpusConfig
 from training.files import read_json
 from training.metrics import read_metrics
 from training.prepare import DataConfig
-from training.pretrain import STOPPED, EveryConfig, OptimizerConfig, PretrainConfig, Stage
+from training.pretrain import STOPPED
+from training.recipe import EveryConfig, OptimizerConfig, PretrainConfig, Stage
 from training.record import plain
 
 ROOT = Path(__file__).parent.parent
@@ -307,9 +308,12 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(config, w
         ({"model": MODEL | {"num_hidden_layers": 3}}, "another model"),
     ],
 )
-def test_resuming_with_another_model_or_seed_is_refused(change, said, whole):
+def test_resuming_with_another_model_or_seed_is_refused_and_changes_nothing(change, said, whole):
+    files = [whole.folder / name for name in ("config.yaml", "run.json", "metrics.jsonl", "emissions.json")]
+    before = [file.read_bytes() for file in files]
     with pytest.raises(InputError, match=said):
         run(replace(whole, **change))
+    assert [file.read_bytes() for file in files] == before
     assert checkpoint.latest_step(whole.folder / "checkpoints") == 12
 
 

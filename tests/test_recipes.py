@@ -8,7 +8,8 @@ from modeling_pleias import PleiasConfig
 from training.config import InputError, parse
 from training.metrics import parameters, read_metrics
 from training.prepare import DataConfig
-from training.pretrain import PretrainConfig, Stage, pretrain
+from training.pretrain import pretrain
+from training.recipe import PretrainConfig, Stage
 from training.shrink import shrunk
 
 # What the original's settings files (Pleias/nanotron-pleias, configs/pleias) and config.json say, and what follows.

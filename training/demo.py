@@ -14,7 +14,7 @@ from .corpus import LANGUAGES
 from .files import read_json
 from .metrics import read_metrics
 from .prepare import prepare
-from .pretrain import PretrainConfig
+from .recipe import PretrainConfig
 
 PROMPTS = {
     "en": "In the beginning of the story, the old man",

@@ -15,7 +15,7 @@ import yaml
 
 from .config import InputError, parse, program
 from .files import atomic
-from .pretrain import PretrainConfig
+from .recipe import PretrainConfig
 
 
 @dataclass

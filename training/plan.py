@@ -20,7 +20,7 @@ from .config import InputError, parse, program
 from .files import write_json
 from .loss import CHUNK_ROWS
 from .metrics import PEAK_FLOPS, activation_bytes_per_token, flops_per_token, parameters, tokens_per_second
-from .pretrain import PretrainConfig
+from .recipe import PretrainConfig
 from .shards import TOKEN
 
 CONVENTIONS = {"none": "6N", "causal": "6N + causal attention", "full": "6N + full attention (PaLM)"}

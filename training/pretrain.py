@@ -8,191 +8,35 @@ A run stopped by SIGTERM or SIGINT saves and exits with status 75; started again
 """
 
 import argparse
-import math
 import os
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
-from huggingface_hub.errors import StrictDataclassError
 from tqdm import tqdm
 from transformers import AutoTokenizer
 
-from modeling_pleias import PleiasConfig, PleiasForCausalLM
+from modeling_pleias import PleiasForCausalLM
 
 from . import checkpoint
 from .config import InputError, parse, program
-from .corpus import CorpusConfig
 from .loader import Shards, TokenStream, batches
 from .loss import next_token_loss
 from .metrics import MetricsLog, bits_per_byte, flops_per_token, parameters, peak_flops, plot, read_metrics
-from .prepare import DataConfig, prepare
+from .prepare import prepare
+from .recipe import PretrainConfig, Stage
 from .record import RunRecord
 from .shards import tokenizer_facts
 from .shrink import shrunk
 
 STOPPED = 75  # exit status of a run that saved and stopped on a signal: EX_TEMPFAIL, "try again"
-
-
-@dataclass
-class Stage:
-    """One stretch of steps on one set of shards.
-
-    Args:
-        name: for the metrics.
-        steps: optimizer steps.
-        sequences: windows in a step, over all processes.
-        shards: folder with manifest.json; the run's own (data.folder/shards) when not given.
-        seed: of the order of data; the run's seed plus the stage's number when not given.
-        learning_rate: constant in this stage; the run's schedule when not given.
-    """
-
-    name: str
-    steps: int
-    sequences: int
-    shards: Path | None = None
-    seed: int | None = None
-    learning_rate: float | None = None
-
-
-@dataclass
-class OptimizerConfig:
-    """AdamW and its learning rate. Defaults: the published 1.2b settings (nanotron YAML).
-
-    Args:
-        learning_rate: at its highest.
-        final_learning_rate: at the end of the cosine, and from there on.
-        warmup_steps: linear from 0.
-        decay_steps: length of the cosine after the warm-up; to the end of the last stage when not given.
-        beta1: of the first moment.
-        beta2: of the second moment.
-        epsilon: in the denominator.
-        weight_decay: on every parameter, norms and embeddings too, as published.
-        clip: gradient norm above which gradients are scaled down.
-    """
-
-    learning_rate: float = 1e-3
-    final_learning_rate: float = 1e-5
-    warmup_steps: int = 60_000
-    decay_steps: int | None = None
-    beta1: float = 0.9
-    beta2: float = 0.95
-    epsilon: float = 1e-8
-    weight_decay: float = 0.01
-    clip: float = 1.0
-
-
-@dataclass
-class EveryConfig:
-    """Steps between what is done once in a while.
-
-    Args:
-        log: a line in metrics.jsonl.
-        validate: loss on held-out text; also at the first and the last step.
-        checkpoint: state on disk; also at the end.
-        keep: newest checkpoints that stay.
-    """
-
-    log: int = 10
-    validate: int = 1000
-    checkpoint: int = 1000
-    keep: int = 2
-
-
-@dataclass
-class PretrainConfig:
-    """A pretraining run.
-
-    Args:
-        name: of the run.
-        stages: in order.
-        model: fields of PleiasConfig that differ from nano 1.2b.
-        corpus: where the text comes from.
-        data: where corpus, tokenizer and shards lie; what is missing is made.
-        optimizer: AdamW and its schedule.
-        every: how often to log, validate and save.
-        out: folder of the run; runs/NAME when not given.
-        seed: of the weights and of the order of data.
-        sequence_length: tokens predicted in a window (T).
-        micro_batch: most windows that one process computes at once; a process's share of a step is cut evenly.
-        precision: of matrix products; weights, optimizer and sums stay fp32. auto is bf16 where the processor has
-            matrix units for it (CUDA, or AMX on CPUs) and fp32 elsewhere.
-        compile: torch.compile each layer.
-        validation_tokens: read per language and validation.
-        country: ISO 3166 alpha-3 code whose electricity the emissions are computed with.
-        shrink: when not 1, a dry run: steps, batches and model divided by it, on the demo's text (training.shrink).
-    """
-
-    name: str
-    stages: list[Stage]
-    model: dict[str, int | float | bool | str] = field(default_factory=dict)
-    corpus: CorpusConfig = field(default_factory=CorpusConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    every: EveryConfig = field(default_factory=EveryConfig)
-    out: Path | None = None
-    seed: int = 42
-    sequence_length: int = 2048
-    micro_batch: int = 8
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
-    compile: bool = False
-    validation_tokens: int = 20_000
-    country: str = "FRA"
-    shrink: int = 1
-
-    @property
-    def folder(self) -> Path:
-        """Where the run is written."""
-        return self.out or Path("runs") / self.name
-
-    @property
-    def steps(self) -> int:
-        """Of all stages."""
-        return sum(stage.steps for stage in self.stages)
-
-    def model_config(self) -> PleiasConfig:
-        """The model's shape.
-
-        Raises:
-            InputError: when a field is unknown or the shape is impossible.
-        """
-        fields = {"max_position_embeddings": self.sequence_length, **self.model}
-        if unknown := set(fields) - set(PleiasConfig.__dataclass_fields__):
-            raise InputError(f"model: {', '.join(sorted(unknown))} is not a field of PleiasConfig.")
-        try:
-            config = PleiasConfig(**fields)
-        except (StrictDataclassError, ValueError) as error:
-            raise InputError(f"model: {str(error).splitlines()[-1].strip()}") from error
-        if config.attention_dropout:
-            raise InputError(
-                "model: attention_dropout must be 0: a step draws no random numbers, so it can be repeated."
-            )
-        return config
-
-    def learning_rate(self, step: int) -> float:
-        """At optimizer step `step`, the first being 1: linear warm-up, then cosine, then flat."""
-        o, first = self.optimizer, 0
-        for stage in self.stages:
-            if first < step <= first + stage.steps and stage.learning_rate is not None:
-                return stage.learning_rate
-            first += stage.steps
-        if step <= o.warmup_steps:
-            return o.learning_rate * step / o.warmup_steps
-        decay = o.decay_steps or max(1, self.steps - o.warmup_steps)
-        progress = min(1.0, (step - o.warmup_steps) / decay)
-        return (
-            o.final_learning_rate + (o.learning_rate - o.final_learning_rate) * (1 + math.cos(math.pi * progress)) / 2
-        )
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
@@ -312,6 +156,8 @@ def pretrain(config: PretrainConfig) -> None:
                 "change the one or the other."
             )
 
+    record = RunRecord(config, main=main)
+
     # ---- Data
     with accelerator.main_process_first():
         own = None
@@ -358,9 +204,6 @@ def pretrain(config: PretrainConfig) -> None:
         "sequence_length": config.sequence_length,
     }
     folder, checkpoints = config.folder, config.folder / "checkpoints"
-    facts = {"processes": processes, "device": str(device), "dtype": str(dtype)}
-    facts["data"] = [fingerprint for fingerprint, *_ in identity["data"]]
-    record = RunRecord(config, main=main, facts=facts)
     newest = [None]
     if main:
         checkpoint.clear_unfinished(checkpoints)
@@ -382,6 +225,8 @@ def pretrain(config: PretrainConfig) -> None:
     if done >= config.steps and (folder / "model" / "config.json").is_file():
         accelerator.print(f"{folder} is complete: {done} of {config.steps} steps.")
         return record.close()
+    data = [fingerprint for fingerprint, *_ in identity["data"]]
+    record.start(processes=processes, device=str(device), dtype=str(dtype), data=data)
     wrapped, optimizer = accelerator.prepare(loss_model, optimizer)
 
     # ---- Things done once in a while
@@ -422,7 +267,7 @@ def pretrain(config: PretrainConfig) -> None:
     progress = tqdm(total=config.steps, initial=done, desc=config.name, unit="step", disable=not main)
     if done == 0:
         validation()
-    mark, mark_step, stopping = time.perf_counter(), done, None
+    mark, tokens, stopping = time.perf_counter(), 0, None
     place = {"rank": accelerator.process_index, "processes": processes}
     for step, stage, first, epoch, micro_batches in schedule(config, streams, done=done, **place):
         # -------- one step
@@ -440,14 +285,13 @@ def pretrain(config: PretrainConfig) -> None:
         optimizer.zero_grad()
         # --------
 
-        done, loss_steps = step, loss_steps + 1
+        done, loss_steps, tokens = step, loss_steps + 1, tokens + stage.sequences * config.sequence_length
         progress.update()
         final = step == config.steps
         if step % config.every.log == 0 or final:
             mean = accelerator.reduce(loss_sum).item() / loss_steps
             loss_sum, loss_steps = torch.zeros((), device=device), 0
-            seconds, tokens = time.perf_counter() - mark, stage.sequences * config.sequence_length
-            speed = (step - mark_step) * tokens / seconds
+            speed = tokens / (time.perf_counter() - mark)
             write(
                 {
                     "step": step,
@@ -463,7 +307,7 @@ def pretrain(config: PretrainConfig) -> None:
                 }
             )
             progress.set_postfix_str(f"loss {mean:.3f}, {speed:,.0f} tokens/s")
-            mark, mark_step = time.perf_counter(), step
+            mark, tokens = time.perf_counter(), 0
         if step % config.every.validate == 0 or final:
             validation()
         stopping = stop.agreed(accelerator, now=step % config.every.log == 0)

@@ -56,29 +56,35 @@ class _Emissions(BaseOutput):
 
 
 class RunRecord:
-    """Opens a run folder for one session and keeps its account; on processes other than the main one it does nothing.
+    """Holds a run folder for one session and keeps its account; on processes other than the main one it does nothing.
 
     Raises:
         InputError: when the folder cannot be written or another session holds it.
     """
 
-    def __init__(self, config, *, main: bool, facts: dict):
-        folder = config.folder
-        self.folder, self.main, self.country = folder, main, config.country
+    def __init__(self, config, *, main: bool):
+        self.config, self.folder, self.main, self.tracker = config, config.folder, main, None
         if not main:
             return
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.lock = open(folder / ".lock", "w")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.lock = open(self.folder / ".lock", "w")
         except OSError as error:
-            raise InputError(f"The run folder {folder} cannot be written ({error}); give another --out.") from error
+            raise InputError(
+                f"The run folder {self.folder} cannot be written ({error}); give another --out."
+            ) from error
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise InputError(f"Another run is writing to {folder}; wait for it or give another --out.") from error
-        with atomic(folder / "config.yaml") as path:
-            path.write_text(yaml.safe_dump(plain(asdict(config)), sort_keys=False, allow_unicode=True))
-        earlier = read_json(folder / "run.json")["sessions"] if (folder / "run.json").exists() else []
+            raise InputError(f"Another run is writing to {self.folder}; wait for it or give another --out.") from error
+
+    def start(self, **facts) -> None:
+        """Write what is about to run and measure from here on; until then an earlier session's account stands."""
+        if not self.main:
+            return
+        with atomic(self.folder / "config.yaml") as path:
+            path.write_text(yaml.safe_dump(plain(asdict(self.config)), sort_keys=False, allow_unicode=True))
+        run, emissions = self.folder / "run.json", self.folder / "emissions.json"
         session = {
             "command": shlex.join(sys.orig_argv),
             "commit": commit(),
@@ -88,12 +94,18 @@ class RunRecord:
             "end": None,
             **facts,
         }
-        self.run = {"name": config.name, "sessions": [*earlier, session]}
-        self.past = read_json(folder / "emissions.json")["sessions"] if (folder / "emissions.json").exists() else []
+        self.run = {
+            "name": self.config.name,
+            "sessions": [*(read_json(run)["sessions"] if run.exists() else []), session],
+        }
+        self.past = read_json(emissions)["sessions"] if emissions.exists() else []
         logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
         self.emissions = _Emissions()
         self.tracker = OfflineEmissionsTracker(
-            country_iso_code=self.country, output_methods=[], log_level="critical", output_handlers=[self.emissions]
+            country_iso_code=self.config.country,
+            output_methods=[],
+            log_level="critical",
+            output_handlers=[self.emissions],
         )
         self.tracker.start()
         self.write()
@@ -107,13 +119,14 @@ class RunRecord:
         self.tracker.flush()
         sessions = [*self.past, self.emissions.session]
         total = {key: sum(one[key] for one in sessions) for key in self.emissions.session}
-        source = f"codecarbon {version('codecarbon')}, offline, electricity of {self.country}"
+        source = f"codecarbon {version('codecarbon')}, offline, electricity of {self.config.country}"
         write_json(self.folder / "emissions.json", {**total, "source": source, "sessions": sessions})
 
     def close(self) -> None:
         """Stop measuring and give the folder free."""
-        if self.main:
+        if self.tracker:
             self.tracker.stop()
+        if self.main:
             self.lock.close()
 
 

@@ -1,14 +1,9 @@
 """A dry run: a pretraining config with every number divided by one factor, so that all its stages run on a laptop."""
 
-from __future__ import annotations
-
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from .config import InputError
-
-if TYPE_CHECKING:
-    from .pretrain import PretrainConfig
+from .recipe import PretrainConfig
 
 # Below these a model or a window is nothing to train.
 LAYERS, HEAD_DIMENSION, SEQUENCE_LENGTH = 2, 16, 64

@@ -37,7 +37,7 @@ from ..config import parse, program
 from ..corpus import LANGUAGES, SCHEMA, CorpusConfig
 from ..metrics import read_metrics
 from ..prepare import DataConfig
-from ..pretrain import EveryConfig, OptimizerConfig, PretrainConfig, Stage
+from ..recipe import EveryConfig, OptimizerConfig, PretrainConfig, Stage
 
 STAGES = (
     "starting",

@@ -36,7 +36,8 @@ from modeling_pleias import PleiasConfig, PleiasForCausalLM
 from ..config import InputError, parse, program
 from ..files import write_json
 from ..metrics import flops_per_token, parameters, peak_flops
-from ..pretrain import NextTokenLoss, OptimizerConfig, PretrainConfig, compute_dtype
+from ..pretrain import NextTokenLoss, compute_dtype
+from ..recipe import OptimizerConfig, PretrainConfig
 from ..record import commit, hardware, plain
 
 CONVENTIONS = ("none", "causal", "full")  # of counting attention's FLOPs; see flops_per_token
@@ -470,7 +471,7 @@ def show(report: dict, console: Console) -> None:
 def main() -> None:
     config = parse(TrainStepBench, description="Measure a training step against Trainer, SFTTrainer and Accelerate.")
     console = Console()
-    report = measure(config, console.print)
+    report = measure(config, lambda line: print(line, file=sys.stderr, flush=True))
     show(report, console)
     if config.profile:
         console.print(alone(where_time_goes, config), soft_wrap=True)
