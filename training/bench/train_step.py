@@ -470,7 +470,7 @@ def show(report: dict, console: Console) -> None:
 
 def main() -> None:
     config = parse(TrainStepBench, description="Measure a training step against Trainer, SFTTrainer and Accelerate.")
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 140)  # in a file, wide enough for the table
     report = measure(config, lambda line: print(line, file=sys.stderr, flush=True))
     show(report, console)
     if config.profile:
