@@ -129,7 +129,7 @@ def test_runs_that_are_killed_damaged_and_resumed_end_as_the_uninterrupted_one()
     [
         ("checkpoint.damage = lambda path: None", "was found, and"),  # nobody looks whether a checkpoint is whole
         ("checkpoint.restore = lambda tensors, model, optimizer: None", "differs from that of the uninterrupted run"),
-        ("pretrain.begun = lambda data, done: 1 / 0", "it did not go on"),
+        ("pretrain.begun = lambda data, done: 1 / 0", "ZeroDivisionError"),
     ],
 )
 def test_an_engine_with_a_fault_does_not_pass(fault, said):

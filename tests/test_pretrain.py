@@ -253,6 +253,22 @@ def test_a_killed_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(accid
     assert len(read_json(config.folder / "run.json")["sessions"]) == 2
 
 
+def test_a_kill_while_the_model_folder_is_written_does_not_leave_one_that_looks_finished(config, whole, tmp_path):
+    config = replace(config, out=tmp_path / "run")
+    prelude = (
+        "import os, signal\n"
+        "from transformers import PreTrainedTokenizerBase\n"
+        "PreTrainedTokenizerBase.save_pretrained = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    status, output = end(start(config, tmp_path, prelude=prelude))
+    assert status == -signal.SIGKILL, output
+    assert not (config.folder / "model").exists()
+    run(config)
+    names = {file.name for file in (whole.folder / "model").iterdir()}
+    assert {file.name for file in (config.folder / "model").iterdir()} == names
+    assert_same_run(config, whole)
+
+
 def test_sigterm_saves_exits_with_its_own_status_and_the_run_goes_on(config, whole, tmp_path):
     config = replace(config, out=tmp_path / "run")
     status, output = end(start(config, tmp_path, prelude=at_step(5, "SIGTERM")))

@@ -9,6 +9,7 @@ A run stopped by SIGTERM or SIGINT saves and exits with status 75; started again
 
 import argparse
 import os
+import shutil
 import signal
 import sys
 import time
@@ -321,8 +322,12 @@ def pretrain(config: PretrainConfig) -> None:
     if main and done == config.steps:
         tokenizer = AutoTokenizer.from_pretrained(config.data.tokenizer_folder)
         tokenizer.model_max_length = model_config.max_position_embeddings
-        model.to(torch.bfloat16).save_pretrained(folder / "model")
-        tokenizer.save_pretrained(folder / "model")
+        writing = folder / ".model.tmp"  # a kill must not leave a model/ that looks finished
+        shutil.rmtree(writing, ignore_errors=True)
+        model.to(torch.bfloat16).save_pretrained(writing)
+        tokenizer.save_pretrained(writing)
+        shutil.rmtree(folder / "model", ignore_errors=True)
+        writing.rename(folder / "model")
         plot(read_metrics(folder / "metrics.jsonl"), folder / "loss.png")
         record.write(steps=done)
         print(
