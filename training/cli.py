@@ -19,6 +19,7 @@ class Program(NamedTuple):
 PROGRAMS = {
     "corpus": Program("training.corpus", "training", "gather openly licensed text in eight languages"),
     "tokenizer": Program("training.tokenizer", "training", "train a vocabulary on a corpus"),
+    "mixture": Program("training.mixture", "training", "hold out a share of a corpus, and mix the rest"),
     "shards": Program("training.shards", "training", "turn a corpus into token shards and their manifest"),
     "plan": Program("training.plan", "training", "say what a pretraining run costs before it is started"),
     "pretrain": Program("training.pretrain", "training", "pretrain a model on token shards"),

@@ -54,6 +54,7 @@ class ShardsConfig:
         out: folder for the shards and manifest.json.
         validation: share of the documents held out, chosen by a hash.
         validation_by: the column whose hash chooses: identifier, or creator to hold out whole authors.
+        held_out: corpus folder that is the validation text, in place of a share (training.mixture makes one).
         workers: processes; one per CPU when not given. The result does not depend on it.
     """
 
@@ -62,6 +63,7 @@ class ShardsConfig:
     out: Path
     validation: float = 0.01
     validation_by: Literal["identifier", "creator"] = "identifier"
+    held_out: Path | None = None
     workers: int | None = None
 
 
@@ -157,19 +159,27 @@ def checked(document: dict, source: Path) -> dict:
     return document | {"collection": document["collection"] or "", "bytes": len(document["text"].encode())}
 
 
-def shard_file(source: Path, name: str, config: ShardsConfig, facts: dict) -> dict:
+def shard_file(source: Path, name: str, config: ShardsConfig, facts: dict, share: float | None = None) -> dict:
     """Tokenise one corpus file into `train/NAME.ds` and `validation/NAME.LANGUAGE.ds`; the work of one process.
+
+    Args:
+        source: the corpus file.
+        name: of its shards.
+        config: everything else.
+        facts: of the tokenizer.
+        share: of its documents that are validation; the config's when not given.
 
     Returns:
         The record of what was made, also on disk as `parts/NAME.json`: finding it there unchanged is how a re-run
         knows that nothing needs doing.
     """
+    share = config.validation if share is None else share
     record_path = config.out / "parts" / f"{name}.json"
     origin = {
         "source": source.name,
         "sha256": sha256(source),
         "tokenizer": facts["sha256"],
-        "validation": [config.validation, config.validation_by],
+        "validation": [share, config.validation_by],
     }
     if record_path.is_file():
         record = read_json(record_path)
@@ -187,7 +197,7 @@ def shard_file(source: Path, name: str, config: ShardsConfig, facts: dict) -> di
 
         def writer(document: dict) -> ShardWriter:
             language = iso.get(document["language"], document["language"])
-            if held_out(document[config.validation_by] or document["identifier"], config.validation):
+            if held_out(document[config.validation_by] or document["identifier"], share):
                 key = f"validation/{name}.{quote(language, safe='')}.ds", "validation", language
             else:
                 key = f"train/{name}.ds", "train", None
@@ -250,8 +260,11 @@ def build(config: ShardsConfig) -> dict:
             delimit or is too large, or a split comes out empty.
     """
     facts = tokenizer_facts(config.tokenizer)
-    sources = corpus_files(config.corpus)
+    sources = {path: config.validation for path in corpus_files(config.corpus)}
     names = [str(path.relative_to(config.corpus).with_suffix("")).replace(os.sep, "-") for path in sources]
+    if config.held_out:
+        sources = dict.fromkeys(sources, 0.0) | dict.fromkeys(corpus_files(config.held_out), 1.0)
+        names += [f"held_out-{path.stem}" for path in list(sources)[len(names) :]]
     if len(set(names)) < len(names):
         name = Counter(names).most_common(1)[0][0]
         raise InputError(f"{config.corpus} has two files that would both become the shard {name}: rename one.")
@@ -261,8 +274,8 @@ def build(config: ShardsConfig) -> dict:
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=spawn, initializer=end_with_parent) as pool:
         jobs = {
-            pool.submit(shard_file, source, name, config, facts): name
-            for source, name in zip(sources, names, strict=True)
+            pool.submit(shard_file, source, name, config, facts, share): name
+            for (source, share), name in zip(sources.items(), names, strict=True)
         }
         try:
             for job in tqdm(as_completed(jobs), total=len(jobs), desc="shards", unit="file"):
@@ -287,7 +300,9 @@ def build(config: ShardsConfig) -> dict:
     manifest = {
         "tokenizer": facts,
         "dtype": "uint16",
-        "validation": {"share": config.validation, "by": config.validation_by},
+        "validation": {"share": config.validation, "by": config.validation_by}
+        if config.held_out is None
+        else {"folder": str(config.held_out)},
         "shards": shards,
         "account": [
             dict(zip(("split", *ACCOUNT), key, strict=True))

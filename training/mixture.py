@@ -1,0 +1,246 @@
+"""A corpus into a held-out part, whole authors of every source, and mixtures of the rest in chosen shares.
+
+    python -m training.mixture --config femto_mixture --corpus CORPUS --out data/femto/mixture
+
+leaves one corpus folder for each mixture, and `held_out/`, which shares no work and no author with any of them.
+"""
+
+import re
+import shlex
+import shutil
+import sys
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
+from hashlib import blake2b
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from .config import InputError, parse, program
+from .corpus import ROW_GROUP_BYTES, SCHEMA, corpus_files, read
+from .files import fingerprint, read_json, sha256, write_json
+from .language import LANGUAGES
+
+HELD_OUT = "held_out"
+AUTHORS = 10  # a source with fewer names (an office, a company, none) is held out by work and not by author
+LARGEST = 0.1  # share of a source above which an author is not held out: too much text would be lost
+
+
+@dataclass
+class Rule:
+    """How often the documents that match are read; patterns as in file names (`*`, `?`), all of them must match.
+
+    Args:
+        epochs: 0 leaves them out, 0.5 takes half of them, 2 takes each twice.
+        language: English name, as in the column.
+        collection: pattern.
+        open_type: pattern.
+        language_type: pattern.
+        license: pattern.
+    """
+
+    epochs: float
+    language: str = "*"
+    collection: str = "*"
+    open_type: str = "*"
+    language_type: str = "*"
+    license: str = "*"
+
+    def matches(self, document: dict) -> bool:
+        """Whether every pattern fits the document's column of that name."""
+        patterns = {name: pattern for name, pattern in asdict(self).items() if name != "epochs"}
+        return all(fnmatchcase(document[name] or "", pattern) for name, pattern in patterns.items())
+
+
+@dataclass
+class MixtureConfig:
+    """Which corpus becomes which mixtures.
+
+    Args:
+        corpus: folder of Parquet files with Common Corpus columns.
+        out: folder for held_out/ and a folder for each mixture.
+        mixtures: name -> rules; the first that matches a document decides, and without one it is read once.
+        held_out: share of the documents of each source that no mixture gets.
+    """
+
+    corpus: Path
+    out: Path
+    mixtures: dict[str, list[Rule]] = field(default_factory=lambda: {"train": []})
+    held_out: float = 0.01
+
+
+def number(key: str) -> float:
+    """A number in [0, 1) that looks random, the same for the same key in every run and on every machine."""
+    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
+
+
+def work(identifier: str) -> str:
+    """What a document is a part of: long works are stored in parts named `WORK#part007`."""
+    return re.sub(r"#part\d+$", "", identifier)
+
+
+def author(creator: str) -> str:
+    """A creator's family name, spelt one way: sources differ in the order of names, accents and dates.
+
+    Authors who share a family name count as one, so that none is held out in one source and trained on in another.
+    """
+    name = re.sub(r"\(.*?\)|\[.*?\]|\d[\d-]*", " ", creator)
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    words = plain.split(",")[0].split()
+    return words[-1] if words else ""
+
+
+def choose_held_out(documents: Iterable[dict], share: float) -> set[str]:
+    """Identifiers of `share` of the documents of each source (language and collection), in whole works.
+
+    Where a source names at least `AUTHORS` authors they go as a whole, and with them what other such sources have of
+    theirs. Which go is decided by a hash, so it does not change with the order of documents.
+
+    Args:
+        documents: dicts with identifier, collection, language and creator.
+    """
+    sources: dict[tuple, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    authors: dict[tuple, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for document in documents:
+        source = document["language"], document["collection"]
+        sources[source][work(document["identifier"])].append(document["identifier"])
+        if name := author(document["creator"] or ""):
+            authors[source][name].append(document["identifier"])
+    named = {source: groups for source, groups in authors.items() if len(groups) >= AUTHORS}
+    chosen: set[str] = set()
+    gone: set[str] = set()
+    for source in sorted(sources):
+        total = sum(map(len, sources[source].values()))
+        groups = named.get(source, sources[source])
+        held, target = 0, share * total
+        for key in sorted(groups, key=number):
+            if held >= target or target < 0.5:
+                break
+            if len(groups[key]) <= max(1, LARGEST * total):
+                held += len(groups[key])
+                chosen.update(groups[key])
+                if source in named:
+                    gone.add(key)
+    for groups in named.values():
+        for name in gone & set(groups):
+            chosen.update(groups[name])
+    return chosen
+
+
+class CorpusParts:
+    """Writes documents into FOLDER/LANGUAGE.parquet, a row group at a time, and counts them."""
+
+    def __init__(self, folder: Path, stack: ExitStack):
+        self.folder, self.stack = folder, stack
+        self.rows, self.sizes = defaultdict(list), Counter()
+        self.files: dict[str, pq.ParquetWriter] = {}
+        self.counts = Counter()
+        folder.mkdir(parents=True)
+
+    def add(self, document: dict, size: int) -> None:
+        """Append a document of `size` bytes."""
+        codes = {name: code for code, name in LANGUAGES.items()}
+        part = codes.get(document["language"], "code" if document["language_type"] == "Code" else "other")
+        self.rows[part].append(document)
+        self.sizes[part] += size
+        for count, amount in (("documents", 1), ("bytes", size)):
+            self.counts[document["language"], document["collection"], count] += amount
+        if self.sizes[part] >= ROW_GROUP_BYTES:
+            self.flush(part)
+
+    def flush(self, part: str) -> None:
+        """Write what is waiting for a file."""
+        if part not in self.files:
+            path = self.folder / f"{part}.parquet"
+            self.files[part] = self.stack.enter_context(pq.ParquetWriter(path, SCHEMA, compression="zstd"))
+        self.files[part].write_table(pa.Table.from_pylist(self.rows[part], schema=SCHEMA))
+        self.rows[part], self.sizes[part] = [], 0
+
+    def account(self) -> list[dict]:
+        """Documents and bytes by language and collection."""
+        keys = sorted({key[:2] for key in self.counts})
+        return [
+            {"language": key[0], "collection": key[1]}
+            | {count: self.counts[(*key, count)] for count in ("documents", "bytes")}
+            for key in keys
+        ]
+
+
+def mix(config: MixtureConfig) -> dict[str, list[dict]]:
+    """Write held_out/ and the mixtures; what an earlier call made of the same corpus and settings is kept.
+
+    Returns:
+        name of each folder -> its account: language, collection, documents, bytes.
+
+    Raises:
+        InputError: when a setting makes no sense, or the corpus cannot be read.
+    """
+    if not 0 < config.held_out < 0.5:
+        raise InputError(f"held_out is {config.held_out}: give a share of the documents, as 0.01.")
+    if bad := [name for name in config.mixtures if not re.fullmatch(r"[a-z]\w*", name) or name == HELD_OUT]:
+        raise InputError(f"mixtures has {bad[0]!r}: a mixture's name is a folder's, in small letters.")
+    if any(rule.epochs < 0 for rules in config.mixtures.values() for rule in rules):
+        raise InputError("mixtures has a rule with negative epochs: 0 leaves documents out.")
+    settings = {
+        "files": {path.name: sha256(path) for path in corpus_files(config.corpus)},
+        "held_out": config.held_out,
+        "mixtures": {name: [asdict(rule) for rule in rules] for name, rules in config.mixtures.items()},
+    }
+    account = config.out / "mixture.json"
+    if account.is_file() and (known := read_json(account))["fingerprint"] == fingerprint(settings):
+        return known["account"]
+    building = config.out / ".building"
+    shutil.rmtree(building, ignore_errors=True)
+    columns = ["identifier", "collection", "language", "creator"]
+    chosen = choose_held_out(read(config.corpus, columns=columns), config.held_out)
+    with ExitStack() as stack:
+        parts = {name: CorpusParts(building / name, stack) for name in (HELD_OUT, *config.mixtures)}
+        for document in tqdm(read(config.corpus), desc="mixture", unit="document"):
+            size = len(document["text"].encode())
+            if document["identifier"] in chosen:
+                parts[HELD_OUT].add(document, size)
+                continue
+            for name, rules in config.mixtures.items():
+                epochs = next((rule.epochs for rule in rules if rule.matches(document)), 1)
+                for _ in range(int(epochs) + (number(document["identifier"]) < epochs % 1)):
+                    parts[name].add(document, size)
+        for part in parts.values():
+            for waiting in [name for name, rows in part.rows.items() if rows]:
+                part.flush(waiting)
+    sources = config.corpus / "sources.json"
+    content = {
+        "fingerprint": fingerprint(settings),
+        "settings": settings,
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "account": {name: part.account() for name, part in parts.items()},
+    }
+    account.unlink(missing_ok=True)  # first out and last in: with it there, every folder is whole
+    for name in parts:
+        origin = read_json(sources) if sources.is_file() else {"sources": [str(config.corpus)]}
+        write_json(building / name / "sources.json", origin | {"mixture": {"name": name, **settings}})
+        shutil.rmtree(config.out / name, ignore_errors=True)
+        (building / name).rename(config.out / name)
+    building.rmdir()
+    write_json(account, content)
+    return content["account"]
+
+
+def main() -> None:
+    """`python -m training.mixture`."""
+    config = parse(MixtureConfig, description="Hold out a share of a corpus, and mix the rest.")
+    for name, rows in mix(config).items():
+        languages = sorted({row["language"] for row in rows} & set(LANGUAGES.values()))
+        for language in (None, *languages):
+            mine = [row for row in rows if language in (None, row["language"])]
+            documents, size = (sum(row[count] for row in mine) for count in ("documents", "bytes"))
+            print(f"{'  ' + language if language else name:<12}{documents:>10,} documents {size / 1e6:>9.2f} MB")
+
+
+if __name__ == "__main__":
+    program(main)
