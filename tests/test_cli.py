@@ -31,8 +31,10 @@ def is_program(path: Path) -> bool:
 
 
 def test_the_table_lists_every_program_on_disk_and_no_other():
-    files = [path for room in ("training", "model_card") for path in (REPOSITORY / room).glob("*.py")]
-    programs = {f"{path.parent.name}.{path.stem}" for path in files if is_program(path)} - {"training.cli"}
+    rooms = [REPOSITORY / "training", REPOSITORY / "model_card"]
+    files = [path for room in rooms for pattern in ("*.py", "*/__main__.py") for path in room.glob(pattern)]
+    modules = {path: ".".join(path.relative_to(REPOSITORY).with_suffix("").parts) for path in files}
+    programs = {module for path, module in modules.items() if is_program(path)} - {"training.cli", "model_card.probe"}
     assert {program.module for program in PROGRAMS.values()} == programs
 
 

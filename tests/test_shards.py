@@ -21,7 +21,7 @@ from modeling_pleias.tokenization_pleias import BASE_TOKENS, DOCUMENT_TOKENS
 from training.config import InputError
 from training.corpus import read
 from training.files import read_json, sha256, write_json
-from training.shards import ShardsConfig, build, held_out, shard_file, shard_files, tokenizer_facts
+from training.shards import ShardsConfig, build, held_out, origin, shard_file, shard_files, tokenizer_facts
 
 REPOSITORY = Path(__file__).parent.parent
 BOS, EOS = 1, 2
@@ -106,7 +106,8 @@ def test_any_text_comes_back_exactly_and_written_out_special_tokens_are_text(
     folder = tmp_path_factory.mktemp("any")
     write_corpus(folder / "any.parquet", [{"text": text} for text in texts])
     config = ShardsConfig(corpus=folder, tokenizer=tiny_tokenizer, out=folder / "out", validation=0)
-    (shard,) = shard_file(folder / "any.parquet", "any", config, tokenizer_facts(tiny_tokenizer))["shards"]
+    facts, source = tokenizer_facts(tiny_tokenizer), folder / "any.parquet"
+    (shard,) = shard_file(source, "any", origin(source, 0, config, facts), config, facts)["shards"]
     documents = documents_of(config.out, shard)
     special = set(tokenizer.all_special_ids)
     assert {0, 1, 2, 3} < special and len(special) == len(BASE_TOKENS) + len(DOCUMENT_TOKENS)
@@ -242,9 +243,11 @@ def test_names_of_files_and_languages_stay_inside_the_folder(work):
     assert languages == {None, "en", "C/C++ .."}
 
 
-def test_a_second_run_touches_nothing_and_a_change_rebuilds_what_it_concerns(work, write_corpus, tmp_path):
+def test_a_second_run_touches_nothing_and_a_change_rebuilds_what_it_concerns(work, write_corpus, monkeypatch):
     before = times(work.out)
-    build(work)
+    with monkeypatch.context() as patch:  # nor does it start processes, which takes seconds
+        patch.delattr("training.shards.ProcessPoolExecutor")
+        build(work)
     assert times(work.out) == before
 
     # A sidecar or a shard that was deleted comes back, and its neighbours stay.
@@ -395,16 +398,23 @@ def test_a_missing_column_is_refused_by_name_and_the_shards_before_it_stay_as_th
 
 
 @pytest.mark.parametrize(
-    ("lacking", "column"),
-    [({"license": None}, "license"), ({"license": " Unknown"}, "license"), ({"text": ""}, "text")]
-    + [({"language": None}, "language")],
+    ("lacking", "problem"),
+    [
+        ({"license": None}, "whose license '' is not open"),
+        ({"license": " Unknown"}, "whose license 'Unknown' is not open"),
+        ({"license": "CC-BY-NC-4.0"}, "whose license 'CC-BY-NC-4.0' is not open"),
+        ({"collection": "OSCAR"}, "whose license 'Public Domain' is not open"),
+        ({"text": ""}, "without text"),
+        ({"language": None}, "without language"),
+    ],
 )
-def test_a_document_that_could_not_be_accounted_for_is_refused_by_name(work, write_corpus, lacking, column):
-    write_corpus(work.corpus / "a.parquet", [{"text": "good"}, {"text": "bad", **lacking}])
+def test_a_document_that_could_not_be_accounted_for_is_refused_by_name(work, write_corpus, lacking, problem):
+    source, facts = work.corpus / "a.parquet", tokenizer_facts(work.tokenizer)
+    write_corpus(source, [{"text": "good"}, {"text": "bad", **lacking}])
     before = times(work.out)
-    message = rf"a\.parquet has a document \(a/1\) without {column}: build the corpus with training\.corpus"
+    message = rf"a\.parquet has a document \(a/1\) {problem}.*: build the corpus with training\.corpus"
     with pytest.raises(InputError, match=message):
-        shard_file(work.corpus / "a.parquet", "a", work, tokenizer_facts(work.tokenizer))
+        shard_file(source, "a", origin(source, 0.1, work, facts), work, facts)
     assert times(work.out) == before
 
 

@@ -19,13 +19,18 @@ class Program(NamedTuple):
 PROGRAMS = {
     "corpus": Program("training.corpus", "training", "gather openly licensed text in eight languages"),
     "tokenizer": Program("training.tokenizer", "training", "train a vocabulary on a corpus"),
+    "curation": Program("training.curation.__main__", "curation", "make of a corpus one that may be trained on"),
     "mixture": Program("training.mixture", "training", "hold out a share of a corpus, and mix the rest"),
     "shards": Program("training.shards", "training", "turn a corpus into token shards and their manifest"),
     "plan": Program("training.plan", "training", "say what a pretraining run costs before it is started"),
     "pretrain": Program("training.pretrain", "training", "pretrain a model on token shards"),
     "nanotron": Program("training.nanotron", "training", "import a nanotron settings file"),
     "nanotron_checkpoint": Program("training.nanotron_checkpoint", "training", "convert a nanotron checkpoint"),
-    "demo": Program("training.demo", "training", "all of these in a row, in ten minutes, on a laptop"),
+    "demo": Program("training.demo", "curation", "the way from text to a model, in ten minutes, on a laptop"),
+    "release": Program("model_card.release", "release", "make of a run what is downloaded, and verify it"),
+    "card": Program("model_card.card", "release", "write the card of a folder"),
+    "validate": Program("model_card.validate", "release", "check the card of a folder"),
+    "public_summary": Program("model_card.public_summary", "release", "fill the forms of the AI Act from a run's files"),
 }
 
 
@@ -64,7 +69,8 @@ def run(program: Program) -> None:
     """Import a program and run its `main`; imported, not executed, so that worker processes find its functions."""
     try:
         module = import_module(ROOT + program.module)
-        end = import_module(ROOT + "training.config").program
+        room = program.module.partition(".")[0]
+        end = import_module(ROOT + {"training": "training.config", "model_card": "model_card.files"}[room]).program
     except ModuleNotFoundError as error:
         if error.name.partition(".")[0] in ("modeling_pleias", "training", "model_card"):
             raise

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from . import registry
 from .config import InputError, parse, program
+from .curation.licences import decide, decide_document
 from .files import fingerprint, read_json, sha256, sync_folder, write_json
 from .language import LANGUAGES
 
@@ -35,7 +36,6 @@ COLUMNS = SCHEMA.names
 OPTIONAL_COLUMNS = {"language_type", "token_count"}  # not in every published version of Common Corpus
 ROW_GROUP_BYTES = 8_000_000  # of text; what a reader holds at a time
 BUILDING = ".building"
-NO_LICENCE = {"", "none", "null", "unknown"}
 
 
 def default_cache() -> Path:
@@ -182,9 +182,9 @@ class CorpusWriter:
         return len(self.full) == len(self.bytes)
 
     def add(self, source: str, language: str, row: dict) -> int:
-        """Write a document unless it lacks a licence or text or its language is full; returns bytes written."""
-        if (row["license"] or "").strip().lower() in NO_LICENCE:
-            self.dropped["no licence"] += 1
+        """Write a document that the licence gate lets in, with text, to a language not yet full; returns its bytes."""
+        if (licence := decide_document(row)).refused:
+            self.dropped[licence.code] += 1
             return 0
         if not (row["text"] or "").strip():
             self.dropped["no text"] += 1
@@ -195,6 +195,8 @@ class CorpusWriter:
                 self.full.add(language)
             return 0
         filled = {name: row.get(name) or "" for name in TEXT_COLUMNS}
+        if decide(row["license"]).refused:  # the label alone: its dates let the document in, and have to be told
+            filled["license"] = licence.spdx
         filled["language"], filled["language_type"] = LANGUAGES[language], row.get("language_type") or "Spoken"
         filled["word_count"] = row.get("word_count") or len(row["text"].split())
         filled["token_count"] = row.get("token_count") or 0

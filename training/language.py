@@ -1,6 +1,10 @@
 """Which of the eight languages a text is in, and which paragraphs of a document are not in its language."""
 
+from collections import Counter
 from functools import cache
+from pathlib import Path
+from time import perf_counter
+from typing import NamedTuple
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
@@ -20,6 +24,9 @@ LANGUAGES = {
 JUDGED_LETTERS = 40
 FOREIGN_CONFIDENCE = 0.9
 JUDGED_CHARACTERS = 400  # of a paragraph's beginning: enough to be certain, and the cost no longer grows with length
+# What curation reads of a document, so that a book costs no more than a page.
+SAMPLED_CHARACTERS = 300  # at the beginning, the middle and the end
+SAMPLED_PARAGRAPHS = 8  # evenly over the document
 
 
 @cache
@@ -52,3 +59,72 @@ def paragraphs_in(language: str, paragraphs: list[str]) -> list[str]:
     if own == foreign == 0:
         return kept if identify(" ".join(kept)[:JUDGED_CHARACTERS])[0] == language else []
     return kept if own >= foreign else []
+
+
+class Languages(NamedTuple):
+    """The language of a document and how far it goes.
+
+    Args:
+        language: ISO code of the likeliest of the eight.
+        confidence: its probability.
+        share: of the sampled paragraphs that are not plainly in another language.
+    """
+
+    language: str
+    confidence: float
+    share: float
+
+
+def languages_of(text: str) -> Languages:
+    """The language of a document and of its paragraphs, from samples: at most about 0.6 ms, whatever its length."""
+    size = SAMPLED_CHARACTERS
+    if len(text) > 3 * size:
+        middle = (len(text) - size) // 2
+        language, confidence = identify(f"{text[:size]} {text[middle : middle + size]} {text[-size:]}")
+    else:
+        language, confidence = identify(text)
+    paragraphs = [one for one in text.split("\n\n" if "\n\n" in text else "\n") if len(one) >= JUDGED_LETTERS]
+    step = max(1, len(paragraphs) / SAMPLED_PARAGRAPHS)
+    judged = foreign = 0
+    for i in range(min(len(paragraphs), SAMPLED_PARAGRAPHS)):
+        paragraph = paragraphs[int((i + 0.5) * step)][:JUDGED_CHARACTERS]
+        if sum(map(str.isalpha, paragraph)) >= JUDGED_LETTERS:
+            found, sure = identify(paragraph)
+            judged += 1
+            foreign += found != language and sure >= FOREIGN_CONFIDENCE
+    return Languages(language, confidence, 1 - foreign / judged if judged else 1.0)
+
+
+def measure(corpus: Path) -> dict:
+    """How often `languages_of` finds the language that a corpus states.
+
+    Returns:
+        `languages`: for each ISO code its documents, the share of them found right, the mean share of paragraphs in
+        the language, and what the others were taken for; `documents`, `megabytes`, `seconds` of identification.
+    """
+    from .corpus import read  # which itself needs this module
+
+    codes = {name: code for code, name in LANGUAGES.items()}
+    seen, shares, size, seconds = {code: Counter() for code in LANGUAGES}, Counter(), 0, 0.0
+    for row in read(corpus, languages=list(LANGUAGES), columns=["text", "language"]):
+        begun = perf_counter()
+        found = languages_of(row["text"])
+        seconds += perf_counter() - begun
+        size += len(row["text"].encode())
+        seen[codes[row["language"]]][found.language] += 1
+        shares[codes[row["language"]]] += found.share
+    present = {code: counts for code, counts in seen.items() if counts}
+    return {
+        "documents": sum(counts.total() for counts in present.values()),
+        "megabytes": size / 1e6,
+        "seconds": seconds,
+        "languages": {
+            code: {
+                "documents": counts.total(),
+                "right": counts[code] / counts.total(),
+                "paragraphs_in_language": shares[code] / counts.total(),
+                "taken_for": {other: n for other, n in counts.most_common() if other != code},
+            }
+            for code, counts in present.items()
+        },
+    }

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -28,7 +28,8 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from .config import InputError, parse, program
-from .corpus import LANGUAGES, NO_LICENCE, corpus_files, read
+from .corpus import LANGUAGES, corpus_files, read
+from .curation.licences import decide
 from .files import atomic, fingerprint, read_json, sha256, write_json
 
 TOKEN = np.dtype("<u2")
@@ -146,46 +147,48 @@ def checked(document: dict, source: Path) -> dict:
     """A document that can be accounted for: text, licence, language and identifier are there, a collection may be "".
 
     Raises:
-        InputError: naming the document; without a licence nothing goes into a shard.
+        InputError: naming the document; without an open licence nothing goes into a shard.
     """
-    lacks = [name for name in ("identifier", "language", "text") if not document[name]]
-    if (document["license"] or "").strip().lower() in NO_LICENCE:
-        lacks.append("license")
-    if lacks:
-        raise InputError(
-            f"{source} has a document ({document['identifier'] or 'unnamed'}) without {' or '.join(lacks)}: build the "
-            "corpus with training.corpus, which leaves such documents out."
-        )
-    return document | {"collection": document["collection"] or "", "bytes": len(document["text"].encode())}
+    document = document | {"collection": document["collection"] or ""}
+    named = f"{source} has a document ({document['identifier'] or 'unnamed'})"
+    mend = "build the corpus with training.corpus, which leaves such documents out."
+    if lacks := [name for name in ("identifier", "language", "text") if not document[name]]:
+        raise InputError(f"{named} without {' or '.join(lacks)}: {mend}")
+    where = {name: document[name] for name in ("collection", "identifier")}
+    if (licence := decide(document["license"], **where)).refused:
+        raise InputError(f"{named} whose license {licence.label!r} is not open ({licence.rule}): {mend}")
+    return document | {"bytes": len(document["text"].encode())}
 
 
-def shard_file(source: Path, name: str, config: ShardsConfig, facts: dict, share: float | None = None) -> dict:
+def origin(source: Path, share: float, config: ShardsConfig, facts: dict) -> dict:
+    """What the shards of a corpus file are made from; `share` of its documents are validation."""
+    validation = [share, config.validation_by]
+    return {"source": source.name, "sha256": sha256(source), "tokenizer": facts["sha256"], "validation": validation}
+
+
+def reusable(name: str, origin: dict, out: Path) -> dict | None:
+    """The record of shards that an earlier build made of the same, if they are still there."""
+    if not (path := out / "parts" / f"{name}.json").is_file():
+        return None
+    record = read_json(path)
+    whole = all((out / file).is_file() for shard in record["shards"] for file in shard_files(shard))
+    return record if whole and record["origin"] == origin else None
+
+
+def shard_file(source: Path, name: str, origin: dict, config: ShardsConfig, facts: dict) -> dict:
     """Tokenise one corpus file into `train/NAME.ds` and `validation/NAME.LANGUAGE.ds`; the work of one process.
 
     Args:
         source: the corpus file.
         name: of its shards.
+        origin: what they are made from.
         config: everything else.
         facts: of the tokenizer.
-        share: of its documents that are validation; the config's when not given.
 
     Returns:
-        The record of what was made, also on disk as `parts/NAME.json`: finding it there unchanged is how a re-run
-        knows that nothing needs doing.
+        The record of what was made, also on disk as `parts/NAME.json`, where a re-run finds it.
     """
-    share = config.validation if share is None else share
-    record_path = config.out / "parts" / f"{name}.json"
-    origin = {
-        "source": source.name,
-        "sha256": sha256(source),
-        "tokenizer": facts["sha256"],
-        "validation": [share, config.validation_by],
-    }
-    if record_path.is_file():
-        record = read_json(record_path)
-        files = [config.out / file for shard in record["shards"] for file in shard_files(shard)]
-        if record["origin"] == origin and all(file.is_file() for file in files):
-            return record
+    share, record_path = origin["validation"][0], config.out / "parts" / f"{name}.json"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
     backend = Tokenizer.from_file(str(config.tokenizer / "tokenizer.json"))
     backend.encode_special_tokens = True  # "<|end_of_text|>" written in a document is text
@@ -249,6 +252,24 @@ def end_with_parent() -> None:
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 
 
+def shard_all(
+    todo: list[tuple[Path, str]], origins: dict[str, dict], config: ShardsConfig, facts: dict, *, workers: int
+) -> dict[str, dict]:
+    """The records, by name, of corpus files and the names of their shards; made in processes of their own."""
+    records: dict[str, dict] = {}
+    # Spawned, not forked: the caller may hold threads and locks.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=end_with_parent) as pool:
+        jobs = {pool.submit(shard_file, source, name, origins[name], config, facts): name for source, name in todo}
+        try:
+            for job in tqdm(as_completed(jobs), total=len(jobs), desc="shards", unit="file"):
+                records[jobs[job]] = job.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # what is wrong is said now and not when the other files are done
+            raise
+    return records
+
+
 def build(config: ShardsConfig) -> dict:
     """Corpus -> shards and manifest, on all CPUs; what an earlier run finished is kept.
 
@@ -269,20 +290,13 @@ def build(config: ShardsConfig) -> dict:
         name = Counter(names).most_common(1)[0][0]
         raise InputError(f"{config.corpus} has two files that would both become the shard {name}: rename one.")
     workers = min(config.workers or os.cpu_count(), len(sources))
-    records: dict[str, dict] = {}
-    # Spawned, not forked: the caller may hold threads and locks.
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=end_with_parent) as pool:
-        jobs = {
-            pool.submit(shard_file, source, name, config, facts, share): name
-            for (source, share), name in zip(sources.items(), names, strict=True)
-        }
-        try:
-            for job in tqdm(as_completed(jobs), total=len(jobs), desc="shards", unit="file"):
-                records[jobs[job]] = job.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # what is wrong is said now and not when the other files are done
-            raise
+    with ThreadPoolExecutor(workers) as pool:  # hashing lets go of the interpreter
+        made_from = pool.map(lambda source: origin(source, sources[source], config, facts), sources)
+    origins = dict(zip(names, made_from, strict=True))
+    records = {name: reusable(name, one, config.out) for name, one in origins.items()}
+    todo = [(source, name) for source, name in zip(sources, names, strict=True) if records[name] is None]
+    if todo:
+        records |= shard_all(todo, origins, config, facts, workers=min(workers, len(todo)))
     shards = [shard for name in names for shard in records[name]["shards"]]
     for split in SPLITS:
         if not any(shard["split"] == split for shard in shards):

@@ -1,0 +1,71 @@
+"""Languages of documents: which, how sure, how far; and the measurement over a corpus."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from training.corpus import COLUMNS
+from training.language import LANGUAGES, identify, languages_of, measure
+
+SENTENCES = {
+    "en": "The keeper of the lighthouse climbed the narrow stairs every evening and lit the great lamp above the sea.",
+    "fr": "Le gardien du phare montait chaque soir l'escalier étroit et allumait la grande lampe au-dessus de la mer.",
+    "es": "El guarda del faro subía todas las noches la estrecha escalera y encendía la gran lámpara sobre el mar.",
+    "de": "Der Wärter des Leuchtturms stieg jeden Abend die enge Treppe hinauf und entzündete die große Lampe.",
+    "it": "Il guardiano del faro saliva ogni sera la scala stretta e accendeva la grande lampada sopra il mare.",
+    "nl": "De wachter van de vuurtoren klom iedere avond de smalle trap op en stak de grote lamp boven de zee aan.",
+    "la": "Custos phari quotidie vespere scalas angustas ascendebat, et lucernam magnam super mare accendebat.",
+    "pt": "O guarda do farol subia todas as noites a escada estreita e acendia a grande lâmpada por cima do mar.",
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@pytest.mark.parametrize("gap", ["\n", "\n\n", " "])
+@pytest.mark.parametrize("times", [1, 30])
+def test_a_document_in_one_language_is_wholly_in_it(language, gap, times):
+    found = languages_of(gap.join([SENTENCES[language]] * times))
+    assert (found.language, found.share) == (language, 1.0) and found.confidence > 0.99
+
+
+@pytest.mark.parametrize("foreign", [0, 1, 2, 4])
+def test_the_share_counts_the_paragraphs_of_another_language(foreign):
+    paragraphs = [SENTENCES["la"]] * (8 - foreign)
+    for i in range(foreign):
+        paragraphs.insert(2 * i + 1, SENTENCES["de"])
+    found = languages_of("\n\n".join(paragraphs * 1))
+    assert found.language == "la" or foreign == 4
+    assert found.share == 1 - foreign / 8
+
+
+def test_a_long_document_is_judged_by_its_beginning_middle_and_end():
+    text = SENTENCES["nl"] * 4 + SENTENCES["en"] * 2_000 + SENTENCES["nl"] * 4
+    assert languages_of(text).language in ("en", "nl")
+    assert languages_of(SENTENCES["fr"] * 9 + "1234 " * 50_000 + SENTENCES["fr"] * 9).language == "fr"
+
+
+def test_paragraphs_without_letters_are_not_judged():
+    table = "\n\n".join(["12.5 | 13.7 | 19.2 | 21.4 | 99.1 | 17.0 | 18.3 | 16.2 | 12.9"] * 30)
+    assert languages_of(f"{SENTENCES['es']}\n\n{table}\n\n{SENTENCES['es']}").share == 1.0
+    assert languages_of("").share == 1.0
+
+
+def test_short_documents_are_identified_whole():
+    assert languages_of(SENTENCES["it"])[:2] == identify(SENTENCES["it"])
+
+
+def test_a_measurement_counts_what_is_found_and_what_it_is_taken_for(tmp_path):
+    rows = [(SENTENCES["la"], "Latin")] * 9 + [
+        (SENTENCES["it"], "Latin"),
+        (SENTENCES["it"], "Italian"),
+        ("x = 1", "Python"),
+    ]
+    table = [dict.fromkeys(COLUMNS, "") | {"text": text, "language": language} for text, language in rows]
+    for row in table:
+        del row["word_count"], row["token_count"]
+        row["word_count"] = 1
+    pq.write_table(pa.Table.from_pylist(table), tmp_path / "a.parquet")
+    found = measure(tmp_path)
+    assert found["documents"] == 11 and list(found["languages"]) == ["it", "la"]
+    latin = found["languages"]["la"]
+    assert (latin["documents"], latin["right"], latin["taken_for"]) == (10, 0.9, {"it": 1})
+    assert found["languages"]["it"]["right"] == 1.0 and found["megabytes"] > 0 and found["seconds"] > 0

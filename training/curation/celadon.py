@@ -1,0 +1,82 @@
+"""Celadon, the toxicity classifier of "Toxicity of the Commons" (arXiv 2410.22587), through transformers.
+
+The architecture, written here from the published description: DeBERTa-v3-small, and on the vector of its first token
+five linear heads of four classes. Parameter names are those of the published weights (`deberta.*`,
+`heads.N.weight`, `heads.N.bias`), so `PleIAs/celadon` loads by name where the Hub is reachable, or from a folder.
+"""
+
+import torch
+from torch import nn
+from transformers import AutoTokenizer, DebertaV2Model, DebertaV2PreTrainedModel
+
+from ..config import InputError
+from .toxicity import AXES, Scores, combine
+
+LEVELS = 4  # 0 to 3
+WINDOW = 512  # tokens, special ones included: what it was trained on and is run with
+BATCH = 32
+
+
+class Celadon(DebertaV2PreTrainedModel):
+    """DeBERTa-v3 with a head per axis. `config` is a `DebertaV2Config`."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.deberta = DebertaV2Model(config)
+        self.heads = nn.ModuleList(nn.Linear(config.hidden_size, LEVELS) for _ in AXES)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.post_init()
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Token ids (B, T) and their mask -> logits (B, 5 axes, 4 levels), axes in the order of `AXES`."""
+        x_BTD = self.deberta(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        x_BD = self.dropout(x_BTD[:, 0])
+        return torch.stack([head(x_BD) for head in self.heads], dim=1)
+
+
+class CeladonScorer:
+    """Scores documents with Celadon: every window of 512 tokens, combined as `toxicity.combine` says.
+
+    Args:
+        name_or_path: on the Hub, or a folder with config.json, model.safetensors and a tokenizer.
+        device: where it runs.
+        batch_size: windows at a time.
+
+    Raises:
+        InputError: when it is neither, or lacks a part of the model.
+    """
+
+    def __init__(self, name_or_path: str, *, device: str = "cpu", batch_size: int = BATCH) -> None:
+        self.name = f"celadon ({name_or_path})"
+        self.device = device
+        self.batch_size = batch_size
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(name_or_path)
+            model, report = Celadon.from_pretrained(name_or_path, output_loading_info=True, use_safetensors=True)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"--scorer {name_or_path} holds no Celadon model and tokenizer in safetensors that can be read "
+                f"({str(error).splitlines()[0]}): give PleIAs/celadon, a folder with it, or lexicon."
+            ) from None
+        if report["missing_keys"]:
+            missing = ", ".join(sorted(report["missing_keys"])[:3])
+            raise InputError(f"--scorer {name_or_path} is not a Celadon model: it lacks {missing}.")
+        self.model = model.to(device).eval()
+
+    @torch.inference_mode()
+    def score(self, texts: list[str], languages: list[str]) -> list[Scores]:
+        """Texts -> a Scores each; Celadon reads all languages alike, so `languages` is not used."""
+        windows = [(document, ids) for document, text in enumerate(texts) for ids in self._windows(text)]
+        windows.sort(key=lambda window: len(window[1]))  # alike in length, so that little is padded
+        scored: list[list[Scores]] = [[] for _ in texts]
+        for start in range(0, len(windows), self.batch_size):
+            batch = windows[start : start + self.batch_size]
+            padded = self.tokenizer.pad({"input_ids": [ids for _, ids in batch]}, return_tensors="pt").to(self.device)
+            logits = self.model(padded["input_ids"], padded["attention_mask"])
+            for (document, _), levels in zip(batch, logits.argmax(-1).tolist(), strict=True):
+                scored[document].append(Scores(*levels))
+        return [combine(found) for found in scored]
+
+    def _windows(self, text: str) -> list[list[int]]:
+        """Token ids of a text in windows, each with the tokens that frame a text."""
+        return self.tokenizer(text, truncation=True, max_length=WINDOW, return_overflowing_tokens=True)["input_ids"]
