@@ -1,0 +1,115 @@
+"""What the documents for the AI Act are filled from: provider.yaml, which is never guessed, and the files of a run."""
+
+import math
+from datetime import date
+from pathlib import Path
+
+import yaml
+from safetensors import safe_open
+
+from .facts import gather, manifests, of_corpus
+from .files import ReleaseError, read_json, sha256
+
+EXAMPLE = Path(__file__).with_name("provider.yaml")
+NONE = "None."
+
+
+def in_range(value: float, ranges) -> str:
+    """The name of the range that a value falls in; each range is where it begins and its name."""
+    return [name for least, name in ranges if value >= least][-1]
+
+
+def read_provider(path: Path) -> dict:
+    """provider.yaml, whole.
+
+    Raises:
+        ReleaseError: naming every field that is missing, empty or unknown.
+    """
+    if not path.is_file():
+        raise ReleaseError(f"{path} is not there: copy {EXAMPLE} and say what only the provider can.")
+    given, example = (yaml.safe_load(one.read_text(encoding="utf-8")) or {} for one in (path, EXAMPLE))
+    if not isinstance(given, dict):
+        raise ReleaseError(f"{path} is not a mapping: copy {EXAMPLE}.")
+    known = {f"{section}.{key}" for section, fields in example.items() for key in fields}
+    there = {
+        f"{section}.{key}": value
+        for section, fields in given.items()
+        for key, value in (fields.items() if isinstance(fields, dict) else [("", None)])
+    }
+    missing = sorted(key for key in known if there.get(key) in (None, "", [], {}))
+    unknown = sorted(there.keys() - known)
+    if missing or unknown:
+        told = [f"{name}: {', '.join(keys)}" for name, keys in (("missing", missing), ("unknown", unknown)) if keys]
+        raise ReleaseError(f"{path}: {'; '.join(told)} (write none where nothing applies).")
+    for name in ("provider.sme", "data.continuously_trained", "processing.code_of_practice_signatory"):
+        if not isinstance(there[name], bool):
+            raise ReleaseError(f"{path}: {name} is to be true or false.")
+    for name in ("summary.date", "model.placed_on_union_market", "model.released"):
+        if not isinstance(there[name], date):
+            raise ReleaseError(f"{path}: {name} is to be a date such as 2026-11-23.")
+    crawlers, asked = there["data.crawlers"], {"names", "purposes", "behaviour", "period", "content", "domains"}
+    if not nothing(crawlers) and not (isinstance(crawlers, dict) and asked <= crawlers.keys()):
+        raise ReleaseError(f"{path}: data.crawlers is to be none, or to give {', '.join(sorted(asked))}.")
+    return given
+
+
+def nothing(value) -> bool:
+    """Whether the provider says that nothing applies."""
+    return isinstance(value, str) and value.strip().lower() == "none"
+
+
+def or_none(value) -> str:
+    """An answer as a sentence."""
+    if nothing(value):
+        return NONE
+    return ", ".join(map(str, value)) if isinstance(value, list) else " ".join(str(value).split())
+
+
+def yes_no(value) -> str:
+    """Yes, unless the provider says that nothing applies."""
+    return "Yes" if value is True or not (value is False or nothing(value)) else "No"
+
+
+def read_run(run: Path) -> dict:
+    """What the files of a run say: `config`, `sessions`, `emissions`, `corpora`, `parameters`, `inputs`.
+
+    Raises:
+        ReleaseError: when a file is missing, or names no text.
+    """
+    if not (run / "config.yaml").is_file():
+        raise ReleaseError(f"{run} is not a run: it has no config.yaml.")
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    sessions, emissions = read_json(run / "run.json")["sessions"], read_json(run / "emissions.json")
+    corpora = [of_corpus(corpus) for corpus in gather(run)]
+    if not corpora or not any(corpus["sources"] for corpus in corpora):
+        raise ReleaseError(f"{run} names no shards whose manifest names its sources: the summary has nothing to say.")
+    weights = sorted((run / "model").glob("*.safetensors"))
+    if not weights:
+        raise ReleaseError(f"{run / 'model'} holds no weights: let the run finish.")
+    files = [run / name for name in ("config.yaml", "run.json", "emissions.json")]
+    files += [path for _, path in manifests(config, run)]
+    return {
+        "config": config,
+        "model": read_json(run / "model" / "config.json"),
+        "sessions": sessions,
+        "emissions": emissions,
+        "corpora": corpora,
+        "parameters": sum(map(count_parameters, weights)),
+        "weights": {path.name: sha256(path) for path in weights},
+        "inputs": {str(path): sha256(path) for path in files},
+    }
+
+
+def count_parameters(path: Path) -> int:
+    """Numbers in a safetensors file."""
+    with safe_open(path, "pt") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 (no mapping)
+
+
+def rows_by(run: dict, column: str) -> dict[str, int]:
+    """Tokens by language or licence, the largest first; a text in the corpora of two stages counts twice."""
+    sums: dict[str, int] = {}
+    for corpus in run["corpora"]:
+        for row in corpus[f"by_{column}"]:
+            sums[row[column]] = sums.get(row[column], 0) + row["tokens"]
+    return dict(sorted(sums.items(), key=lambda item: (-item[1], item[0])))

@@ -1,0 +1,134 @@
+"""ONNX and OpenVINO of the `llama` flavour, written by transformers' exporters and run without transformers.
+
+Each is one graph in fp32 that takes ids, mask, positions and the keys and values of earlier tokens: with none of those
+it reads a prompt, with them it goes on from it.
+"""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import LlamaForCausalLM
+from transformers.exporters import OnnxConfig, OnnxExporter, OpenVINOConfig, OpenVINOExporter
+from transformers.exporters.utils import decompose_for_generation
+
+from .checks import NEW_TOKENS, Checks
+from .fp32 import SAME_ARITHMETIC, Fp32
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+EXPORTERS = {"onnx": (OnnxExporter, OnnxConfig), "openvino": (OpenVINOExporter, OpenVINOConfig)}
+
+
+def export(flavour: Path, out: Path, *, format: str) -> None:
+    """Write `out` from the folder of the `llama` flavour; `format` is `onnx` or `openvino`."""
+    model = LlamaForCausalLM.from_pretrained(flavour, dtype=torch.float32).eval()
+    # Two rows, one padded: with a batch of one, or a mask of ones, the exporter would take either for granted.
+    pad = model.config.pad_token_id
+    ids = torch.tensor([[1, 5, 6, 7], [pad, pad, 1, 5]])
+    sample = {"input_ids": ids, "attention_mask": (ids != pad).long()}
+    graph, inputs = decompose_for_generation(model, sample, multi_token_decode=True)["decode"]
+    exporter, config = EXPORTERS[format]
+    exporter().export(graph, inputs, config(dynamic=True)).save_pretrained(out)
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(flavour / name, out / name)
+
+
+class OnnxSession:
+    """The exported graph in ONNX Runtime, with nothing of torch around it.
+
+    Args:
+        folder: as `export` wrote it.
+    """
+
+    def __init__(self, folder: str | Path):
+        import onnxruntime
+
+        self.session = onnxruntime.InferenceSession(Path(folder) / "model.onnx", providers=["CPUExecutionProvider"])
+        self.past = [node for node in self.session.get_inputs() if "past_key_values" in node.name]
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was read."""
+        _, heads, _, width = self.past[0].shape
+        self.cache = [np.zeros((1, int(heads), 0, int(width)), np.float32) for _ in self.past]
+        self.seen = 0
+
+    def read(self, ids: list[int]) -> np.ndarray:
+        """Read further ids; the logits (V,) of what follows them."""
+        feed = step(ids, self.seen) | {node.name: value for node, value in zip(self.past, self.cache, strict=True)}
+        names = ["logits", *(node.name.replace("input.", "output.", 1) for node in self.past)]
+        logits, *self.cache = self.session.run(names, feed)
+        self.seen += len(ids)
+        return logits[0, -1]
+
+
+class OpenVinoSession:
+    """The exported graph in OpenVINO, which keeps the earlier keys and values itself.
+
+    Args:
+        folder: as `export` wrote it.
+    """
+
+    def __init__(self, folder: str | Path):
+        import openvino
+
+        # Left to itself, the CPU plugin computes in bfloat16 where it can and keeps the cache in 8 bits.
+        exact = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
+        model = openvino.Core().compile_model(Path(folder) / "openvino_model.xml", "CPU", exact)
+        self.request = model.create_infer_request()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was read."""
+        self.request.reset_state()
+        self.seen = 0
+
+    def read(self, ids: list[int]) -> np.ndarray:
+        """Read further ids; the logits (V,) of what follows them."""
+        logits = self.request.infer(step(ids, self.seen) | {"beam_idx": np.zeros(1, np.int32)})["logits"]
+        self.seen += len(ids)
+        return logits[0, -1].copy()
+
+
+SESSIONS = {"onnx": OnnxSession, "openvino": OpenVinoSession}
+
+
+def step(ids: list[int], seen: int) -> dict[str, np.ndarray]:
+    """Inputs of one call: ids, a mask over everything so far, and positions."""
+    return {
+        "input_ids": np.array([ids], np.int64),
+        "attention_mask": np.ones((1, seen + len(ids)), np.int64),
+        "position_ids": np.arange(seen, seen + len(ids), dtype=np.int64)[None],
+    }
+
+
+def generate(session, ids: list[int], count: int, repetition_penalty: float, eos: int) -> list[int]:
+    """The greedy continuation, with transformers' repetition penalty; ends before `eos`."""
+    session.reset()
+    new: list[int] = []
+    logits = session.read(ids)
+    while len(new) < count:
+        seen = np.unique([*ids, *new])
+        values = logits[seen]
+        logits[seen] = np.where(values < 0, values * repetition_penalty, values / repetition_penalty)
+        likeliest = int(logits.argmax())
+        if likeliest == eos:
+            break
+        new.append(likeliest)
+        if len(new) < count:
+            logits = session.read([likeliest])
+    return new
+
+
+def check_export(checks: Checks, fp32: Fp32, folder: Path, *, format: str) -> None:
+    """Hold an exported folder, as it lies on disk, against torch: log-probabilities after each prompt, greedy text."""
+    session = SESSIONS[format](folder)
+    last = {}
+    for code, ids in fp32.prompts.items():
+        session.reset()
+        logits = torch.from_numpy(np.array(session.read(ids)))
+        last[code] = logits.log_softmax(-1).numpy()
+    fp32.compare_last(checks, format, "fp32", last, SAME_ARITHMETIC)
+    new = {code: generate(session, ids, NEW_TOKENS, fp32.penalty, fp32.eos) for code, ids in fp32.prompts.items()}
+    fp32.compare_greedy(checks, format, "fp32", new, SAME_ARITHMETIC)

@@ -1,0 +1,169 @@
+"""What follows from the files of a run by arithmetic: the figures that no file states, and that card and summary need.
+
+`data.json` holds, for each corpus that the run read, what its manifest says without the list of shards; `facts.json`
+what is computed from `release.json` and `data.json`. Who validates a card computes it again.
+"""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import yaml
+
+from .files import ReleaseError, read_json
+
+MEASURES = ("documents", "bytes", "tokens")
+COLUMNS = ("language", "license", "collection")
+
+
+def manifests(config: dict, run: Path) -> list[tuple[list[str], Path]]:
+    """The manifests of the shards that a run read, each with the names of the stages that read it.
+
+    A manifest lies with its shards, whose folder the config gives as seen from where the run was started: this folder,
+    or the one that holds `runs/`. Where the shards are no more, RUN/manifests/STAGE.json stands in.
+
+    Raises:
+        ReleaseError: when one is in none of these places.
+    """
+    data, found = config.get("data") or {}, {}
+    for stage in config.get("stages") or []:
+        shards = stage.get("shards") or (f"{data['folder']}/shards" if data.get("folder") else None)
+        if shards is None:
+            continue
+        name = f"{stage['name']}.json"
+        places = [
+            Path(shards, "manifest.json"),
+            run.parent.parent / shards / "manifest.json",
+            run / "manifests" / name,
+        ]
+        path = next((place for place in places if place.is_file()), None)
+        if path is None:
+            raise ReleaseError(
+                f"{shards}/manifest.json is not there, and the card accounts for the text by it: start this where the "
+                f"run was started, or copy the manifest to {run / 'manifests' / name}."
+            )
+        found.setdefault(path.resolve(), ([], path))[0].append(stage["name"])
+    return list(found.values())
+
+
+def gather(run: Path) -> list[dict]:
+    """The content of data.json: one entry for each corpus that the run in a folder read.
+
+    Raises:
+        ReleaseError: when a manifest is missing, or is not the one that the run read.
+    """
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) or {}
+    sessions, corpora = read_json(run / "run.json")["sessions"], []
+    read = {fingerprint for session in sessions for fingerprint in session.get("data", [])}
+    for stages, path in manifests(config, run):
+        manifest = read_json(path)
+        if manifest["fingerprint"] not in read:
+            raise ReleaseError(f"{path} is not the manifest that {run} read: its shards were made anew since.")
+        kept = {key: manifest[key] for key in ("fingerprint", "command", "tokenizer", "validation", "account")}
+        carried = {key: value for key, value in manifest["corpus"].items() if key in ("sources", "curation")}
+        corpora.append({"stages": stages, **kept, **carried})
+    return corpora
+
+
+def total(rows: list[dict]) -> dict:
+    """Sums of the measures over rows of an account."""
+    return {measure: sum(row[measure] for row in rows) for measure in MEASURES}
+
+
+def by(rows: list[dict], column: str) -> list[dict]:
+    """The rows of an account added up by a column, the largest first, with the share of all tokens."""
+    whole, sums = total(rows)["tokens"], {}
+    for row in rows:
+        sums.setdefault(row[column], Counter()).update({measure: row[measure] for measure in MEASURES})
+    lines = [{column: name, **counts, "share": counts["tokens"] / whole} for name, counts in sums.items()]
+    return sorted(lines, key=lambda line: (-line["tokens"], line[column]))
+
+
+def of_corpus(corpus: dict) -> dict:
+    """The figures of one entry of data.json."""
+    rows = [row for row in corpus["account"] if row["split"] == "train"]
+    held = [row for row in corpus["account"] if row["split"] == "validation"]
+    return {
+        "stages": " and ".join(corpus["stages"]),
+        "train": total(rows),
+        "held_out": total(held),
+        "rows": sorted(rows, key=lambda row: [row[column] for column in COLUMNS]),
+        **{f"by_{column}": by(rows, column) for column in COLUMNS},
+        "sources": datasets(corpus),
+        "left_out": left_out(corpus),
+        "synthetic": synthetic(corpus),
+    }
+
+
+def left_out(corpus: dict) -> list[dict]:
+    """What curation dropped, by reason, as its curation.json has it."""
+    reasons = (corpus.get("curation") or {}).get("reasons") or {}
+    return [
+        {"reason": reason, "documents": one["documents"], "bytes": one["bytes"]} for reason, one in reasons.items()
+    ]
+
+
+def datasets(corpus: dict) -> list[dict]:
+    """The sources of a corpus as its sources.json names them, with their share of its bytes, the largest first."""
+    sources = [source for source in (corpus.get("sources") or {}).get("sources", []) if source.get("bytes")]
+    whole = sum(source["bytes"] for source in sources)
+    lines = [
+        {
+            "name": source["name"],
+            "version": source.get("version"),
+            "license": source.get("licence") or source.get("license") or " and ".join(source.get("licences", {})),
+            "retrieved": source.get("retrieved"),
+            "documents": source["documents"],
+            "bytes": source["bytes"],
+            "languages": " ".join(source.get("languages", {})),
+            "share": source["bytes"] / whole,
+        }
+        for source in sources
+    ]
+    return sorted(lines, key=lambda line: (-line["bytes"], line["name"]))
+
+
+def synthetic(corpus: dict) -> dict | None:
+    """Documents that a language model wrote or rewrote, with its name; None where curation had no model at hand."""
+    curation = corpus.get("curation") or {}
+    endpoint = (curation.get("settings") or {}).get("endpoint")
+    if not endpoint:
+        return None
+    changes = curation.get("changes") or {}
+    rewritten, warned = (changes.get(f"documents with {action}", 0) for action in ("rewrite", "warn"))
+    return {"model": endpoint["model"], "rewritten": rewritten, "warned": warned, "documents": rewritten + warned}
+
+
+def command_of(sessions: list[dict]) -> str | None:
+    """The command that began a run, without the folder of the interpreter: that is its machine's business."""
+    return re.sub(r"^\S*/", "", sessions[0]["command"]) if sessions else None
+
+
+def facts(release: dict, data: list[dict]) -> dict:
+    """The content of facts.json.
+
+    Args:
+        release: release.json.
+        data: data.json.
+    """
+    run = (release["source"]["run"] or {}) if release["source"] else {}
+    config, emissions = run.get("config") or {}, run.get("emissions") or {}
+    stages, length = config.get("stages") or [], config.get("sequence_length")
+    tokens = [stage["steps"] * stage["sequences"] * length for stage in stages]
+    scores = (run.get("validation") or {}).get("validation") or {}
+    sessions = (run.get("run") or {}).get("sessions") or []
+    bits = [score["bits_per_byte"] for score in scores.values()]
+    return {
+        "command": command_of(sessions),
+        "stages": [{**stage, "tokens": count} for stage, count in zip(stages, tokens, strict=True)],
+        "steps": sum(stage["steps"] for stage in stages),
+        "tokens": sum(tokens),
+        "corpora": [of_corpus(corpus) for corpus in data],
+        "bits_per_byte": sum(bits) / len(bits) if bits else None,
+        "grams_co2eq": emissions["kg_co2eq"] * 1000 if "kg_co2eq" in emissions else None,
+        "watt_hours": emissions["kwh"] * 1000 if "kwh" in emissions else None,
+        "minutes": emissions["seconds"] / 60 if "seconds" in emissions else None,
+        "flops": 6 * release["model"]["parameters"] * sum(tokens),
+        "checks": len(release["checks"]),
+        "checks_passed": sum(check["passed"] for check in release["checks"]),
+    }

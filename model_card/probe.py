@@ -1,0 +1,81 @@
+"""What a user gets from a released folder: run by path in a fresh interpreter, it imports transformers and no more.
+
+`python -I probe.py FOLDER QUESTIONS.json ANSWERS.json`; release runs it on each flavour, and calls `measure` itself on
+the model that the release is made from.
+"""
+
+import hashlib
+import json
+import sys
+import warnings
+
+import torch
+
+
+def digest(tensor: torch.Tensor) -> str:
+    """Sha256 of a tensor's bits."""
+    return hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+@torch.no_grad()
+def measure(model, questions: dict) -> dict:
+    """Bits of the logits (T, V) of each row of ids, and the ids that `generate` continues each prompt with.
+
+    Args:
+        model: a causal language model, in the precision that it was loaded with.
+        questions: `rows` and `prompts`, lists of lists of ids, and `new_tokens`.
+    """
+    generated = []
+    for prompt in questions["prompts"]:
+        out = model.generate(torch.tensor([prompt]), max_new_tokens=questions["new_tokens"])
+        generated.append(out[0, len(prompt) :].tolist())
+    return {"logits": [digest(model(torch.tensor([row])).logits) for row in questions["rows"]], "generated": generated}
+
+
+def main() -> None:
+    """Answer for the folder that the command line names."""
+    folder, questions_file, answers_file = sys.argv[1:]
+    sys.modules["modeling_pleias"] = None  # an import of the installed package fails: the folder has to do without
+    warnings.simplefilter("ignore")
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    with open(questions_file, encoding="utf-8") as file:
+        questions = json.load(file)
+    code = questions["trust_remote_code"]
+    generate = transformers.pipeline("text-generation", model=folder, trust_remote_code=code)
+    model, tokenizer = generate.model, generate.tokenizer
+    classes = {}
+    for name in model.config.to_dict().get("auto_map", {}):
+        auto = getattr(transformers, name)
+        if name not in ("AutoConfig", "AutoTokenizer"):
+            with torch.device("meta"):
+                classes[name] = type(auto.from_config(model.config, trust_remote_code=code)).__name__
+        else:
+            classes[name] = type(auto.from_pretrained(folder, trust_remote_code=code)).__name__
+    texts = questions["texts"]
+    ids = [tokenizer.encode(text) for text in texts]
+    answers = {
+        "model": type(model).__name__,
+        "code": type(model).__module__.partition(".")[0],
+        "tokenizer": type(tokenizer).__name__,
+        "classes": classes,
+        "ids": ids,
+        "decoded": [tokenizer.decode(row, skip_special_tokens=True) for row in ids],
+        "special": [tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id],
+        "model_max_length": tokenizer.model_max_length,
+        # transformers 5 ignores it for byte-level BPE; 4 drops the space of " ?" where it is set.
+        "cleans_up": tokenizer.clean_up_tokenization_spaces,
+        "pipeline": [
+            out[0]["generated_text"]
+            for out in generate(questions["prompt_texts"], max_new_tokens=questions["new_tokens"], batch_size=1)
+        ],
+        **measure(model, questions),
+    }
+    with open(answers_file, "w", encoding="utf-8") as file:
+        json.dump(answers, file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""A Pleias model in the browser: continuation in eight languages, OCR correction, translation, answers from sources.
+
+    python app.py [--model FOLDER_OR_NAME_OR_GGUF]
+
+The model is a folder, a name on the Hub (the variable MODEL serves too), or a GGUF file. No GPU is needed.
+"""
+
+import argparse
+import json
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import gradio as gr
+
+OPENINGS = {
+    "English": "The old library stood by the river, and on winter evenings",
+    "French": "La vieille bibliothèque se dressait au bord du fleuve, et les soirs d'hiver",
+    "Spanish": "La vieja biblioteca se alzaba junto al río, y en las tardes de invierno",
+    "German": "Die alte Bibliothek stand am Fluss, und an Winterabenden",
+    "Italian": "La vecchia biblioteca sorgeva in riva al fiume, e nelle sere d'inverno",
+    "Dutch": "De oude bibliotheek stond aan de rivier, en op winteravonden",
+    "Latin": "In principio creavit Deus caelum et terram",
+    "Portuguese": "A velha biblioteca erguia-se à beira do rio, e nas noites de inverno",
+}
+CODES = dict(zip(OPENINGS, ("en", "fr", "es", "de", "it", "nl", "la", "pt"), strict=True))
+# The published formats of the tasks (Pico and Nano 0.1): what stands around the text, and what ends the answer.
+OCR = "<|text_start|>{text}<|text_end|><|ocr_correction_start|>", "<|ocr_correction_end|>"
+TRANSLATION = "<|text_start|>{text}<|text_end|><|translation_start|>", "<|translation_end|>"
+RAG = "<|query_start|>{query}<|query_end|>\n{sources}<|source_analysis_start|>", "<|answer_end|>"
+RAG_SOURCE = "<|source_start|><|source_id_start|>{id}<|source_id_end|>{text}<|source_end|>\n"
+UNABLE = "This model has no token {token}: it was not fine-tuned for this task. Start the app with one that was."
+
+
+class Torch:
+    """A folder or a name on the Hub, through transformers.
+
+    Args:
+        name: the folder or name; a folder with code of its own must be trusted by who starts the app.
+    """
+
+    def __init__(self, name: str, *, trust_remote_code: bool):
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        self.model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=trust_remote_code)
+
+    def knows(self, token: str) -> bool:
+        """Whether a token is in the vocabulary."""
+        return token in self.tokenizer.get_vocab()
+
+    def stream(self, prompt: str, end: str | None, count: int, temperature: float, penalty: float) -> Iterator[str]:
+        """What follows the prompt, longer each time."""
+        from transformers import TextIteratorStreamer
+
+        inputs = self.tokenizer(prompt, return_tensors="pt", truncation=True)
+        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True, timeout=300)
+        settings = {"max_new_tokens": count, "repetition_penalty": penalty, "do_sample": temperature > 0}
+        settings |= {"temperature": temperature} if temperature > 0 else {}
+        if end:
+            ends = [self.tokenizer.eos_token_id, self.tokenizer.convert_tokens_to_ids(end)]
+            settings["eos_token_id"] = [one for one in ends if one is not None]
+        thread = threading.Thread(target=self.model.generate, kwargs={**inputs, **settings, "streamer": streamer})
+        thread.start()
+        text = ""
+        for piece in streamer:
+            text += piece
+            yield text
+        thread.join()
+
+
+class Gguf:
+    """A GGUF file, through llama.cpp.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: str):
+        import xllamacpp
+
+        parameters = xllamacpp.CommonParams()
+        parameters.model.path = path
+        parameters.n_parallel, parameters.n_gpu_layers, parameters.warmup = 1, 0, False
+        parameters.verbosity = 1  # errors
+        self.server = xllamacpp.Server(parameters)
+
+    def _post(self, endpoint: str, body: dict):
+        import urllib.request
+
+        address, data = f"{self.server.listening_address}{endpoint}", json.dumps(body).encode()
+        request = urllib.request.Request(address, data, {"Content-Type": "application/json"})
+        return urllib.request.urlopen(request)
+
+    def knows(self, token: str) -> bool:
+        """Whether a token is in the vocabulary."""
+        with self._post("/tokenize", {"content": token, "add_special": False, "parse_special": True}) as answer:
+            return len(json.load(answer)["tokens"]) == 1
+
+    def stream(self, prompt: str, end: str | None, count: int, temperature: float, penalty: float) -> Iterator[str]:
+        """What follows the prompt, longer each time."""
+        body = {"prompt": prompt, "n_predict": count, "temperature": temperature, "repeat_penalty": penalty}
+        body |= {"repeat_last_n": 4096, "stream": True, "stop": [end] if end else []}
+        text = ""
+        with self._post("/completion", body) as answer:
+            for line in answer:
+                if line.startswith(b"data: "):
+                    text += json.loads(line.removeprefix(b"data: "))["content"]
+                    yield text
+
+
+def rag_prompt(query: str, sources: str) -> str:
+    """The question with its sources, which stand apart by an empty line."""
+    parts = [part.strip() for part in sources.split("\n\n") if part.strip()]
+    marked = "".join(RAG_SOURCE.format(id=i, text=part) for i, part in enumerate(parts, 1))
+    return RAG[0].format(query=query, sources=marked)
+
+
+def build(model, name: str) -> gr.Blocks:
+    """The page.
+
+    Args:
+        model: `Torch` or `Gguf`.
+        name: what is shown of it.
+    """
+
+    def complete(prompt: str, end: str | None, *settings) -> Iterator[str]:
+        if end and not model.knows(end):
+            yield UNABLE.format(token=end)
+            return
+        yield from model.stream(prompt, end, *settings)
+
+    def go_on(text: str, *settings) -> Iterator[str]:
+        for new in complete(text, None, *settings):
+            yield text + new
+
+    def correct(text: str, *settings) -> Iterator[str]:
+        yield from complete(OCR[0].format(text=text), OCR[1], *settings)
+
+    def translate(text: str, language: str, *settings) -> Iterator[str]:
+        start = TRANSLATION[0].format(text=text)
+        named = f"<|language_start|>{CODES[language]}<|language_end|>"  # in models that have these tokens
+        yield from complete(named + start if model.knows("<|language_start|>") else start, TRANSLATION[1], *settings)
+
+    def answer(query: str, sources: str, *settings) -> Iterator[str]:
+        yield from complete(rag_prompt(query, sources), RAG[1], *settings)
+
+    languages = list(OPENINGS)
+    with gr.Blocks(title=name) as page:
+        gr.Markdown(f"# {name}\nA base model: it continues text, and may state what is not so. Greedy as it stands.")
+        with gr.Accordion("Decoding", open=False):
+            settings = [
+                gr.Slider(1, 512, 64, step=1, label="New tokens"),
+                gr.Slider(0, 1.5, 0, step=0.1, label="Temperature (0: the likeliest)"),
+                gr.Slider(1, 2, 1.2, step=0.05, label="Repetition penalty"),
+            ]
+        with gr.Tab("Continue"):
+            language = gr.Dropdown(languages, value="English", label="Opening in")
+            text = gr.Textbox(OPENINGS["English"], lines=3, label="Text")
+            out = gr.Textbox(lines=8, label="Continued")
+            language.change(OPENINGS.get, language, text)
+            gr.Button("Continue", variant="primary").click(go_on, [text, *settings], out)
+        with gr.Tab("Correct OCR"):
+            text, out = gr.Textbox(lines=6, label="Text as recognised"), gr.Textbox(lines=6, label="Corrected")
+            gr.Button("Correct", variant="primary").click(correct, [text, *settings], out)
+        with gr.Tab("Translate"):
+            text, language = gr.Textbox(lines=6, label="Text"), gr.Dropdown(languages, value="French", label="Into")
+            out = gr.Textbox(lines=6, label="Translation")
+            gr.Button("Translate", variant="primary").click(translate, [text, language, *settings], out)
+        with gr.Tab("Answer from sources"):
+            query = gr.Textbox(label="Question")
+            sources = gr.Textbox(lines=8, label="Sources, an empty line between two")
+            out = gr.Textbox(lines=8, label="Analysis and answer, with citations")
+            gr.Button("Answer", variant="primary").click(answer, [query, sources, *settings], out)
+    return page
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--model", default=os.environ.get("MODEL", "PleIAs/Pleias-1.2b-Preview"))
+    parser.add_argument("--trust_remote_code", action="store_true", help="run the code inside the model's folder")
+    parser.add_argument("--port", type=int, default=7860)
+    args = parser.parse_args()
+    is_gguf = args.model.endswith(".gguf")
+    model = Gguf(args.model) if is_gguf else Torch(args.model, trust_remote_code=args.trust_remote_code)
+    name = Path(args.model).resolve().name if Path(args.model).exists() else args.model
+    build(model, name).queue().launch(server_port=args.port)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Drives the app in a headless Chromium: a French continuation is written, and a picture of it is kept.
+
+    python screenshot.py --model FOLDER_OR_GGUF --out screenshot.png [--chromium /usr/bin/chromium]
+
+Needs `pip install playwright`, and a Chromium: `playwright install chromium`, or that of the system.
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+PORT = 7861
+SECONDS = 300  # for the app to come up, and again for it to write
+
+
+def wait(address: str, app: subprocess.Popen) -> None:
+    """Return when the app answers; end when it has died or takes too long."""
+    end = time.monotonic() + SECONDS
+    while app.poll() is None and time.monotonic() < end:
+        try:
+            urllib.request.urlopen(address).close()
+            return
+        except OSError:
+            time.sleep(0.5)
+    raise SystemExit("The app did not come up.")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--chromium", help="path of a Chromium; playwright's own when not given")
+    args = parser.parse_args()
+    command = [sys.executable, Path(__file__).with_name("app.py"), "--model", args.model, "--port", str(PORT)]
+    app = subprocess.Popen(command)
+    try:
+        wait(f"http://127.0.0.1:{PORT}", app)
+        with sync_playwright() as playwright:
+            # A sandbox cannot be had where this runs as root, in a container; the page is our own.
+            browser = playwright.chromium.launch(executable_path=args.chromium, args=["--no-sandbox"])
+            page = browser.new_page(viewport={"width": 900, "height": 720})
+            page.goto(f"http://127.0.0.1:{PORT}", timeout=120_000)
+            page.get_by_label("Opening in").click(timeout=120_000)
+            page.get_by_role("option", name="French").click()
+            page.wait_for_function(
+                "[...document.querySelectorAll('textarea')].some(x => x.value.startsWith('La vie'))"
+            )
+            opening = page.get_by_label("Text", exact=True).first.input_value()
+            page.get_by_role("button", name="Continue").click()
+            written, before = "", None
+            end = time.monotonic() + SECONDS
+            while not (len(written) > len(opening) and written == before):  # until it has grown, and no longer does
+                if time.monotonic() > end:
+                    raise SystemExit("The app wrote nothing.")
+                page.wait_for_timeout(3000)
+                before, written = written, page.get_by_label("Continued").input_value()
+            page.screenshot(path=args.out)
+            browser.close()
+    finally:
+        app.terminate()
+        app.wait()
+    assert written.startswith(opening), written
+    print(written)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,396 @@
+"""Checks the card in a folder, offline: metadata, placeholders, links, every number against its source, code fences.
+
+    python -m model_card.validate dist/NAME/llama [--no_run]
+
+Prints a table of problems and exits with status 1 when there is one; README.md and card.json are those of card.py.
+"""
+
+import argparse
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import yaml
+
+from .facts import facts
+from .files import ReleaseError, program, read_json, sha256
+
+LISTS = json.loads(Path(__file__).with_name("hub_lists.json").read_text(encoding="utf-8"))
+REQUIRED = ("language", "license", "pipeline_tag", "tags")
+ALLOWED = {  # key -> the list its values are on
+    "language": "languages",
+    "license": "licenses",
+    "library_name": "libraries",
+    "pipeline_tag": "pipeline_tags",
+    "base_model_relation": "relations",
+}
+EMISSIONS = ("emissions", "source", "training_type", "geographical_location", "hardware_used")
+PLACEHOLDERS = re.compile(
+    r"\bTODO\b|\bFIXME\b|\bTBD\b|\[More Information Needed\]|\[optional\]|\{\{|\}\}|\{%|<your|lorem ipsum", re.I
+)
+# A number of its own, not one in a name such as Q8_0, bf16 or CC-BY-4.0.
+NUMBER = re.compile(r"(?<![\w.,/#-])[+-]?\d(?:[\d,]*\d)?(?:\.\d+)?%?(?![\w/]|[.,-]\w)")
+LINK = re.compile(
+    r"!?\[[^\]]*\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)|<(https?://[^>]*)>|^\[[^\]]+\]:\s*(\S+)", re.M
+)
+FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```[ \t]*$", re.M | re.S)
+INLINE = re.compile(r"`[^`\n]+`")
+NAMES = re.compile(r"^[\w.-]+/[\w.-]+$")  # OWNER/NAME
+# Electricity gives between a few g CO2eq a kWh (hydro) and some 1,100 (lignite); twice that leaves room for a grid's
+# losses and a computing centre's overhead. Kilograms or tonnes in place of grams fall far outside.
+GRAMS_PER_KWH = (1, 2200)
+SECONDS = 300  # for one code fence
+
+
+@dataclass(order=True)
+class Problem:
+    """One line of the table.
+
+    Args:
+        line: of README.md; 0 for the folder as a whole.
+        kind: metadata, placeholder, link, number, code or section.
+        message: what is wrong, and the mend where it is not plain.
+    """
+
+    line: int
+    kind: str
+    message: str
+
+
+def parts(text: str) -> tuple[str, str, int]:
+    """Metadata, body, and the lines that stand before the body.
+
+    Raises:
+        ReleaseError: when there is no metadata.
+    """
+    match = re.match(r"---\n(.*?\n)---\n", text, re.S)
+    if not match:
+        raise ReleaseError("README.md does not begin with metadata between two lines of ---.")
+    return match[1], text[match.end() :], match[0].count("\n")
+
+
+def blanked(text: str, *patterns: re.Pattern) -> str:
+    """The text with what a pattern finds made blanks, so that lines and columns stay."""
+    for pattern in patterns:
+        text = pattern.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
+    return text
+
+
+def line_of(text: str, offset: int) -> int:
+    """Number of the line at an offset."""
+    return text.count("\n", 0, offset) + 1
+
+
+# What is checked ----------------------------------------------------------------------------------
+
+
+def check_metadata(head: dict) -> Iterator[str]:
+    """Keys and values against the Hub's lists."""
+    yield from (f"{key} is missing" for key in REQUIRED if not head.get(key))
+    yield from (f"{key} is no key that the Hub knows" for key in head if key not in LISTS["keys"])
+    languages = LISTS["languages"].split()
+    for key, name in ALLOWED.items():
+        allowed = languages if name == "languages" else LISTS[name]
+        values = head.get(key, [])
+        for value in values if isinstance(values, list) else [values]:
+            if value not in allowed:
+                yield f"{key}: {value!r} is not one of the Hub's {name.replace('_', ' ')}"
+    for key in ("base_model", "datasets"):
+        values = head.get(key, [])
+        for value in values if isinstance(values, list) else [values]:
+            if not NAMES.match(str(value)):
+                yield f"{key}: {value!r} is no OWNER/NAME"
+    if ("base_model" in head) != ("base_model_relation" in head):
+        yield "base_model and base_model_relation belong together"
+    if head.get("license") == "other" and not (head.get("license_name") and head.get("license_link")):
+        yield "license: other needs license_name and license_link"
+    if "co2_eq_emissions" in head:
+        yield from check_emissions(head["co2_eq_emissions"])
+    for entry in head.get("model-index", []):
+        yield from check_results(entry)
+
+
+def check_emissions(emissions) -> Iterator[str]:
+    """Form of `co2_eq_emissions`."""
+    if not isinstance(emissions, dict):
+        yield "co2_eq_emissions is to name source, training_type, geographical_location and hardware_used"
+        return
+    yield from (f"co2_eq_emissions: {key} is missing" for key in EMISSIONS if not emissions.get(key))
+    if not isinstance(emissions.get("emissions"), int | float) or emissions["emissions"] < 0:
+        yield "co2_eq_emissions: emissions is to be a number of grams"
+    if emissions.get("training_type") not in LISTS["training_types"]:
+        yield f"co2_eq_emissions: training_type is to be one of {', '.join(LISTS['training_types'])}"
+
+
+def check_results(entry: dict) -> Iterator[str]:
+    """Form of one entry of `model-index`."""
+    if not entry.get("name") or not entry.get("results"):
+        yield "model-index: an entry has no name or no results"
+    for i, result in enumerate(entry.get("results", [])):
+        where = f"model-index, result {i + 1}"
+        if (result.get("task") or {}).get("type") not in LISTS["pipeline_tags"]:
+            yield f"{where}: task.type is not one of the Hub's pipeline tags"
+        dataset = result.get("dataset") or {}
+        if not dataset.get("type") or not dataset.get("name"):
+            yield f"{where}: dataset needs type and name"
+        for metric in result.get("metrics") or [{}]:
+            value = metric.get("value")
+            if not metric.get("type") or not isinstance(value, int | float) or value != value:
+                yield f"{where}: a metric needs type and a number as value"
+
+
+def anchors(body: str) -> set[str]:
+    """Anchors of the headings, as the Hub and GitHub make them."""
+    found, seen = set(), {}
+    for title in re.findall(r"^#{1,6}\s+(.+?)\s*#*$", blanked(body, FENCE), re.M):
+        slug = re.sub(r"[^\w\- ]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).lower()).replace(" ", "-")
+        count = seen[slug] = seen.get(slug, -1) + 1
+        found.add(f"{slug}-{count}" if count else slug)
+    return found
+
+
+def check_links(body: str, folder: Path) -> Iterator[tuple[int, str]]:
+    """Relative links and anchors lead somewhere; absolute ones are well formed."""
+    text, known = blanked(body, FENCE, INLINE), anchors(body)
+    for match in LINK.finditer(text):
+        target = next(filter(None, match.groups()))
+        url = urlsplit(target)
+        if url.scheme in ("http", "https"):
+            if not re.fullmatch(r"([\w-]+\.)+[a-z]{2,}(:\d+)?", url.netloc, re.I):
+                yield line_of(text, match.start()), f"{target} is no address"
+        elif url.scheme == "mailto":
+            if not re.fullmatch(r"[^@\s]+@[\w-]+(\.[\w-]+)+", url.path):
+                yield line_of(text, match.start()), f"{target} is no mail address"
+        elif url.scheme:
+            yield line_of(text, match.start()), f"{target}: {url.scheme} is not a scheme of the web"
+        elif url.path:
+            path = (folder / unquote(url.path)).resolve()
+            if folder.resolve() not in path.parents or not path.exists():
+                yield line_of(text, match.start()), f"{target} is not in the folder"
+        elif url.fragment not in known:
+            yield line_of(text, match.start()), f"{target}: no heading has this anchor"
+
+
+def check_sections(body: str) -> Iterator[tuple[int, str]]:
+    """No heading without text under it, and none twice."""
+    text = blanked(body, FENCE)
+    found = [*re.finditer(r"^(#{1,6})\s+(.+)$", text, re.M)]
+    for match, following in zip(found, [*found[1:], None], strict=True):
+        end = following.start() if following else len(body)
+        deeper = following is not None and len(following[1]) > len(match[1])
+        if not deeper and not body[match.end() : end].strip():
+            yield line_of(text, match.start()), f"nothing stands under {match[2]!r}"
+
+
+def at(content, pointer: str):
+    """The value at a JSON pointer.
+
+    Raises:
+        KeyError: when there is none.
+    """
+    for step in pointer.split("/")[1:]:
+        step = step.replace("~1", "/").replace("~0", "~")
+        try:
+            content = content[int(step)] if isinstance(content, list) else content[step]
+        except (IndexError, ValueError, TypeError) as error:
+            raise KeyError(pointer) from error
+    return content
+
+
+class Sources:
+    """The files that figures come from, each read once."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.read = folder, {}
+
+    def value(self, source: str):
+        """What stands at FILE#POINTER.
+
+        Raises:
+            KeyError: when nothing does.
+        """
+        name, _, pointer = source.partition("#")
+        if name not in self.read:
+            self.read[name] = read_json(self.folder / name)
+        return at(self.read[name], pointer)
+
+
+def check_numbers(text: str, head: dict, folder: Path) -> Iterator[tuple[int, str]]:
+    """Every number of the body is noted in card.json and equals its source, every noted one stands where it should."""
+    card, sources, lines, covered = read_json(folder / "card.json"), Sources(folder), text.split("\n"), {}
+    for name, digest in card["evidence"].items():
+        if not (folder / name).is_file():
+            yield 0, f"{name} is missing, and figures come from it"
+            return
+        if sha256(folder / name) != digest:
+            yield 0, f"{name} has changed since the card was made: make the card anew"
+    for number in card["numbers"]:
+        place, shown, source = number["line"], number["text"], number["source"]
+        line = lines[place - 1] if place <= len(lines) else ""
+        start = number["column"] - 1
+        if line[start : start + len(shown)] != shown:
+            found = line[start : start + len(shown)]
+            yield place, f"{shown} is to stand here ({source}), and {found!r} does: make the card anew"
+        covered.setdefault(place, []).append((start, start + len(shown)))
+        yield from ((place, problem) for problem in compare(sources, number, shown))
+    for entry in card["metadata"]:
+        yield from ((0, problem) for problem in compare(sources, entry, None))
+        try:
+            value = at(head, entry["pointer"])
+        except KeyError:
+            value = None
+        if value != entry["value"]:
+            yield 0, f"metadata{entry['pointer']} is {value!r}, and {entry['source']} says {entry['value']!r}"
+    _, body, shift = parts(text)
+    plain = blanked(body, FENCE, INLINE, re.compile(r"\]\([^)]*\)"), re.compile(r"https?://\S+"))
+    for count, line in enumerate(plain.split("\n"), shift + 1):
+        for match in NUMBER.finditer(re.sub(r"^\s*\d+\.\s", lambda item: " " * len(item[0]), line)):
+            if not any(start <= match.start() and match.end() <= end for start, end in covered.get(count, [])):
+                yield count, f"{match[0]} comes from no file: print it from one in the template"
+
+
+def compare(sources: Sources, entry: dict, shown: str | None) -> Iterator[str]:
+    """One noted value against its source, and its text against the value."""
+    try:
+        value = sources.value(entry["source"])
+    except KeyError:
+        yield f"{entry['source']} is not there, and {shown or entry['value']} came from it"
+        return
+    if value != entry["value"]:
+        yield f"{shown or entry['value']} is stale: {entry['source']} is {value!r} now"
+    elif shown is not None and value.__format__(entry["format"]) != shown:
+        yield f"{shown} is not {entry['source']}, {value!r}"
+
+
+def check_evidence(head: dict, folder: Path) -> Iterator[str]:
+    """facts.json follows from the files beside it, these are the release's, and emissions are grams."""
+    evidence = folder / "evidence"
+    if not (evidence / "release.json").is_file():
+        return
+    release, stored = read_json(evidence / "release.json"), read_json(evidence / "facts.json")
+    fresh = json.loads(json.dumps(facts(release, read_json(evidence / "data.json"))))
+    for key in fresh.keys() | stored.keys():
+        if fresh.get(key) != stored.get(key):
+            yield f"evidence/facts.json: {key} does not follow from release.json and data.json"
+    outer = folder.parent / "release.json"
+    if outer.is_file() and read_json(outer) != release:
+        yield f"evidence/release.json is not {outer}: make the card anew"
+    emissions = ((release["source"].get("run") or {}).get("emissions") or {}) if release["source"] else {}
+    grams = (head.get("co2_eq_emissions") or {}).get("emissions")
+    if isinstance(grams, int | float) and emissions.get("kwh"):
+        rate = grams / emissions["kwh"]
+        if not GRAMS_PER_KWH[0] <= rate <= GRAMS_PER_KWH[1]:
+            yield (
+                f"co2_eq_emissions: {grams:g} g for {emissions['kwh']:g} kWh is {rate:.3g} g/kWh, which no "
+                "electricity gives: the Hub wants grams"
+            )
+
+
+def check_code(body: str, folder: Path, *, run: bool) -> Iterator[tuple[int, str]]:
+    """Python fences run in a fresh interpreter, in the folder and offline; bash, JSON and YAML ones parse."""
+    for match in FENCE.finditer(body):
+        language, code, line = match[1].strip(), match[2], line_of(body, match.start())
+        problem = None
+        if not language:
+            problem = "a code fence without a language"
+        elif language == "python":
+            problem = run_python(code, folder) if run else parse_python(code)
+        elif language in ("bash", "sh"):
+            done = subprocess.run(["bash", "-n"], input=code, capture_output=True, text=True, check=False)
+            problem = done.stderr.strip() or None
+        elif language == "json":
+            try:
+                json.loads(code)
+            except ValueError as error:
+                problem = str(error)
+        if problem:
+            yield line, f"{language}: {problem}"
+
+
+def parse_python(code: str) -> str | None:
+    """What keeps code from being Python."""
+    try:
+        ast.parse(code)
+    except SyntaxError as error:
+        return str(error)
+    return None
+
+
+def run_python(code: str, folder: Path) -> str | None:
+    """What keeps code from running; its last words."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    command = [sys.executable, "-c", code]
+    try:
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"not done after {SECONDS} s"
+    return (done.stderr.strip().splitlines() or ["no message"])[-1] if done.returncode else None
+
+
+def validate(folder: Path, *, run: bool = True) -> list[Problem]:
+    """The problems of the card in a folder, in the order of lines.
+
+    Args:
+        folder: the folder, with README.md and card.json.
+        run: whether Python code fences are run, or only parsed.
+
+    Raises:
+        ReleaseError: when there is no card.
+    """
+    path = folder / "README.md"
+    if not path.is_file():
+        raise ReleaseError(f"{path} is not there: give a folder with a card.")
+    text = path.read_text(encoding="utf-8")
+    try:
+        yaml_head, body, shift = parts(text)
+        head = yaml.safe_load(yaml_head)
+    except (ReleaseError, yaml.YAMLError) as error:
+        return [Problem(1, "metadata", " ".join(str(error).split()))]
+    found = [Problem(0, "metadata", message) for message in check_metadata(head)]
+    found += [
+        Problem(line_of(text, m.start()), "placeholder", m[0]) for m in PLACEHOLDERS.finditer(blanked(text, BIBTEX))
+    ]
+    found += [Problem(0, "number", message) for message in check_evidence(head, folder)]
+    found += [Problem(line, "number", message) for line, message in check_numbers(text, head, folder)]
+    shifted = {
+        "link": check_links(body, folder),
+        "section": check_sections(body),
+        "code": check_code(body, folder, run=run),
+    }
+    for kind, problems in shifted.items():
+        found += [Problem(line + shift, kind, message) for line, message in problems]
+    return sorted(found)
+
+
+BIBTEX = re.compile(r"^```bibtex\n.*?^```$", re.M | re.S)  # where braces are doubled by right
+
+
+def main() -> None:
+    """`python -m model_card.validate`: see the docstring of this file."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
+    parser.add_argument("folder", type=Path, help="folder with README.md and card.json")
+    parser.add_argument("--no_run", action="store_true", help="parse Python code fences without running them")
+    args = parser.parse_args()
+    problems = validate(args.folder, run=not args.no_run)
+    for problem in problems:
+        print(f"{problem.line or '-':>5}  {problem.kind:11}  {problem.message}")
+    if problems:
+        print(f"{len(problems)} problem{'s' * (len(problems) > 1)} in {args.folder / 'README.md'}")
+        raise SystemExit(1)
+    card = read_json(args.folder / "card.json")
+    count = len(card["numbers"]) + len(card["metadata"])
+    ran = "parsed" if args.no_run else "run"
+    print(f"{args.folder / 'README.md'} is in order: {count} figures equal their sources, code fences {ran}.")
+
+
+if __name__ == "__main__":
+    program(main)

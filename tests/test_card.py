@@ -1,0 +1,422 @@
+"""A card prints figures from files alone, and its validator finds each kind of defect."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from model_card import card, release, validate
+from model_card.facts import facts
+from model_card.files import ReleaseError, read_json, verify_sums, write_json
+from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
+from training.files import read_json as read
+
+MODEL_CARD = Path(card.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_tokenizer, tiny_shards):
+    """Folder of a run as training leaves it, over real shards, with a small model and the results of one task."""
+    folder = tmp_path_factory.mktemp("card") / "runs" / "tiny"
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = PleiasConfig(
+        vocab_size=len(PleiasTokenizer.from_pretrained(tiny_tokenizer)),
+        num_key_value_heads=1,
+        max_position_embeddings=256,
+        **shape,
+    )
+    PleiasForCausalLM(config).bfloat16().save_pretrained(folder / "model")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(tiny_tokenizer / name, folder / "model" / name)
+    settings = {
+        "name": "tiny",
+        "stages": [
+            {"name": "base", "steps": 70, "sequences": 8, "shards": str(tiny_shards)},
+            {"name": "annealing", "steps": 5, "sequences": 4, "shards": str(tiny_shards)},
+        ],
+        "corpus": {"source": "common_corpus", "dataset": "PleIAs/common_corpus", "languages": ["en", "fr"]},
+        "data": {"folder": "data/tiny"},
+        "optimizer": {"learning_rate": 0.002, "beta1": 0.9, "decay_steps": None},
+        "sequence_length": 256,
+        "micro_batch": 8,
+        "precision": "auto",
+        "seed": 42,
+        "country": "FRA",
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+    session = {
+        "command": "/home/someone/.venv/bin/python -m training.pretrain --config tiny",
+        "commit": "0123456789abcdef",
+        "versions": {"python": "3.11.7", "torch": "2.13.0"},
+        "hardware": {"cpu": "A processor", "cpus": 2, "gpus": []},
+        "processes": 1,
+        "dtype": "torch.bfloat16",
+        "data": [read(tiny_shards / "manifest.json")["fingerprint"]],
+    }
+    write_json(folder / "run.json", {"name": "tiny", "sessions": [session]})
+    emissions = {"seconds": 190.0, "kwh": 0.0013, "kg_co2eq": 7.3e-05, "source": "codecarbon, electricity of FRA"}
+    write_json(folder / "emissions.json", emissions)
+    scores = {code: {"loss": 5.5 + i, "bits_per_byte": 2.25 + i} for i, code in enumerate(("en", "fr"))}
+    rows = [{"step": 10, "loss": 6.0}, {"step": 75, "validation": scores}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    metrics = {"character_error_rate": {"value": 0.125, "low": 0.1, "high": 0.15}, "documents": 40}
+    (folder / "eval").mkdir()
+    write_json(folder / "eval" / "ocr.json", {"task": "ocr", "metrics": metrics, "command": "the command"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dist(run, tmp_path_factory):
+    """Folder of a release of it, its flavours alone."""
+    out = tmp_path_factory.mktemp("dist") / "tiny"
+    arguments = ["--run", str(run), "--out", str(out), "--formats"]
+    release.build(release.options(arguments), "python -m model_card.release --run runs/tiny --out dist/tiny")
+    return out
+
+
+@pytest.fixture
+def folder(dist, tmp_path):
+    """A copy of the llama flavour in its release, to be spoiled."""
+    shutil.copytree(dist, tmp_path / "tiny")
+    return tmp_path / "tiny" / "llama"
+
+
+def problems(folder: Path, kind: str) -> list[str]:
+    """Messages of one kind; there are no problems of another kind."""
+    found = validate.validate(folder, run=False)
+    assert {problem.kind for problem in found} <= {kind}, found
+    return [problem.message for problem in found]
+
+
+def change(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def metadata(folder: Path) -> dict:
+    return yaml.safe_load(validate.parts((folder / "README.md").read_text(encoding="utf-8"))[0])
+
+
+# What is on a card --------------------------------------------------------------------------------
+
+
+def test_a_release_writes_a_card_for_each_folder_which_is_in_order_and_in_its_hashes(dist):
+    for part in ("custom", "llama"):
+        assert validate.validate(dist / part, run=False) == []
+        listed = (dist / part / "SHA256SUMS").read_text()
+        assert all(name in listed for name in ("README.md", "card.json", "evidence/facts.json"))
+    verify_sums(dist)
+
+
+def test_the_metadata_is_what_the_files_of_the_run_say(dist):
+    head = metadata(dist / "llama")
+    assert head["language"] == ["en", "fr"] and head["datasets"] == ["PleIAs/common_corpus"]
+    assert (head["license"], head["library_name"], head["pipeline_tag"]) == (
+        "apache-2.0",
+        "transformers",
+        "text-generation",
+    )
+    assert head["co2_eq_emissions"] == {
+        "emissions": pytest.approx(0.073),  # grams, of 7.3e-05 kg
+        "source": "codecarbon, electricity of FRA",
+        "training_type": "pre-training",
+        "geographical_location": "FRA",
+        "hardware_used": "A processor",
+    }
+    values = [m["value"] for result in head["model-index"][0]["results"] for m in result["metrics"]]
+    assert values == [2.25, 3.25, 0.125, 40]
+
+
+def test_the_account_of_the_text_adds_up_to_the_manifest(dist, tiny_shards):
+    told = read_json(dist / "llama" / "evidence" / "facts.json")
+    account = [row for row in read(tiny_shards / "manifest.json")["account"] if row["split"] == "train"]
+    (corpus,) = told["corpora"]  # one manifest for both stages
+    assert corpus["stages"] == "base and annealing"
+    assert corpus["train"]["tokens"] == sum(row["tokens"] for row in account)
+    for column in ("language", "license", "collection"):
+        rows = corpus[f"by_{column}"]
+        assert sum(row["tokens"] for row in rows) == corpus["train"]["tokens"]
+        assert sum(row["share"] for row in rows) == pytest.approx(1)
+    assert told["tokens"] == (70 * 8 + 5 * 4) * 256
+
+
+def test_a_stage_that_was_trained_on_other_shards_than_those_on_disk_is_refused(run, tmp_path):
+    spoiled = tmp_path / "runs" / "tiny"
+    shutil.copytree(run, spoiled)
+    change(spoiled / "run.json", read_json(run / "run.json")["sessions"][0]["data"][0], "0" * 64)
+    with pytest.raises(ReleaseError, match="manifest.json is not the manifest that"):
+        release.build(release.options(["--run", str(spoiled), "--out", str(tmp_path / "d"), "--formats"]), "")
+    assert not (tmp_path / "d").exists()
+
+
+def test_every_number_of_the_body_is_noted_with_the_place_it_stands_at(dist):
+    text = (dist / "llama" / "README.md").read_text(encoding="utf-8").split("\n")
+    noted = read_json(dist / "llama" / "card.json")["numbers"]
+    assert len(noted) > 50
+    for number in noted:
+        start = number["column"] - 1
+        assert text[number["line"] - 1][start : start + len(number["text"])] == number["text"]
+        assert re.fullmatch(r"evidence/[\w/]+\.json#(/.*)?", number["source"])
+
+
+@pytest.mark.parametrize("template", ["template.md", "nano_1.2b/template.md"])
+def test_the_templates_state_no_number_of_their_own(template):
+    text = (MODEL_CARD / template).read_text(encoding="utf-8")
+    jinja = re.compile(r"\{[{%#].*?[}%#]\}", re.S)
+    hidden = validate.blanked(text, validate.FENCE, jinja, validate.INLINE, re.compile(r"\]\([^)]*\)|https?://\S+"))
+    assert validate.NUMBER.findall(hidden) == []
+
+
+def test_a_path_of_the_machine_that_trained_is_not_on_the_card(dist):
+    assert "python -m training.pretrain --config tiny" in (dist / "llama" / "README.md").read_text()
+    assert "/home/someone" not in (dist / "llama" / "README.md").read_text()
+
+
+def test_a_fine_tune_names_its_base_and_quantised_formats_name_the_release(dist, run, tmp_path):
+    out = tmp_path / "tiny"
+    shutil.copytree(dist, out)
+    (out / "gguf").mkdir()
+    content = read_json(out / "release.json")
+    write_json(out / "release.json", {**content, "folders": {**content["folders"], "gguf": {"bytes": 0, "files": {}}}})
+    card.write_cards(
+        out, "the command", run=run, repository="someone/tiny", base_model="PleIAs/base", relation="finetune"
+    )
+    llama, gguf = metadata(out / "llama"), metadata(out / "gguf")
+    assert (llama["base_model"], llama["base_model_relation"]) == ("PleIAs/base", "finetune")
+    assert llama["co2_eq_emissions"]["training_type"] == "fine-tuning"
+    assert (gguf["base_model"], gguf["base_model_relation"]) == ("someone/tiny", "quantized")
+    assert validate.validate(out / "llama", run=False) == []
+    assert validate.validate(out / "gguf", run=False) == []
+
+
+def test_a_converted_folder_without_a_run_gets_a_card_too(dist, tmp_path):
+    out = tmp_path / "tiny"
+    shutil.copytree(dist, out)
+    shutil.rmtree(out / "llama" / "evidence")
+    content = read_json(out / "release.json")
+    content["source"] |= {"kind": "llama", "run": None}
+    write_json(out / "release.json", {**content, "folders": {"llama": content["folders"]["llama"]}})
+    card.write_cards(out, "the command")
+    assert "model-index" not in metadata(out / "llama")
+    assert validate.validate(out / "llama", run=False) == []
+
+
+def test_the_card_of_the_original_s_recipe_is_as_its_facts_are_and_in_order(tmp_path):
+    copy = tmp_path / "nano_1.2b"
+    shutil.copytree(MODEL_CARD / "nano_1.2b", copy)
+    assert validate.validate(copy, run=False) == []
+    before = (copy / "README.md").read_text(encoding="utf-8")
+    card.write_own(copy, "the command")
+    assert (copy / "README.md").read_text(encoding="utf-8") == before
+    for tokens in ("4,224,712,704,000", "3,772,000,000,000", "1,086,324,736,000", "nearly 5 trillion"):
+        assert tokens in before
+
+
+def test_the_figures_of_the_recipe_s_card_are_those_of_its_config():
+    told = read_json(MODEL_CARD / "nano_1.2b" / "facts.json")
+    config = yaml.safe_load((MODEL_CARD.parent / "training" / "configs" / "nano_1.2b.yaml").read_text())
+    stages = [(stage["steps"], stage["first_step"]) for stage in told["stages"]]
+    firsts = [1 + sum(stage["steps"] for stage in config["stages"][:i]) for i in range(len(config["stages"]))]
+    assert stages == [(stage["steps"], first) for stage, first in zip(config["stages"], firsts, strict=True)]
+    for stage, known in zip(config["stages"], told["stages"], strict=True):
+        assert known["tokens"] == stage["steps"] * stage["sequences"] * config["sequence_length"]
+    for name in ("learning_rate", "final_learning_rate", "warmup_steps", "decay_steps", "weight_decay", "clip"):
+        assert told["training"][name]["value"] == config["optimizer"][name]
+    assert told["training"]["tokens"]["value"] == sum(stage["tokens"] for stage in told["stages"])
+    card_says = told["contradiction"]
+    product = card_says["steps_of_the_card"]["value"] * card_says["sequences_of_the_card"]["value"] * 2048
+    assert card_says["tokens_of_these"]["value"] == product
+
+
+# What the validator finds -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "old, new, message",
+    [
+        ("license: apache-2.0", "license: apache2", "license: 'apache2' is not one of the Hub's licenses"),
+        ("- fr\n", "- french\n", "language: 'french' is not one of the Hub's languages"),
+        ("pipeline_tag: text-generation", "pipeline_tag: textgen", "pipeline_tag: 'textgen' is not one of"),
+        ("library_name: transformers", "library_name: transformer", "library_name: 'transformer' is not one of"),
+        ("tags:", "base_model: a/b\nbase_model_relation: child\ntags:", "base_model_relation: 'child' is not one of"),
+        ("tags:", "base_model: a/b\ntags:", "base_model and base_model_relation belong together"),
+        ("- PleIAs/common_corpus", "- common corpus", "datasets: 'common corpus' is no OWNER/NAME"),
+        ("tags:", "lisence: mit\ntags:", "lisence is no key that the Hub knows"),
+        ("pipeline_tag: text-generation\n", "", "pipeline_tag is missing"),
+        ("training_type: pre-training", "training_type: training", "training_type is to be one of"),
+        ("    type: held-out", "    kind: held-out", "dataset needs type and name"),
+    ],
+)
+def test_metadata_that_the_hub_would_not_take_is_found(folder, old, new, message):
+    change(folder / "README.md", old, new)
+    found = [p.message for p in validate.validate(folder, run=False)]
+    assert any(message in one for one in found), found
+
+
+@pytest.mark.parametrize("text", ["TODO", "[More Information Needed]", "{{ name }}", "{% endif %}", "<your name>"])
+def test_a_placeholder_is_found_with_its_line(folder, text):
+    with open(folder / "README.md", "a") as file:
+        file.write(f"{text}\n")
+    lines = (folder / "README.md").read_text().count("\n")
+    found = validate.validate(folder, run=False)
+    assert {(p.kind, p.line) for p in found} == {("placeholder", lines)}
+
+
+@pytest.mark.parametrize(
+    "link, message",
+    [
+        ("[x](nowhere.md)", "nowhere.md is not in the folder"),
+        ("[x](../../secret)", "../../secret is not in the folder"),
+        ("[x](#nothing-here)", "no heading has this anchor"),
+        ("[x](https://hugging face.co)", None),
+        ("[x](https://huggingface)", "is no address"),
+        ("<https://>", "is no address"),
+        ("[x](htp://example.org)", "htp is not a scheme of the web"),
+        ("[x](mailto:nobody)", "is no mail address"),
+    ],
+)
+def test_a_link_that_leads_nowhere_is_found(folder, link, message):
+    with open(folder / "README.md", "a") as file:
+        file.write(f"{link}\n")
+    found = problems(folder, "link")
+    assert (message is None and found == []) or (len(found) == 1 and message in found[0]), found
+
+
+def test_links_that_lead_somewhere_are_not_found(folder):
+    with open(folder / "README.md", "a") as file:
+        file.write("[a](card.json) [b](#how-to-use) [c](https://arxiv.org/abs/2506.01732) [d](mailto:a@b.org)\n")
+    assert problems(folder, "link") == []
+
+
+def test_a_number_changed_by_hand_is_found_at_its_line(folder):
+    parameters = f"{read_json(folder / 'evidence' / 'release.json')['model']['parameters']:,}"
+    change(folder / "README.md", parameters, "9" + parameters[1:])
+    assert any("model/parameters" in message for message in problems(folder, "number"))
+
+
+def test_a_number_that_comes_from_no_file_is_found(folder):
+    change(folder / "README.md", "A decoder of the Llama family", "A decoder of 12 layers of the Llama family")
+    assert problems(folder, "number") == ["12 comes from no file: print it from one in the template"]
+
+
+def test_a_number_in_the_metadata_changed_by_hand_is_found(folder):
+    change(folder / "README.md", "value: 2.25", "value: 1.25")
+    assert "1.25" in problems(folder, "number")[0]
+
+
+def test_a_source_that_changed_after_the_card_was_made_is_found(folder):
+    path = folder / "evidence" / "release.json"
+    content = read_json(path)
+    content["source"]["run"]["validation"]["validation"]["fr"]["bits_per_byte"] = 1.5
+    write_json(path, content)
+    told = "\n".join(problems(folder, "number"))
+    assert "3.250 is stale" in told and "has changed since the card was made" in told
+    assert "facts.json: bits_per_byte does not follow" in told
+
+
+def test_figures_that_do_not_follow_from_the_account_of_the_text_are_found(folder):
+    path = folder / "evidence" / "data.json"
+    content = read_json(path)
+    content[0]["account"][0]["tokens"] += 1
+    write_json(path, content)
+    assert problems(folder, "number") == [
+        "evidence/facts.json: corpora does not follow from release.json and data.json"
+    ]
+
+
+def test_a_card_of_an_earlier_release_is_found_in_a_newer_one(folder):
+    path = folder.parent / "release.json"
+    write_json(path, {**read_json(path), "name": "newer"})
+    assert any("make the card anew" in message for message in problems(folder, "number"))
+
+
+def test_emissions_in_kilograms_are_found_even_where_every_file_agrees(folder):
+    path = folder / "evidence" / "release.json"
+    content = read_json(path)
+    content["source"]["run"]["emissions"]["kg_co2eq"] /= 1000
+    for place in (path, folder.parent / "release.json"):
+        write_json(place, content)
+    write_json(folder / "evidence" / "facts.json", facts(content, read_json(folder / "evidence" / "data.json")))
+    options = {"repository": None, "base_model": None, "relation": "finetune"}
+    card.write_card(folder.parent, "llama", "the command", **options)
+    (message,) = problems(folder, "number")
+    assert "which no electricity gives: the Hub wants grams" in message
+
+
+def test_a_heading_with_nothing_under_it_is_found(folder):
+    with open(folder / "README.md", "a") as file:
+        file.write("\n## Results\n")
+    assert problems(folder, "section") == ["nothing stands under 'Results'"]
+
+
+@pytest.mark.parametrize(
+    "language, code, message",
+    [
+        ("python", "print('x'", "was never closed"),
+        ("bash", "if true; then", "syntax error"),
+        ("json", "{,}", "Expecting property name"),
+        ("", "text", "a code fence without a language"),
+    ],
+)
+def test_a_code_fence_that_does_not_parse_is_found(folder, language, code, message):
+    with open(folder / "README.md", "a") as file:
+        file.write(f"\n```{language}\n{code}\n```\n")
+    (found,) = problems(folder, "code")
+    assert message in found
+
+
+def test_python_fences_run_in_the_folder_and_the_one_that_fails_is_named_with_its_last_words(folder):
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert "pipeline(" in text
+    with open(folder / "README.md", "a") as file:
+        file.write("\n```python\nopen('config.json').close()\nopen('no such file')\n```\n")
+    (found,) = validate.validate(folder)
+    assert found.kind == "code" and "no such file" in found.message
+
+
+def test_the_program_prints_a_table_and_exits_with_status_1(folder, monkeypatch, capsys):
+    change(folder / "README.md", "license: apache-2.0", "license: apache2")
+    monkeypatch.setattr("sys.argv", ["validate", str(folder), "--no_run"])
+    with pytest.raises(SystemExit) as end:
+        validate.main()
+    assert end.value.code == 1 and "license: 'apache2'" in capsys.readouterr().out
+
+
+def test_a_template_that_prints_what_is_no_value_is_refused(tmp_path):
+    (tmp_path / "template.md").write_text("{{ facts.a }}")
+    noted = []
+    with pytest.raises(ReleaseError, match="facts.json#/a, which is no number or text"):
+        card.render(tmp_path / "template.md", {"facts": card.Doc({"a": [1]}, "facts.json#", noted)}, noted)
+
+
+def test_the_documents_of_the_ai_act_lie_beside_each_card_which_links_to_them(dist, run, tmp_path):
+    out = tmp_path / "tiny"
+    shutil.copytree(dist, out)
+    documents = []
+    for name in ("public_summary.md", "model_documentation_form.md"):
+        documents.append(tmp_path / name)
+        documents[-1].write_text("# A document\n")
+    card.write_cards(out, "the command", run=run, documents=documents)
+    for part in ("custom", "llama"):
+        assert "(public_summary.md)" in (out / part / "README.md").read_text(encoding="utf-8")
+        assert validate.validate(out / part, run=False) == []
+    (out / "llama" / "public_summary.md").unlink()
+    assert problems(out / "llama", "link") == ["public_summary.md is not in the folder"]
+
+
+def test_a_run_with_another_kind_of_config_has_its_settings_on_the_card(dist, run, tmp_path):
+    out = tmp_path / "tiny"
+    shutil.copytree(dist, out)
+    content = read_json(out / "release.json")
+    content["source"]["run"]["config"] = {"country": "FRA", "learning_rate": 3e-5, "max_steps": 200, "packing": None}
+    write_json(out / "release.json", content)
+    for part in ("custom", "llama"):
+        write_json(out / part / "evidence" / "data.json", [])
+    card.write_cards(out, "the command", base_model="PleIAs/base")
+    text = (out / "llama" / "README.md").read_text(encoding="utf-8")
+    assert "| learning rate | 3e-05 |" in text and "| max steps | 200 |" in text and "packing" not in text
+    assert validate.validate(out / "llama", run=False) == []
