@@ -1,10 +1,15 @@
 """Whatever happens while a checkpoint is written, a whole one is found, and a run goes on from it bit for bit."""
 
+import errno
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
+import threading
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +17,7 @@ import torch
 from safetensors import safe_open
 
 from training import checkpoint
+from training.checkpoint import Checkpoint, Piece, Saver
 from training.config import InputError
 from training.loss import next_token_loss
 
@@ -22,23 +28,73 @@ def tensors(step: int) -> dict[str, dict[str, torch.Tensor]]:
     """What a tiny run would save at a step; every step's differ."""
     generator = torch.Generator().manual_seed(step)
     return {
-        "model": {"w": torch.randn(31, generator=generator), "n.weight": torch.full((2,), 0.1).bfloat16()},
-        "optimizer": {"w/exp_avg": torch.randn(31, generator=generator), "w/step": torch.tensor(float(step))},
+        "model": {"w": torch.randn(31, 2, generator=generator), "n.weight": torch.full((2,), 0.1).bfloat16()},
+        "optimizer": {"w/exp_avg": torch.randn(31, 2, generator=generator), "w/step": torch.tensor(float(step))},
     }
 
 
-def save(folder: Path, step: int, *, keep: int = 2) -> Path:
-    return checkpoint.save(folder, step, tensors=tensors(step), state={"loss_sum": step / 7}, keep=keep)
+def share(step: int, rank: int, writers: int) -> checkpoint.Tensors:
+    """What one of some processes holds of these when FSDP has cut them."""
+    parts = {part: {} for part in checkpoint.PARTS}
+    for part, all_of_them in tensors(step).items():
+        for name, whole in all_of_them.items():
+            if whole.dim() == 0:
+                if rank == 0:
+                    parts[part][name] = Piece(whole, (), ())
+                continue
+            rows = -(-len(whole) // writers)
+            begin = min(rank * rows, len(whole))
+            piece = Piece(whole[begin : begin + rows], tuple(whole.shape), (begin, 0)[: whole.dim()])
+            parts[part][name] = piece
+    return parts
+
+
+def save(folder: Path, step: int, *, keep: int = 2, permanent: int | None = None, rank: int = 0, writers: int = 1):
+    """Write one process's part of a checkpoint; its folder."""
+    state = {"loss_sum": step / 7}
+    how = {"keep": keep, "permanent": permanent, "rank": rank, "writers": writers}
+    checkpoint.write(folder, step, share(step, rank, writers), state=state, **how)
+    return folder / f"step-{step}"
+
+
+def save_cut(folder: Path, step: int, *, writers: int, keep: int = 2) -> Path:
+    """Write a checkpoint of a model that is cut, the first process last."""
+    return [save(folder, step, keep=keep, rank=rank, writers=writers) for rank in reversed(range(writers))][-1]
 
 
 def assert_holds(folder: Path, step: int):
     """The checkpoint is there with the very bits that were saved."""
-    loaded, state = checkpoint.load(folder, step)
-    assert state == {"step": step, "loss_sum": step / 7}
+    found = Checkpoint(folder, step)
+    assert found.state == {"step": step, "loss_sum": step / 7}
     for part, expected in tensors(step).items():
-        assert loaded[part].keys() == expected.keys()
+        assert found.tensors[part].keys() == expected.keys()
         for name, tensor in expected.items():
-            assert loaded[part][name].dtype == tensor.dtype and torch.equal(loaded[part][name], tensor)
+            loaded = found.read(part, name)
+            assert loaded.dtype == tensor.dtype and torch.equal(loaded, tensor)
+
+
+class Tiny(torch.nn.Module):
+    """Weights that are the tensors of a step, and an optimizer that holds its moments."""
+
+    def __init__(self, step: int):
+        super().__init__()
+        self.w, self.n = torch.nn.Parameter(torch.zeros(31, 2)), torch.nn.Module()
+        self.n.weight = torch.nn.Parameter(torch.zeros(2).bfloat16())
+        self.optimizer = torch.optim.SGD([self.w, self.n.weight])
+        self.train_to(step)
+
+    def train_to(self, step: int) -> None:
+        """In place, as an optimizer would."""
+        found = tensors(step)
+        with torch.no_grad():
+            self.w.copy_(found["model"]["w"])
+            self.n.weight.copy_(found["model"]["n.weight"])
+        for key in ("exp_avg", "step"):
+            self.optimizer.state[self.w].setdefault(key, torch.zeros_like(found["optimizer"][f"w/{key}"]))
+            self.optimizer.state[self.w][key].copy_(found["optimizer"][f"w/{key}"])
+
+    def saver(self, folder: Path, **how) -> Saver:
+        return Saver(folder, self, self.optimizer, **{"keep": 2, **how})
 
 
 # A run goes on ---------------------------------------------------------------------------------------
@@ -68,45 +124,48 @@ def train(model, optimizer, steps: range) -> list[float]:
 def test_a_restored_model_and_optimizer_train_on_bit_for_bit(tmp_path):
     model, optimizer = run(seed=0)
     losses = train(model, optimizer, range(3))
-    at_three = {"model": dict(model.named_parameters()), "optimizer": checkpoint.optimizer_tensors(model, optimizer)}
-    state = {"losses": losses}
-    checkpoint.save(tmp_path, 3, tensors=at_three, state=state, keep=1)
-    expected = train(model, optimizer, range(3, 8))
+    saver = Saver(tmp_path, model, optimizer, keep=1)
+    saver.save(3, {"losses": losses})
+    expected = train(model, optimizer, range(3, 8))  # while it is written
+    saver.wait()
 
     other, other_optimizer = run(seed=1)
-    loaded, state = checkpoint.load(tmp_path, checkpoint.latest_step(tmp_path))
-    assert state == {"step": 3, "losses": losses}  # floats come back from JSON as they were
-    checkpoint.restore(loaded, other, other_optimizer)
+    saved = Checkpoint(tmp_path, checkpoint.latest_step(tmp_path))
+    assert saved.state == {"step": 3, "losses": losses}  # floats come back from JSON as they were
+    saved.restore(other, other_optimizer)
     assert train(other, other_optimizer, range(3, 8)) == expected
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, dict(other.named_parameters())[name]), name
-    mine, theirs = (checkpoint.optimizer_tensors(*one) for one in ((model, optimizer), (other, other_optimizer)))
+    pairs = ((model, optimizer), (other, other_optimizer))
+    mine, theirs = (checkpoint.pieces(*pair)["optimizer"] for pair in pairs)
     assert mine.keys() == theirs.keys() and len(mine) == 3 * len(list(model.parameters()))
-    for name, value in mine.items():
-        assert torch.equal(value, theirs[name]) and value.dtype == theirs[name].dtype, name
+    for name, piece in mine.items():
+        assert torch.equal(piece.tensor, theirs[name].tensor) and piece.tensor.dtype == theirs[name].tensor.dtype, name
     # Tied embeddings are one tensor, on disk too.
-    assert "lm_head.weight" not in loaded["model"] and "model.embed_tokens.weight" in loaded["model"]
+    assert "lm_head.weight" not in saved.tensors["model"] and "model.embed_tokens.weight" in saved.tensors["model"]
 
 
 def test_restoring_before_the_first_step_of_the_optimizer_works(tmp_path):
     model, optimizer = run(seed=0)
-    empty = {"model": dict(model.named_parameters()), "optimizer": checkpoint.optimizer_tensors(model, optimizer)}
-    assert empty["optimizer"] == {}
-    checkpoint.save(tmp_path, 0, tensors=empty, state={}, keep=1)
+    assert checkpoint.pieces(model, optimizer)["optimizer"] == {}
+    Saver(tmp_path, model, optimizer, keep=1, background=False).save(0, {})
     other, other_optimizer = run(seed=1)
-    checkpoint.restore(checkpoint.load(tmp_path, 0)[0], other, other_optimizer)
+    Checkpoint(tmp_path, 0).restore(other, other_optimizer)
     assert train(model, optimizer, range(3)) == train(other, other_optimizer, range(3))
 
 
 def test_weights_of_another_shape_are_refused(tmp_path):
     save(tmp_path, 1)
     with pytest.raises(InputError, match="other names or shapes than the model of this config"):
-        checkpoint.restore(checkpoint.load(tmp_path, 1)[0], *run(seed=0))
+        Checkpoint(tmp_path, 1).restore(*run(seed=0))
 
 
-def test_nothing_in_a_checkpoint_is_a_pickle(tmp_path):
-    path = save(tmp_path, 1)
-    assert sorted(os.listdir(path)) == ["MANIFEST.json", "model.safetensors", "optimizer.safetensors", "state.json"]
+@pytest.mark.parametrize("writers", [1, 2])
+def test_nothing_in_a_checkpoint_is_a_pickle(writers, tmp_path):
+    path = save_cut(tmp_path, 1, writers=writers)
+    suffixes = [""] if writers == 1 else ["-00000", "-00001"]
+    files = {f"{part}{suffix}.safetensors" for part in checkpoint.PARTS for suffix in suffixes}
+    assert set(os.listdir(path)) == files | {"MANIFEST.json", "tensors.json", "state.json"}
     for file in path.iterdir():
         if file.suffix == ".json":
             json.loads(file.read_text(encoding="utf-8"))
@@ -115,6 +174,117 @@ def test_nothing_in_a_checkpoint_is_a_pickle(tmp_path):
                 header = int.from_bytes(file.read_bytes()[:8], "little")
                 data = sum(opened.get_tensor(name).nbytes for name in opened.keys())  # noqa: SIM118
             assert file.stat().st_size == 8 + header + data  # the header is JSON, and nothing else is in the file
+
+
+@pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_who_may_read_a_checkpoint_is_what_the_umask_says(umask, mode, tmp_path):
+    before = os.umask(umask)
+    try:
+        path = save(tmp_path, 1)
+    finally:
+        os.umask(before)
+    assert {file.name: file.stat().st_mode & 0o777 for file in path.iterdir()} == dict.fromkeys(FILES, mode)
+
+
+# A model that is cut ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("writers", [1, 2, 4])
+def test_any_stretch_of_a_tensor_is_read_whatever_files_it_lies_in(writers, tmp_path):
+    save_cut(tmp_path, 1, writers=writers)  # n.weight has two rows: of four processes two hold none of it
+    assert_holds(tmp_path, 1)
+    found, whole = Checkpoint(tmp_path, 1), tensors(1)["model"]["w"]
+    for begin in range(0, 32, 3):
+        for size in (0, 1, 7, 8, 31):
+            expected = whole[begin : begin + size, 1:]
+            assert torch.equal(found.read("model", "w", (begin, 1), tuple(expected.shape)), expected)
+
+
+def test_a_part_that_cannot_be_written_ends_the_first_process_in_a_sentence_that_says_why(tmp_path, monkeypatch):
+    def full(tensors, path):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    save(tmp_path, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", full)
+        with pytest.raises(InputError, match="step-2 could not be written .*No space left.*model-00001"):
+            save(tmp_path, 2, rank=1, writers=2)
+    with pytest.raises(InputError, match=rf"No space left.*model-00001.*resume from {tmp_path / 'step-1'}"):
+        save(tmp_path, 2, rank=0, writers=2)
+    assert sorted(os.listdir(tmp_path)) == ["LATEST", "step-1"]
+
+
+def test_a_part_that_never_comes_or_is_of_an_earlier_session_makes_no_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "PATIENCE", 0.2)
+    how = {"keep": 2, "writers": 2, "state": {}}
+    checkpoint.write(tmp_path, 1, share(1, 1, 2), rank=1, session="earlier", **how)
+    with pytest.raises(InputError, match="share-00001.json of another process did not come within 0.2 s"):
+        checkpoint.write(tmp_path, 1, share(1, 0, 2), rank=0, session="this", **how)
+    assert checkpoint.steps(tmp_path) == []
+    checkpoint.clear_unfinished(tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+# In the background -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gate(monkeypatch) -> threading.Event:
+    """Files are written only once it is set."""
+    opened, save_file = threading.Event(), checkpoint.save_file
+
+    def when_open(tensors, path):
+        assert opened.wait(60)
+        save_file(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", when_open)
+    return opened
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_and_does_not_change_it(tmp_path, gate):
+    tiny = Tiny(step=1)
+    saver = tiny.saver(tmp_path)
+    saver.save(1, {"loss_sum": 1 / 7})
+    for step in (2, 3):
+        tiny.train_to(step)
+        saver.check()
+    assert checkpoint.steps(tmp_path) == []
+    gate.set()
+    saver.wait()
+    assert_holds(tmp_path, 1)
+
+
+def test_the_next_save_waits_for_the_one_under_way_and_uses_its_memory(tmp_path, gate):
+    tiny = Tiny(step=1)
+    saver = tiny.saver(tmp_path)
+    saver.save(1, {"loss_sum": 1 / 7})
+    memory = {name: copy.data_ptr() for name, copy in saver.copies.items()}
+    tiny.train_to(2)
+    threading.Timer(0.3, gate.set).start()
+    start = time.monotonic()
+    saver.save(2, {"loss_sum": 2 / 7})
+    assert time.monotonic() - start > 0.25 and checkpoint.damage(tmp_path / "step-1") is None
+    saver.wait()
+    assert_holds(tmp_path, 1)
+    assert_holds(tmp_path, 2)
+    assert {name: copy.data_ptr() for name, copy in saver.copies.items()} == memory
+
+
+@pytest.mark.parametrize("moment", ["check", "wait", "save"])
+def test_what_goes_wrong_in_the_background_is_raised_once_in_training(moment, tmp_path):
+    tiny, folder = Tiny(step=1), tmp_path / "checkpoints"
+    saver = tiny.saver(folder)
+    folder.write_text("not a folder")
+    saver.save(1, {"loss_sum": 1 / 7})
+    if moment == "check":
+        saver.thread.join()
+    with pytest.raises(InputError, match=r"/checkpoints/step-1 could not be written \(.*the run can start again"):
+        saver.save(2, {}) if moment == "save" else getattr(saver, moment)()
+    folder.unlink()
+    saver.check()
+    saver.save(1, {"loss_sum": 1 / 7})
+    saver.wait()
+    assert_holds(folder, 1)
 
 
 # Which ones stay -------------------------------------------------------------------------------------
@@ -126,6 +296,14 @@ def test_the_newest_few_stay_and_latest_names_the_newest(tmp_path):
         assert (tmp_path / "LATEST").read_text() == f"step-{step}\n"
     assert checkpoint.steps(tmp_path) == [10, 100]
     assert sorted(os.listdir(tmp_path)) == ["LATEST", "step-10", "step-100"]
+
+
+def test_permanent_ones_are_never_removed(tmp_path):
+    for step in range(1, 11):
+        save(tmp_path, step, keep=2, permanent=4)
+    assert checkpoint.steps(tmp_path) == [4, 8, 9, 10]
+    for step in (4, 8, 9, 10):
+        assert_holds(tmp_path, step)
 
 
 def test_a_damaged_later_one_does_not_push_out_the_only_whole_one(tmp_path):
@@ -155,14 +333,15 @@ def test_an_empty_or_absent_folder_has_no_checkpoint(tmp_path):
 
 # Damage ----------------------------------------------------------------------------------------------
 
-FILES = ["model.safetensors", "optimizer.safetensors", "state.json", "MANIFEST.json"]
+FILES = ["model.safetensors", "optimizer.safetensors", "tensors.json", "state.json", "MANIFEST.json"]
+CUT_FILES = ["model-00000.safetensors", "model-00001.safetensors", "optimizer-00001.safetensors", *FILES[2:]]
 
 
 @pytest.mark.parametrize("harm", ["missing", "empty", "truncated", "longer", "flipped"])
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", sorted({*FILES, *CUT_FILES}))
 def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, capsys, name, harm):
     save(tmp_path, 1)
-    file = save(tmp_path, 2) / name
+    file = save_cut(tmp_path, 2, writers=1 if name in FILES else 2) / name
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     if harm == "missing":
@@ -181,12 +360,12 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, capsys, name, h
     assert_holds(tmp_path, 1)
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_no_flipped_bit_goes_unnoticed(tmp_path, name):
-    path = save(tmp_path, 1)
+@pytest.mark.parametrize("name, writers", [*((name, 1) for name in FILES), *((name, 2) for name in CUT_FILES)])
+def test_no_flipped_bit_goes_unnoticed(tmp_path, name, writers):
+    path = save_cut(tmp_path, 1, writers=writers)
     whole = (path / name).read_bytes()
     assert checkpoint.damage(path) is None
-    for bit in range(0, 8 * len(whole), 5):
+    for bit in range(0, 8 * len(whole), 13):
         flipped = bytearray(whole)
         flipped[bit // 8] ^= 1 << bit % 8
         (path / name).write_bytes(flipped)
@@ -200,26 +379,58 @@ def test_a_manifest_that_names_nothing_vouches_for_nothing(tmp_path, content):
     assert checkpoint.damage(path).startswith("MANIFEST.json was altered")
 
 
+def test_a_manifest_that_leaves_out_a_part_vouches_for_nothing(tmp_path):
+    path = save_cut(tmp_path, 1, writers=2)
+    manifest = json.loads((path / "MANIFEST.json").read_text())
+    del manifest["optimizer-00001.safetensors"]
+    (path / "MANIFEST.json").write_text(json.dumps(manifest))
+    assert checkpoint.damage(path) == "MANIFEST.json was altered (it does not name optimizer-00001.safetensors)"
+
+
 # Kills -----------------------------------------------------------------------------------------------
 
 # One process imports torch once; then a child for each moment. A child dies by SIGKILL before its n-th event (a file
 # opened, made, renamed, removed, listed: what Python audits, and each flush, which it does not), or by SIGXFSZ inside
-# a write, at the n-th byte.
+# a write, at the n-th byte. It is a whole run that saves and waits ("event", "write"), one that trains on while its
+# thread writes ("background"), or one of two processes that write their parts ("first", "second").
 DYING = """
-import os, resource, shutil, signal, sys
+import os, resource, shutil, signal, sys, time
 from pathlib import Path
-from test_checkpoint import save
+from test_checkpoint import Tiny, save, save_cut
 
-root = Path(sys.argv[1])
-save(root / "before", 1), save(root / "before", 2)
+root, kind = Path(sys.argv[1]), sys.argv[2]
+writers = 2 if kind in ("first", "second") else 1
+for step in (1, 2):
+    save_cut(root / "before", step, writers=writers)
+
+def in_background(folder):
+    tiny = Tiny(3)
+    saver = tiny.saver(folder)
+    saver.save(3, {"loss_sum": 3 / 7})
+    tiny.train_to(4)
+    saver.wait()
 
 def child(folder, prepare):
     shutil.copytree(root / "before", folder)
+    if kind == "first":
+        save(folder, 3, rank=1, writers=2)
     if (pid := os.fork()) == 0:
         prepare()
-        save(folder, 3)
+        if kind == "background":
+            in_background(folder)
+        else:
+            save(folder, 3, rank=int(kind == "second"), writers=writers)
         os._exit(0)
-    return os.waitpid(pid, 0)[1]
+    status = os.waitpid(pid, 0)[1]
+    if kind == "second":  # the first process waits for it, is killed in its turn, or makes it a checkpoint
+        if (pid := os.fork()) == 0:
+            save(folder, 3, rank=0, writers=2)
+            os._exit(0)
+        if status:
+            time.sleep(0.03)
+            os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    return status
 
 def die_at(n):
     left = n
@@ -237,14 +448,11 @@ def die_after_writing(size):
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
-events = 0
-while status := child(root / f"event-{events:03}", lambda: die_at(events)):
-    assert os.WTERMSIG(status) == signal.SIGKILL, status
-    events += 1
-sizes = 0
-while status := child(root / f"write-{sizes:03}", lambda: die_after_writing(sizes * 40)):
-    assert os.WTERMSIG(status) == signal.SIGXFSZ, status
-    sizes += 1
+moments = 0
+how, death = (die_after_writing, signal.SIGXFSZ) if kind == "write" else (die_at, signal.SIGKILL)
+while status := child(root / f"dead-{moments:03}", lambda: how(moments * 40 if kind == "write" else moments)):
+    assert os.WTERMSIG(status) == death, status
+    moments += 1
 """
 
 
@@ -260,29 +468,31 @@ def python(code: str, *arguments: object) -> subprocess.CompletedProcess:
     )
 
 
-def test_a_kill_at_any_moment_of_a_save_leaves_the_newest_whole_checkpoint_to_be_found(tmp_path, capsys):
-    result = python(DYING, tmp_path)
+@pytest.mark.parametrize("kind", ["event", "write", "background", "first", "second"])
+def test_a_kill_at_any_moment_of_a_save_leaves_the_newest_whole_checkpoint_to_be_found(kind, tmp_path, capsys):
+    result = python(DYING, tmp_path, kind)
     assert result.returncode == 0, result.stderr
-    folders = {kind: sorted(tmp_path.glob(f"{kind}-*")) for kind in ("event", "write")}
-    assert len(folders["event"]) > 40 and len(folders["write"]) > 5
-    for kind, killed in folders.items():
-        found = []
-        for folder in killed:
-            newest = checkpoint.latest_step(folder)
-            assert newest in (2, 3), folder.name
-            assert_holds(folder, newest)
-            # Nothing was removed for a checkpoint that was not there yet.
-            assert newest == 3 or checkpoint.damage(folder / "step-1") is None, folder.name
-            assert checkpoint.damage(folder / (folder / "LATEST").read_text().strip()) is None, folder.name
-            checkpoint.clear_unfinished(folder)
-            assert all(file.name.startswith(("step-", "LATEST", ".LATEST")) for file in folder.iterdir()), folder.name
-            found.append(newest)
-        assert found == sorted(found)  # once it is there it stays
-        assert set(found) == {2, 3}, kind
-        # The next save takes what was left behind in its stride.
-        for folder in killed[:: len(killed) // 5]:
-            save(folder, 3)
-            assert checkpoint.latest_step(folder) == 3 and checkpoint.steps(folder) == [2, 3]
+    killed, found = sorted(tmp_path.glob("dead-*")), []
+    assert len(killed) > {"write": 5, "second": 15}.get(kind, 40)
+    for folder in killed:
+        newest = checkpoint.latest_step(folder)
+        assert newest in (2, 3), folder.name
+        assert_holds(folder, newest)
+        # Nothing was removed for a checkpoint that was not there yet, and nothing is there by half.
+        assert newest == 3 or checkpoint.steps(folder) == [1, 2], folder.name
+        assert all(checkpoint.damage(folder / f"step-{step}") is None for step in checkpoint.steps(folder)), (
+            folder.name
+        )
+        assert checkpoint.damage(folder / (folder / "LATEST").read_text().strip()) is None, folder.name
+        checkpoint.clear_unfinished(folder)
+        assert all(file.name.startswith(("step-", "LATEST", ".LATEST")) for file in folder.iterdir()), folder.name
+        found.append(newest)
+    assert found == sorted(found)  # once it is there it stays
+    assert set(found) == {2, 3}
+    # The next save takes what was left behind in its stride.
+    for folder in killed[:: len(killed) // 5]:
+        save(folder, 3)
+        assert checkpoint.latest_step(folder) == 3 and checkpoint.steps(folder) == [2, 3]
     assert "damaged" not in capsys.readouterr().err
 
 
@@ -336,16 +546,34 @@ def test_a_folder_that_cannot_be_written_ends_in_a_sentence(tmp_path):
         save(tmp_path / "file" / "checkpoints", 1)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_read_only_folder_ends_in_a_sentence_and_keeps_its_checkpoint(tmp_path):
-    save(tmp_path, 1)
-    tmp_path.chmod(0o500)
+@contextmanager
+def as_nobody(folder: Path):
+    """Root may write anywhere: be somebody else for a while."""
+    root = os.geteuid() == 0
+    if root:
+        os.chown(folder, 65534, 65534)
+        os.seteuid(65534)
     try:
-        with pytest.raises(InputError, match=rf"Permission denied.*resume from {tmp_path / 'step-1'}"):
-            save(tmp_path, 2)
-        assert_holds(tmp_path, 1)
+        yield
     finally:
-        tmp_path.chmod(0o700)
+        if root:
+            os.seteuid(0)
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_a_read_only_folder_ends_in_a_sentence_and_keeps_its_checkpoint(background):
+    with tempfile.TemporaryDirectory() as temporary:  # pytest's own is closed to others
+        Path(temporary).chmod(0o755)
+        folder = Path(temporary) / "checkpoints"
+        save(folder, 1)
+        folder.chmod(0o555)
+        saver = Tiny(step=2).saver(folder, background=background)
+        with as_nobody(folder):
+            with pytest.raises(InputError, match=rf"Permission denied.*resume from {folder / 'step-1'}"):
+                saver.save(2, {})
+                saver.wait()
+            assert_holds(folder, 1)
+        assert sorted(os.listdir(folder)) == ["LATEST", "step-1"]
 
 
 def test_a_copy_of_a_checkpoint_elsewhere_is_as_good(tmp_path):

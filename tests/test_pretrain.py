@@ -2,7 +2,9 @@
 
 import fcntl
 import json
+import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,11 +25,14 @@ from training import checkpoint, pretrain
 from training.config import InputError, parse
 from training.corpus import LANGUAGES, SCHEMA, CorpusConfig
 from training.files import read_json
+from training.guard import GuardConfig
+from training.loader import Shards, batch_windows
 from training.metrics import read_metrics
 from training.prepare import DataConfig
-from training.pretrain import STOPPED
 from training.recipe import EveryConfig, OptimizerConfig, PretrainConfig, Stage
 from training.record import plain
+from training.samples import NEW_TOKENS, OPENINGS
+from training.stopping import SIGNALS, STOPPED
 
 ROOT = Path(__file__).parent.parent
 WORDS = {
@@ -90,7 +95,7 @@ def whole(config, tmp_path_factory) -> PretrainConfig:
 
 def run(config: PretrainConfig) -> None:
     """Pretrain in this process, and leave its signal handlers as they were."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         pretrain.pretrain(config)
     finally:
@@ -105,9 +110,9 @@ def as_yaml(config: PretrainConfig, path: Path) -> Path:
 
 
 def start(
-    config: PretrainConfig, tmp_path: Path, *, prelude: str = "", launcher: tuple[str, ...] = ()
+    config: PretrainConfig, tmp_path: Path, *, prelude: str = "", launcher: tuple[str, ...] = (), processes: int = 1
 ) -> subprocess.Popen:
-    """The program in a process of its own; `prelude` is Python run before it (to plan an accident)."""
+    """The program in processes of its own; `prelude` is Python run before it (to plan an accident)."""
     file = as_yaml(config, tmp_path / "config.yaml")
     if launcher:
         command = [
@@ -122,8 +127,11 @@ def start(
         ]
     else:
         code = f"{prelude}\nimport sys\nsys.argv = ['pretrain', '--config', {str(file)!r}]\n"
-        code += "from training import pretrain\nfrom training.config import program\nprogram(pretrain.main)\n"
-        command = [sys.executable, "-c", code]
+        code += "from training import pretrain\nfrom training.config import program\n"
+        code += "if __name__ == '__main__': program(pretrain.main)\n"  # a worker of shards imports this, too
+        (tmp_path / "program.py").write_text(code)
+        several = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+        command = [sys.executable, *(several if processes > 1 else []), str(tmp_path / "program.py")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     pipes = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     return subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True, **pipes)
@@ -157,9 +165,9 @@ def timeless(config: PretrainConfig) -> list[dict]:
     return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
 
 
-def state(config: PretrainConfig) -> dict[str, torch.Tensor]:
-    """Every tensor of the last checkpoint."""
-    folder = config.folder / "checkpoints" / f"step-{config.steps}"
+def state(config: PretrainConfig, step: int | None = None) -> dict[str, torch.Tensor]:
+    """Every tensor of a checkpoint, the last one when not told which."""
+    folder = config.folder / "checkpoints" / f"step-{step or config.steps}"
     return {
         f"{part}:{k}": v for part in checkpoint.PARTS for k, v in load_file(folder / f"{part}.safetensors").items()
     }
@@ -246,8 +254,9 @@ def test_a_killed_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(accid
     }[accident]
     status, output = end(start(config, tmp_path, prelude=prelude))
     assert status == -signal.SIGKILL, output
-    kept = {"between checkpoints": [3, 6], "during a checkpoint": [3], "before the first checkpoint": []}[accident]
-    assert checkpoint.steps(config.folder / "checkpoints") == kept
+    # Two tiny steps after the sixth, its checkpoint may or may not have been written: that goes on in the background.
+    kept = {"between checkpoints": ([3], [3, 6]), "during a checkpoint": ([3],), "before the first checkpoint": ([],)}
+    assert checkpoint.steps(config.folder / "checkpoints") in kept[accident]
     run(config)
     assert_same_run(config, whole)
     assert len(read_json(config.folder / "run.json")["sessions"]) == 2
@@ -269,13 +278,126 @@ def test_a_kill_while_the_model_folder_is_written_does_not_leave_one_that_looks_
     assert_same_run(config, whole)
 
 
-def test_sigterm_saves_exits_with_its_own_status_and_the_run_goes_on(config, whole, tmp_path):
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_a_signal_saves_exits_with_its_own_status_and_the_run_goes_on(name, config, whole, tmp_path):
     config = replace(config, out=tmp_path / "run")
-    status, output = end(start(config, tmp_path, prelude=at_step(5, "SIGTERM")))
-    assert status == STOPPED and "stopped by SIGTERM after step 5" in output
+    status, output = end(start(config, tmp_path, prelude=at_step(5, name)))
+    assert status == STOPPED and f"stopped by {name} after step 5" in output
     assert checkpoint.latest_step(config.folder / "checkpoints") == 5
     run(config)
     assert_same_run(config, whole)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_a_second_signal_ends_the_process_at_once(name, config, tmp_path):
+    config = replace(config, out=tmp_path / "run")
+    status, output = end(start(config, tmp_path, prelude=f"{at_step(5, name)}\n{at_step(5, 'SIGUSR1')}"))
+    assert status == 128 + signal.Signals[name] and "stopped by" not in output
+    assert checkpoint.latest_step(config.folder / "checkpoints") == 3
+
+
+# Steps left out ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """Makes the loss of some steps, in this process, a multiple of what it is."""
+
+    def poison(factors: dict[int, float]) -> None:
+        rate, forward, now = PretrainConfig.learning_rate, pretrain.NextTokenLoss.forward, [0]
+
+        def learning_rate(self, step):
+            now[0] = step
+            return rate(self, step)
+
+        def poisoned(self, windows):
+            return forward(self, windows) * (factors.get(now[0], 1.0) if torch.is_grad_enabled() else 1.0)
+
+        monkeypatch.setattr(PretrainConfig, "learning_rate", learning_rate)
+        monkeypatch.setattr(pretrain.NextTokenLoss, "forward", poisoned)
+
+    return poison
+
+
+def events(config: PretrainConfig) -> list[tuple[int, dict]]:
+    return [(one["step"], one["event"]) for one in read_metrics(config.folder / "metrics.jsonl") if "event" in one]
+
+
+def test_a_step_that_is_no_number_changes_nothing_and_is_told_with_its_windows(config, poison, tmp_path):
+    poison({5: math.nan, 10: math.inf})
+    config = replace(config, out=tmp_path / "run", every=replace(config.every, checkpoint=1, keep=100))
+    run(config)
+    for step in (5, 10):
+        before, after = state(config, step - 1), state(config, step)
+        assert all(torch.equal(before[key], after[key]) for key in before)
+        after = state(config, step + 1)
+        assert not any(torch.equal(before[key], after[key]) for key in before)
+    stream = Shards(config.data.folder / "shards").train(sequence_length=32, vocab_size=400)
+    told = events(config)
+    assert [(step, one["kind"], one["skipped"]) for step, one in told] == [(s, "not finite", True) for s in (5, 10)]
+    assert told[0][1]["windows"] == batch_windows(stream, 4, sequences=8, seed=42).tolist()
+    assert told[1][1]["windows"] == batch_windows(stream, 1, sequences=4, seed=43).tolist()
+    logged = [one for one in read_metrics(config.folder / "metrics.jsonl") if "loss" in one]
+    assert [one["skipped"] for one in logged] == [0, 0, 1, 1, 2, 2]
+    assert all(1 < one["loss"] < 7 for one in logged)  # the mean of the steps that were taken
+
+
+def test_a_run_with_steps_left_out_resumes_bit_for_bit(config, poison, tmp_path, monkeypatch):
+    poison({3: math.nan, 4: math.nan, 6: 1e4, 8: math.nan})
+    guard = GuardConfig(window=4, skip_spikes=True)
+    whole, parts = (replace(config, guard=guard, out=tmp_path / name) for name in ("whole", "parts"))
+    run(whole)
+    assert {(step, one["kind"]) for step, one in events(whole)} >= {(6, "spike"), (8, "not finite")}
+    rate, todo = PretrainConfig.learning_rate, [4, 7, 9]
+
+    def stop(self, step):
+        if step in todo:
+            todo.remove(step)
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return rate(self, step)
+
+    monkeypatch.setattr(PretrainConfig, "learning_rate", stop)
+    for _ in range(3):
+        with pytest.raises(SystemExit, match=str(STOPPED)):
+            run(parts)
+    run(parts)
+    assert_same_run(parts, whole)
+
+
+def test_too_many_steps_in_a_row_that_are_no_numbers_end_the_run_and_name_the_last_good_checkpoint(
+    config, poison, tmp_path
+):
+    poison({2: math.nan, **dict.fromkeys(range(5, 13), math.nan)})
+    config = replace(config, out=tmp_path / "run", guard=GuardConfig(stop_after=4))
+    with pytest.raises(InputError, match="last 4 steps, up to step 8, were not finite.*checkpoint is .*step-6: go on"):
+        run(config)
+    assert [step for step, _ in events(config)] == [2, 5, 6, 7, 8]
+    assert checkpoint.latest_step(config.folder / "checkpoints") == 6
+
+
+def test_one_process_with_a_loss_that_is_no_number_makes_all_leave_the_step_out(config, poison, tmp_path):
+    prelude = (
+        "import math, os\n"
+        "from training import pretrain\n"
+        "now = [0]\n"
+        "def learning_rate(self, step, f=pretrain.PretrainConfig.learning_rate):\n"
+        "    now[0] = step\n"
+        "    return f(self, step)\n"
+        "def forward(self, windows, f=pretrain.NextTokenLoss.forward):\n"
+        "    bad = now[0] == 5 and os.environ['RANK'] == '1'\n"
+        "    return f(self, windows) * (math.nan if bad else 1.0)\n"
+        "pretrain.PretrainConfig.learning_rate, pretrain.NextTokenLoss.forward = learning_rate, forward\n"
+    )
+    poison({5: math.nan})
+    one, two = (replace(config, out=tmp_path / name) for name in ("one", "two"))
+    run(one)
+    status, output = end(start(two, tmp_path, prelude=prelude, processes=2))
+    assert status == 0, output
+    for a, b in zip(timeless(one), timeless(two), strict=True):
+        if "event" in a:
+            assert a["step"] == b["step"] == 5 and a["event"]["windows"] == b["event"]["windows"]
+        elif "loss" in a:
+            assert b["loss"] == pytest.approx(a["loss"], abs=1e-3) and a["skipped"] == b["skipped"]
 
 
 def test_a_complete_run_is_left_as_it_is(whole, capfd):
@@ -322,6 +444,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(config, w
         ({"seed": 43}, "another seed"),
         ({"sequence_length": 16}, "another model and sequence_length"),
         ({"model": MODEL | {"num_hidden_layers": 3}}, "another model"),
+        ({"optimizer": OptimizerConfig(name="muon")}, "another optimizer"),
     ],
 )
 def test_resuming_with_another_model_or_seed_is_refused_and_changes_nothing(change, said, whole):
@@ -385,6 +508,16 @@ def test_sequences_that_do_not_divide_among_the_processes_are_refused(config, tm
     assert status != 0 and "stage odd: 7 sequences a step do not divide among 2 processes" in output
 
 
+def test_a_stage_that_is_over_need_not_divide_among_the_processes_that_go_on(config, whole, tmp_path):
+    config = replace(config, out=tmp_path / "run", stages=[Stage("odd", steps=2, sequences=1), config.stages[1]])
+    status, output = end(start(config, tmp_path, prelude=at_step(3, "SIGTERM")))
+    assert status == STOPPED, output
+    status, output = end(start(config, tmp_path, launcher=TWO))
+    assert status == 0, output
+    sessions = read_json(config.folder / "run.json")["sessions"]
+    assert [(one["processes"], one["steps"]) for one in sessions] == [(1, 3), (2, 6)]
+
+
 def test_a_folder_that_cannot_be_written_is_named(config, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="The run folder .*file/run cannot be written .*give another --out"):
@@ -425,3 +558,53 @@ def test_a_full_disk_during_a_checkpoint_leaves_the_one_before_usable(config, wh
     assert list((config.folder / "checkpoints").glob(".*")) == []
     run(config)
     assert_same_run(config, whole)
+
+
+# Watching ---------------------------------------------------------------------------------------------------------
+
+
+def test_samples_trackers_and_the_summary_do_not_change_the_run(config, whole, tmp_path, capsys):
+    every = replace(config.every, samples=5)
+    run(config := replace(config, out=tmp_path / "run", every=every, trackers=["tensorboard"]))
+    assert_same_run(config, whole)
+
+    lines = read_metrics(config.folder / "samples.jsonl")
+    assert [(line["step"], line["language"]) for line in lines] == [(s, code) for s in (5, 10, 12) for code in WORDS]
+    generate = pipeline("text-generation", model=str(config.folder / "model"), max_new_tokens=NEW_TOKENS)
+    for line in lines[-2:]:
+        assert line["prompt"] == OPENINGS[line["language"]]
+        assert generate(line["prompt"])[0]["generated_text"] == line["prompt"] + line["continuation"]
+    assert read_metrics(whole.folder / "samples.jsonl") == lines[-2:]
+
+    told = tensorboard(config)
+    for record in read_metrics(config.folder / "metrics.jsonl"):
+        if "loss" in record:
+            assert told["loss"][record["step"]] == pytest.approx(record["loss"])
+        else:
+            value = record["validation"]["fr"]["bits_per_byte"]
+            assert told["validation/fr/bits_per_byte"][record["step"]] == pytest.approx(value)
+
+    summary = (config.folder / "summary.txt").read_text()
+    assert summary in capsys.readouterr().out
+    seen = 8 * 8 * 32 + 4 * 4 * 32
+    assert f"tiny: {seen:,} tokens in 12 steps" in summary and "0 steps left out, 0 spikes" in summary
+    held = [record["validation"] for record in read_metrics(config.folder / "metrics.jsonl") if "validation" in record]
+    for code in WORDS:
+        before, after = (f"{one[code]['bits_per_byte']:.3f}" for one in (held[0], held[-1]))
+        assert re.search(rf"{code} +│ {before} +│ {after} +│", summary)
+    assert " ".join(lines[-1]["continuation"].split())[:20] in summary
+
+
+def tensorboard(config: PretrainConfig) -> dict[str, dict[int, float]]:
+    """Every scalar that TensorBoard was told, by name and step."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(config.folder / "trackers" / config.name), size_guidance={"scalars": 0})
+    events.Reload()
+    return {name: {one.step: one.value for one in events.Scalars(name)} for name in events.Tags()["scalars"]}
+
+
+def test_a_tracker_that_is_not_installed_is_refused_with_the_command_that_mends_it(config, tmp_path):
+    with pytest.raises(InputError, match="trackers: wandb is not installed; pip install wandb, or leave it out"):
+        run(replace(config, out=tmp_path / "run", trackers=["tensorboard", "wandb"]))
+    assert not (tmp_path / "run").exists()

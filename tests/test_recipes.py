@@ -11,6 +11,7 @@ from training.prepare import DataConfig
 from training.pretrain import pretrain
 from training.recipe import PretrainConfig, Stage
 from training.shrink import shrunk
+from training.stopping import SIGNALS
 
 # What the original's settings files (Pleias/nanotron-pleias, configs/pleias) and config.json say, and what follows.
 RECIPES = {
@@ -131,6 +132,9 @@ def test_500_shrinks_every_step_of_the_nano_run_without_a_rest():
     assert (config.every.validate, config.every.checkpoint) == (6, 6)
     assert config.optimizer.learning_rate == 1e-3 and config.name == "nano_1.2b-shrunk-500"
     assert config.data == recipe("demo").data and config.shrink == 1
+    rarely = replace(recipe("nano_1.2b").every, samples=1000, permanent=50_000)
+    every = shrunk(replace(recipe("nano_1.2b"), every=rarely), 500, text=recipe("demo")).every
+    assert (every.samples, every.permanent) == (2, 100) and config.every.samples is None
 
 
 @each
@@ -182,7 +186,7 @@ def restore():
     """Signal handlers as they were: a run installs its own."""
     import signal
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -30,7 +30,9 @@ PROGRAMS = {
     "release": Program("model_card.release", "release", "make of a run what is downloaded, and verify it"),
     "card": Program("model_card.card", "release", "write the card of a folder"),
     "validate": Program("model_card.validate", "release", "check the card of a folder"),
-    "public_summary": Program("model_card.public_summary", "release", "fill the forms of the AI Act from a run's files"),
+    "public_summary": Program(
+        "model_card.public_summary", "release", "fill the forms of the AI Act from a run's files"
+    ),
 }
 
 

@@ -2,57 +2,85 @@
 
 import torch
 
-CHUNK_ROWS = 512  # positions whose logits are held at once: with V = 65,536, 128 MB in fp32
+from .kernels import add_, exponentials_, in_c
+
+CHUNK_BYTES = 2**27  # of logits that are held at once: with V = 65,536 in bf16, those of 1,024 positions
 
 
 class LinearCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy of `hidden @ weight.T`, some rows at a time; gradients are made in the same pass.
+    """Mean cross-entropy of `hidden @ weight.T`, some positions at a time; gradients are made in the same pass.
 
-    A row's logits are only needed to make its loss and its two gradient products, so each chunk's are dropped at once:
-    three matrix products in all, as in the plain way, and no second forward.
+    A position's logits are only needed to make its loss and its two gradient products, so each chunk's are dropped at
+    once: three matrix products in all, as in the plain way, and no second forward. Between the first product and the
+    other two the logits are read twice and written once: they become exponentials, which are never divided by their
+    sum: the small sides of the products are.
     """
 
     @staticmethod
-    def forward(ctx, hidden_ND, weight_VD, targets_N, dtype):
-        N = len(hidden_ND)
+    def forward(ctx, hidden_ND, weight_VD, targets_N, dtype, z_loss=0.0):
+        (N, _), V = hidden_ND.shape, len(weight_VD)
         hidden, weight = hidden_ND.to(dtype), weight_VD.to(dtype)
-        with_gradients = any(ctx.needs_input_grad[:2])
-        grad_hidden = torch.empty_like(hidden) if with_gradients else None
-        grad_weight = torch.zeros_like(weight_VD, dtype=torch.float32) if with_gradients else None
-        losses = torch.empty(N, dtype=torch.float32, device=hidden.device)
+        exact = torch.promote_types(dtype, torch.float32)
+        ctx.gradients, ctx.dtypes = None, (hidden_ND.dtype, weight_VD.dtype)
+        if any(ctx.needs_input_grad[:2]):
+            ctx.gradients = torch.empty_like(hidden), torch.zeros_like(weight, dtype=exact)
+        at_once = max(1, min(N, CHUNK_BYTES // (V * dtype.itemsize)))
+        buffer = torch.empty(at_once * V, dtype=dtype, device=hidden.device)
+        losses = torch.empty(N, dtype=exact, device=hidden.device)
+        by_entry = in_c(weight)  # so that their large matrix lies as it is read, two products run at twice the rate
         with torch.autocast(hidden.device.type, enabled=False):
-            for start in range(0, N, CHUNK_ROWS):
-                chunk = slice(start, start + CHUNK_ROWS)
-                target = targets_N[chunk, None]
-                log_probabilities = torch.log_softmax(hidden[chunk] @ weight.T, -1, dtype=torch.float32)
-                losses[chunk] = -log_probabilities.gather(-1, target).squeeze(-1)
-                if with_gradients:
-                    grad = log_probabilities.exp_()
-                    grad.scatter_add_(-1, target, torch.full_like(target, -1.0, dtype=torch.float32))
-                    grad = grad.to(dtype)
-                    grad_hidden[chunk] = grad @ weight
-                    grad_weight += grad.T @ hidden[chunk]
-        if with_gradients:
-            ctx.save_for_backward(grad_hidden.to(hidden_ND.dtype), grad_weight.to(weight_VD.dtype))
-        return losses.mean()
+            for chunk in torch.arange(N, device=hidden.device).split(at_once):
+                rows, target = hidden[chunk], targets_N[chunk]
+                n = len(chunk)
+                entries = target, chunk - chunk[0]
+                logits = buffer[: V * n].view(V, n) if by_entry else buffer[: V * n].view(n, V).T
+                torch.mm(weight, rows.T, out=logits)
+                at_target = logits[entries].to(exact)
+                largest, total = exponentials_(logits)
+                log_sum = largest + total.log()
+                losses[chunk] = log_sum - at_target + z_loss * log_sum.square()
+                if ctx.gradients is None:
+                    continue
+                grad_hidden, grad_weight = ctx.gradients
+                pull = 1 + 2 * z_loss * log_sum  # on every probability; 1 without z-loss
+                scale = (pull / (total * N))[:, None]
+                logits[entries] = ((at_target - largest).exp() - total / pull).to(dtype)
+                grad_hidden[chunk] = ((logits.T @ weight) * scale).to(dtype)
+                add_(grad_weight, logits @ (rows * scale).to(dtype))
+        return losses.mean().float()
 
     @staticmethod
     def backward(ctx, grad):
-        grad_hidden, grad_weight = ctx.saved_tensors
-        grad = grad / len(grad_hidden)  # the mean's share, on the small products instead of on every logit
-        return grad_hidden * grad, grad_weight * grad, None, None
+        grad_hidden, grad_weight = ctx.gradients
+        ctx.gradients = None  # they are scaled in place: a second backward must fail, as PyTorch's own does
+        hidden_dtype, weight_dtype = ctx.dtypes
+        return grad_hidden.mul_(grad).to(hidden_dtype), grad_weight.mul_(grad).to(weight_dtype), None, None, None
 
 
-def next_token_loss(model, windows: torch.Tensor, *, dtype: torch.dtype) -> torch.Tensor:
+def document_positions(ids: torch.Tensor, start: int) -> torch.Tensor:
+    """Positions (B, T) that begin anew with each document, at the id `start`: our models keep such apart."""
+    index = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+    return index - torch.where(ids == start, index, 0).cummax(1).values
+
+
+def next_token_loss(
+    model, windows: torch.Tensor, *, dtype: torch.dtype, z_loss: float = 0.0, document_mask: bool = False
+) -> torch.Tensor:
     """Mean cross-entropy in nats of every token but the first, given those before it.
 
     Args:
         model: a `PleiasForCausalLM`.
         windows: (B, T + 1) token ids; T predictions each.
-        dtype: of the matrix products; the loss itself is computed in fp32.
+        dtype: of the matrix products and of the residual stream; the loss itself is computed in fp32.
+        z_loss: times the mean square of the logits' log-sum-exp is added, which keeps that near 0 (PaLM, arXiv
+            2204.02311); where no gradient is wanted it is left out.
+        document_mask: given those before it in its own document alone.
     """
-    hidden = model.model(input_ids=windows[:, :-1], use_cache=False).last_hidden_state
+    embedded = model.model.embed_tokens(windows[:, :-1]).to(dtype)
+    positions = document_positions(windows[:, :-1], model.config.bos_token_id) if document_mask else None
+    hidden = model.model(inputs_embeds=embedded, position_ids=positions, use_cache=False).last_hidden_state
     weight = model.lm_head.weight
     if not torch.is_grad_enabled():
-        weight = weight.detach()  # a Function cannot see no_grad, only whether its inputs want gradients
-    return LinearCrossEntropy.apply(hidden.reshape(-1, hidden.shape[-1]), weight, windows[:, 1:].reshape(-1), dtype)
+        weight, z_loss = weight.detach(), 0.0  # a Function sees only whether its inputs want gradients, not no_grad
+    targets = windows[:, 1:].reshape(-1)
+    return LinearCrossEntropy.apply(hidden.reshape(-1, hidden.shape[-1]), weight, targets, dtype, z_loss)

@@ -51,16 +51,16 @@ def activation_bytes_per_token(config: PleiasConfig) -> int:
     """Bytes that autograd keeps for one token between forward and backward under bf16 autocast, nothing recomputed.
 
     Counted operation by operation in eager mode with fused attention, so an upper bound for compiled layers. In a
-    layer, with D hidden, H and G query and key/value heads of K, F intermediate: the residual stream is fp32, and
-    each of the two norms keeps its input and its normalised input (16 D) and the root mean square (8); the inputs of
-    q, k, v, gate and up are cast to bf16 one by one (10 D); attention keeps q, its output (4 H K), k, v (4 G K) and a
-    sum per head (4 H); the MLP keeps gate, silu(gate), up and their product (8 F). At the end one norm (8 D + 4), the
-    hidden states and their gradient (8 D), and the ids (16).
+    layer, with D hidden, H and G query and key/value heads of K, F intermediate: each of the two norms keeps its
+    input in fp32, its normalised input in bf16 (12 D) and the root mean square (8); the inputs of q, k, v, gate and up
+    are cast to bf16 one by one (10 D); attention keeps q, its output (4 H K), k, v (4 G K) and a
+    sum per head (4 H); the MLP keeps gate, silu(gate), up and their product (8 F). At the end one norm (6 D + 4), the
+    gradient of the hidden states (2 D), and the ids (16).
     """
     D, F, K = config.hidden_size, config.intermediate_size, config.head_dim
     H, G = config.num_attention_heads, config.num_key_value_heads
-    layer = 26 * D + 4 * H * K + 4 * G * K + 4 * H + 8 * F + 8
-    return config.num_hidden_layers * layer + 16 * D + 20
+    layer = 22 * D + 4 * H * K + 4 * G * K + 4 * H + 8 * F + 8
+    return config.num_hidden_layers * layer + 8 * D + 20
 
 
 def peak_flops(device: torch.device) -> float | None:
@@ -86,21 +86,22 @@ class MetricsLog:
         self.path = path
         kept = [record for record in read_metrics(path) if record["step"] <= resume_step] if path.exists() else []
         with atomic(path) as temporary:  # a kill here must not take the history with it
-            temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
+            temporary.write_text("".join(self.line(record) for record in kept), encoding="utf-8")
 
     def write(self, record: dict) -> None:
         """Append one record; a process killed after the call does not lose it."""
-        with open(self.path, "a") as file:
-            file.write(json.dumps(record) + "\n")
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(self.line(record))
+
+    @staticmethod
+    def line(record: dict) -> str:
+        """A record as it is written."""
+        return json.dumps(record, ensure_ascii=False) + "\n"
 
 
 def read_metrics(path: Path) -> list[dict]:
     """Records of a metrics.jsonl; a last line that a kill cut short is left out."""
-    records = []
-    for line in path.read_text().splitlines(keepends=True):
-        if line.endswith("\n"):
-            records.append(json.loads(line))
-    return records
+    return [json.loads(line) for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]]
 
 
 def plot(records: list[dict], path: Path) -> None:

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from .config import InputError, parse, program
 from .files import write_json
-from .loss import CHUNK_ROWS
+from .loss import CHUNK_BYTES
 from .metrics import PEAK_FLOPS, activation_bytes_per_token, flops_per_token, parameters, tokens_per_second
 from .recipe import PretrainConfig
 from .shards import TOKEN
@@ -93,7 +93,7 @@ def memory_per_gpu(run: PretrainConfig, on: PlanConfig) -> dict[str, float]:
 
     fp32 master weights, gradients and two AdamW moments; bf16 copies that autocast keeps of every matrix; DDP's
     gradient buckets; under FSDP2 the embedding and two layers gathered whole; the activations of one micro batch; and
-    the loss: logits of some rows in bf16 and fp32, and the head's gradient.
+    the loss: logits of some positions in bf16 and fp32, and the head's weights, their gradient and its last addend.
     """
     config, N = run.model_config(), parameters(run.model_config())
     V, D = config.vocab_size, config.hidden_size
@@ -110,7 +110,7 @@ def memory_per_gpu(run: PretrainConfig, on: PlanConfig) -> dict[str, float]:
         "gradient buckets of DDP, fp32": 4 * N if cut == 1 and on.gpus > 1 else 0,
         "embedding and two layers gathered, fp32 + bf16, and their gradients": 10 * gathered if cut > 1 else 0,
         f"activations of {tokens:,} tokens": activation_bytes_per_token(config) * tokens,
-        "loss": 8 * CHUNK_ROWS * V + 6 * V * D,
+        "loss": 3 * min(CHUNK_BYTES, 2 * V * tokens) + 8 * V * D,
     }
     return {name: size for name, size in parts.items() if size}
 

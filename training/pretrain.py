@@ -3,18 +3,20 @@
     accelerate launch -m training.pretrain --config demo
     accelerate launch --num_processes 2 -m training.pretrain --config demo --out runs/two
 
-Accelerate launches, places, wraps and reduces; the order of data, the precision, the loss and the checkpoint are ours.
-A run stopped by SIGTERM or SIGINT saves and exits with status 75; started again with the same command it goes on.
+Accelerate launches, wraps in DDP and reduces; the order of data, the precision, the loss, the checkpoint and how a
+model is cut over processes (training.parallel) are ours. A run stopped by SIGTERM, SIGINT or SIGUSR1 saves and exits
+with status 75; the same command goes on from there. SIGTERM may be sent to `accelerate launch` as well: it reaches the
+run, though the launcher's own status is then another.
 """
 
 import argparse
 import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from itertools import accumulate
 
 import numpy as np
 import psutil
@@ -26,39 +28,21 @@ from transformers import AutoTokenizer
 
 from modeling_pleias import PleiasForCausalLM
 
-from . import checkpoint
+from . import checkpoint, parallel, trackers
+from .compute import NextTokenLoss, compile_layers, compute_dtype, keep_memory
 from .config import InputError, parse, program
-from .loader import Shards, TokenStream, batches
-from .loss import next_token_loss
+from .guard import Guard, finite
+from .loader import Shards, TokenStream, batch_windows, batches
 from .metrics import MetricsLog, bits_per_byte, flops_per_token, parameters, peak_flops, plot, read_metrics
+from .optimizer import build, step_unless
 from .prepare import prepare
 from .recipe import PretrainConfig, Stage
 from .record import RunRecord
+from .samples import samples
 from .shards import tokenizer_facts
 from .shrink import shrunk
-
-STOPPED = 75  # exit status of a run that saved and stopped on a signal: EX_TEMPFAIL, "try again"
-
-
-def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """What matrix products are computed in."""
-    if precision == "auto":
-        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_amx_tile_supported()
-        precision = "bf16" if fast else "fp32"
-    return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
-
-
-class NextTokenLoss(torch.nn.Module):
-    """Model and loss as one module: what DDP wraps sees one forward, and logits never leave it."""
-
-    def __init__(self, model: PleiasForCausalLM, dtype: torch.dtype):
-        super().__init__()
-        self.model, self.dtype = model, dtype
-
-    def forward(self, windows: torch.Tensor) -> torch.Tensor:
-        """(B, T + 1) ids to the mean loss in nats."""
-        with torch.autocast(windows.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return next_token_loss(self.model, windows, dtype=self.dtype)
+from .stopping import STOPPED, StopSignal, stop_with_the_launcher
+from .summary import peak_memory, summarise
 
 
 def schedule(
@@ -72,7 +56,7 @@ def schedule(
     """
     first = 1
     for number, (stage, stream) in enumerate(zip(config.stages, streams, strict=True)):
-        share = stage.sequences // processes
+        share = max(1, stage.sequences // processes)
         micro_batch = max(n for n in range(1, min(config.micro_batch, share) + 1) if share % n == 0)
         todo = range(max(done - first + 1, 0), stage.steps)
         for index, micro_batches in batches(
@@ -82,10 +66,20 @@ def schedule(
             micro_batch=micro_batch,
             rank=rank,
             processes=processes,
-            seed=config.seed + number if stage.seed is None else stage.seed,
+            seed=config.order_seed(number),
         ):
             yield first + index, stage, first, (index + 1) * stage.sequences / len(stream), micro_batches
         first += stage.steps
+
+
+def rows(config: PretrainConfig, streams: list[TokenStream], step: int) -> np.ndarray:
+    """The windows of one step, over all processes, as indices (sequences,) into its stage's stream."""
+    first = 1
+    for number, (stage, stream) in enumerate(zip(config.stages, streams, strict=True)):
+        if step < first + stage.steps:
+            return batch_windows(stream, step - first, sequences=stage.sequences, seed=config.order_seed(number))
+        first += stage.steps
+    raise AssertionError(f"the run has no step {step}")
 
 
 def begun(data: list, done: int) -> list[list]:
@@ -98,65 +92,80 @@ def begun(data: list, done: int) -> list[list]:
     return kept
 
 
-class StopSignal:
-    """Notes SIGTERM and SIGINT, so that the step under way is finished and saved; a second one ends at once."""
+def train_step(
+    accelerator: Accelerator, loss_model, optimizer, micro_batches: list[np.ndarray], *, clip: float, guard: Guard
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Forward, backward, clip and update for one step, its learning rate already set; nothing waits for the device.
 
-    def __init__(self):
-        self.received: str | None = None
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._note)
+    Args:
+        loss_model: a prepared `NextTokenLoss`.
+        optimizer: prepared with it.
+        micro_batches: this process's windows, each (b, T + 1) ids.
+        clip: gradient norm above which gradients are scaled down.
+        guard: decides whether the step is taken.
 
-    def _note(self, number: int, frame) -> None:
-        if self.received:
-            os._exit(128 + number)
-        self.received = signal.Signals(number).name
-
-    def agreed(self, accelerator: Accelerator, *, now: bool) -> str | None:
-        """Name of the signal once every process knows of it; several processes compare only where `now` is true."""
-        if accelerator.num_processes == 1:
-            return self.received
-        if not now:
-            return None
-        flag = torch.tensor(float(self.received is not None), device=accelerator.device)
-        return (self.received or "a signal to another process") if accelerator.reduce(flag).item() else None
+    Returns:
+        Mean loss in nats over all processes' windows, the gradient norm before clipping, and 1.0 where the step was
+        left out, 0.0 else; scalars on the device.
+    """
+    total = torch.zeros((), device=accelerator.device)
+    for i, micro in enumerate(micro_batches):
+        last = i + 1 == len(micro_batches)
+        with nullcontext() if last else accelerator.no_sync(loss_model):
+            windows = torch.from_numpy(micro).to(accelerator.device, non_blocking=True)
+            loss = loss_model(windows) / len(micro_batches)
+            accelerator.backward(loss)
+        total += loss.detach()
+    norm = parallel.clip_gradients(loss_model.parameters(), clip)
+    loss, norm = accelerator.reduce(torch.stack([total, norm]), "mean")  # one verdict for all processes
+    skip = guard.judge(loss, norm)
+    step_unless(skip, optimizer)
+    return loss, norm, skip
 
 
 @torch.no_grad()
-def validate(loss: NextTokenLoss, streams: dict[str, tuple[TokenStream, float]], config: PretrainConfig, accelerator):
+def validate(
+    loss: NextTokenLoss, streams: dict[str, tuple[TokenStream, float]], config: PretrainConfig, accelerator, layout
+) -> dict[str, dict[str, float]]:
     """Loss in nats per token and bits per byte of each language, on the first windows of its held-out text."""
     results = {}
     for language, (stream, bytes_per_token) in streams.items():
         windows = min(len(stream), max(1, config.validation_tokens // config.sequence_length))
-        mine = torch.arange(accelerator.process_index, windows, accelerator.num_processes)
+        mine = np.arange(layout.data_rank, windows, layout.data_processes)
         total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
-        for rows in mine.split(config.micro_batch):
-            batch = torch.from_numpy(stream.windows(rows.numpy())).to(accelerator.device)
+        # As many forwards on every process, each at least of the first window: cut, they gather weights together.
+        for start in range(0, -(-windows // layout.data_processes), config.micro_batch):
+            rows = mine[start : start + config.micro_batch]
+            batch = torch.from_numpy(stream.windows(rows if len(rows) else np.zeros(1, int))).to(accelerator.device)
             total += loss(batch) * len(rows)
-        nats = accelerator.reduce(total).item() / windows
+        nats = accelerator.reduce(total).item() / (windows * layout.tensor)
         results[language] = {"loss": nats, "bits_per_byte": bits_per_byte(nats, bytes_per_token)}
+    parallel.drop_gathered(loss)
     return results
 
 
 def pretrain(config: PretrainConfig) -> None:
-    """Run, or go on with, a pretraining run; leaves the run folder of DESIGN's contract.
+    """Run, or go on with, a pretraining run; leaves the run folder that the README describes.
 
     Raises:
         InputError: when settings, data or an earlier run in the folder do not fit together.
         SystemExit: with STOPPED after a signal, once the state is saved.
     """
     # ---- Where we are
+    keep_memory()
+    layout = parallel.Layout.from_launcher()
+    trackers.check(config.trackers)
     # Precision is ours (NextTokenLoss). Told to use the CPU it finds the other processes there; else it would not.
-    accelerator = Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available())
+    accelerator = Accelerator(
+        mixed_precision="no",
+        cpu=not torch.accelerator.is_available(),
+        log_with=config.trackers or None,
+        project_dir=config.folder / "trackers",
+    )
     main, device, processes = accelerator.is_main_process, accelerator.device, accelerator.num_processes
+    assert processes == layout.data_processes * layout.tensor, "the launcher does not set WORLD_SIZE"
     model_config = config.model_config()
     dtype = compute_dtype(config.precision, device)
-    for stage in config.stages:
-        if stage.sequences % processes:
-            raise InputError(
-                f"stage {stage.name}: {stage.sequences} sequences a step do not divide among {processes} processes; "
-                "change the one or the other."
-            )
-
     record = RunRecord(config, main=main)
 
     # ---- Data
@@ -180,23 +189,24 @@ def pretrain(config: PretrainConfig) -> None:
     if main and config.data.verify:
         for stream in streams:
             stream.verify()
+    tokenizer = AutoTokenizer.from_pretrained(config.data.tokenizer_folder)
+    tokenizer.model_max_length = model_config.max_position_embeddings
 
     # ---- Model and optimizer
     set_seed(config.seed)
     model = PleiasForCausalLM(model_config)
-    o = config.optimizer
-    optimizer = torch.optim.AdamW(
-        model.parameters(), o.learning_rate, (o.beta1, o.beta2), o.epsilon, o.weight_decay, fused=True
-    )
-    loss_model = NextTokenLoss(model, dtype)
+    loss_model = NextTokenLoss(model, dtype, z_loss=config.z_loss, document_mask=config.document_mask).to(device)
     if config.compile:
-        for layer in model.model.layers:
-            layer.compile()
+        compile_layers(model)
+    if layout.sharded:
+        layout.cut(loss_model, dtype)
+    optimizer = build(config.optimizer, model)
 
     # ---- What an earlier session of this run left
     identity = {
         "model": model_config.to_diff_dict(),
         "tokenizer": tokenizer_sha256,
+        "optimizer": config.optimizer.name,
         "data": [
             (shards.manifest["fingerprint"], stage.sequences, stage.steps)
             for shards, stage in zip(stage_shards, config.stages, strict=True)
@@ -210,55 +220,86 @@ def pretrain(config: PretrainConfig) -> None:
         checkpoint.clear_unfinished(checkpoints)
         newest = [checkpoint.latest_step(checkpoints)]
     newest = broadcast_object_list(newest)[0]
-    done, loss_sum, loss_steps = 0, torch.zeros((), device=device), 0
+    done, guard = 0, Guard(config.guard, device)
+    loss_sum, loss_steps = torch.zeros((2,), device=device)  # since the last line of the log, of the steps taken
     if newest is not None:
-        tensors, state = checkpoint.load(checkpoints, newest)
+        earlier = checkpoint.Checkpoint(checkpoints, newest)
+        state = earlier.state
         now, then = (dict(one, data=begun(one["data"], newest)) for one in (identity, state["identity"]))
         if changed := [key for key in now if now[key] != then[key]]:
             raise InputError(
                 f"{checkpoints / f'step-{newest}'} was trained with another {' and '.join(changed)}; give another "
                 "--out, or remove that run to start anew."
             )
-        checkpoint.restore(tensors, model, optimizer)
-        done, loss_steps = state["step"], state["loss_steps"]
-        if main:
-            loss_sum += state["loss_sum"]
+        earlier.restore(model, optimizer)
+        done = state["step"]
+        loss_sum += state["loss_sum"]
+        loss_steps += state["loss_steps"]
+        guard.load(state["guard"])
+    for stage, last in zip(config.stages, accumulate(stage.steps for stage in config.stages), strict=True):
+        if last > done and stage.sequences % layout.data_processes:  # a stage that is over may have had others
+            raise InputError(
+                f"stage {stage.name}: {stage.sequences} sequences a step do not divide among "
+                f"{layout.data_processes} processes; change the one or the other."
+            )
     if done >= config.steps and (folder / "model" / "config.json").is_file():
         accelerator.print(f"{folder} is complete: {done} of {config.steps} steps.")
+        if main and (folder / "summary.txt").is_file():
+            print((folder / "summary.txt").read_text(encoding="utf-8"), end="")
         return record.close()
     data = [fingerprint for fingerprint, *_ in identity["data"]]
-    record.start(processes=processes, device=str(device), dtype=str(dtype), data=data)
-    wrapped, optimizer = accelerator.prepare(loss_model, optimizer)
+    record.start(processes=processes, parallel=layout.sizes, device=str(device), dtype=str(dtype), data=data)
+    optimizer = accelerator.prepare(optimizer)
+    wrapped = loss_model if layout.sharded else accelerator.prepare(loss_model)
 
     # ---- Things done once in a while
-    log = MetricsLog(folder / "metrics.jsonl", resume_step=done if newest is not None else -1) if main else None
+    if main:
+        log, sample_log = (
+            MetricsLog(folder / f"{name}.jsonl", resume_step=done if newest is not None else -1)
+            for name in ("metrics", "samples")
+        )
+        trackers.start(accelerator, config, begun=record.run["sessions"][0]["start"], done=done)
     peak, flops = peak_flops(device), flops_per_token(model_config, config.sequence_length)
     stop = StopSignal()
+    keeping = {"keep": config.every.keep, "permanent": config.every.permanent, "background": config.every.background}
+    saver = checkpoint.Saver(checkpoints, model, optimizer.optimizer, **keeping)
 
-    def write(record: dict) -> None:
+    def write(line: dict) -> None:
         if main:
-            log.write(record)
+            log.write(line)
+            accelerator.log(trackers.numbers(line), step=line["step"])
+
+    def look_back() -> None:
+        for line in guard.settle():
+            line["event"]["windows"] = rows(config, streams, line["step"]).tolist()
+            write(line)
+        if guard.in_a_row >= config.guard.stop_after:
+            saver.wait()
+            good = checkpoint.latest_step(checkpoints)
+            raise InputError(
+                f"Loss or gradients of the last {guard.in_a_row} steps, up to step {guard.step}, were not finite; "
+                f"{folder / 'metrics.jsonl'} names their windows. The last good checkpoint is "
+                f"{'none' if good is None else checkpoints / f'step-{good}'}: go on from there with a lower "
+                "optimizer.learning_rate or a higher guard.stop_after."
+            )
 
     def save() -> None:
-        nonlocal loss_sum
-        loss_sum = accelerator.reduce(loss_sum)  # on the main process alone it would miss the others' share
-        if main:
-            tensors = {
-                "model": dict(model.named_parameters()),
-                "optimizer": checkpoint.optimizer_tensors(model, optimizer.optimizer),
-            }
-            state = {"identity": identity, "loss_sum": loss_sum.item(), "loss_steps": loss_steps}
-            checkpoint.save(checkpoints, done, tensors=tensors, state=state, keep=config.every.keep)
-            record.write(steps=done)
-        else:
-            loss_sum.zero_()
-        accelerator.wait_for_everyone()
+        look_back()
+        state = {"identity": identity, "loss_sum": loss_sum.item(), "loss_steps": loss_steps.item()}
+        saver.save(done, state | {"guard": guard.state()})
+        record.write(steps=done, peak_memory_bytes=peak_memory(device))
 
     def validation() -> None:
-        results = validate(loss_model, held_out, config, accelerator)
+        results = validate(loss_model, held_out, config, accelerator, layout)
         write({"step": done, "validation": results})
         mean = sum(one["bits_per_byte"] for one in results.values()) / max(1, len(results))
         progress.write(f"step {done}: {mean:.4f} bits per byte of held-out text, mean of {len(results)} languages")
+
+    def sample() -> None:
+        whole = parallel.gathered(model, torch.bfloat16, keep=main)  # as in model/; training's own stays as it is
+        if main:
+            for line in samples(whole.to(device), tokenizer, config.corpus.languages):
+                sample_log.write({"step": done} | line)
 
     # ---- The loop
     accelerator.print(
@@ -268,39 +309,38 @@ def pretrain(config: PretrainConfig) -> None:
     progress = tqdm(total=config.steps, initial=done, desc=config.name, unit="step", disable=not main)
     if done == 0:
         validation()
-    mark, tokens, stopping = time.perf_counter(), 0, None
-    place = {"rank": accelerator.process_index, "processes": processes}
+    clip, mark, tokens, stopping = config.optimizer.clip, time.perf_counter(), 0, None
+    place = {"rank": layout.data_rank, "processes": layout.data_processes}
     for step, stage, first, epoch, micro_batches in schedule(config, streams, done=done, **place):
         # -------- one step
         learning_rate = config.learning_rate(step)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
-        for i, micro in enumerate(micro_batches):
-            last = i + 1 == len(micro_batches)
-            with nullcontext() if last else accelerator.no_sync(wrapped):
-                loss = wrapped(torch.from_numpy(micro).to(device, non_blocking=True)) / len(micro_batches)
-                accelerator.backward(loss)
-            loss_sum += loss.detach() / processes
-        norm = accelerator.clip_grad_norm_(wrapped.parameters(), o.clip)
-        optimizer.step()
-        optimizer.zero_grad()
+        loss, norm, skip = train_step(accelerator, wrapped, optimizer, micro_batches, clip=clip, guard=guard)
+        loss_sum += torch.where(skip > 0, 0, loss)
+        loss_steps += 1 - skip
         # --------
 
-        done, loss_steps, tokens = step, loss_steps + 1, tokens + stage.sequences * config.sequence_length
+        done, tokens = step, tokens + stage.sequences * config.sequence_length
         progress.update()
         final = step == config.steps
+        if step % config.guard.stop_after == 0:
+            look_back()
         if step % config.every.log == 0 or final:
-            mean = accelerator.reduce(loss_sum).item() / loss_steps
-            loss_sum, loss_steps = torch.zeros((), device=device), 0
+            look_back()
+            mean = (loss_sum / loss_steps).item()
+            loss_sum, loss_steps = torch.zeros((2,), device=device)
             speed = tokens / (time.perf_counter() - mark)
             write(
                 {
                     "step": step,
                     "stage": stage.name,
                     "stage_first_step": first,
-                    "loss": mean,
+                    "loss": finite(mean),
                     "learning_rate": learning_rate,
-                    "gradient_norm": norm.item(),
+                    "gradient_norm": finite(norm.item()),
+                    "skipped": guard.skipped,
+                    "spikes": guard.spikes,
                     "sequences": stage.sequences,
                     "epoch": epoch,
                     "tokens_per_second": speed,
@@ -311,28 +351,31 @@ def pretrain(config: PretrainConfig) -> None:
             mark, tokens = time.perf_counter(), 0
         if step % config.every.validate == 0 or final:
             validation()
+        if config.every.samples and step % config.every.samples == 0 or final:
+            sample()
         stopping = stop.agreed(accelerator, now=step % config.every.log == 0)
-        if step % config.every.checkpoint == 0 or final or stopping:
+        saver.check()
+        permanent = config.every.permanent and step % config.every.permanent == 0
+        if step % config.every.checkpoint == 0 or permanent or final or stopping:
             save()
         if stopping:
             break
     progress.close()
+    saver.wait()
+    accelerator.wait_for_everyone()
 
     # ---- What the run leaves
+    whole = parallel.gathered(model, torch.bfloat16, keep=main) if done == config.steps else None
     if main and done == config.steps:
-        tokenizer = AutoTokenizer.from_pretrained(config.data.tokenizer_folder)
-        tokenizer.model_max_length = model_config.max_position_embeddings
         writing = folder / ".model.tmp"  # a kill must not leave a model/ that looks finished
         shutil.rmtree(writing, ignore_errors=True)
-        model.to(torch.bfloat16).save_pretrained(writing)
+        whole.save_pretrained(writing)
         tokenizer.save_pretrained(writing)
         shutil.rmtree(folder / "model", ignore_errors=True)
         writing.rename(folder / "model")
         plot(read_metrics(folder / "metrics.jsonl"), folder / "loss.png")
-        record.write(steps=done)
-        print(
-            f"{folder / 'model'} loads with AutoModelForCausalLM.from_pretrained; {folder / 'loss.png'} shows the run."
-        )
+        record.write(steps=done, peak_memory_bytes=peak_memory(device))
+        print(summarise(config), end="")
     record.close()
     # DDP's reducer must not outlive the process group: as its last owner it would wait, holding the interpreter's
     # lock, for gloo's thread, which waits for that lock.
@@ -361,6 +404,7 @@ def start_the_others() -> None:
 
 def main() -> None:
     """`accelerate launch -m training.pretrain`."""
+    stop_with_the_launcher()
     start_the_others()
     config = parse(PretrainConfig, description="Pretrain a Pleias model. Start with: accelerate launch -m ...")
     if config.shrink != 1:

@@ -1,6 +1,5 @@
 """A pretraining run as data: its stages, model, optimizer and intervals; what `--config` names."""
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -11,6 +10,8 @@ from modeling_pleias import PleiasConfig
 
 from .config import InputError
 from .corpus import CorpusConfig
+from .guard import GuardConfig
+from .optimizer import OptimizerConfig, learning_rate
 from .prepare import DataConfig
 
 
@@ -36,47 +37,26 @@ class Stage:
 
 
 @dataclass
-class OptimizerConfig:
-    """AdamW and its learning rate. Defaults: the published 1.2b settings (nanotron YAML).
-
-    Args:
-        learning_rate: at its highest.
-        final_learning_rate: at the end of the cosine, and from there on.
-        warmup_steps: linear from 0.
-        decay_steps: length of the cosine after the warm-up; to the end of the last stage when not given.
-        beta1: of the first moment.
-        beta2: of the second moment.
-        epsilon: in the denominator.
-        weight_decay: on every parameter, norms and embeddings too, as published.
-        clip: gradient norm above which gradients are scaled down.
-    """
-
-    learning_rate: float = 1e-3
-    final_learning_rate: float = 1e-5
-    warmup_steps: int = 60_000
-    decay_steps: int | None = None
-    beta1: float = 0.9
-    beta2: float = 0.95
-    epsilon: float = 1e-8
-    weight_decay: float = 0.01
-    clip: float = 1.0
-
-
-@dataclass
 class EveryConfig:
     """Steps between what is done once in a while.
 
     Args:
         log: a line in metrics.jsonl.
         validate: loss on held-out text; also at the first and the last step.
+        samples: continuations in every language into samples.jsonl; at the end alone when not given.
         checkpoint: state on disk; also at the end.
+        permanent: a checkpoint that stays for good; none when not given.
         keep: newest checkpoints that stay.
+        background: go on training while a checkpoint is written; takes host memory for a copy of weights and moments.
     """
 
     log: int = 10
     validate: int = 1000
+    samples: int | None = None
     checkpoint: int = 1000
+    permanent: int | None = None
     keep: int = 2
+    background: bool = True
 
 
 @dataclass
@@ -89,7 +69,8 @@ class PretrainConfig:
         model: fields of PleiasConfig that differ from nano 1.2b.
         corpus: where the text comes from.
         data: where corpus, tokenizer and shards lie; what is missing is made.
-        optimizer: AdamW and its schedule.
+        optimizer: its settings and its schedule.
+        guard: against losses and gradients that are no numbers, and spikes.
         every: how often to log, validate and save.
         out: folder of the run; runs/NAME when not given.
         seed: of the weights and of the order of data.
@@ -98,7 +79,10 @@ class PretrainConfig:
         precision: of matrix products; weights, optimizer and sums stay fp32. auto is bf16 where the processor has
             matrix units for it (CUDA, or AMX on CPUs) and fp32 elsewhere.
         compile: torch.compile each layer.
+        document_mask: keep attention inside documents; without it, as in the original, a window is one text.
+        z_loss: added times the mean square of the logits' log-sum-exp, which keeps logits small; 1e-4 where used.
         validation_tokens: read per language and validation.
+        trackers: that are told what metrics.jsonl is told: tensorboard, trackio, wandb; each is a package to install.
         country: ISO 3166 alpha-3 code whose electricity the emissions are computed with.
         shrink: when not 1, a dry run: steps, batches and model divided by it, on the demo's text (training.shrink).
     """
@@ -109,6 +93,7 @@ class PretrainConfig:
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
     every: EveryConfig = field(default_factory=EveryConfig)
     out: Path | None = None
     seed: int = 42
@@ -116,7 +101,10 @@ class PretrainConfig:
     micro_batch: int = 8
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     compile: bool = False
+    document_mask: bool = False
+    z_loss: float = 0.0
     validation_tokens: int = 20_000
+    trackers: list[Literal["tensorboard", "trackio", "wandb"]] = field(default_factory=list)
     country: str = "FRA"
     shrink: int = 1
 
@@ -150,16 +138,15 @@ class PretrainConfig:
         return config
 
     def learning_rate(self, step: int) -> float:
-        """At optimizer step `step`, the first being 1: linear warm-up, then cosine, then flat."""
-        o, first = self.optimizer, 0
+        """At optimizer step `step`, the first being 1: its stage's, or the schedule's."""
+        first = 0
         for stage in self.stages:
             if first < step <= first + stage.steps and stage.learning_rate is not None:
                 return stage.learning_rate
             first += stage.steps
-        if step <= o.warmup_steps:
-            return o.learning_rate * step / o.warmup_steps
-        decay = o.decay_steps or max(1, self.steps - o.warmup_steps)
-        progress = min(1.0, (step - o.warmup_steps) / decay)
-        return (
-            o.final_learning_rate + (o.learning_rate - o.final_learning_rate) * (1 + math.cos(math.pi * progress)) / 2
-        )
+        return learning_rate(self.optimizer, step, steps=self.steps)
+
+    def order_seed(self, stage: int) -> int:
+        """Of the order of data in the stage of that number, the first being 0."""
+        seed = self.stages[stage].seed
+        return self.seed + stage if seed is None else seed

@@ -1,11 +1,13 @@
 """Kill small pretraining runs, damage what they left, resume them: does each end as if nothing had happened?
 
     python -m training.bench.faults --trials 200
+    python -m training.bench.faults --trials 100 --processes 2     # the model and its checkpoints cut in two
 
-A run killed by SIGKILL, at a random moment or at a random file operation of a save, is started again until it is
-complete. After each kill the checkpoint found must be the newest whole one, byte for byte that of a run that nothing
-interrupted; at the end so must be the last checkpoint, the metrics and the model. Exit status 1 and a sentence
-otherwise. Runs are forked from one process that has imported everything, so a session takes a fraction of a second.
+A run killed by SIGKILL, at a random moment or at a random file operation of a save, which goes on in the background
+while the run trains, is started again until it is complete. After each kill the checkpoint found must be the newest
+whole one, byte for byte that of a run that nothing interrupted; at the end so must be the last checkpoint, the metrics
+and the model. Exit status 1 and a sentence otherwise. Runs are forked from one process that has imported everything,
+so a session takes a fraction of a second.
 """
 
 import io
@@ -14,8 +16,10 @@ import os
 import random
 import shutil
 import signal
+import socket
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections import Counter
@@ -59,6 +63,8 @@ class FaultsConfig:
 
     Args:
         trials: runs; each is killed, resumed and compared.
+        processes: of a run; two or more cut its model (FSDP2), and each writes its part of a checkpoint. One of them,
+            drawn anew each time, is killed, and the others after it, as a launcher would.
         kills: most kills of a run.
         damage: share of kills after which the newest checkpoint is truncated or has a bit flipped.
         seed: of everything that is drawn.
@@ -66,6 +72,7 @@ class FaultsConfig:
     """
 
     trials: int = 200
+    processes: int = 1
     kills: int = 3
     damage: float = 0.25
     seed: int = 0
@@ -83,21 +90,35 @@ class Notes:
     """Shared memory in which a child notes the stage it is in and the file operations that it made in each."""
 
     def __init__(self):
-        self.memory = mmap.mmap(-1, 8 * (1 + len(STAGES)))
+        self.memory = mmap.mmap(-1, 8 * (3 + len(STAGES)))
         self.numbers = memoryview(self.memory).cast("q")
 
     def clear(self) -> None:
         """Before the next child."""
         self.memory[:] = bytes(len(self.memory))
 
+    def note(self, stage: int) -> None:
+        """The stage of the training thread, or of the thread that saves, is now this one."""
+        self.numbers[-2 if BEFORE_TENSORS <= stage <= PRUNING else -1] = stage
+
+    def saved(self) -> None:
+        """No save is under way."""
+        self.numbers[-2] = 0
+
+    def die(self) -> None:
+        """End this process by SIGKILL, and let it be known that it was meant."""
+        self.numbers[-3] = 1
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    @property
+    def meant(self) -> bool:
+        """Whether the process ended itself."""
+        return bool(self.numbers[-3])
+
     @property
     def stage(self) -> int:
-        """Index into STAGES."""
-        return self.numbers[-1]
-
-    @stage.setter
-    def stage(self, stage: int) -> None:
-        self.numbers[-1] = stage
+        """Index into STAGES: of the save while there is one, else of the training."""
+        return self.numbers[-2] or self.numbers[-1]
 
 
 def watch(notes: Notes, kill_at: tuple[int, int] | None) -> None:
@@ -108,43 +129,45 @@ def watch(notes: Notes, kill_at: tuple[int, int] | None) -> None:
     Args:
         kill_at: stage, and which of the operations in that stage, over all saves.
     """
+    saving: set[int] = set()  # the thread that does
 
     def operation(event: str, arguments: tuple = ()) -> None:
-        if not BEFORE_TENSORS <= notes.stage <= PRUNING:
+        if threading.get_ident() not in saving:
             return
         if not event.startswith(("open", "os.", "shutil.")) or event == "os.kill":
             return
         name = Path(os.fsdecode(arguments[1])).name if event == "os.rename" else str(arguments[:1])
         if name.startswith("step-"):
-            notes.stage = BEFORE_RENAME
-        elif "model.safetensors" in name:
-            notes.stage = BETWEEN_FILES
+            notes.note(BEFORE_RENAME)
+        elif notes.stage == BEFORE_TENSORS and "model" in name and "safetensors" in name:
+            notes.note(BETWEEN_FILES)
         if (notes.stage, notes.numbers[notes.stage]) == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+            notes.die()
         notes.numbers[notes.stage] += 1
         if name.startswith("step-"):  # audited just before it happens
-            notes.stage = BEFORE_LATEST
+            notes.note(BEFORE_LATEST)
         elif name == "LATEST":
-            notes.stage = PRUNING
+            notes.note(PRUNING)
 
-    flush, save, schedule = os.fsync, checkpoint.save, engine.schedule
+    flush, write, schedule = os.fsync, checkpoint.write, engine.schedule
 
     def watched_flush(descriptor: int) -> None:
         operation("os.fsync", (descriptor,))
         flush(descriptor)
 
-    def watched_save(*arguments, **keywords) -> Path:
-        notes.stage = BEFORE_TENSORS
-        path = save(*arguments, **keywords)
-        notes.stage = STEP
-        return path
+    def watched_write(*arguments, **keywords) -> None:
+        notes.note(BEFORE_TENSORS)
+        saving.add(threading.get_ident())
+        write(*arguments, **keywords)
+        saving.clear()
+        notes.saved()
 
     def watched_schedule(*arguments, **keywords):
-        notes.stage = STEP
+        notes.note(STEP)
         yield from schedule(*arguments, **keywords)
-        notes.stage = FINISHING
+        notes.note(FINISHING)
 
-    os.fsync, checkpoint.save, engine.schedule = watched_flush, watched_save, watched_schedule
+    os.fsync, checkpoint.write, engine.schedule = watched_flush, watched_write, watched_schedule
     sys.addaudithook(operation)
 
 
@@ -251,7 +274,8 @@ class Trials:
     """Runs that are killed, resumed and compared with one that nothing interrupted."""
 
     def __init__(self, config: FaultsConfig, folder: Path):
-        self.config, self.folder, self.notes, self.tally = config, folder, Notes(), Tally()
+        self.config, self.folder, self.tally = config, folder, Tally()
+        self.notes = [Notes() for _ in range(config.processes)]
         first = tiny_run(folder)  # makes the data
         # Shards named by a stage are taken as they are; the run's own are looked through at every start, for seconds.
         stages = [replace(stage, shards=first.data.folder / "shards") for stage in first.stages]
@@ -262,7 +286,8 @@ class Trials:
             start = time.perf_counter()
             if self.session(run):
                 raise Failure(f"the uninterrupted run failed: {self.log(run).read_text()[-2000:]}")
-        self.seconds, self.operations = time.perf_counter() - start, list(self.notes.numbers[:-1])
+        self.seconds = time.perf_counter() - start
+        self.operations = [list(notes.numbers[: len(STAGES)]) for notes in self.notes]
         self.tally = Tally()
 
     @staticmethod
@@ -274,49 +299,80 @@ class Trials:
         self,
         run: PretrainConfig,
         *,
+        victim: int = 0,
         kill_at: tuple[int, int] | None = None,
         after: float | None = None,
         since: int = STARTING,
     ) -> int:
-        """One session of a run in a forked child; its wait status.
+        """One session of a run in forked children; 0, the victim's wait status, or that of the first to fail by itself.
 
         Args:
+            victim: the process that is killed.
             kill_at: stage and operation in it at which it kills itself.
             after: seconds after which it is killed from outside, counted from its entering the stage `since`.
         """
-        self.notes.clear()
         self.tally.sessions += 1
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                output = os.open(self.log(run), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-                os.dup2(output, 1)
-                os.dup2(output, 2)
-                watch(self.notes, kill_at)
-                engine.pretrain(run)
-                status = 0
-            except BaseException:  # whatever it is, this process ends here and must not run its parent's code
-                traceback.print_exc()
-            finally:
-                os._exit(status)
+        environment = self.environment()
+        children = {}
+        for rank, notes in enumerate(self.notes):
+            notes.clear()
+            child = os.fork()
+            if child == 0:
+                self.child(run, rank, environment, kill_at if rank == victim else None)
+            children[child] = rank
         if after is not None:
             give_up = time.perf_counter() + 60
-            while self.notes.stage < since and time.perf_counter() < give_up:
+            while self.notes[victim].stage < since and time.perf_counter() < give_up:
                 time.sleep(0.001)
             time.sleep(after)
-            os.kill(child, signal.SIGKILL)
-        return os.waitpid(child, 0)[1]
+            os.kill(next(child for child, rank in children.items() if rank == victim), signal.SIGKILL)
+        ends = {}
+        while children:
+            child, status = os.wait()
+            ends[children.pop(child)] = status
+            if status:
+                for other in children:  # they wait for it, or fail because it is silent
+                    os.kill(other, signal.SIGKILL)
+        if ends[victim] == signal.SIGKILL and (after is not None or self.notes[victim].meant):
+            return signal.SIGKILL
+        return next(filter(None, ends.values()), 0)
+
+    def environment(self) -> dict[str, str]:
+        """What a launcher tells processes that are to cut the model; nothing to a single one."""
+        if self.config.processes == 1:
+            return {}
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        place = {"WORLD_SIZE": str(self.config.processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        return place | {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+
+    def child(self, run: PretrainConfig, rank: int, environment: dict, kill_at: tuple[int, int] | None) -> None:
+        """A process of a session; does not return."""
+        status = 1
+        try:
+            output = os.open(self.log(run), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            if environment:
+                os.environ |= environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            watch(self.notes[rank], kill_at)
+            engine.pretrain(run)
+            status = 0
+        except BaseException:  # whatever it is, this process ends here and must not run its parent's code
+            traceback.print_exc()
+        finally:
+            os._exit(status)
 
     def plan(self, draw: random.Random) -> dict:
-        """When a session is killed: at a file operation in a stage of its saves, or at any moment."""
-        kind = draw.random()
+        """When a session is killed: at a file operation in a stage of its saves, or at any moment; and who."""
+        kind, victim = draw.random(), draw.randrange(self.config.processes)
         if kind < 0.6:
-            stage = draw.randint(BEFORE_TENSORS, PRUNING)
-            return {"kill_at": (stage, draw.randrange(self.operations[stage]))}
+            stage = draw.choice([s for s in range(BEFORE_TENSORS, PRUNING + 1) if self.operations[victim][s]])
+            return {"victim": victim, "kill_at": (stage, draw.randrange(self.operations[victim][stage]))}
         if kind < 0.85:
-            return {"after": draw.uniform(0, self.seconds / 4), "since": STEP}
-        return {"after": draw.uniform(0, self.seconds)}
+            return {"victim": victim, "after": draw.uniform(0, self.seconds / 4), "since": STEP}
+        return {"victim": victim, "after": draw.uniform(0, self.seconds)}
 
     def trial(self, number: int) -> None:
         """One run: killed, perhaps damaged and resumed some times, then left to end, and compared.
@@ -327,13 +383,14 @@ class Trials:
         draw, tally = random.Random(f"{self.config.seed}/{number}"), self.tally
         run = replace(self.run, out=self.folder / f"trial-{number:04}")
         for _ in range(draw.randint(1, self.config.kills)):
-            status = self.session(run, **self.plan(draw))
+            plan = self.plan(draw)
+            status = self.session(run, **plan)
             if status == 0:
                 tally.too_late += 1
                 break
             if status != signal.SIGKILL:
                 raise Failure(f"a session failed: {self.log(run).read_text()[-2000:]}")
-            tally.kills[STAGES[self.notes.stage]] += 1
+            tally.kills[STAGES[self.notes[plan["victim"]].stage]] += 1
             self.look(run, draw)
         if self.session(run):
             raise Failure(f"it did not go on: {self.log(run).read_text()[-2000:]}")
@@ -367,10 +424,11 @@ def show(trials: Trials, seconds: float, console: Console) -> None:
     for place in ("newest", "one before", "none"):
         table.add_row(f"resumed from: {place}", str(tally.found[place]))
     console.print(table)
+    runs, processes, operations = trials.config.trials, trials.config.processes, sum(map(sum, trials.operations))
     console.print(
-        f"{trials.config.trials} runs, {sum(tally.kills.values())} kills in {tally.sessions} sessions "
-        f"({tally.too_late} complete before their kill came), {sum(trials.operations)} file operations in the saves "
-        f"of a run, {seconds:.0f} s: every run ended as the uninterrupted one, byte for byte."
+        f"{runs} runs on {processes} process{'es' if processes > 1 else ''}, {sum(tally.kills.values())} kills in "
+        f"{tally.sessions} sessions ({tally.too_late} complete before their kill came), {operations} file operations "
+        f"in the saves of a run, {seconds:.0f} s: every run ended as the uninterrupted one, byte for byte."
     )
 
 

@@ -33,11 +33,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback, Trainer
 
 from modeling_pleias import PleiasConfig, PleiasForCausalLM
 
+from ..compute import NextTokenLoss, compile_layers, compute_dtype, keep_memory
 from ..config import InputError, parse, program
 from ..files import write_json
+from ..guard import Guard, GuardConfig
 from ..metrics import flops_per_token, parameters, peak_flops
-from ..pretrain import NextTokenLoss, compute_dtype
-from ..recipe import OptimizerConfig, PretrainConfig
+from ..optimizer import OptimizerConfig, adamw, build
+from ..pretrain import train_step
+from ..recipe import PretrainConfig
 from ..record import commit, hardware, plain
 
 CONVENTIONS = ("none", "causal", "full")  # of counting attention's FLOPs; see flops_per_token
@@ -65,8 +68,10 @@ class TrainStepBench:
         steps: timed steps in a turn.
         warmup: steps of a turn before the timed ones.
         precision: of matrix products, as in pretraining.
-        compile: torch.compile, each in its own way: ours by layer, Trainer and SFTTrainer by torch_compile, the plain
-            loop by compiling the model.
+        compile: who is compiled, each in its own way: ours by layer, Trainer and SFTTrainer by torch_compile, the
+            plain loop by compiling the model.
+        memory: whose allocator keeps freed memory: ours, as in pretraining, or also that of the others, for which
+            nobody sets it.
         profile: also print where a step of ours spends its time, by operator.
         learning_rate: of all; the loss must move for its agreement to say something.
         seed: of weights and tokens.
@@ -85,7 +90,8 @@ class TrainStepBench:
     steps: int = 3
     warmup: int = 2
     precision: Literal["auto", "bf16", "fp32"] = "auto"
-    compile: bool = False
+    compile: Literal["none", "ours", "all"] = "ours"
+    memory: Literal["ours", "all"] = "ours"
     profile: bool = False
     learning_rate: float = 1e-3
     seed: int = 0
@@ -160,33 +166,20 @@ class Clock:
 # The contenders. Each trains job.steps steps, ticks after every one, and returns their mean loss -----------------
 
 
-def loop(job: Job, clock: Clock, accelerator: Accelerator, module: torch.nn.Module, loss_of: Callable) -> float:
-    """A plain loop: forward, backward, clip, step; as in pretraining, with nothing to log, validate or save."""
+def ours(job: Job, clock: Clock) -> float:
+    """The step of training.pretrain, with its model, loss, precision and allocator."""
+    accelerator = Accelerator(mixed_precision="no", cpu=job.device.type == "cpu")
+    model = job.pleias()
+    if job.config.compile != "none":
+        compile_layers(model)
     o = OptimizerConfig(learning_rate=job.config.learning_rate)
-    optimizer = torch.optim.AdamW(
-        module.parameters(), o.learning_rate, (o.beta1, o.beta2), o.epsilon, o.weight_decay, fused=True
-    )
-    module, optimizer = accelerator.prepare(module, optimizer)
-    windows, total = job.windows(), torch.zeros((), device=accelerator.device)
+    optimizer = accelerator.prepare(build(o, model))
+    module = accelerator.prepare(NextTokenLoss(model, job.dtype))
+    guard, total = Guard(GuardConfig(), accelerator.device), torch.zeros((), device=accelerator.device)
     for _ in range(job.steps):
-        loss = loss_of(module, windows.to(accelerator.device, non_blocking=True))
-        accelerator.backward(loss)
-        total += loss.detach()
-        accelerator.clip_grad_norm_(module.parameters(), o.clip)
-        optimizer.step()
-        optimizer.zero_grad()
+        total += train_step(accelerator, module, optimizer, [job.windows().numpy()], clip=o.clip, guard=guard)[0]
         clock.tick()
     return total.item() / job.steps
-
-
-def ours(job: Job, clock: Clock) -> float:
-    """The model, loss and precision of training.pretrain."""
-    model = job.pleias()
-    if job.config.compile:
-        for layer in model.model.layers:
-            layer.compile()
-    accelerator = Accelerator(mixed_precision="no", cpu=job.device.type == "cpu")
-    return loop(job, clock, accelerator, NextTokenLoss(model, job.dtype), lambda loss, windows: loss(windows))
 
 
 def inputs(windows: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -196,14 +189,24 @@ def inputs(windows: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def accelerate(job: Job, clock: Clock) -> float:
-    """Stock model and loss under Accelerate's mixed precision."""
+    """Stock model and loss in a plain loop under Accelerate's mixed precision."""
     model = job.llama()
-    if job.config.compile:
+    if job.config.compile == "all":
         model.compile()
     mixed = "bf16" if job.dtype == torch.bfloat16 else "no"
     accelerator = Accelerator(mixed_precision=mixed, cpu=job.device.type == "cpu")
-
-    return loop(job, clock, accelerator, model, lambda model, windows: model(**inputs(windows)).loss)
+    o = OptimizerConfig(learning_rate=job.config.learning_rate)
+    model, optimizer = accelerator.prepare(model, adamw(model.parameters(), o))
+    windows, total = job.windows(), torch.zeros((), device=accelerator.device)
+    for _ in range(job.steps):
+        loss = model(**inputs(windows.to(accelerator.device, non_blocking=True))).loss
+        accelerator.backward(loss)
+        total += loss.detach()
+        accelerator.clip_grad_norm_(model.parameters(), o.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        clock.tick()
+    return total.item() / job.steps
 
 
 class _Tick(TrainerCallback):
@@ -242,7 +245,7 @@ def train_with(trainer_class: type, arguments_class: type, job: Job, clock: Cloc
             max_grad_norm=o.clip,
             bf16=job.dtype == torch.bfloat16,
             use_cpu=job.device.type == "cpu",
-            torch_compile=job.config.compile,
+            torch_compile=job.config.compile == "all",
             logging_strategy="no",
             save_strategy="no",
             report_to="none",
@@ -304,6 +307,8 @@ class Turn:
 
 def take_turn(config: TrainStepBench, name: str) -> Turn:
     """Run one contender in this process."""
+    if name == "ours" or config.memory == "all":
+        keep_memory()
     job, clock = Job(config), Clock(torch.device(config.backend))
     if name in ("trainer", "sft_trainer"):  # the libraries' own memory is not the training's
         __import__("trl" if name == "sft_trainer" else "datasets")
@@ -443,7 +448,9 @@ def show(report: dict, console: Console) -> None:
         f"{report['dtype']} products; {', '.join(machine['gpus']) or machine['cpu']}, {machine['threads']} threads"
     )
     for shape, rate in report["matrix_flops"].items():
-        console.print(f"matrix product {shape}: {rate / 1e12:.3f} TFLOP/s")
+        share = {name: one["mfu"]["full"] * report["peak_flops"] / rate for name, one in report["contenders"].items()}
+        said = ", ".join(f"{name} {value:.1%}" for name, value in share.items())
+        console.print(f"matrix product {shape}: {rate / 1e12:.3f} TFLOP/s, of which (full) {said}")
     console.print(f"utilisation is of {report['peak_flops'] / 1e12:.3f} TFLOP/s, {report['peak_source']}")
     table = Table()
     table.add_column("")

@@ -1,0 +1,117 @@
+"""How a step computes: bf16 follows fp32, compiled layers keep fused attention, freed memory stays."""
+
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from modeling_pleias import PleiasConfig, PleiasForCausalLM
+from training.compute import NextTokenLoss, compile_layers, compute_dtype
+from training.optimizer import OptimizerConfig, adamw
+
+ROOT = Path(__file__).parent.parent
+SHAPE = {"vocab_size": 256, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+SHAPE |= {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 32}
+
+
+def model() -> PleiasForCausalLM:
+    torch.manual_seed(0)
+    return PleiasForCausalLM(PleiasConfig(**SHAPE))
+
+
+def losses(dtype: torch.dtype, *, steps: int, compiled: bool = False) -> list[float]:
+    """Of training on sequences in which every id is the one before times 3 plus 1: learnt within some dozen steps."""
+    one, generator = model(), torch.Generator().manual_seed(0)
+    if compiled:
+        compile_layers(one)
+    module, optimizer = NextTokenLoss(one, dtype), adamw(one.parameters(), OptimizerConfig(learning_rate=5e-3))
+    seen = []
+    for _ in range(steps):
+        ids = [torch.randint(256, (8,), generator=generator)]
+        for _ in range(32):
+            ids.append((ids[-1] * 3 + 1) % 256)
+        loss = module(torch.stack(ids, 1))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(one.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        seen.append(loss.item())
+    return seen
+
+
+def test_training_in_bf16_follows_training_in_fp32():
+    fp32, bf16 = losses(torch.float32, steps=60), losses(torch.bfloat16, steps=60)
+    assert fp32[0] > 5.4 and fp32[-1] < 1.0  # it learns what there is to learn
+    assert max(abs(a - b) for a, b in zip(fp32, bf16, strict=True)) < 0.1
+    assert abs(sum(fp32) - sum(bf16)) / len(fp32) < 0.02
+
+
+def test_bf16_keeps_weights_gradients_and_moments_in_fp32_and_the_residual_stream_in_bf16():
+    one = model()
+    seen = []
+    for layer in one.model.layers:
+        layer.register_forward_hook(lambda module, given, out: seen.append(out.dtype))
+    NextTokenLoss(one, torch.bfloat16)(torch.randint(256, (2, 33))).backward()
+    assert seen == [torch.bfloat16] * 2
+    optimizer = adamw(one.parameters(), OptimizerConfig())
+    optimizer.step()
+    held = [p for p in one.parameters()] + [p.grad for p in one.parameters()]
+    held += [value for state in optimizer.state.values() for value in state.values()]
+    assert {tensor.dtype for tensor in held} == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_compiled_layer_hands_causal_grouped_attention_on_without_mask_or_repeated_heads(dtype):
+    calls, one = [], model()
+
+    def backend(graph, inputs):
+        for node in graph.graph.nodes:
+            if node.target is torch.nn.functional.scaled_dot_product_attention:
+                heads = [argument.meta["example_value"].shape[1] for argument in node.args[:3]]
+                calls.append((heads, dict(node.kwargs)))
+        return graph
+
+    for layer in one.model.layers:
+        layer.compile(backend=backend)
+    NextTokenLoss(one, dtype)(torch.randint(256, (2, 33))).backward()
+    assert len(calls) == 1  # one graph for all layers, without a break
+    heads, options = calls[0]
+    assert heads == [4, 2, 2]
+    assert options["attn_mask"] is None and options["is_causal"] is True and options["enable_gqa"] is True
+
+
+@pytest.mark.slow
+def test_compiled_layers_train_as_the_others():
+    torch._dynamo.reset()
+    plain, compiled = losses(torch.float32, steps=5), losses(torch.float32, steps=5, compiled=True)
+    assert compiled == pytest.approx(plain, abs=1e-4)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
+def test_freed_memory_stays_with_the_process():
+    code = """
+import resource, sys, torch
+from training.compute import keep_memory
+if sys.argv[1] == "keep":
+    keep_memory()
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.empty(25_000_000).zero_()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+    def faults(how: str) -> int:
+        command = [sys.executable, "-c", code, how]
+        return int(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+
+    assert faults("leave") > 20_000  # 100 MB in pages of 4 KB
+    assert faults("keep") < 100
+
+
+def test_precision_is_as_asked_and_auto_is_what_the_processor_has_matrix_units_for():
+    cpu = torch.device("cpu")
+    assert compute_dtype("bf16", cpu) == torch.bfloat16 and compute_dtype("fp32", cpu) == torch.float32
+    assert compute_dtype("auto", cpu) == (torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32)

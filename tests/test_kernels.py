@@ -1,0 +1,79 @@
+"""The loss's kernels: the C functions and PyTorch's operations agree with fp64, and impossible numbers stay so."""
+
+import shutil
+
+import pytest
+import torch
+
+from training import kernels
+from training.kernels import PIECES, add_, exponentials_
+
+needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+WAYS = [pytest.param(True, marks=needs_compiler, id="in C"), pytest.param(False, id="in PyTorch")]
+
+
+@pytest.fixture
+def way(request, monkeypatch) -> bool:
+    if not request.param:
+        monkeypatch.setattr(kernels, "compiled", lambda: None)
+    return request.param
+
+
+def logits(V: int, n: int, *, scale: float = 4.0) -> torch.Tensor:
+    return (torch.randn(V, n, generator=torch.Generator().manual_seed(V * n)) * scale).bfloat16()
+
+
+@pytest.mark.parametrize("way", WAYS, indirect=True)
+@pytest.mark.parametrize("V, n", [(1, 1), (PIECES - 1, 3), (101, 37), (1000, 512), (333, 1025)])
+def test_exponentials_are_those_of_fp64_rounded_once_and_their_sum_is_not_rounded(way, V, n):
+    given = logits(V, n)
+    taken = given.clone()
+    assert kernels.in_c(taken) is way
+    largest, total = exponentials_(taken)
+    exact = (given.double() - given.double().amax(0)).exp()
+    assert torch.equal(largest, given.float().amax(0))
+    torch.testing.assert_close(total.double(), exact.sum(0), rtol=2e-6, atol=0)
+    # Half a unit of the last of eight bits, and where it decides the error of exp; below 1.2e-38 nothing is exact.
+    torch.testing.assert_close(taken.double(), exact, rtol=2**-8 * 1.001, atol=1.2e-38)
+
+
+@pytest.mark.parametrize("way", WAYS, indirect=True)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("bad", [torch.nan, -torch.nan, torch.inf])
+def test_a_logit_that_is_no_number_makes_the_sum_of_its_position_no_number_and_leaves_the_others(way, dtype, bad):
+    given = logits(200, 40).to(dtype)
+    given[17, 3] = bad
+    _, total = exponentials_(given)
+    assert total.isnan().nonzero().tolist() == [[3]]
+
+
+@pytest.mark.parametrize("way", WAYS, indirect=True)
+def test_entries_that_nothing_can_predict_weigh_nothing(way):
+    given = logits(200, 40)
+    given[:, 3] = -1e30
+    given[5, 3] = 2.0
+    largest, total = exponentials_(given)
+    assert largest[3] == 2.0 and total[3] == 1.0 and given[5, 3] == 1.0
+
+
+@needs_compiler
+def test_the_number_of_threads_changes_no_bit():
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            given = logits(5000, 70)
+            results.append((*exponentials_(given), given))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("way", WAYS, indirect=True)
+@pytest.mark.parametrize("wide", [torch.float32, torch.float64])
+def test_adding_bf16_to_a_wider_sum_rounds_nothing_else(way, wide):
+    total, part = torch.randn(37, 11, dtype=wide), logits(37, 11)
+    expected = total + part.to(wide)
+    add_(total, part)
+    assert torch.equal(total, expected)

@@ -1,0 +1,119 @@
+"""The optimizers: what Muon and AdamW each update, how a step is left out, and the learning rate by step."""
+
+import math
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from modeling_pleias import PleiasConfig, PleiasForCausalLM
+from training.optimizer import MuonAdamW, OptimizerConfig, build, learning_rate, step_unless
+
+SETTINGS = OptimizerConfig(learning_rate=1e-2, final_learning_rate=1e-3, warmup_steps=10)
+BOTH = pytest.mark.parametrize("name", ["adamw", "muon"])
+
+
+def model() -> PleiasForCausalLM:
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    return PleiasForCausalLM(PleiasConfig(vocab_size=100, num_key_value_heads=2, **shape))
+
+
+def train(pleias, optimizer, skips: list[float], seed: int = 1) -> None:
+    """One step for each verdict, on random tokens of its own."""
+    for i, skip in enumerate(skips):
+        ids = torch.randint(100, (2, 16), generator=torch.Generator().manual_seed(seed + i))
+        pleias(input_ids=ids, labels=ids).loss.backward()
+        if skip:
+            pleias.model.norm.weight.grad.fill_(math.nan)
+        step_unless(torch.tensor(skip), optimizer)
+
+
+def prepared(name: str, pleias):
+    return Accelerator(cpu=True).prepare(build(replace(SETTINGS, name=name), pleias))
+
+
+def content(pleias, optimizer) -> list[torch.Tensor]:
+    state = [value for p in pleias.parameters() for _, value in sorted(optimizer.state.get(p, {}).items())]
+    return [*(p.detach() for p in pleias.parameters()), *state]
+
+
+@BOTH
+def test_a_step_left_out_is_as_if_it_had_never_been(name):
+    one, other = model(), model()
+    with_skips, without = prepared(name, one), prepared(name, other)
+    train(one, with_skips, [0.0])
+    train(one, with_skips, [1.0, 1.0], seed=50)
+    train(one, with_skips, [0.0], seed=2)
+    train(other, without, [0.0, 0.0])
+    a, b = content(one, with_skips), content(other, without)
+    assert len(a) == len(b) > 2 * len(list(one.parameters()))
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+    assert all(p.grad is None for p in one.parameters())
+
+
+@BOTH
+def test_a_step_taken_moves_every_parameter(name):
+    pleias = model()
+    before = [p.detach().clone() for p in pleias.parameters()]
+    train(pleias, prepared(name, pleias), [0.0])
+    assert not any(torch.equal(p, old) for p, old in zip(pleias.parameters(), before, strict=True))
+
+
+def test_muon_takes_the_matrices_inside_the_layers_and_adamw_the_rest():
+    pleias = model()
+    optimizer = build(replace(SETTINGS, name="muon"), pleias)
+    train(pleias, Accelerator(cpu=True).prepare(optimizer), [0.0])
+    by_muon = {name for name, p in pleias.named_parameters() if set(optimizer.state[p]) == {"momentum_buffer"}}
+    by_adamw = {name for name, p in pleias.named_parameters() if "exp_avg_sq" in optimizer.state[p]}
+    assert by_adamw == {name for name, p in pleias.named_parameters() if "embed" in name or "norm" in name}
+    assert by_muon | by_adamw == {name for name, _ in pleias.named_parameters()} and not by_muon & by_adamw
+
+
+def test_one_learning_rate_serves_both_because_their_updates_are_of_one_size():
+    pleias = model()
+    before = {name: p.detach().clone() for name, p in pleias.named_parameters()}
+    train(pleias, prepared("muon", pleias), [0.0])
+    rms = {name: (p.detach() - before[name]).square().mean().sqrt() / 1e-2 for name, p in pleias.named_parameters()}
+    assert all(0.1 < rms[name] < 0.35 for name in rms if name.endswith("proj.weight")), rms  # 0.2 as they aim at
+
+
+@BOTH
+def test_an_optimizer_loaded_from_another_s_state_goes_on_the_same(name):
+    one, other = model(), model()
+    first, second = prepared(name, one), prepared(name, other)
+    train(one, first, [0.0, 0.0])
+    other.load_state_dict(one.state_dict())
+    second.load_state_dict(deepcopy(first.state_dict()))
+    for optimizer in (first, second):
+        for group in optimizer.param_groups:
+            group["lr"] = 5e-3
+    train(one, first, [0.0], seed=9)
+    train(other, second, [0.0], seed=9)
+    assert all(torch.equal(x, y) for x, y in zip(content(one, first), content(other, second), strict=True))
+    assert isinstance(second.optimizer, MuonAdamW) == (name == "muon")
+
+
+def test_wsd_stays_at_its_highest_and_decays_at_the_end():
+    rate = [
+        learning_rate(replace(SETTINGS, schedule="wsd", decay="linear"), step, steps=100) for step in range(1, 101)
+    ]
+    assert rate[:10] == pytest.approx([1e-3 * step for step in range(1, 11)])
+    assert rate[10:80] == pytest.approx([1e-2] * 70)  # a fifth of all steps decays
+    assert rate[80:] == pytest.approx([1e-2 - (1e-2 - 1e-3) * n / 20 for n in range(1, 21)])
+
+
+def test_wsd_s_decay_by_root_falls_fast_at_first_and_ends_the_same():
+    o = replace(SETTINGS, schedule="wsd", decay_steps=16)
+    assert learning_rate(o, 84, steps=100) == pytest.approx(1e-2)
+    assert learning_rate(o, 88, steps=100) == pytest.approx(1e-3 + 9e-3 * (1 - math.sqrt(4 / 16)))
+    assert learning_rate(o, 100, steps=100) == pytest.approx(1e-3) == learning_rate(o, 500, steps=100)
+
+
+def test_a_longer_wsd_run_is_the_same_up_to_the_decay_of_the_shorter():
+    o = replace(SETTINGS, schedule="wsd", decay_steps=10)
+    assert [learning_rate(o, s, steps=50) for s in range(1, 41)] == [
+        learning_rate(o, s, steps=90) for s in range(1, 41)
+    ]

@@ -1,0 +1,58 @@
+"""The summary of a run says what its files say, whatever a model wrote."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from training.config import parse
+from training.files import write_json
+from training.recipe import PretrainConfig
+from training.summary import summarise
+
+
+@pytest.fixture
+def run(tmp_path) -> PretrainConfig:
+    """The files of a run of the demo's length, two sessions long, in which the last steps were left out."""
+    config = replace(parse(PretrainConfig, ["--config", "demo"], description=""), out=tmp_path)
+    step = {"tokens_per_second": 1000.0, "mfu": 0.4, "skipped": 0, "spikes": 0}
+    metrics = [
+        {
+            "step": 0,
+            "validation": {"en": {"loss": 9.0, "bits_per_byte": 4.0}, "la": {"loss": 9.0, "bits_per_byte": 5}},
+        },
+        step | {"step": 10, "loss": 8.5},
+        step | {"step": 400, "loss": 4.25, "tokens_per_second": 3000.0, "mfu": 0.5},
+        {"step": 690, "event": {"kind": "not finite", "skipped": True, "loss": None, "gradient_norm": None}},
+        step | {"step": 700, "loss": None, "tokens_per_second": 2000.0, "mfu": 0.45, "skipped": 10, "spikes": 2},
+        {
+            "step": 700,
+            "validation": {"en": {"loss": 4.0, "bits_per_byte": 2.5}, "la": {"loss": 4, "bits_per_byte": 3}},
+        },
+    ]
+    samples = [
+        {"step": 350, "language": "en", "prompt": "An early", "continuation": " one."},
+        {"step": 700, "language": "en", "prompt": "In the", "continuation": " [/end] [UNK]\n[bold]red"},
+    ]
+    for name, lines in {"metrics": metrics, "samples": samples}.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_json(tmp_path / "run.json", {"sessions": [{"peak_memory_bytes": 3e9}, {"peak_memory_bytes": 2e9}]})
+    emissions = {"seconds": 1234.4, "kwh": 0.5, "kg_co2eq": 0.025, "source": "codecarbon"}
+    write_json(tmp_path / "emissions.json", emissions)
+    return config
+
+
+def test_the_summary_holds_the_figures_of_the_files(run):
+    text = summarise(run)
+    said = " ".join(text.split())
+    assert text == (run.folder / "summary.txt").read_text(encoding="utf-8")
+    assert "demo: 1,433,600 tokens in 700 steps and 1,234 s; 2,000 tokens/s, 45.0% of the peak; " in said
+    assert "at most 3.00 GB a process." in said
+    assert "Loss 8.500 -> 4.250 nats per token; 10 steps left out, 2 spikes." in said
+    assert "500.00 Wh, 25.00 g CO2eq (codecarbon)." in said
+    assert "│ la │ 5.000 │ 3.000 │" in said
+
+
+def test_what_a_model_wrote_is_shown_as_it_is_and_only_the_last_of_it(run):
+    said = " ".join(summarise(run).split())
+    assert "│ en │ 4.000 │ 2.500 │ In the [/end] [UNK] [bold]red │" in said and "An early" not in said

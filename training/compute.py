@@ -1,0 +1,62 @@
+"""How a step computes: in which precision, in what memory, and what of it is compiled."""
+
+import ctypes
+import os
+import platform
+import sys
+
+import torch
+
+from modeling_pleias import PleiasForCausalLM
+
+from .loss import next_token_loss
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # mallopt's names, from glibc's malloc.h
+
+
+def keep_memory() -> None:
+    """Have freed memory stay with the process, and new memory come in pages of 2 MB; before the first tensor is made.
+
+    Left alone, glibc hands large blocks back to the system as soon as they are freed; taken again they are zeroed,
+    4 KB at a time, and a step on a CPU frees and takes such blocks all the time (training/bench/RESULTS.md has what it
+    costs). CUDA memory has PyTorch's own cache.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch's own setting, read at its first allocation
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """What matrix products are computed in."""
+    if precision == "auto":
+        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_amx_tile_supported()
+        precision = "bf16" if fast else "fp32"
+    return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+
+
+class NextTokenLoss(torch.nn.Module):
+    """Model and loss as one module: what DDP wraps sees one forward, and logits never leave it.
+
+    Args:
+        options: of next_token_loss.
+    """
+
+    def __init__(self, model: PleiasForCausalLM, dtype: torch.dtype, **options):
+        super().__init__()
+        self.model, self.dtype, self.options = model, dtype, options
+
+    def forward(self, windows: torch.Tensor) -> torch.Tensor:
+        """(B, T + 1) ids to the mean loss in nats."""
+        with torch.autocast(windows.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            return next_token_loss(self.model, windows, dtype=self.dtype, **self.options)
+
+
+def compile_layers(model: PleiasForCausalLM) -> None:
+    """torch.compile each layer by itself: compiled whole, attention would be given a (T, T) mask and repeated heads.
+
+    All layers share one compiled function. The first step takes some seconds more (training/bench/RESULTS.md).
+    """
+    for layer in model.model.layers:
+        layer.compile()
