@@ -304,7 +304,7 @@ class Trials:
         after: float | None = None,
         since: int = STARTING,
     ) -> int:
-        """One session of a run in forked children; 0, the victim's wait status, or that of the first to fail by itself.
+        """One session of a run in forked children; 0, the victim's wait status, or that of the first to fail.
 
         Args:
             victim: the process that is killed.

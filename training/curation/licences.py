@@ -108,7 +108,7 @@ def common_crawl_source(collection: str, identifier: str) -> str | None:
 
 
 def _public_domain_ground(published: int | None, died: int | None, nameless: bool, in_us: bool, year: int) -> str:
-    """The rule of the Common Corpus paper that puts a work in the public domain, or "". Terms run to the end of their last year."""
+    """The Common Corpus paper's rule that puts a work in the public domain, or "". Terms end with a year."""
     if died is not None and died + 70 < year:
         return f"life + 70: the last author died in {died}"
     if in_us and published is not None and published + 95 < year:
