@@ -16,7 +16,7 @@ demo: .venv/.curation  ## corpus, curation, vocabulary, shards, a small model pr
 
 test: .venv/.dev  ## the whole suite, except the slow tests (10 minutes)
 	.venv/bin/python tests/fetch_transformers_tests.py
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadscope
 
 test-slow: .venv/.dev  ## the slow tests alone
 	.venv/bin/python tests/fetch_transformers_tests.py

@@ -60,7 +60,7 @@ def open_run(run: Path) -> Source:
         raise ReleaseError(f"{run} is not a run: it has no config.yaml.")
     if not (run / "model" / "config.json").is_file():
         raise ReleaseError(f"{run} has no model/ yet: let the run finish, with the command that started it.")
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) or {}
     languages = (config.get("corpus") or {}).get("languages")
     return Source(run / "model", run, load(run / "model"), list(languages or LANGUAGES))
 

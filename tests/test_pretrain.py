@@ -290,7 +290,8 @@ def test_a_signal_saves_exits_with_its_own_status_and_the_run_goes_on(name, conf
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
 def test_a_second_signal_ends_the_process_at_once(name, config, tmp_path):
-    config = replace(config, out=tmp_path / "run")
+    every = replace(config.every, background=False)  # so that the save at step 3 is over by then
+    config = replace(config, out=tmp_path / "run", every=every)
     status, output = end(start(config, tmp_path, prelude=f"{at_step(5, name)}\n{at_step(5, 'SIGUSR1')}"))
     assert status == 128 + signal.Signals[name] and "stopped by" not in output
     assert checkpoint.latest_step(config.folder / "checkpoints") == 3

@@ -440,6 +440,7 @@ def main() -> None:
         folder, number = config.out or Path(temporary), None
         try:
             trials = Trials(config, folder)
+            tqdm.monitor_interval = 0  # its thread may hold tqdm's lock when a child is forked, which would keep it
             for number in tqdm(range(config.trials), desc="trials"):
                 trials.trial(number)
         except Failure as failure:
