@@ -347,7 +347,14 @@ def test_text_that_an_endpoint_fails_to_change_is_dropped_with_the_failure(answe
 
 
 def workers_of(process: psutil.Process) -> list[psutil.Process]:
-    return [child for child in process.children(recursive=True) if "spawn_main" in " ".join(child.cmdline())]
+    found = []
+    for child in process.children(recursive=True):
+        try:
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.append(child)
+        except psutil.Error:  # it ended while we looked
+            pass
+    return found
 
 
 @pytest.fixture
