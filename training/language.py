@@ -19,6 +19,7 @@ LANGUAGES = {
     "la": "Latin",
     "pt": "Portuguese",
 }
+CODES = {name: code for code, name in LANGUAGES.items()}
 # A paragraph is judged when it has this many letters, and found foreign at this confidence: headings, formulas and
 # names are no evidence. Measured on help pages, where untranslated English paragraphs of 60 letters score above 0.99.
 JUDGED_LETTERS = 40
@@ -104,15 +105,14 @@ def measure(corpus: Path) -> dict:
     """
     from .corpus import read  # which itself needs this module
 
-    codes = {name: code for code, name in LANGUAGES.items()}
     seen, shares, size, seconds = {code: Counter() for code in LANGUAGES}, Counter(), 0, 0.0
     for row in read(corpus, languages=list(LANGUAGES), columns=["text", "language"]):
         begun = perf_counter()
         found = languages_of(row["text"])
         seconds += perf_counter() - begun
         size += len(row["text"].encode())
-        seen[codes[row["language"]]][found.language] += 1
-        shares[codes[row["language"]]] += found.share
+        seen[CODES[row["language"]]][found.language] += 1
+        shares[CODES[row["language"]]] += found.share
     present = {code: counts for code, counts in seen.items() if counts}
     return {
         "documents": sum(counts.total() for counts in present.values()),

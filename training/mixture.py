@@ -25,7 +25,7 @@ from tqdm import tqdm
 from .config import InputError, parse, program
 from .corpus import ROW_GROUP_BYTES, SCHEMA, corpus_files, read
 from .files import fingerprint, read_json, sha256, write_json
-from .language import LANGUAGES
+from .language import CODES, LANGUAGES
 
 HELD_OUT = "held_out"
 AUTHORS = 10  # a source with fewer names (an office, a company, none) is held out by work and not by author
@@ -145,8 +145,7 @@ class CorpusParts:
 
     def add(self, document: dict, size: int) -> None:
         """Append a document of `size` bytes."""
-        codes = {name: code for code, name in LANGUAGES.items()}
-        part = codes.get(document["language"], "code" if document["language_type"] == "Code" else "other")
+        part = CODES.get(document["language"], "code" if document["language_type"] == "Code" else "other")
         self.rows[part].append(document)
         self.sizes[part] += size
         for count, amount in (("documents", 1), ("bytes", size)):

@@ -28,9 +28,10 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from .config import InputError, parse, program
-from .corpus import LANGUAGES, corpus_files, read
+from .corpus import corpus_files, read
 from .curation.licences import decide
 from .files import atomic, fingerprint, read_json, sha256, write_json
+from .language import CODES
 
 TOKEN = np.dtype("<u2")
 DOCUMENT_END = np.dtype("<u8")
@@ -193,13 +194,12 @@ def shard_file(source: Path, name: str, origin: dict, config: ShardsConfig, fact
     backend = Tokenizer.from_file(str(config.tokenizer / "tokenizer.json"))
     backend.encode_special_tokens = True  # "<|end_of_text|>" written in a document is text
     backend.no_truncation()
-    iso = {language: code for code, language in LANGUAGES.items()}
     columns = list(dict.fromkeys(["identifier", *ACCOUNT, config.validation_by, "text"]))
     writers: dict[tuple[str, str, str | None], ShardWriter] = {}  # by file, split and language
     with ExitStack() as stack:
 
         def writer(document: dict) -> ShardWriter:
-            language = iso.get(document["language"], document["language"])
+            language = CODES.get(document["language"], document["language"])
             if held_out(document[config.validation_by] or document["identifier"], share):
                 key = f"validation/{name}.{quote(language, safe='')}.ds", "validation", language
             else:

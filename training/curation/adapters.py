@@ -6,9 +6,9 @@ from pathlib import Path
 
 from datatrove.data import Document, DocumentsPipeline
 
-from ..language import LANGUAGES, languages_of
+from ..language import CODES, LANGUAGES, languages_of
 from . import licences, lines, ocr, pii, rewriting, toxicity
-from .blocks import ISO, Block, batches, changed, iso
+from .blocks import Block, batches, changed, iso
 
 SCORED_DOCUMENTS, SCORED_CHARACTERS = 256, 2_000_000  # a batch for the scorer and the endpoint
 ENOUGH = 200  # characters for a judgement of language or quality to count
@@ -40,7 +40,7 @@ class Language(Block):
 
     def judge(self, document: Document, row: dict) -> tuple[dict | None, str | None, str | None]:
         label = row["language"]
-        code = label if label in LANGUAGES else ISO.get(label)
+        code = label if label in LANGUAGES else CODES.get(label)
         if label and code not in self.languages:
             return {"label": label}, "other language", f"labelled {label}"
         found = languages_of(document.text)

@@ -18,10 +18,9 @@ from datatrove.pipeline.base import PipelineStep
 from ..config import InputError
 from ..corpus import ROW_GROUP_BYTES, SCHEMA, stored_names
 from ..files import atomic, read_json, write_json
-from ..language import LANGUAGES
+from ..language import CODES
 from .duplicates import digest, read_originals
 
-ISO = {name: code for code, name in LANGUAGES.items()}
 BATCH_BYTES = 4_000_000  # of text, decoded at a time
 COUNTS = pa.map_(pa.string(), pa.int64())
 
@@ -372,7 +371,7 @@ def changed(document: Document, text: str) -> None:
 
 def iso(row: dict) -> str:
     """ISO code of a document's language."""
-    return ISO[row["language"]]
+    return CODES[row["language"]]
 
 
 def batches(documents: Iterable[Document], most: int, size: int) -> Iterator[list[Document]]:

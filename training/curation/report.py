@@ -21,7 +21,7 @@ from .. import language
 from ..config import parse, program
 from ..corpus import corpus_files, read
 from ..files import fingerprint, sha256, write_json
-from ..language import LANGUAGES
+from ..language import CODES, LANGUAGES
 from . import ocr, pii, pii_samples, toxicity
 
 POOR = 0.10  # character error rate above which a page had better be left out
@@ -29,7 +29,6 @@ CANDIDATES = (0.80, 0.85, 0.90, 0.95)  # thresholds; finer steps would fit the h
 EVERY = 5  # of a corpus, one document in so many is looked at
 RESAMPLES = 200  # for an interval
 PACKAGES = ("presidio-analyzer", "phonenumbers", "faker", "py3langid", "rapidfuzz", "numpy")
-CODES = {name: code for code, name in LANGUAGES.items()}
 
 
 @dataclass

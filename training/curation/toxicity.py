@@ -18,7 +18,7 @@ from typing import Literal, Protocol
 
 from ..config import InputError, parse, program
 from ..corpus import read
-from ..language import LANGUAGES
+from ..language import CODES
 
 AXES = ("race", "gender", "religion", "ability", "violence")
 PASSAGE = 2_000  # characters: about the 512 tokens that Celadon reads at once
@@ -206,14 +206,13 @@ def measure_corpus(corpus: Path, scorer: Scorer | None = None, *, every: int = 2
         megabytes_per_second (of one core).
     """
     scorer = scorer or load()
-    codes = {name: code for code, name in LANGUAGES.items()}
     found: dict[str, dict[str, dict]] = {}
     for document in read(corpus, columns=["identifier", "collection", "language", "text"]):
         if zlib.crc32(document["identifier"].encode()) % every:
             continue
         row = found.setdefault(document["language"], {}).setdefault(document["collection"], defaultdict(float))
         start = time.process_time()
-        [scores] = scorer.score([document["text"]], [codes.get(document["language"], "en")])
+        [scores] = scorer.score([document["text"]], [CODES.get(document["language"], "en")])
         row["seconds"] += time.process_time() - start
         row["megabytes"] += len(document["text"].encode()) / 1e6
         row["documents"] += 1
