@@ -1,7 +1,11 @@
 """A GGUF file loses nothing: llama.cpp cuts text, computes and writes as torch does, or a check says so."""
 
 import math
+import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -9,7 +13,7 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as Type
 from test_release import like_the_original, released, run  # noqa: F401 (fixtures)
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, pipeline
 
 from model_card import checks, flavours, gguf_files, gguf_writer, release
 from model_card.files import ReleaseError, read_json, write_json
@@ -193,3 +197,16 @@ def test_the_layers_with_more_bits_are_those_of_llama_cpp():
         20,
         21,
     ]
+
+
+def test_the_serving_example_writes_what_transformers_writes(made, run):  # noqa: F811
+    guide = (Path(__file__).parent.parent / "examples" / "serve.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", guide, re.MULTILINE | re.DOTALL)
+    code = code.replace("dist/demo/gguf/demo-BF16.gguf", str(made[0] / "tiny-BF16.gguf"))
+    code = code.replace('"max_tokens": 30', '"max_tokens": 5')  # a drawn model's favourites are near: later ones differ
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    generate = pipeline("text-generation", model=str(run / "model"), dtype=torch.float32, max_new_tokens=5)
+    prompt = "Au commencement de cette histoire, le roi"
+    assert prompt in code
+    expected = generate(prompt, return_full_text=False, do_sample=False, repetition_penalty=1.2)[0]["generated_text"]
+    assert done.stdout.decode().removesuffix("\n") == expected
