@@ -24,7 +24,7 @@ import modeling_pleias  # noqa: F401  (registers the classes)
 from training import checkpoint, pretrain
 from training.config import InputError, parse
 from training.corpus import LANGUAGES, SCHEMA, CorpusConfig
-from training.files import read_json
+from training.files import read_json, sha256
 from training.guard import GuardConfig
 from training.loader import Shards, batch_windows
 from training.metrics import read_metrics
@@ -609,3 +609,25 @@ def test_a_tracker_that_is_not_installed_is_refused_with_the_command_that_mends_
     with pytest.raises(InputError, match="trackers: wandb is not installed; pip install wandb, or leave it out"):
         run(replace(config, out=tmp_path / "run", trackers=["tensorboard", "wandb"]))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_goes_on_from_the_weights_of_another_and_says_so(whole, tmp_path):
+    """Two steps at a learning rate of 0 leave the model as it was; the run's own account names its files."""
+    still = replace(whole.optimizer, learning_rate=0.0, final_learning_rate=0.0)
+    config = replace(
+        whole, name="on", model={}, init_from=whole.folder / "model", out=tmp_path / "on", optimizer=still
+    )
+    run(replace(config, stages=[Stage("more", steps=2, sequences=8)]))
+    before, after = (load_file(folder / "model/model.safetensors") for folder in (whole.folder, tmp_path / "on"))
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    session = read_json(tmp_path / "on/run.json")["sessions"][0]
+    assert session["init_from"]["model.safetensors"] == sha256(whole.folder / "model/model.safetensors")
+    with pytest.raises(InputError, match="another model and init_from"):
+        run(replace(config, init_from=None, model=whole.model, stages=[Stage("more", steps=4, sequences=8)]))
+
+
+def test_going_on_from_a_model_takes_its_shape(whole, tmp_path):
+    with pytest.raises(InputError, match="leave model out"):
+        replace(whole, init_from=whole.folder / "model").model_config()
+    with pytest.raises(InputError, match="no folder of a model"):
+        replace(whole, init_from=tmp_path, model={}).model_config()

@@ -1,19 +1,25 @@
-"""The whole way in one command: text, vocabulary, shards, pretraining, and what came of it."""
+"""The whole way in one command: text, vocabulary, shards, pretraining, and what came of it; then the shipped model."""
 
 import os
 import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from .config import InputError, parse, program
+from . import shards
+from .config import CONFIGS, InputError, parse, program
 from .corpus import LANGUAGES
 from .curation import page
+from .metrics import read_metrics
 from .prepare import prepare
 from .recipe import PretrainConfig
+
+# The small model that the package ships in a checkout; an installed package is without its weights.
+SHIPPED = CONFIGS.parent.parent / "model_card" / "femto"
 
 
 def launch(arguments: list[str], config: PretrainConfig) -> None:
@@ -46,6 +52,42 @@ def licences(manifest: dict) -> Table:
     return table
 
 
+def go_on(config: PretrainConfig, model: Path) -> PretrainConfig:
+    """Pretrain the shipped model on, on the text of the demo as its own tokenizer cuts it.
+
+    Args:
+        config: of the demo.
+        model: folder of the shipped model.
+
+    Returns:
+        The config of that run.
+    """
+    text = config.data.folder / ("curated" if config.data.curation else "corpus")
+    share = {"validation": config.data.validation, "validation_by": config.data.validation_by}
+    arguments = ["--config", "continue", "--init_from", str(model), "--data.tokenizer", str(model)]
+    more = parse(PretrainConfig, arguments, description="The shipped model, pretrained on.")
+    shards.build(shards.ShardsConfig(corpus=text, tokenizer=model, out=more.stages[0].shards, **share))
+    launch(arguments, more)
+    return more
+
+
+def falling(runs: dict[str, PretrainConfig]) -> Table:
+    """Bits per byte of held-out text before and after each of some runs, by language."""
+    table = Table(title="Held-out text: bits per byte before -> after", title_justify="left")
+    table.add_column("language")
+    lines = {}
+    for title, config in runs.items():
+        table.add_column(title, justify="right")
+        measured = [row["validation"] for row in read_metrics(config.folder / "metrics.jsonl") if "validation" in row]
+        for language, before in measured[0].items():
+            after = measured[-1][language]
+            text = f"{before['bits_per_byte']:.3f} -> {after['bits_per_byte']:.3f}"
+            lines.setdefault(language, {})[title] = text
+    for language, cells in lines.items():
+        table.add_row(language, *(cells.get(title, "") for title in runs))
+    return table
+
+
 def main() -> None:
     """`python -m training.demo`: the demo config unless another is given; takes the options of training.pretrain."""
     arguments = sys.argv[1:]
@@ -59,8 +101,16 @@ def main() -> None:
         console.print(f"Curation: {page.summary(curation)}", highlight=False)
     console.print(licences(manifest))
     launch(arguments, config)
+    first, runs = time.perf_counter() - start, {"from scratch": config}
+    if (SHIPPED / "config.json").is_file():
+        console.print("\nThe shipped model, pretrained on: continued pretraining, on text it has in part read before.")
+        runs["the shipped model"] = go_on(config, SHIPPED)
+        console.print(falling(runs))
     whole = time.perf_counter() - start
-    console.print(f"Time: data {data:.0f} s, pretraining {whole - data:.0f} s, in all {whole:.0f} s.")
+    console.print(
+        f"Time: data {data:.0f} s, pretraining {first - data:.0f} s, continued {whole - first:.0f} s, "
+        f"in all {whole:.0f} s."
+    )
     console.print(
         f"Text, vocabulary and shards: {config.data.folder}/{{corpus,tokenizer,shards}}, with their sources."
     )

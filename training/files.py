@@ -19,6 +19,12 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def model_sha256(folder: Path) -> dict[str, str]:
+    """What a folder's model is known by: sha256 of its weights and its tokenizer, by file."""
+    files = [*sorted(folder.glob("*.safetensors")), folder / "tokenizer.json"]
+    return {path.name: sha256(path) for path in files if path.is_file()}
+
+
 def fingerprint(value) -> str:
     """Hex sha256 of a JSON value, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -31,6 +31,7 @@ from modeling_pleias import PleiasForCausalLM
 from . import checkpoint, parallel, trackers
 from .compute import NextTokenLoss, compile_layers, compute_dtype, keep_memory
 from .config import InputError, parse, program
+from .files import model_sha256
 from .guard import Guard, finite
 from .loader import Shards, TokenStream, batch_windows, batches
 from .metrics import MetricsLog, bits_per_byte, flops_per_token, parameters, peak_flops, plot, read_metrics
@@ -193,8 +194,12 @@ def pretrain(config: PretrainConfig) -> None:
     tokenizer.model_max_length = model_config.max_position_embeddings
 
     # ---- Model and optimizer
+    origin = None if config.init_from is None else model_sha256(config.init_from)
     set_seed(config.seed)
-    model = PleiasForCausalLM(model_config)
+    if config.init_from is None:
+        model = PleiasForCausalLM(model_config)
+    else:
+        model = PleiasForCausalLM.from_pretrained(config.init_from, dtype=torch.float32)
     loss_model = NextTokenLoss(model, dtype, z_loss=config.z_loss, document_mask=config.document_mask).to(device)
     if config.compile:
         compile_layers(model)
@@ -206,6 +211,7 @@ def pretrain(config: PretrainConfig) -> None:
     identity = {
         "model": model_config.to_diff_dict(),
         "tokenizer": tokenizer_sha256,
+        "init_from": origin,
         "optimizer": config.optimizer.name,
         "data": [
             (shards.manifest["fingerprint"], stage.sequences, stage.steps)
@@ -226,7 +232,7 @@ def pretrain(config: PretrainConfig) -> None:
         earlier = checkpoint.Checkpoint(checkpoints, newest)
         state = earlier.state
         now, then = (dict(one, data=begun(one["data"], newest)) for one in (identity, state["identity"]))
-        if changed := [key for key in now if now[key] != then[key]]:
+        if changed := [key for key in now if now[key] != then.get(key)]:
             raise InputError(
                 f"{checkpoints / f'step-{newest}'} was trained with another {' and '.join(changed)}; give another "
                 "--out, or remove that run to start anew."
@@ -248,7 +254,9 @@ def pretrain(config: PretrainConfig) -> None:
             print((folder / "summary.txt").read_text(encoding="utf-8"), end="")
         return record.close()
     data = [fingerprint for fingerprint, *_ in identity["data"]]
-    record.start(processes=processes, parallel=layout.sizes, device=str(device), dtype=str(dtype), data=data)
+    record.start(
+        processes=processes, parallel=layout.sizes, device=str(device), dtype=str(dtype), data=data, init_from=origin
+    )
     optimizer = accelerator.prepare(optimizer)
     wrapped = loss_model if layout.sharded else accelerator.prepare(loss_model)
 

@@ -66,6 +66,8 @@ class PretrainConfig:
     Args:
         name: of the run.
         stages: in order.
+        init_from: folder of a model whose weights the run goes on from (continued pretraining); the shape is its own,
+            and the shards are those of its tokenizer. Weights are drawn when not given.
         model: fields of PleiasConfig that differ from nano 1.2b.
         corpus: where the text comes from.
         data: where corpus, tokenizer and shards lie; what is missing is made.
@@ -89,6 +91,7 @@ class PretrainConfig:
 
     name: str
     stages: list[Stage]
+    init_from: Path | None = None
     model: dict[str, int | float | bool | str] = field(default_factory=dict)
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -122,8 +125,14 @@ class PretrainConfig:
         """The model's shape.
 
         Raises:
-            InputError: when a field is unknown or the shape is impossible.
+            InputError: when a field is unknown or the shape is impossible, or there is no model to go on from.
         """
+        if self.init_from is not None:
+            if self.model:
+                raise InputError(f"model: its shape is that of init_from {self.init_from}; leave model out.")
+            if not (self.init_from / "config.json").is_file():
+                raise InputError(f"init_from {self.init_from} is no folder of a model (it has no config.json).")
+            return PleiasConfig.from_pretrained(self.init_from)
         fields = {"max_position_embeddings": self.sequence_length, **self.model}
         if unknown := set(fields) - set(PleiasConfig.__dataclass_fields__):
             raise InputError(f"model: {', '.join(sorted(unknown))} is not a field of PleiasConfig.")

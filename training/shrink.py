@@ -62,6 +62,7 @@ def shrunk(config: PretrainConfig, factor: int, *, text: PretrainConfig, process
         name=f"{config.name}-shrunk-{factor}",
         shrink=1,
         stages=stages,
+        init_from=None,
         model=model,
         corpus=text.corpus,
         data=text.data,
