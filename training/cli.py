@@ -22,6 +22,7 @@ PROGRAMS = {
     "curation": Program("training.curation.__main__", "curation", "make of a corpus one that may be trained on"),
     "mixture": Program("training.mixture", "training", "hold out a share of a corpus, and mix the rest"),
     "shards": Program("training.shards", "training", "turn a corpus into token shards and their manifest"),
+    "embeddings": Program("training.embeddings", "training", "first embeddings from which tokens stand together"),
     "plan": Program("training.plan", "training", "say what a pretraining run costs before it is started"),
     "pretrain": Program("training.pretrain", "training", "pretrain a model on token shards"),
     "nanotron": Program("training.nanotron", "training", "import a nanotron settings file"),
