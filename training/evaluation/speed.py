@@ -1,0 +1,128 @@
+"""Speed on this machine: tokens a second of reading and of writing, time to the first token, peak memory."""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+from ..config import InputError, parse, program
+from ..files import fingerprint
+from ..intervals import Metric, ratio
+from ..record import hardware
+from ..summary import peak_memory
+from .models import Subject
+
+
+@dataclass
+class SpeedConfig:
+    """What is timed.
+
+    Args:
+        prompt_tokens: that are read; fewer where the context is shorter.
+        new_tokens: that are written, one text at a time.
+        rounds: of each, after one that is not timed.
+    """
+
+    prompt_tokens: int = 512
+    new_tokens: int = 32
+    rounds: int = 5
+
+
+@dataclass
+class _Arguments(SpeedConfig):
+    __doc__ = (
+        SpeedConfig.__doc__ or ""
+    ) + "    model: as in training.evaluate.\n    device: cpu, cuda.\n    precision: auto, bf16, fp32."
+    model: str = ""
+    device: str = "cpu"
+    precision: str = "auto"
+
+
+@torch.no_grad()
+def timed(subject: Subject, config: SpeedConfig) -> dict:
+    """Seconds of each round: the first token after a prompt, and all tokens; what was read and written, and memory."""
+    model = subject.model
+    new = min(config.new_tokens, subject.context // 2)
+    prompt = min(config.prompt_tokens, subject.context - new)
+    ids = torch.arange(prompt, device=model.device)[None] % model.get_input_embeddings().weight.shape[0]
+    options = {"do_sample": False, "num_beams": 1, "eos_token_id": None, "pad_token_id": 0}
+
+    def seconds(count: int) -> float:
+        start = _now(model.device)
+        out = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), min_new_tokens=count, max_new_tokens=count, **options
+        )
+        assert out.shape[1] == prompt + count
+        return _now(model.device) - start
+
+    rounds = [(seconds(1), seconds(1 + new)) for _ in range(config.rounds + 1)][1:]
+    return {
+        "first": [first for first, _ in rounds],
+        "whole": [whole for _, whole in rounds],
+        "prompt_tokens": prompt,
+        "new_tokens": new,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "peak_memory_bytes": peak_memory(model.device),
+    }
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+class Speed:
+    """The task, in a process of its own: the peak of memory is that of a process's whole life."""
+
+    name = "speed"
+
+    def __init__(self, config: SpeedConfig):
+        self.config, self.settings = config, asdict(config)
+        machine = hardware()
+        self.data = {"source": "this machine", "hardware": machine, "fingerprint": fingerprint(machine)}
+
+    def measure(self, subject: Subject) -> dict:
+        """What `timed` finds."""
+        print(f"{subject.name}: speed", file=sys.stderr)
+        precision = {torch.bfloat16: "bf16", torch.float32: "fp32"}[subject.dtype]
+        options = {**self.settings, "model": subject.given, "device": str(subject.device), "precision": precision}
+        arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        done = subprocess.run(
+            [sys.executable, "-m", __name__, *arguments], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise InputError(f"The speed of {subject.given} was not measured: {done.stderr.strip().splitlines()[-1]}")
+        return json.loads(done.stdout.splitlines()[-1])
+
+    def metrics(self, record: dict) -> dict[str, Metric | float]:
+        """Rates are tokens over time, all rounds together; their intervals are over rounds."""
+        first, whole = np.array(record["first"]), np.array(record["whole"])
+        rounds = len(first)
+        return {
+            "prefill, tokens/s": ratio(np.full(rounds, record["prompt_tokens"]), first),
+            "decode, tokens/s": ratio(np.full(rounds, record["new_tokens"]), whole - first),
+            "time to first token, s": Metric(first),
+            "peak memory, GB": record["peak_memory_bytes"] / 1e9,
+        }
+
+    def facts(self, record: dict) -> dict:
+        """What was read and written, and how."""
+        return {"how": {key: record[key] for key in ("prompt_tokens", "new_tokens", "dtype", "threads")}}
+
+
+def main() -> None:
+    """`python -m training.evaluation.speed`: one model, the measurement as JSON; training.evaluate starts it."""
+    arguments = parse(_Arguments, description="Time one model.")
+    subject = Subject(arguments.model, device=arguments.device, precision=arguments.precision)
+    config = SpeedConfig(arguments.prompt_tokens, arguments.new_tokens, arguments.rounds)
+    print(json.dumps(timed(subject, config)))
+
+
+if __name__ == "__main__":
+    program(main)
