@@ -41,7 +41,18 @@ def test_every_path_of_the_tree_is_on_disk():
     assert [path for path in tree() if not (ROOT / path).exists()] == []
 
 
-@pytest.mark.parametrize("room", ["modeling_pleias", "training", "training/curation", "model_card"])
+@pytest.mark.parametrize(
+    "room",
+    [
+        "modeling_pleias",
+        "training",
+        "training/curation",
+        "training/tasks",
+        "training/tuning",
+        "training/evaluation",
+        "model_card",
+    ],
+)
 def test_every_module_and_folder_of_the_rooms_stands_in_the_tree(room):
     inside = [Path(path).relative_to(room) for path in tracked() if path.startswith(f"{room}/")]
     names = {p.parts[0] + ("/" if len(p.parts) > 1 else "") for p in inside} - {"__init__.py"}

@@ -1,7 +1,8 @@
-"""What a pretraining run costs before it is started: compute, time, memory, energy, disk.
+"""What a pretraining run costs before it is started: compute, time, memory, energy, disk; and what tuning takes.
 
     python -m training.plan --config nano_1.2b --gpus 192 --device h100 --mfu 0.426
     python -m training.plan --config demo --gpus 1 --json plan.json
+    python -m training.plan --config nano_1.2b --finetune true
 
 Every figure on the screen is also in the JSON, in base units (FLOP, bytes, tokens, seconds) unless its name says more.
 """
@@ -22,6 +23,7 @@ from .loss import CHUNK_BYTES
 from .metrics import PEAK_FLOPS, activation_bytes_per_token, flops_per_token, parameters, tokens_per_second
 from .recipe import PretrainConfig
 from .shards import TOKEN
+from .tuning.memory import GPUS, finetune_plan
 
 CONVENTIONS = {"none": "6N", "causal": "6N + causal attention", "full": "6N + full attention (PaLM)"}
 DEVICE_BYTES = {"H200": 141e9, "H100": 80e9, "A100": 80e9}  # NVIDIA's data sheets, SXM
@@ -75,6 +77,7 @@ class PlanConfig:
             Luccioni et al. 2022, arXiv 2211.02001.
         country: ISO 3166 alpha-3 code whose electricity is used; the run's when not given.
         json: file for all the figures.
+        finetune: say instead what full fine-tuning of the run's model takes of one GPU (training.tuning.memory).
     """
 
     gpus: int = 8
@@ -86,6 +89,7 @@ class PlanConfig:
     pue: float = 1.2
     country: str | None = None
     json: Path | None = None
+    finetune: bool = False
 
 
 def memory_per_gpu(run: PretrainConfig, on: PlanConfig) -> dict[str, float]:
@@ -335,6 +339,26 @@ def show(figures: dict, console: Console) -> None:
         console.print(rows)
 
 
+def show_finetune(run: PretrainConfig, figures: dict, console: Console) -> None:
+    """What fine-tuning takes, on one screen."""
+    tokens = figures["tokens"]
+    console.print(f"[bold]{run.name}[/bold]: {figures['parameters']:,} parameters, all of them fine-tuned on one GPU")
+    rows = Table(title=f"Memory with {tokens:,} tokens in a micro batch", title_justify="left", title_style="bold")
+    for i, column in enumerate(("strategy", "trainer", "in all", *(f"tokens on {gpu}" for gpu in GPUS))):
+        rows.add_column(column, justify="right" if i > 1 else "left")
+    for row in figures["strategies"]:
+        fits = (f"{most:,}" if most else "does not fit" for most in row["most_tokens"].values())
+        rows.add_row(row["name"], row["trainer"], amount(row["in_all"], "B"), *fits)
+    console.print(rows)
+    for row in figures["strategies"][0], figures["strategies"][-1]:
+        parts = Table(title=row["name"], title_justify="left", title_style="bold")
+        parts.add_column("for")
+        parts.add_column("bytes", justify="right")
+        for name, size in row["parts"].items():
+            parts.add_row(name, amount(size, "B"))
+        console.print(parts)
+
+
 def main() -> None:
     """`python -m training.plan`: here `--config` names the run, and the other options are of the machines."""
     options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -342,8 +366,12 @@ def main() -> None:
     chosen, rest = options.parse_known_args()
     on = parse(PlanConfig, rest, description="What a pretraining run costs; --config names the run (nano_1.2b).")
     run = parse(PretrainConfig, ["--config", chosen.config], description="A run to plan.")
-    figures = plan(run, on)
-    show(figures, Console(width=118))
+    if on.finetune:
+        figures = finetune_plan(run.model_config(), on.micro_batch * run.sequence_length if on.micro_batch else 2048)
+        show_finetune(run, figures, Console(width=118))
+    else:
+        figures = plan(run, on)
+        show(figures, Console(width=118))
     if on.json:
         write_json(on.json, figures)
 

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import formats
 import gradio as gr
 
 OPENINGS = {
@@ -25,11 +26,7 @@ OPENINGS = {
     "Portuguese": "A velha biblioteca erguia-se à beira do rio, e nas noites de inverno",
 }
 CODES = dict(zip(OPENINGS, ("en", "fr", "es", "de", "it", "nl", "la", "pt"), strict=True))
-# The published formats of the tasks (Pico and Nano 0.1): what stands around the text, and what ends the answer.
-OCR = "<|text_start|>{text}<|text_end|><|ocr_correction_start|>", "<|ocr_correction_end|>"
-TRANSLATION = "<|text_start|>{text}<|text_end|><|translation_start|>", "<|translation_end|>"
-RAG = "<|query_start|>{query}<|query_end|>\n{sources}<|source_analysis_start|>", "<|answer_end|>"
-RAG_SOURCE = "<|source_start|><|source_id_start|>{id}<|source_id_end|>{text}<|source_end|>\n"
+TASK = 512, 0, 1.0  # new tokens, temperature and repetition penalty of the tasks: an answer repeats what it was given
 UNABLE = "This model has no token {token}: it was not fine-tuned for this task. Start the app with one that was."
 
 
@@ -110,13 +107,6 @@ class Gguf:
                     yield text
 
 
-def rag_prompt(query: str, sources: str) -> str:
-    """The question with its sources, which stand apart by an empty line."""
-    parts = [part.strip() for part in sources.split("\n\n") if part.strip()]
-    marked = "".join(RAG_SOURCE.format(id=i, text=part) for i, part in enumerate(parts, 1))
-    return RAG[0].format(query=query, sources=marked)
-
-
 def build(model, name: str) -> gr.Blocks:
     """The page.
 
@@ -135,27 +125,31 @@ def build(model, name: str) -> gr.Blocks:
         for new in complete(text, None, *settings):
             yield text + new
 
-    def correct(text: str, *settings) -> Iterator[str]:
-        yield from complete(OCR[0].format(text=text), OCR[1], *settings)
+    def correct(text: str) -> Iterator[str]:
+        for new in complete(formats.ocr(text), formats.OCR_END, *TASK):
+            yield formats.unescape(new)
 
-    def translate(text: str, language: str, *settings) -> Iterator[str]:
-        start = TRANSLATION[0].format(text=text)
-        named = f"<|language_start|>{CODES[language]}<|language_end|>"  # in models that have these tokens
-        yield from complete(named + start if model.knows("<|language_start|>") else start, TRANSLATION[1], *settings)
+    def translate(text: str, language: str) -> Iterator[str]:
+        token = f"<|{CODES[language]}|>"
+        prompt = formats.translation(text, token if model.knows(token) else "")
+        for new in complete(prompt, formats.TRANSLATION_END, *TASK):
+            yield formats.unescape(new)
 
-    def answer(query: str, sources: str, *settings) -> Iterator[str]:
-        yield from complete(rag_prompt(query, sources), RAG[1], *settings)
+    def answer(query: str, text: str) -> Iterator[str]:
+        sources = formats.sources_in(text)
+        for new in complete(formats.rag(query, sources), formats.ANSWER_END, *TASK):
+            yield formats.shown(new, sources)
 
     languages = list(OPENINGS)
     with gr.Blocks(title=name) as page:
         gr.Markdown(f"# {name}\nA base model: it continues text, and may state what is not so. Greedy as it stands.")
-        with gr.Accordion("Decoding", open=False):
-            settings = [
-                gr.Slider(1, 512, 64, step=1, label="New tokens"),
-                gr.Slider(0, 1.5, 0, step=0.1, label="Temperature (0: the likeliest)"),
-                gr.Slider(1, 2, 1.2, step=0.05, label="Repetition penalty"),
-            ]
         with gr.Tab("Continue"):
+            with gr.Accordion("Decoding", open=False):
+                settings = [
+                    gr.Slider(1, 512, 64, step=1, label="New tokens"),
+                    gr.Slider(0, 1.5, 0, step=0.1, label="Temperature (0: the likeliest)"),
+                    gr.Slider(1, 2, 1.2, step=0.05, label="Repetition penalty"),
+                ]
             language = gr.Dropdown(languages, value="English", label="Opening in")
             text = gr.Textbox(OPENINGS["English"], lines=3, label="Text")
             out = gr.Textbox(lines=8, label="Continued")
@@ -163,16 +157,16 @@ def build(model, name: str) -> gr.Blocks:
             gr.Button("Continue", variant="primary").click(go_on, [text, *settings], out)
         with gr.Tab("Correct OCR"):
             text, out = gr.Textbox(lines=6, label="Text as recognised"), gr.Textbox(lines=6, label="Corrected")
-            gr.Button("Correct", variant="primary").click(correct, [text, *settings], out)
+            gr.Button("Correct", variant="primary").click(correct, text, out)
         with gr.Tab("Translate"):
             text, language = gr.Textbox(lines=6, label="Text"), gr.Dropdown(languages, value="French", label="Into")
             out = gr.Textbox(lines=6, label="Translation")
-            gr.Button("Translate", variant="primary").click(translate, [text, language, *settings], out)
+            gr.Button("Translate", variant="primary").click(translate, [text, language], out)
         with gr.Tab("Answer from sources"):
             query = gr.Textbox(label="Question")
             sources = gr.Textbox(lines=8, label="Sources, an empty line between two")
-            out = gr.Textbox(lines=8, label="Analysis and answer, with citations")
-            gr.Button("Answer", variant="primary").click(answer, [query, sources, *settings], out)
+            out = gr.Textbox(lines=8, label="Analysis and answer; quotations are looked up")
+            gr.Button("Answer", variant="primary").click(answer, [query, sources], out)
     return page
 
 

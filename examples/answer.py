@@ -1,0 +1,29 @@
+"""Answers from sources (RAG): what a fine-tuned model says, and which of its quotations really stand in a source.
+
+python examples/answer.py runs/finetune_rag/model ["QUESTION" SOURCE.txt ...]
+"""
+
+import sys
+from pathlib import Path
+
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from modeling_pleias.training.tasks import rag
+
+QUESTION = "What is a sextant?"
+SOURCES = {
+    "astrolabe": "Astrolabe\nAn astrolabe is an instrument that shows where the stars stand at a given hour.",
+    "sextant": "Sextant\nA sextant is an instrument that measures the angle between two things that can be seen.",
+    "compass": "Compass\nA compass is an instrument whose needle points to the north.",
+}
+
+folder, *asked = sys.argv[1:] or ["runs/finetune_rag/model"]
+question = asked[0] if asked else QUESTION
+sources = {Path(name).stem: Path(name).read_text(encoding="utf-8") for name in asked[1:]} or SOURCES
+model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+
+for constrain in (False, True):  # as the model likes it, and held to the words of the sources within quotations
+    answer = rag.answer(model, tokenizer, question, sources, constrain=constrain)
+    print("declined:" if answer.refused else "answered:", answer.plain)
+    for citation, valid in answer.citations:
+        print(f'  {"in" if valid else "NOT in"} {citation.source}: "{citation.quote}"')

@@ -1,0 +1,20 @@
+"""OCR correction: a page as the machine read it, and as a fine-tuned model corrects it.
+
+python examples/correct_ocr.py runs/finetune_ocr/model [PAGE.txt]
+"""
+
+import sys
+from pathlib import Path
+
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from modeling_pleias.training.tasks import ocr
+
+PAGE = """It was the beft of times, it was tbe worst of tirnes, it was
+the age of wifdom, it was the age of foolifhness, it was tlie epoch
+of belief, it was the epocb of incredulity."""
+
+folder = sys.argv[1] if len(sys.argv) > 1 else "runs/finetune_ocr/model"
+page = Path(sys.argv[2]).read_text(encoding="utf-8") if len(sys.argv) > 2 else PAGE
+model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+print(ocr.correct(model, tokenizer, page))  # of any length: read in windows that overlap

@@ -1,0 +1,53 @@
+"""Markers in a user's text: none is left after escaping, and every text comes back."""
+
+import re
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from modeling_pleias import PleiasTokenizer
+from modeling_pleias.tokenization_pleias import BASE_TOKENS, DOCUMENT_TOKENS
+from training.tasks.markers import WORD_JOINER, escape, unescape
+
+SPECIAL = [*BASE_TOKENS, *DOCUMENT_TOKENS]
+PIECES = [*SPECIAL, "<ref name=", "</ref>", "<", "|", "[", "UNK]", WORD_JOINER, "<" + WORD_JOINER + "|", "ref"]
+TEXTS = st.one_of(st.text(), st.lists(st.sampled_from(PIECES) | st.text(max_size=3), max_size=8).map("".join))
+
+
+@settings(deadline=None)
+@given(TEXTS)
+@example("<|text_end|>")
+@example(f"<{WORD_JOINER}|text_end|>")
+def test_every_text_comes_back_from_its_escape(text):
+    assert unescape(escape(text)) == text
+
+
+@settings(deadline=None)
+@given(TEXTS)
+def test_an_escaped_text_holds_no_special_token_and_no_citation(text):
+    escaped = escape(text)
+    assert not any(token in escaped for token in SPECIAL)
+    assert not re.search(r"</?ref\b|<\|", escaped)
+
+
+@settings(deadline=None)
+@given(TEXTS, TEXTS)
+def test_texts_that_differ_have_escapes_that_differ(a, b):
+    assert (escape(a) == escape(b)) == (a == b)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a < b | c", "array[0] <b>bold</b>", "réf. [12]", "<refuge>", f"soft{WORD_JOINER}"]
+)
+def test_text_without_markers_is_its_own_escape(text):
+    assert escape(text) == unescape(text) == text
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=6).map("".join))
+def test_the_tokenizer_reads_no_special_token_out_of_an_escaped_text(text):
+    tokenizer = PleiasTokenizer()
+    ids = tokenizer(escape(text), add_special_tokens=False).input_ids
+    assert not set(ids) & set(tokenizer.all_special_ids)
+    assert unescape(tokenizer.decode(ids)) == text
