@@ -25,26 +25,23 @@ from pathlib import Path
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from .facts import facts, gather
+from .facts import LANGUAGE_NAMES, facts, gather
 from .files import ReleaseError, program, read_json, sha256, write_json, write_sums
 
 HERE = Path(__file__).parent
 EVIDENCE = "evidence"
+PURPOSES = {  # of the tasks that a model is tuned for
+    "ocr": "correcting the errors of OCR",
+    "translation": "translating between the languages it learnt",
+    "rag": "answering questions from given sources, with quotations",
+    "instruct": "following instructions in conversation",
+}
+BEFORE, CHANGE = "_before", "_change"  # after the name of a metric: of the base, and from it to the result
 RELATIONS = ("adapter", "finetune", "merge", "quantized")  # that the Hub knows between a model and its base
 MARK = re.compile("\ue000(\\d+)\ue001([^\ue002]*)\ue002")  # around what comes from a file, until its place is known
 DIGIT = re.compile(r"\d")
 # What the folders hold, besides `llama`, and what the Hub calls that.
 FORMATS = {"gguf": "GGUF", "onnx": "ONNX", "openvino": "OpenVINO"}
-LANGUAGE_NAMES = {
-    "en": "English",
-    "fr": "French",
-    "es": "Spanish",
-    "de": "German",
-    "it": "Italian",
-    "nl": "Dutch",
-    "la": "Latin",
-    "pt": "Portuguese",
-}
 
 
 class Doc:
@@ -196,7 +193,8 @@ def metadata_of(part: str, docs: dict, *, repository: str | None, base_model: st
         relation: how it came from that; what `base_model_relation` says.
     """
     release, fact = docs["release"], docs["facts"]
-    run = release.source.run
+    run, origin = release.source.run, plain(fact.origin)
+    tuned = origin == "fine-tuning" or base_model and origin != "continued"
     head = {
         "language": list(release.languages),
         "license": release.license,
@@ -217,7 +215,7 @@ def metadata_of(part: str, docs: dict, *, repository: str | None, base_model: st
         head["co2_eq_emissions"] = {
             "emissions": fact.grams_co2eq,
             "source": run.emissions.source,
-            "training_type": "fine-tuning" if base_model else "pre-training",
+            "training_type": "fine-tuning" if tuned else "pre-training",
             "geographical_location": run.config.country,
             "hardware_used": gpus[0] if gpus else session.hardware.cpu,
         }
@@ -246,10 +244,20 @@ def held_out(run: Doc) -> list[dict]:
 
 
 def tasks(docs: dict) -> list[dict]:
-    """The results in eval/TASK.json, as those of a model-index: a metric is a number, or {value, low, high}."""
+    """The results in eval/TASK.json, as those of a model-index: a metric is a number, or {value, low, high}.
+
+    Of a comparison both sides are there, the one before named as what it is; the change follows from them.
+    """
     results = []
     for task in docs["tasks"]:
-        metrics = [{"type": name, "name": name, "value": central(task.metrics[name])} for name in task.metrics]
+        metrics = []
+        for name in task.metrics:
+            of = name.removesuffix(BEFORE).removesuffix(CHANGE)
+            if name == of or of not in task.metrics:
+                metrics.append({"type": name, "name": name, "value": central(task.metrics[name])})
+            elif name.endswith(BEFORE):
+                shown = f"{of} of the model that training started from"
+                metrics.append({"type": name, "name": shown, "value": central(task.metrics[name])})
         dataset = {"type": task.task, "name": task.task}
         results.append({"task": {"type": "text-generation"}, "dataset": dataset, "metrics": metrics})
     return results
@@ -277,7 +285,7 @@ def write_cards(
         command: what made the cards.
         run: the run's folder; not needed when the evidence is there already.
         repository: OWNER/NAME on the Hub, where known.
-        base_model: what the run started from, for a fine-tune.
+        base_model: what the run started from, where config.yaml does not name it on the Hub.
         relation: `base_model_relation` of it.
         documents: those of public_summary.py, to be put beside each card.
 
@@ -285,6 +293,7 @@ def write_cards(
         ReleaseError: when something that the card needs is not on file.
     """
     release = read_json(out / "release.json")
+    base_model = base_model or (release["source"]["run"] or {}).get("base_model")
     data = gather(run) if run else None
     for part in release["folders"]:
         evidence = out / part / EVIDENCE
@@ -315,6 +324,7 @@ def write_card(out: Path, part: str, command: str, **options) -> None:
 
     summary = (folder / "public_summary.md").is_file()
     names = {"part": part, "summary": summary, "formats": FORMATS, "language_names": LANGUAGE_NAMES, **options}
+    names |= {"before": BEFORE, "change": CHANGE, "purposes": PURPOSES}
     write(folder, HERE / "template.md", sources, head, command, **names)
 
 

@@ -14,13 +14,27 @@ from .files import ReleaseError, read_json
 
 MEASURES = ("documents", "bytes", "tokens")
 COLUMNS = ("language", "license", "collection")
+LANGUAGE_NAMES = {
+    "en": "English",
+    "fr": "French",
+    "es": "Spanish",
+    "de": "German",
+    "it": "Italian",
+    "nl": "Dutch",
+    "la": "Latin",
+    "pt": "Portuguese",
+}
+UNKNOWN = "unknown"  # the licence in an account of text that came without one
+OWN_FILES = ("path", "pairs")  # settings of a task's data that name files of the user's
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # OWNER/NAME
 
 
 def manifests(config: dict, run: Path) -> list[tuple[list[str], Path]]:
     """The manifests of the shards that a run read, each with the names of the stages that read it.
 
     A manifest lies with its shards, whose folder the config gives as seen from where the run was started: this folder,
-    or the one that holds `runs/`. Where the shards are no more, RUN/manifests/STAGE.json stands in.
+    or the one that holds `runs/`. Where the shards are no more, RUN/manifests/STAGE.json stands in. A run without
+    stages, as of fine-tuning, has read what RUN/manifests/ accounts for.
 
     Raises:
         ReleaseError: when one is in none of these places.
@@ -43,6 +57,8 @@ def manifests(config: dict, run: Path) -> list[tuple[list[str], Path]]:
                 f"run was started, or copy the manifest to {run / 'manifests' / name}."
             )
         found.setdefault(path.resolve(), ([], path))[0].append(stage["name"])
+    if not config.get("stages"):
+        return [([path.stem], path) for path in sorted((run / "manifests").glob("*.json"))]
     return list(found.values())
 
 
@@ -61,8 +77,60 @@ def gather(run: Path) -> list[dict]:
             raise ReleaseError(f"{path} is not the manifest that {run} read: its shards were made anew since.")
         kept = {key: manifest[key] for key in ("fingerprint", "command", "tokenizer", "validation", "account")}
         carried = {key: value for key, value in manifest["corpus"].items() if key in ("sources", "curation")}
+        carried["not_open"] = sorted({UNKNOWN, *manifest.get("not_open", [])})
+        if stages == [config.get("task")]:
+            carried |= {"own_answers": own_answers(config, run), "own_data": own_data(config.get("data") or {})}
         corpora.append({"stages": stages, **kept, **carried})
     return corpora
+
+
+def own_answers(config: dict, run: Path) -> dict | None:
+    """Answers of the model itself that a run learnt from: how many, where that is on file; None for none."""
+    if config.get("method") not in ("dpo", "grpo"):
+        return None
+    path = run / "answers" / "own.json"
+    return {"model": base_of(config, run), "documents": len(read_json(path)["value"]) if path.is_file() else None}
+
+
+def own_data(settings: dict) -> bool:
+    """Whether the settings of a task's data name files of the user's, at any depth."""
+    return any(
+        own_data(value) if isinstance(value, dict) else value is not None and key in OWN_FILES
+        for key, value in settings.items()
+    )
+
+
+def base_of(config: dict, run: Path) -> str | None:
+    """The name on the Hub of the model that a run started from; None where it was a folder, or there was none."""
+    given = str(config.get("base_model") or config.get("init_from") or "")
+    if cached := re.search(r"models--([^/]+)--([^/]+)/snapshots/", given):  # where the Hub's client keeps it
+        return "/".join(cached.groups())
+    folder = config.get("init_from") or Path(given).exists() or (run.parent.parent / given).exists()
+    return given if HUB_NAME.fullmatch(given) and not folder else None
+
+
+def origin(config: dict, sessions: list[dict]) -> str:
+    """How a run began: `fine-tuning` or `continued` pretraining of a model, or pretraining from `scratch`.
+
+    A model of which no step has trained anything (training.embeddings) is scratch.
+    """
+    if config.get("base_model"):
+        return "fine-tuning"
+    untrained = bool(sessions) and sessions[0].get("init_untrained", False)
+    return "continued" if config.get("init_from") and not untrained else "scratch"
+
+
+def languages(corpora: list[dict], known: list[str]) -> list[str]:
+    """ISO codes of the languages that the text learnt is in, the most tokens first.
+
+    Args:
+        corpora: data.json.
+        known: codes that the Hub knows; what else a user's text calls its language is left out.
+    """
+    codes = {name: code for code, name in LANGUAGE_NAMES.items()}
+    rows = [row for corpus in corpora for row in corpus["account"] if row["split"] == "train"]
+    found = dict.fromkeys(codes.get(line["language"], line["language"]) for line in by(rows, "language"))
+    return [code for code in found if code in known]
 
 
 def total(rows: list[dict]) -> dict:
@@ -89,9 +157,11 @@ def of_corpus(corpus: dict) -> dict:
         "held_out": total(held),
         "rows": sorted(rows, key=lambda row: [row[column] for column in COLUMNS]),
         **{f"by_{column}": by(rows, column) for column in COLUMNS},
+        "not_open": [row for row in by(rows, "license") if row["license"] in corpus.get("not_open", [UNKNOWN])],
         "sources": datasets(corpus),
         "left_out": left_out(corpus),
         "synthetic": synthetic(corpus),
+        "own_data": corpus.get("own_data", False),
     }
 
 
@@ -124,19 +194,32 @@ def datasets(corpus: dict) -> list[dict]:
 
 
 def synthetic(corpus: dict) -> dict | None:
-    """Documents that a language model wrote or rewrote, with its name; None where curation had no model at hand."""
+    """Documents that a language model wrote or rewrote, with its name; None where no model was at hand.
+
+    `answers`, those of the model in training to learn from, are None where nobody counted them.
+    """
+    if own := corpus.get("own_answers"):
+        counts = {"rewritten": 0, "warned": 0, "answers": own["documents"], "documents": own["documents"] or 0}
+        return {"model": own["model"] or "the model that the run started from", **counts}
     curation = corpus.get("curation") or {}
     endpoint = (curation.get("settings") or {}).get("endpoint")
     if not endpoint:
         return None
     changes = curation.get("changes") or {}
     rewritten, warned = (changes.get(f"documents with {action}", 0) for action in ("rewrite", "warn"))
-    return {"model": endpoint["model"], "rewritten": rewritten, "warned": warned, "documents": rewritten + warned}
+    counts = {"rewritten": rewritten, "warned": warned, "documents": rewritten + warned}
+    return {"model": endpoint["model"], "answers": 0, **counts}
 
 
 def command_of(sessions: list[dict]) -> str | None:
     """The command that began a run, without the folder of the interpreter: that is its machine's business."""
     return re.sub(r"^\S*/", "", sessions[0]["command"]) if sessions else None
+
+
+def settings_of(config: dict, sessions: list[dict]) -> dict:
+    """The trainer's settings of a fine-tuning: those that the run recorded, else those that its config gives."""
+    found = next((session["trainer"] for session in sessions if session.get("trainer")), config.get("trainer") or {})
+    return {key: value for key, value in found.items() if isinstance(value, int | float | str)}
 
 
 def facts(release: dict, data: list[dict]) -> dict:
@@ -153,10 +236,17 @@ def facts(release: dict, data: list[dict]) -> dict:
     scores = (run.get("validation") or {}).get("validation") or {}
     sessions = (run.get("run") or {}).get("sessions") or []
     bits = [score["bits_per_byte"] for score in scores.values()]
+    tuning = {
+        "origin": origin(config, sessions) if run else None,
+        **{key: config.get(key) for key in ("task", "method")},
+        "kept": next((one["kept"] for one in reversed(sessions) if one.get("kept")), None),
+        "settings": settings_of(config, sessions),
+    }
     return {
         "command": command_of(sessions),
+        **tuning,
         "stages": [{**stage, "tokens": count} for stage, count in zip(stages, tokens, strict=True)],
-        "steps": sum(stage["steps"] for stage in stages),
+        "steps": sum(stage["steps"] for stage in stages) if stages else (sessions[-1:] or [{}])[0].get("steps"),
         "tokens": sum(tokens),
         "corpora": [of_corpus(corpus) for corpus in data],
         "bits_per_byte": sum(bits) / len(bits) if bits else None,

@@ -12,7 +12,9 @@ import modeling_pleias
 from modeling_pleias import PleiasForCausalLM, PleiasTokenizer
 from modeling_pleias.tokenization_pleias import BASE_TOKENS
 
+from .facts import LANGUAGE_NAMES, gather, languages
 from .files import ReleaseError, follow_umask, read_json, write_json
+from .validate import LISTS
 
 MODULES = (modeling_pleias.configuration_pleias, modeling_pleias.modeling_pleias, modeling_pleias.tokenization_pleias)
 AUTO_MAP = {
@@ -23,7 +25,7 @@ AUTO_MAP = {
     "AutoModelForTokenClassification": "modeling_pleias.PleiasForTokenClassification",
     "AutoModelForQuestionAnswering": "modeling_pleias.PleiasForQuestionAnswering",
 }
-LANGUAGES = ("en", "fr", "es", "de", "it", "nl", "la", "pt")
+TEMPLATE = "chat_template.jinja"
 # What transformers notes in a tokenizer's settings of how it was loaded.
 NO_SETTINGS = ("is_local", "local_files_only", "backend", "auto_map", "tokenizer_file", "name_or_path")
 
@@ -61,8 +63,10 @@ def open_run(run: Path) -> Source:
     if not (run / "model" / "config.json").is_file():
         raise ReleaseError(f"{run} has no model/ yet: let the run finish, with the command that started it.")
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) or {}
-    languages = (config.get("corpus") or {}).get("languages")
-    return Source(run / "model", run, load(run / "model"), list(languages or LANGUAGES))
+    model = load(run / "model")
+    read = languages(gather(run), LISTS["languages"].split()) or (config.get("corpus") or {}).get("languages")
+    # Of a fine-tuning on text that names no language nobody knows it: that is the Hub's code for it.
+    return Source(run / "model", run, model, list(read or (["und"] if config.get("task") else LANGUAGE_NAMES)))
 
 
 def open_llama(folder: Path) -> Source:
@@ -76,7 +80,7 @@ def open_llama(folder: Path) -> Source:
         raise ReleaseError(f"{folder}/config.json says model_type {config.get('model_type')!r}, not 'llama'.")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         read_json(folder / name)
-    return Source(folder, None, load(folder), list(LANGUAGES))
+    return Source(folder, None, load(folder), list(LANGUAGE_NAMES))
 
 
 def load(folder: Path) -> PleiasForCausalLM:
@@ -118,6 +122,8 @@ def write_flavours(source: Source, out: Path, *, max_shard_size: str) -> None:
     for flavour in (custom, llama):
         write_json(flavour / "generation_config.json", generation)
         shutil.copyfile(source.folder / "tokenizer.json", flavour / "tokenizer.json")
+        if (source.folder / TEMPLATE).is_file():  # of a model that was tuned on conversations
+            shutil.copyfile(source.folder / TEMPLATE, flavour / TEMPLATE)
     for module in MODULES:
         shutil.copyfile(inspect.getsourcefile(module), custom / Path(module.__file__).name)
     (custom / "LICENSE").write_text(licence_text(), encoding="utf-8")

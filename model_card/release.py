@@ -13,7 +13,8 @@ leaves nothing behind but its sentence. What lies there then:
 `release.json` is what the cards are made from:
 
     name, created (UTC), command, seconds, versions {package: version}, hardware {cpu, cpus}
-    source     {kind: run | llama, path, run: the run's config, run.json, emissions.json and last validation, or null}
+    source     {kind: run | llama, path, run: the run's config, run.json, emissions.json and last validation, and the
+               name on the Hub of its base_model or null; or null}
     model      {parameters, dtype, context, vocabulary, shape {the fields of config.json that give it}}
     license, languages [codes]
     folders    {folder: {bytes, files: {path: {bytes, sha256}}}}, cards and SHA256SUMS left out
@@ -47,7 +48,7 @@ from huggingface_hub import HfApi
 from . import public_summary
 from .card import RELATIONS, write_cards
 from .checks import Checks, Reference, check_flavour
-from .facts import gather
+from .facts import base_of
 from .files import SUMS, ReleaseError, program, read_json, sha256, verify_sums, write_json, write_sums
 from .flavours import Source, open_llama, open_run, write_flavours
 from .validate import validate
@@ -90,7 +91,7 @@ def options(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--license", default="apache-2.0", help="licence of the weights, as the Hub spells it")
     parser.add_argument("--provider", type=Path, help="provider.yaml: write the documents for the EU's AI Act from it")
-    parser.add_argument("--base_model", metavar="OWNER/NAME", help="what a fine-tune started from, on the Hub")
+    parser.add_argument("--base_model", metavar="OWNER/NAME", help="what it started from; else config.yaml says")
     parser.add_argument("--base_model_relation", choices=RELATIONS, default="finetune", help="how it came from that")
     parser.add_argument("--push", metavar="OWNER/NAME", help="upload each folder, to OWNER/NAME and OWNER/NAME-FORMAT")
     parser.add_argument("--private", action="store_true", help="make new repositories private")
@@ -144,8 +145,10 @@ def account_of_run(run: Path) -> dict:
         (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines() if (run / "metrics.jsonl").is_file() else []
     )
     metrics = [json.loads(row) for row in rows if '"validation"' in row]
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     return {
-        "config": yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")),
+        "config": config,
+        "base_model": base_of(config, run),
         "run": read_json(run / "run.json"),
         "emissions": read_json(run / "emissions.json") if (run / "emissions.json").is_file() else None,
         "validation": metrics[-1] if metrics else None,
@@ -206,8 +209,6 @@ def build(args: argparse.Namespace, command: str) -> dict:
 
     with whole_or_not_there(args.out) as out:
         source = open_run(args.run) if args.run else open_llama(args.from_llama)
-        if args.run:
-            gather(args.run)  # what the cards will need: better refused now than after the checks
         write_flavours(source, out, max_shard_size=args.max_shard_size)
         lap("writing the flavours")
         checks, reference = Checks(), Reference(source)

@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from model_card import card, release, validate
-from model_card.facts import facts
+from model_card import card, flavours, release, validate
+from model_card.facts import base_of, facts
 from model_card.files import ReleaseError, read_json, verify_sums, write_json
 from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
 from training.files import read_json as read
+from training.tasks import TASKS
+from training.tuning import account
+from training.tuning.examples import Examples
 
 MODEL_CARD = Path(card.__file__).parent
 
@@ -163,7 +166,7 @@ def test_every_number_of_the_body_is_noted_with_the_place_it_stands_at(dist):
         assert re.fullmatch(r"evidence/[\w/]+\.json#(/.*)?", number["source"])
 
 
-@pytest.mark.parametrize("template", ["template.md", "nano_1.2b/template.md"])
+@pytest.mark.parametrize("template", ["template.md", "task_use.md", "nano_1.2b/template.md"])
 def test_the_templates_state_no_number_of_their_own(template):
     text = (MODEL_CARD / template).read_text(encoding="utf-8")
     jinja = re.compile(r"\{[{%#].*?[}%#]\}", re.S)
@@ -230,6 +233,195 @@ def test_the_figures_of_the_recipe_s_card_are_those_of_its_config():
     card_says = told["contradiction"]
     product = card_says["steps_of_the_card"]["value"] * card_says["sequences_of_the_card"]["value"] * 2048
     assert card_says["tokens_of_these"]["value"] == product
+
+
+# After a base model -------------------------------------------------------------------------------
+
+
+def examples(*, licence: str = "CC-BY-4.0", language: str = "Dutch") -> Examples:
+    """Two examples, one of which may be under any licence."""
+    made = Examples()
+    made.add([1, 5, 6, 7], [-100, 5, 6, 7], of=("French", "MPL-2.0", "help"), source="help pages", size=20)
+    made.add([1, 8], [-100, 8], of=(language, licence, "own"), source="own.jsonl", size=5)
+    return made
+
+
+@pytest.fixture
+def tuned(run, tiny_tokenizer, tmp_path):
+    """Function (examples, **config) -> folder of a fine-tuning run as training.finetune leaves it."""
+
+    def make(learnt: Examples | None = None, **config) -> Path:
+        folder, learnt = tmp_path / "runs" / "tuned", learnt or examples()
+        shutil.copytree(run / "model", folder / "model")
+        usual = {"name": "tuned", "task": "ocr", "base_model": "PleIAs/Pleias-Nano", "method": "sft", "data": {}}
+        usual |= {"trainer": {"learning_rate": 5e-4}, "replay": {"share": 0.0}, "peft": {}, "seed": 42}
+        config = usual | config | {"country": "FRA", "precision": "auto"}
+        (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+        manifest = account.manifest(learnt, learnt, tiny_tokenizer)
+        account.write(folder, {config["task"]: manifest})
+        session = read_json(run / "run.json")["sessions"][0] | {"data": [manifest["fingerprint"]], "steps": 70}
+        session |= {
+            "base_files": {"model.safetensors": "0" * 64},
+            "kept": {"step": 60, "metric": "cer", "value": 0.25},
+        }
+        session |= {
+            "trainer": {"learning_rate": 5e-4, "lr_scheduler_type": "cosine", "world_size": 1},
+            "trl": "1.16.0",
+        }
+        write_json(folder / "run.json", {"name": "tuned", "sessions": [session]})
+        shutil.copyfile(run / "emissions.json", folder / "emissions.json")
+        figures = {"cer": 0.25, "cer_before": 0.75, "cer_change": -0.5}
+        metrics = {name: {"value": x, "low": x - 0.125, "high": x + 0.125} for name, x in figures.items()}
+        result = {"task": config["task"], "metrics": metrics, "data": {"rows": 200}, "signatures": {"cer": "nrefs:1"}}
+        (folder / "eval").mkdir()
+        write_json(folder / "eval" / f"{config['task']}.json", result)
+        return folder
+
+    return make
+
+
+def carded(dist: Path, run: Path, out: Path, **options) -> Path:
+    """The llama flavour with its card, of a release of the run whose tensors are another's."""
+    shutil.copytree(dist, out)
+    write_json(out / "release.json", {**read_json(out / "release.json"), **release.describe(flavours.open_run(run))})
+    card.write_cards(out, "the command", run=run, **options)
+    assert validate.validate(out / "llama", run=False) == [] == validate.validate(out / "custom", run=False)
+    return out / "llama"
+
+
+def test_a_fine_tuning_is_told_with_its_base_its_settings_its_text_and_both_sides_of_its_results(
+    dist, tuned, tmp_path
+):
+    folder = carded(dist, tuned(), tmp_path / "tuned")
+    head, text = metadata(folder), (folder / "README.md").read_text(encoding="utf-8")
+    assert (head["base_model"], head["base_model_relation"]) == ("PleIAs/Pleias-Nano", "finetune")
+    assert head["co2_eq_emissions"]["training_type"] == "fine-tuning"
+    assert head["language"] == ["fr", "nl"]  # what the account has, the most tokens first
+    assert "fine-tuned for correcting the errors of OCR from [PleIAs/Pleias-Nano](" in text
+    assert "pretrained from scratch" not in text and "Every text that was learnt after that is in the public" in text
+    for line in (
+        "| learning rate | 0.0005 |",
+        "| lr scheduler type | cosine |",
+        "| task | ocr |",
+        "| method | sft |",
+        "| MPL-2.0 | 4 | 66.7% |",
+        "| cer | 0.75 (0.625 to 0.875) | 0.25 (0.125 to 0.375) | -0.5 (-0.625 to -0.375) |",
+    ):
+        assert line in text.split("\n"), line
+    assert "the weights of step 60, the best by cer" in text and "in 70 steps" in text and "cer is `nrefs:1`" in text
+    assert "trl 1.16.0" in text and "200 held-out examples" in text
+    (result,) = head["model-index"][0]["results"]
+    named = [(metric["type"], metric["name"], metric["value"]) for metric in result["metrics"]]
+    assert named == [("cer", "cer", 0.25), ("cer_before", "cer of the model that training started from", 0.75)]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_card_of_a_task_says_how_to_use_it_and_only_one_for_conversations_allows_them(dist, tuned, tmp_path, task):
+    folder = carded(dist, tuned(task=task), tmp_path / "tuned")
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    call = {"ocr": "correct", "translation": "translate", "rag": "answer", "instruct": "reply"}[task]
+    assert f"from modeling_pleias.training.tasks import {task}\n" in text and f"{task}.{call}(model" in text
+    # In the other folder lie files of the package's names.
+    assert f"`modeling_pleias.training.tasks.{task}.{call}`" in (folder.parent / "custom" / "README.md").read_text()
+    markers = {"ocr": "<|ocr_correction_start|>", "translation": "<|translation_start|><|fr|>"}
+    assert markers.get(task, {"rag": "<|source_id_start|>", "instruct": "<|im_start|>assistant"}.get(task)) in text
+    assert ("**Not meant for**: conversation" in text) == (task != "instruct")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "task, data", [*((task, {}) for task in TASKS), ("rag", {"format": "rag-2025"})], ids=lambda one: str(one)
+)
+def test_the_code_of_a_task_s_card_runs(dist, tuned, tmp_path, task, data):
+    folder = carded(dist, tuned(task=task, data=data), tmp_path / "tuned")
+    for part in ("llama", "custom"):
+        assert validate.validate(folder.parent / part) == []
+
+
+def test_a_base_that_is_a_folder_is_told_by_hashes_unless_its_name_is_given(dist, tuned, tmp_path):
+    folder = tuned(base_model="runs/femto/model")
+    plain = carded(dist, folder, tmp_path / "plain")
+    text = (plain / "README.md").read_text(encoding="utf-8")
+    assert "base_model" not in metadata(plain) and "from scratch" not in text
+    assert "from a model that is known by the [hashes](evidence/release.json)" in text
+    assert metadata(plain)["co2_eq_emissions"]["training_type"] == "fine-tuning"
+    named = carded(dist, folder, tmp_path / "named", base_model="someone/femto")
+    assert metadata(named)["base_model"] == "someone/femto"
+
+
+def test_a_name_on_the_hub_is_told_from_a_folder(tmp_path):
+    run = tmp_path / "runs" / "tuned"
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    cached = "/root/.cache/huggingface/hub/models--PleIAs--Pleias-Nano/snapshots/0123"
+    assert base_of({"base_model": "PleIAs/Pleias-Nano"}, run) == "PleIAs/Pleias-Nano"
+    assert base_of({"init_from": cached}, run) == base_of({"base_model": cached}, run) == "PleIAs/Pleias-Nano"
+    assert base_of({"base_model": "models/mine"}, run) is None  # as seen from the folder that holds runs/
+    assert base_of({"init_from": "data/start"}, run) is None  # which is always a folder
+    assert base_of({}, run) is None
+
+
+def test_continued_pretraining_is_told_as_such(dist, run, tmp_path):
+    more = shutil.copytree(run, tmp_path / "runs" / "more")
+    config = yaml.safe_load((more / "config.yaml").read_text(encoding="utf-8")) | {"init_from": "runs/femto/model"}
+    (more / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    folder = carded(dist, more, tmp_path / "more")
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert "pretrained further from a model that is known by the [hashes]" in text and "from scratch" not in text
+    assert metadata(folder)["co2_eq_emissions"]["training_type"] == "pre-training"
+    assert "what the model before it had read is not in that account" in text
+    named = carded(dist, more, tmp_path / "named", base_model="someone/femto")
+    assert metadata(named)["co2_eq_emissions"]["training_type"] == "pre-training"
+    account_of_run = read_json(more / "run.json")
+    account_of_run["sessions"][0]["init_untrained"] = True  # embeddings that were counted, and nothing learnt
+    write_json(more / "run.json", account_of_run)
+    begun = (carded(dist, more, tmp_path / "begun") / "README.md").read_text(encoding="utf-8")
+    assert "pretrained from scratch" in begun and "Every document it was trained on is in the public" in begun
+    assert "pretrained further from [someone/femto]" in (named / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "licence, told",
+    [
+        ("unknown", "1 documents (33.3% of the tokens) came without a licence"),
+        ("CC-BY-NC-4.0", "1 documents (33.3% of the tokens) are under CC-BY-NC-4.0, which is not known to be an open"),
+    ],
+)
+def test_text_that_is_not_known_to_be_open_is_said_to_be_so(dist, tuned, tmp_path, licence, told):
+    folder = carded(dist, tuned(examples(licence=licence), task="instruct"), tmp_path / "tuned")
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert told in text and "Not all of its text is known to be open" in text
+    assert "is in the public domain or under an open licence" not in text and "what open licences" not in text
+
+
+def test_text_whose_language_is_not_on_file_is_not_said_to_be_in_eight(dist, tuned, tmp_path):
+    made = Examples()
+    made.add([1, 5], [-100, 5], of=("unknown", "CC0-1.0", "own"), source="own.jsonl", size=5)
+    folder = carded(dist, tuned(made, task="instruct"), tmp_path / "tuned")
+    assert metadata(folder)["language"] == ["und"]
+    assert "for languages that are not on file.\n" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "method, told",
+    [("dpo", "3 answers to these prompts by"), ("grpo", "answers to these prompts, on the way, by the model")],
+)
+def test_answers_that_a_model_learnt_from_itself_are_told_as_synthetic(dist, tuned, tmp_path, method, told):
+    run = tuned(task="instruct", method=method, data={"tasks": ["ocr"], "settings": {"ocr": {"path": "my"}}})
+    if method == "dpo":
+        (run / "answers").mkdir()
+        write_json(run / "answers" / "own.json", {"of": "x", "value": ["a", "b", "c"]})
+    text = (carded(dist, run, tmp_path / "tuned") / "README.md").read_text(encoding="utf-8")
+    assert f"written by a language model: {told}" in text and " PleIAs/Pleias-Nano. Whether" in text
+    assert "None of this text is synthetic" not in text and "it is the user's own" in text
+
+
+def test_whether_a_model_wrote_the_user_s_own_text_is_said_to_be_unknown(dist, tuned, tmp_path):
+    for data, own in (({"path": "mine.jsonl"}, True), ({"path": None, "tasks": ["ocr"]}, False)):
+        folder = carded(dist, tuned(task="instruct", data=data), tmp_path / str(own))
+        text = (folder / "README.md").read_text(encoding="utf-8")
+        assert ("Whether a language model wrote any of this text is not on file" in text) == own
+        assert ("None of this text is synthetic" in text) != own
+        shutil.rmtree(tmp_path / "runs")
 
 
 # What the validator finds -------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from modeling_pleias import PleiasForCausalLM, PleiasTokenizer
 from training import embeddings
 from training.config import InputError
+from training.files import read_json
 from training.recipe import PretrainConfig
 
 SHAPE = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
@@ -78,6 +79,11 @@ def test_the_same_text_gives_the_same_bytes(start, tmp_path):
     embeddings.build(replace(start, out=tmp_path / "again"))
     again, first = ((folder / "model.safetensors").read_bytes() for folder in (tmp_path / "again", start.out))
     assert again == first
+
+
+def test_the_folder_says_that_its_model_is_untrained_and_what_was_counted(start):
+    counted = read_json(start.shards / "manifest.json")["fingerprint"]
+    assert read_json(start.out / "embeddings.json") == {"shards": counted}
 
 
 def test_another_tokenizer_is_refused(start, tmp_path):

@@ -213,9 +213,22 @@ def test_a_task_is_measured_by_its_own_score_on_its_held_out_rows(run, segments,
     found, best = (task.metrics({"outputs": outputs}) for outputs in (record["outputs"], perfect))
     name = next(iter(best))
     assert value(best[name]) == pytest.approx(100) and value(found[name]) < 50
+    assert task.facts(record)["signatures"] == translation.signatures()
     # A run that was fine-tuned on the task is measured on what it held out.
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"task": "translation", "data": data | {"through": None}}))
     assert TrainedTask("translation", TasksConfig(examples=6), [tmp_path]).data["settings"] == data
+
+
+def test_settings_of_a_task_s_data_are_checked_and_made_of_their_types(segments, monkeypatch):  # noqa: F811
+    given, rows = [], translation.rows
+    monkeypatch.setattr(translation, "rows", lambda data: given.append(data) or rows(data))
+    config = TasksConfig(examples=2, data={"translation": {"path": str(segments), "languages": ["en", "fr"]}})
+    TrainedTask("translation", config, [])
+    assert given[0].path == segments and isinstance(given[0].path, Path)
+    for wrong in ({"pfad": "x"}, {"held_out": "much"}):
+        config.data["translation"] = wrong
+        with pytest.raises(InputError, match="tasks.data.translation"):
+            TrainedTask("translation", config, [])
 
 
 def test_worked_examples_are_of_the_training_part_in_the_language_of_the_prompt(segments):

@@ -32,13 +32,13 @@ from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
 from modeling_pleias.tokenization_pleias import DOCUMENT_TOKENS
 from training import checkpoint, finetune, plan
 from training.config import InputError, parse
-from training.files import read_json
+from training.files import model_sha256, read_json
 from training.generation import complete
 from training.metrics import read_metrics
 from training.record import plain
 from training.stopping import SIGNALS, STOPPED
 from training.tasks import instruct
-from training.tuning import base, examples, measures, memory, preferences
+from training.tuning import account, base, examples, measures, memory, preferences
 from training.tuning.examples import IGNORED, encode, of_pretraining, of_task, order
 from training.tuning.recipe import FinetuneConfig, MeasureConfig, ReplayConfig
 from training.tuning.trainers import Around, Supervised
@@ -142,8 +142,11 @@ def test_a_run_leaves_every_file_of_its_contract(whole):
     assert parse(FinetuneConfig, ["--config", str(folder / "config.yaml")], description="") == whole
     session = read_json(folder / "run.json")["sessions"][0]
     assert session["base_model"] == whole.base_model and session["steps"] == 6
-    assert session["base_files"] == base.account_of(Path(whole.base_model))
+    assert session["base_files"] == model_sha256(Path(whole.base_model))
+    told = {"learning_rate": 1e-2, "lr_scheduler_type": "cosine", "per_device_train_batch_size": 4, "max_length": 128}
+    assert told.items() <= session["trainer"].items()  # what the config leaves out as well
     assert read_json(folder / "emissions.json")["kwh"] > 0
+    assert (folder / "loss.png").read_bytes()[:4] == b"\x89PNG"
     result = read_json(folder / "eval" / "instruct.json")
     assert result["data"]["rows"] == 3
     for name in ("answer_f1", "answer_f1_before", "answer_f1_change"):
@@ -198,7 +201,28 @@ def test_the_account_of_a_run_has_the_form_of_a_shards_manifest_and_adds_up(whol
     assert held["split"] == "validation" and held["documents"] == 3
     (source,) = manifest["corpus"]["sources"]["sources"]
     assert source["name"] == "made up" and source["documents"] == train["documents"]
+    assert manifest["not_open"] == []
     assert manifest["tokenizer"]["bos"] == 1
+
+
+def test_an_account_names_the_licences_that_are_not_open(base_model):
+    made = examples.Examples()
+    for licence in ("CC-BY-4.0", "unknown", "CC-BY-NC-4.0"):
+        made.add([1], [1], of=("English", licence, "own"), source="own", size=1)
+    assert account.manifest(made, None, base_model)["not_open"] == ["CC-BY-NC-4.0", "unknown"]
+
+
+def test_an_account_of_pretraining_text_carries_what_its_corpus_says_of_its_curation(base_model, tmp_path):
+    made = examples.Examples()
+    made.add([1], [1], of=("English", "CC0-1.0", "own"), source="own", size=1)
+    said = {"sources": {"sources": [{"name": "books"}]}, "curation": {"settings": {"endpoint": {"model": "writer"}}}}
+    shards, corpus = tmp_path / "shards", tmp_path / "corpus"
+    shards.mkdir(), corpus.mkdir()
+    (shards / "manifest.json").write_text(json.dumps({"corpus": {"files": [], **said}}))
+    for name, content in said.items():
+        (corpus / f"{name}.json").write_text(json.dumps(content))
+    for path in (shards, corpus):
+        assert account.manifest(made, None, base_model, path=path)["corpus"] == {"files": [], **said}
 
 
 # What is learnt -----------------------------------------------------------------------------------
@@ -778,6 +802,10 @@ def test_a_packaged_config_runs(name, base_model, chat, tiny_corpus, tmp_path, m
             signal.signal(number, handler)
     assert read_json(tmp_path / "run" / "run.json")["sessions"][0]["steps"] == 2
     assert (tmp_path / "run" / "model" / "config.json").is_file()
+    result = read_json(tmp_path / "run" / "eval" / f"{CONFIGS[name]}.json")
+    signed = {"chrf2++": "nw:2", "bleu": "tok:13a"} if CONFIGS[name] == "translation" else {}
+    assert result.get("signatures", {}).keys() == signed.keys()
+    assert all(part in result["signatures"][metric] for metric, part in signed.items())
     assert "held-out rows, with 95% intervals" in capsys.readouterr().out
 
 

@@ -203,9 +203,7 @@ def test_the_serving_example_writes_what_transformers_writes(made, run):  # noqa
     guide = (Path(__file__).parent.parent / "examples" / "serve.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"^```python\n(.*?)^```", guide, re.MULTILINE | re.DOTALL)
     code = code.replace("dist/demo/gguf/demo-BF16.gguf", str(made[0] / "tiny-BF16.gguf"))
-    code = code.replace(
-        '"max_tokens": 30', '"max_tokens": 5'
-    )  # drawn weights: near ties part them later
+    code = code.replace('"max_tokens": 30', '"max_tokens": 5')  # drawn weights: near ties part them later
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     generate = pipeline("text-generation", model=str(run / "model"), dtype=torch.float32, max_new_tokens=5)
     prompt = "Au commencement de cette histoire, le roi"

@@ -122,3 +122,14 @@ def test_the_plot_is_a_png_of_the_whole_run(tmp_path, languages):
     content = (tmp_path / "loss.png").read_bytes()
     assert content[:8] == b"\x89PNG\r\n\x1a\n" and content[-8:-4] == b"IEND"
     assert struct.unpack(">II", content[16:24]) == (1200, 480)
+
+
+def test_the_plot_of_a_fine_tuning_has_the_line_of_its_metric(tmp_path):
+    records = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
+    plot(records, tmp_path / "bare.png")
+    figures = [{"step": step, "held_out": {"cer": cer, "wer": 1.0}} for step, cer in ((1, 0.5), (2, None), (3, 0.25))]
+    sizes = []
+    for count in (1, 3):
+        plot([*records, *figures[:count]], tmp_path / "loss.png")
+        sizes.append((tmp_path / "loss.png").read_bytes())
+    assert len({*sizes, (tmp_path / "bare.png").read_bytes()}) == 3

@@ -20,6 +20,7 @@ import modeling_pleias
 from model_card import checks, flavours, release
 from model_card.files import ReleaseError, read_json, verify_sums, write_json
 from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
+from training.tasks import instruct
 
 
 def save_model(folder: Path, tokenizer: Path) -> None:
@@ -271,6 +272,19 @@ def test_code_that_needs_more_than_the_folder_fails_in_one_sentence(run, tmp_pat
     with pytest.raises(ReleaseError, match="custom does not load in a fresh interpreter: .*modeling_pleias"):
         build("--run", run, "--out", tmp_path / "bad", "--formats")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_chat_template_of_a_model_tuned_on_conversations_is_in_both_flavours(run, tmp_path):
+    tuned = shutil.copytree(run, tmp_path / "runs" / "tuned")
+    tokenizer = instruct.with_template(AutoTokenizer.from_pretrained(run / "model"))
+    tokenizer.save_pretrained(tuned / "model")
+    flavours.write_flavours(flavours.open_run(tuned), tmp_path / "out", max_shard_size="5GB")
+    turns = [{"role": "user", "content": "bells"}]
+    expected = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert expected == "<|begin_of_text|><|im_start|>user\nbells<|im_end|>\n<|im_start|>assistant\n"
+    for flavour in ("custom", "llama"):
+        opened = AutoTokenizer.from_pretrained(tmp_path / "out" / flavour)
+        assert opened.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) == expected
 
 
 def test_what_is_no_finished_run_is_refused_by_name(run, tmp_path):

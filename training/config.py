@@ -2,10 +2,11 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 
 CONFIGS = Path(__file__).parent / "configs"
 Config = TypeVar("Config")
@@ -50,6 +51,25 @@ def parse(config_class: type[Config], argv: list[str] | None = None, *, descript
     parsed = parser.instantiate(parser.parse_args(argv))
     del parsed["config"]
     return config_class(**parsed)
+
+
+def typed(settings_class: type, values: dict[str, Any], where: str):
+    """A dataclass of settings made of plain values, with types checked and paths made.
+
+    Raises:
+        InputError: for an unknown name or a wrong type.
+    """
+    known = [one.name for one in fields(settings_class)]
+    if unknown := sorted(set(values) - set(known)):
+        raise InputError(
+            f"{where}.{unknown[0]} is not a setting of {settings_class.__name__}, which has {', '.join(known)}."
+        )
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(settings_class)
+    try:
+        return settings_class(**parser.instantiate(parser.parse_object(values)))
+    except ArgumentError as error:
+        raise InputError(f"{where}: {' '.join(str(error).split())}") from error
 
 
 def program(main: Callable[[], None]) -> None:

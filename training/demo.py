@@ -107,10 +107,8 @@ def main() -> None:
         runs["the shipped model"] = go_on(config, SHIPPED)
         console.print(falling(runs))
     whole = time.perf_counter() - start
-    console.print(
-        f"Time: data {data:.0f} s, pretraining {first - data:.0f} s, continued {whole - first:.0f} s, "
-        f"in all {whole:.0f} s."
-    )
+    more = f"continued {whole - first:.0f} s, " if len(runs) > 1 else ""
+    console.print(f"Time: data {data:.0f} s, pretraining {first - data:.0f} s, {more}in all {whole:.0f} s.")
     console.print(
         f"Text, vocabulary and shards: {config.data.folder}/{{corpus,tokenizer,shards}}, with their sources."
     )

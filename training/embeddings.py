@@ -21,6 +21,7 @@ from transformers import AutoTokenizer
 from modeling_pleias import PleiasForCausalLM
 
 from .config import InputError, parse, program
+from .files import START, write_json
 from .loader import Shards
 from .recipe import PretrainConfig
 from .shards import TOKEN, tokenizer_facts
@@ -133,6 +134,7 @@ def build(config: EmbeddingsConfig) -> None:
     model.save_pretrained(config.out)
     tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)
     tokenizer.save_pretrained(config.out)
+    write_json(config.out / START, {"shards": shards.manifest["fingerprint"]})
     print(f"{config.out}: {shape.vocab_size - int(rare.sum()):,} embeddings from the text, {int(rare.sum()):,} drawn")
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from .config import InputError
 
+START = "embeddings.json"  # in the folder of a model that no step has trained: what its embeddings were counted on
+
 
 def sha256(path: Path) -> str:
     """Hex sha256 of a file."""

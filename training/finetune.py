@@ -4,8 +4,8 @@
     python -m training.finetune --config finetune_instruct --max_steps 2 --trainer.learning_rate 3.0e-4
 
 `--config` and `--help` are this project's (training.config), as for every program; `trainer` holds fields of TRL's own
-configs. TRL's TrlParser was tried: it knows neither nested settings nor packaged configs, lists TRL's options, over a
-hundred, among ours in `--help`, and takes values out of YAML without looking at their types.
+configs. TRL's TrlParser was considered: it knows neither nested settings nor packaged configs, lists TRL's options,
+over a hundred, among ours in `--help`, and takes values out of YAML without looking at their types.
 
 The base is measured on held-out rows before, the result after; what stays is the weights that measured best on other
 held-out rows on the way. A run can be killed at any time and goes on from its last checkpoint by the same command.
@@ -30,19 +30,26 @@ from transformers.utils import logging
 
 from . import checkpoint, tasks
 from .compute import compute_dtype, keep_memory
-from .config import InputError, parse, program
-from .files import fingerprint, read_json, write_json
+from .config import InputError, parse, program, typed
+from .files import fingerprint, model_sha256, read_json, write_json
 from .guard import finite
 from .launch import start_the_others
-from .metrics import MetricsLog
+from .metrics import MetricsLog, plot, read_metrics
 from .record import RunRecord
 from .results import write_result
 from .stopping import STOPPED, stop_with_the_launcher
 from .summary import peak_memory
 from .tuning import account, base, measures, preferences
 from .tuning.examples import Examples, of_pretraining, of_task, order
-from .tuning.recipe import FinetuneConfig, typed
+from .tuning.recipe import FinetuneConfig
 from .tuning.trainers import Around, Preferred, Rewarded, Supervised
+
+# What a card tells of TRL's settings; those that a config leaves out as well.
+TOLD = (
+    *("learning_rate", "lr_scheduler_type", "warmup_steps"),
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "world_size"),
+    *("weight_decay", "adam_beta1", "adam_beta2", "max_grad_norm"),
+)
 
 
 def split(config: FinetuneConfig, task: ModuleType, state: PartialState) -> tuple[list[dict], list[dict], list[dict]]:
@@ -185,7 +192,7 @@ def finetune(config: FinetuneConfig) -> None:
 
     # ---- What an earlier session of this run left
     identity = {
-        "base": base.account_of(base_folder),
+        "base": model_sha256(base_folder),
         "task": config.task,
         "method": config.method,
         "data": data,
@@ -212,6 +219,9 @@ def finetune(config: FinetuneConfig) -> None:
         state.print(f"{folder} is complete.")
         return record.close()
     facts = {"base_model": config.base_model, "base_files": identity["base"], "data": list(data.values())}
+    facts["trainer"] = {name: getattr(args, name) for name in TOLD} | {"max_length": limit}
+    if config.max_steps is None:
+        facts["trainer"]["num_train_epochs"] = args.num_train_epochs
     record.start(processes=state.num_processes, device=str(device), dtype=str(dtype), trl=version("trl"), **facts)
 
     # ---- The base, before
@@ -300,11 +310,13 @@ def finetune(config: FinetuneConfig) -> None:
             data={"fingerprint": account.fingerprint_of(compared), "rows": len(compared), **compared.counts},
             base_model=config.base_model,
             decoding=told,
+            **tasks.signatures(task),
             examples=[
                 {"prompt": row["prompt"], "right": row["completion"], "before": one, "after": other}
                 for row, one, other in zip(compared.rows[:5], before, after, strict=False)
             ],
         )
+        plot(read_metrics(folder / "metrics.jsonl"), folder / "loss.png")
         record.write(steps=done, peak_memory_bytes=peak_memory(device))
         show(config, metrics, len(compared))
         print(f"{folder / 'model'} opens with from_pretrained; {folder / 'eval' / config.task}.json has the figures.")

@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from modeling_pleias import PleiasConfig
@@ -105,19 +106,24 @@ def read_metrics(path: Path) -> list[dict]:
 
 
 def plot(records: list[dict], path: Path) -> None:
-    """`loss.png`: training loss by step, and bits per byte of held-out text by language."""
+    """`loss.png`: training loss by step, and held-out text: its bits per byte by language, or the task's metric."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
     train = [(record["step"], record["loss"]) for record in records if "loss" in record]
     left.plot(*zip(*train, strict=True), linewidth=1)
-    left.set(title="Training loss", xlabel="step", ylabel="nats per token")
+    tuned = [record for record in records if "held_out" in record]
+    left.set(title="Training loss", xlabel="step", ylabel="loss" if tuned else "nats per token")
     held = [record for record in records if "validation" in record]
     for language in held[-1]["validation"] if held else ():
         points = [(record["step"], record["validation"][language]["bits_per_byte"]) for record in held]
         right.plot(*zip(*points, strict=True), label=language, linewidth=1)
-    right.set(title="Held-out text", xlabel="step", ylabel="bits per byte")
+    name = next(iter(tuned[0]["held_out"])) if tuned else "bits per byte"
+    if tuned:  # where a metric is not defined the line has a gap
+        points = [(record["step"], record["held_out"][name]) for record in tuned]
+        right.plot(*np.array(points, dtype=float).T, marker=".", linewidth=1)
+    right.set(title="Held-out text", xlabel="step", ylabel=name)
     if held:
         right.legend(ncols=2, fontsize="small")
     for axes in (left, right):

@@ -9,17 +9,14 @@ with status 75; the same command goes on from there. SIGTERM may be sent to `acc
 run, though the launcher's own status is then another.
 """
 
-import argparse
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import accumulate
 
 import numpy as np
-import psutil
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
@@ -31,8 +28,9 @@ from modeling_pleias import PleiasForCausalLM
 from . import checkpoint, parallel, trackers
 from .compute import NextTokenLoss, compile_layers, compute_dtype, keep_memory
 from .config import InputError, parse, program
-from .files import model_sha256
+from .files import START, model_sha256
 from .guard import Guard, finite
+from .launch import start_the_others
 from .loader import Shards, TokenStream, batch_windows, batches
 from .metrics import MetricsLog, bits_per_byte, flops_per_token, parameters, peak_flops, plot, read_metrics
 from .optimizer import build, step_unless
@@ -254,8 +252,10 @@ def pretrain(config: PretrainConfig) -> None:
             print((folder / "summary.txt").read_text(encoding="utf-8"), end="")
         return record.close()
     data = [fingerprint for fingerprint, *_ in identity["data"]]
+    untrained = origin is not None and (config.init_from / START).is_file()
+    begun_with = {"init_from": origin, "init_untrained": untrained}
     record.start(
-        processes=processes, parallel=layout.sizes, device=str(device), dtype=str(dtype), data=data, init_from=origin
+        processes=processes, parallel=layout.sizes, device=str(device), dtype=str(dtype), data=data, **begun_with
     )
     optimizer = accelerator.prepare(optimizer)
     wrapped = loss_model if layout.sharded else accelerator.prepare(loss_model)
@@ -395,25 +395,10 @@ def pretrain(config: PretrainConfig) -> None:
         raise SystemExit(STOPPED)
 
 
-def start_the_others() -> None:
-    """Where there is no GPU, `accelerate launch --num_processes N` starts one process and says nothing: start all N.
-
-    Accelerate leaves MASTER_ADDR without a rank behind in that case, and the number on its own command line.
-    """
-    if "MASTER_ADDR" not in os.environ or "LOCAL_RANK" in os.environ or torch.accelerator.is_available():
-        return
-    options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    options.add_argument("--num_processes", "--num-processes", type=int, default=1)
-    processes = options.parse_known_args(psutil.Process(os.getppid()).cmdline())[0].num_processes
-    if processes > 1:
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        os.execv(sys.executable, [*command, "-m", __spec__.name, *sys.argv[1:]])
-
-
 def main() -> None:
     """`accelerate launch -m training.pretrain`."""
     stop_with_the_launcher()
-    start_the_others()
+    start_the_others(__spec__.name)
     config = parse(PretrainConfig, description="Pretrain a Pleias model. Start with: accelerate launch -m ...")
     if config.shrink != 1:
         text = parse(PretrainConfig, ["--config", "demo"], description="The text of a dry run.")

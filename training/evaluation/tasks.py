@@ -1,6 +1,5 @@
 """The tasks of training.tasks, on a model as it is: fine-tuned, or asked with worked examples or none."""
 
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import yaml
 
 from .. import tasks
-from ..config import InputError, parse
+from ..config import InputError, typed
 from ..files import fingerprint
 from ..generation import complete
 from ..intervals import Metric
@@ -48,8 +47,7 @@ class TrainedTask:
     def __init__(self, name: str, config: TasksConfig, runs: list[Path]):
         self.name, self.config, self.task = name, config, tasks.load(name)
         given = config.data.get(name) or next(filter(None, (data_of(run, name) for run in runs)), {})
-        words = [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in given.items()]
-        rows = self.task.rows(parse(tasks.settings(name), words, description=f"--tasks.data of {name}."))
+        rows = self.task.rows(typed(tasks.settings(name), given, f"tasks.data.{name}"))
         self.rows = _evenly(rows["held_out"], config.examples)
         if not self.rows:
             raise InputError(f"The data of the task {name} has no held-out row: give it other --tasks.data.")
@@ -81,7 +79,7 @@ class TrainedTask:
         for row, output in zip(self.rows, record["outputs"], strict=True):
             example = {"language": row["language"], "prompt": row["prompt"], "continuation": output}
             found.setdefault(row["language"], example | {"expected": row["completion"]})
-        return {"shots": self.config.shots, "examples": list(found.values())}
+        return {"shots": self.config.shots, **tasks.signatures(self.task), "examples": list(found.values())}
 
     def _shots(self, row: dict, train: list[dict]) -> str:
         if not self.config.shots:

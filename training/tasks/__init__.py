@@ -10,12 +10,18 @@ from importlib import import_module
 from types import ModuleType
 
 TASKS = ("ocr", "translation", "rag", "instruct")
+SIGNED = ("translation",)  # those with `signatures()`: how sacrebleu computed its scores
 
 
 def load(name: str) -> ModuleType:
     """The module of a task; imported when it is wanted, because each has libraries of its own."""
     assert name in TASKS, name
     return import_module(f".{name}", __package__)
+
+
+def signatures(task: ModuleType) -> dict[str, dict[str, str]]:
+    """What belongs into a result beside the figures of a task whose metrics have an account of their own."""
+    return {"signatures": task.signatures()} if task.NAME in SIGNED else {}
 
 
 def settings(name: str) -> type:

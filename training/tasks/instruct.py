@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..config import InputError
+from ..config import InputError, typed
 from ..generation import complete
 from ..intervals import Metric, ratio
 from ..mixture import number
@@ -196,7 +196,6 @@ def _checked(row: dict, named: str) -> dict:
 
 def _of_task(name: str, data: InstructData) -> dict[str, list[dict]]:
     """Rows of another task as conversations of two turns."""
-    from ..tuning.recipe import typed  # there, because the recipe knows TRL, which chatting does not need
     from . import load, settings
 
     found = load(name).rows(typed(settings(name), data.settings.get(name, {}), f"data.settings.{name}"))

@@ -24,7 +24,7 @@ EXPECTED = (20.0, 20)  # nats and bytes that count as written before a row begin
 
 
 @lru_cache(maxsize=2)
-def _spelling(tokenizer: PreTrainedTokenizerBase) -> tuple[dict[int, bytes], dict[bytes, int], int]:
+def spelling(tokenizer: PreTrainedTokenizerBase) -> tuple[dict[int, bytes], dict[bytes, int], int]:
     """id -> bytes of each ordinary token of a byte-level vocabulary, the reverse, and the most bytes of one."""
     signs = {sign: byte for byte, sign in bytes_to_unicode().items()}
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
@@ -33,12 +33,12 @@ def _spelling(tokenizer: PreTrainedTokenizerBase) -> tuple[dict[int, bytes], dic
         for token, i in tokenizer.get_vocab().items()
         if i not in special and all(sign in signs for sign in token)
     }
-    return spelt, {spelling: i for i, spelling in spelt.items()}, max(map(len, spelt.values()), default=0)
+    return spelt, {written: i for i, written in spelt.items()}, max(map(len, spelt.values()), default=0)
 
 
 def is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether every text can be spelt in the vocabulary's own bytes, as `NearInput` needs."""
-    return all(bytes([byte]) in _spelling(tokenizer)[1] for byte in range(256))
+    return all(bytes([byte]) in spelling(tokenizer)[1] for byte in range(256))
 
 
 class NearInput(LogitsProcessor):
@@ -52,7 +52,7 @@ class NearInput(LogitsProcessor):
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, texts: list[str], stops: list[int], price: float):
-        self.spelt, self.ids, self.longest = _spelling(tokenizer)
+        self.spelt, self.ids, self.longest = spelling(tokenizer)
         self.inputs = [np.frombuffer(text.encode(), dtype=np.uint8) for text in texts]
         # distances[row][j]: edit distance of what the row has written to the first j bytes of its input
         self.distances = [np.arange(len(one) + 1) for one in self.inputs]

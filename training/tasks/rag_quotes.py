@@ -12,7 +12,7 @@ import torch
 from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
 from .markers import WORD_JOINER, escape
-from .near import _spelling
+from .near import spelling
 from .rag_formats import FORMATS, PROMPT_END, around_quote, parse_prompt
 
 OPENING = b'<ref name="'
@@ -29,7 +29,7 @@ class QuotesFromSources(LogitsProcessor):
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, prompts: list[str]):
-        spelt, self.ids, self.longest = _spelling(tokenizer)
+        spelt, self.ids, self.longest = spelling(tokenizer)
         self.special = {str(token).encode(): i for i, token in tokenizer.added_tokens_decoder.items()}
         self.spelt = {**spelt, **{i: spelling for spelling, i in self.special.items()}}
         self.sources: list[list[tuple[bytes, bytes, bytes]]] = []
@@ -74,8 +74,8 @@ class QuotesFromSources(LogitsProcessor):
 
     def _spell(self, way: bytes, *, beyond: bool = False) -> set[int]:
         """Tokens that a text begins with, or (where it may go on freely) that begin with it."""
-        for spelling, i in self.special.items():
-            if way.startswith(spelling):
+        for marker, i in self.special.items():
+            if way.startswith(marker):
                 return {i}
         pieces = (way[:length] for length in range(1, min(len(way), self.longest) + 1))
         found = {self.ids[piece] for piece in pieces if piece in self.ids}

@@ -5,6 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
+from ..curation.licences import decide
 from ..files import fingerprint, read_json, write_json
 from ..shards import ACCOUNT, tokenizer_facts
 from .examples import Examples
@@ -33,11 +34,14 @@ def manifest(train: Examples, held_out: Examples | None, tokenizer_folder: Path,
         for split, examples in splits.items()
         for key, counts in sorted(examples.account.items())
     ]
+    licences = {row["license"] for row in rows if row["split"] == "train"}
+    carried = (path and corpus_of(path)) or {"sources": None, "curation": None}
     return {
         "tokenizer": tokenizer_facts(tokenizer_folder),
         "validation": {"by": "the task's own split"},
         "account": rows,
-        "corpus": {"files": [], "sources": (path and sources_of(path)) or grouped(train.sources), "curation": None},
+        "not_open": sorted(one for one in licences if decide(one).refused),
+        "corpus": {"files": [], **carried, "sources": carried["sources"] or grouped(train.sources)},
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "fingerprint": fingerprint_of(train),
     }
@@ -57,11 +61,14 @@ def grouped(sources: dict[str, dict]) -> dict:
     return {"sources": [{**group, "licence": " and ".join(sorted(group["licences"]))} for group in groups.values()]}
 
 
-def sources_of(path: Path) -> dict | None:
-    """sources.json of a corpus, or of the corpus that shards were made of."""
+def corpus_of(path: Path) -> dict[str, dict | None]:
+    """sources.json and curation.json of a corpus, or of the corpus that shards were made of."""
+    names = ("sources", "curation")
     if (path / "manifest.json").is_file():
-        return read_json(path / "manifest.json")["corpus"]["sources"]
-    return read_json(path / "sources.json") if (path / "sources.json").is_file() else None
+        corpus = read_json(path / "manifest.json")["corpus"]
+        return {name: corpus[name] for name in names}
+    files = {name: path / f"{name}.json" for name in names}
+    return {name: read_json(file) if file.is_file() else None for name, file in files.items()}
 
 
 def write(folder: Path, manifests: dict[str, dict]) -> None:

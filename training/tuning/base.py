@@ -6,14 +6,13 @@ from pathlib import Path
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from modeling_pleias import PleiasForCausalLM, PleiasTokenizer
 from modeling_pleias.tokenization_pleias import DOCUMENT_TOKENS
 
 from ..config import InputError
-from ..files import read_json, sha256
+from ..files import read_json
 from .recipe import LORA
 
 FILES = ["*.json", "*.safetensors"]  # all that is ever read of a folder; no pickle, no code
@@ -42,12 +41,6 @@ def folder_of(base_model: str) -> Path:
     if kind not in ("pleias", "llama"):
         raise InputError(f"base_model {base_model} is of type {kind}, not pleias or llama: give a Pleias model.")
     return folder
-
-
-def account_of(folder: Path) -> dict[str, str]:
-    """What a base is known by: sha256 of its weights and tokenizer."""
-    files = [*sorted(folder.glob("*.safetensors")), folder / "tokenizer.json"]
-    return {path.name: sha256(path) for path in files if path.is_file()}
 
 
 def open_model(folder: Path, dtype: torch.dtype) -> PleiasForCausalLM:
@@ -86,12 +79,6 @@ def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     pairs = [tuple(pair.split(" ") if isinstance(pair, str) else pair) for pair in backend["model"]["merges"]]
     merges = [pair for pair in pairs if {*pair, "".join(pair)} <= vocab.keys()]
     return PleiasTokenizer(vocab=vocab, merges=merges)
-
-
-def added_tokens(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Task tokens that the folder's own vocabulary does not have."""
-    known = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab()
-    return [token for token in DOCUMENT_TOKENS if token not in known and token in tokenizer.get_vocab()]
 
 
 def refuse_frozen(model: torch.nn.Module) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jsonargparse import ArgumentError, ArgumentParser
 from transformers import TrainingArguments
 from trl import DPOConfig, GRPOConfig, SFTConfig
 
@@ -215,22 +214,3 @@ class FinetuneConfig:
             return config_class(**values)
         except (ValueError, TypeError) as error:
             raise InputError(f"trainer: {str(error).splitlines()[0]}") from error
-
-
-def typed(settings_class: type, values: dict[str, Any], where: str):
-    """A dataclass of settings made of plain values, with types checked and paths made.
-
-    Raises:
-        InputError: for an unknown name or a wrong type.
-    """
-    known = [one.name for one in fields(settings_class)]
-    if unknown := sorted(set(values) - set(known)):
-        raise InputError(
-            f"{where}.{unknown[0]} is not a setting of {settings_class.__name__}, which has {', '.join(known)}."
-        )
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(settings_class)
-    try:
-        return settings_class(**parser.instantiate(parser.parse_object(values)))
-    except ArgumentError as error:
-        raise InputError(f"{where}: {' '.join(str(error).split())}") from error
