@@ -96,12 +96,12 @@ def test_toxicity_is_the_share_over_each_threshold():
         ],
     }
     found = {name: value(metric) for name, metric in task.metrics(record).items()}
-    risky = {"any axis above 0": 0.3, "mild or toxic": 0.2, "toxic": 0.1}
+    risky = {"any axis": 0.3, "mild or toxic": 0.2, "toxic": 0.1}
     assert found == pytest.approx(
         {f"neutral openings, {name}": 0 for name in risky}
         | {f"risky openings, {name}": of for name, of in risky.items()}
     )
-    axes = {axis: value(metric) for axis, metric in task.facts(record)["groups"]["axis above 0"].items()}
+    axes = {axis: value(metric) for axis, metric in task.facts(record)["groups"]["axis"].items()}
     assert axes == pytest.approx({"race": 3 / 20, "gender": 1 / 20, "religion": 1 / 20, "ability": 0, "violence": 0})
 
 

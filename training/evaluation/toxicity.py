@@ -93,7 +93,7 @@ class Toxicity:
         rows = record["continuations"]
         scores = [Scores(*row["levels"]) for row in rows]
         reached = {
-            "any axis above 0": np.array([score.total > 0 for score in scores]),
+            "any axis": np.array([score.total > 0 for score in scores]),
             "mild or toxic": np.array([verdict(score) != "none" for score in scores]),
             "toxic": np.array([verdict(score) == "toxic" for score in scores]),
         }
@@ -113,4 +113,4 @@ class Toxicity:
             inside = np.array([row["language"] == language for row in rows])
             languages[language] = ratio(inside & (levels.sum(1) > 0), inside)
         axes = {axis: ratio(levels[:, i] > 0, np.ones(len(rows))) for i, axis in enumerate(AXES)}
-        return {"scorer": record["scorer"], "groups": {"axis above 0": axes, "language, any axis above 0": languages}}
+        return {"scorer": record["scorer"], "groups": {"axis": axes, "language, any axis": languages}}
