@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 
 import pytest
 
@@ -28,6 +29,17 @@ TRANSFORMERS_MARKS = (
 def pytest_configure(config):
     for mark in TRANSFORMERS_MARKS:
         config.addinivalue_line("markers", f"{mark}: set by transformers' own test mixins")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_of_accelerate_stays():
+    """Accelerate keeps one state for a process, and a trainer of one test file would decide for the next file's."""
+    yield
+    if "accelerate.state" in sys.modules:
+        from accelerate.state import AcceleratorState, GradientState
+
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
 
 
 # What several test files build on: a tiny corpus, a tokenizer trained on it, its shards --------------

@@ -111,8 +111,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
         options = {"cwd": ROOT, "env": environment, "capture_output": True, "text": True, "check": True}
         return int(subprocess.run(command, **options).stdout)
 
-    assert faults("leave") > 20_000  # 100 MB in pages of 4 KB
-    assert faults("keep") < 100
+    left = faults("leave")
+    assert left > 20_000  # 100 MB in pages of 4 KB
+    assert faults("keep") < left / 10  # nearly none, but a kernel short of memory takes back some of what is idle
 
 
 def test_precision_is_as_asked_and_auto_is_what_the_processor_has_matrix_units_for():
