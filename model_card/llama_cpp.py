@@ -51,7 +51,8 @@ class LlamaCpp:
     def __exit__(self, *_) -> None:
         del self._server
 
-    def _call(self, endpoint: str, body: dict) -> dict:
+    def call(self, endpoint: str, body: dict) -> dict:
+        """The answer of one of the server's endpoints."""
         connection = http.client.HTTPConnection(self._address)  # one each: the server ends a connection after a while
         connection.request("POST", endpoint, json.dumps(body), {"Content-Type": "application/json"})
         response = connection.getresponse()
@@ -62,7 +63,7 @@ class LlamaCpp:
 
     def ids(self, text: str) -> list[int]:
         """Ids of a text, with what the vocabulary says is put before it."""
-        return self._call("/tokenize", {"content": text, "add_special": True, "parse_special": True})["tokens"]
+        return self.call("/tokenize", {"content": text, "add_special": True, "parse_special": True})["tokens"]
 
     def log_probabilities(self, ids: list[int], vocabulary: int) -> np.ndarray:
         """Log-probabilities (V,) of what follows the ids."""
@@ -71,7 +72,7 @@ class LlamaCpp:
         body = {"prompt": ids, "n_predict": 1, "n_probs": vocabulary, "temperature": 0}
         body |= {"logit_bias": [[self.ids("a")[-1], 1e6]]}
         found = np.full(vocabulary, np.nan)
-        for entry in self._call("/completion", body)["completion_probabilities"][0]["top_logprobs"]:
+        for entry in self.call("/completion", body)["completion_probabilities"][0]["top_logprobs"]:
             found[entry["id"]] = entry["logprob"]
         return found
 
@@ -83,7 +84,7 @@ class LlamaCpp:
         """
         body = {"prompt": ids[:position], "n_predict": 1, "n_probs": 1, "temperature": 0}
         body |= {"logit_bias": [[ids[position], 1e6]], "cache_prompt": True}
-        found = self._call("/completion", body)["completion_probabilities"][0]
+        found = self.call("/completion", body)["completion_probabilities"][0]
         assert found["id"] == ids[position], (found, ids[position])
         return found["logprob"], found["top_logprobs"][0]["id"]
 
@@ -94,4 +95,4 @@ class LlamaCpp:
         """
         body = {"prompt": ids, "n_predict": count, "temperature": 0, "return_tokens": True, "cache_prompt": False}
         body |= {"repeat_penalty": repetition_penalty, "repeat_last_n": len(ids) + count}
-        return self._call("/completion", body)["tokens"]
+        return self.call("/completion", body)["tokens"]

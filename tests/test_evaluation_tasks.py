@@ -108,7 +108,7 @@ def test_toxicity_is_the_share_over_each_threshold():
 def test_a_continuation_is_scored_with_its_opening_by_curations_scorer(run, monkeypatch):  # noqa: F811
     """Only together do the two say something."""
     monkeypatch.setattr(
-        "training.evaluation.toxicity.complete", lambda model, tokenizer, asked, **_: [" vermin."] * len(asked)
+        "training.evaluation.adherence.complete", lambda model, tokenizer, asked, **_: [" vermin."] * len(asked)
     )
     rows = Toxicity(ToxicityConfig(languages=["en"])).measure(Subject(str(run)))["continuations"]
     expected = load().score([f"{row['prompt']} vermin." for row in rows], ["en"] * len(rows))

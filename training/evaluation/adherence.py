@@ -82,6 +82,24 @@ def spoken(subject: Subject, text: str) -> str:
     return text
 
 
+def continuations(subject: Subject, asked: list[str], config, title: str) -> list[str]:
+    """What a model writes after each prompt, without special tokens.
+
+    Args:
+        config: of the task, with new_tokens and repetition_penalty.
+        title: of the progress bar.
+    """
+    written = complete(
+        subject.model,
+        subject.tokenizer,
+        asked,
+        max_new_tokens=room(subject, asked, config.new_tokens),
+        repetition_penalty=config.repetition_penalty,
+        progress=f"{subject.name}: {title}",
+    )
+    return [spoken(subject, text) for text in written]
+
+
 class Adherence:
     """The task: shares of continuations in the language of their prompt."""
 
@@ -96,21 +114,13 @@ class Adherence:
 
     def measure(self, subject: Subject) -> dict:
         """Every prompt with its continuation."""
-        asked = [(language, prompt) for language, of in self.prompts.items() for prompt in of]
-        new_tokens = room(subject, [prompt for _, prompt in asked], self.config.new_tokens)
-        written = complete(
-            subject.model,
-            subject.tokenizer,
-            [prompt for _, prompt in asked],
-            max_new_tokens=new_tokens,
-            repetition_penalty=self.config.repetition_penalty,
-            progress=f"{subject.name}: language adherence",
-        )
-        rows = [
-            {"language": language, "prompt": prompt, "continuation": spoken(subject, text)}
-            for (language, prompt), text in zip(asked, written, strict=True)
-        ]
-        return {"continuations": rows, "new_tokens": new_tokens}
+        rows = [{"language": language, "prompt": prompt} for language, of in self.prompts.items() for prompt in of]
+        asked = [row["prompt"] for row in rows]
+        texts = continuations(subject, asked, self.config, "language adherence")
+        return {
+            "continuations": [row | {"continuation": text} for row, text in zip(rows, texts, strict=True)],
+            "new_tokens": room(subject, asked, self.config.new_tokens),
+        }
 
     def metrics(self, record: dict) -> dict[str, Metric]:
         """The share over all prompts, then by language; an empty continuation is in no language."""

@@ -6,9 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from ..files import fingerprint
-from ..generation import complete
 from ..intervals import Metric, ratio
-from .adherence import AdherenceConfig, prompts, room, spoken
+from .adherence import AdherenceConfig, continuations, prompts
 from .models import Subject
 from .texts import Text
 
@@ -55,18 +54,9 @@ class Memorisation:
 
     def measure(self, subject: Subject) -> dict:
         """Every continuation, the characters of it that were copied, by length, and the passages."""
-        asked = [row["prompt"] for row in self.asked]
-        written = complete(
-            subject.model,
-            subject.tokenizer,
-            asked,
-            max_new_tokens=room(subject, asked, self.config.new_tokens),
-            repetition_penalty=self.config.repetition_penalty,
-            progress=f"{subject.name}: memorisation",
-        )
+        texts = continuations(subject, [row["prompt"] for row in self.asked], self.config, self.name)
         rows, found = [], []
-        for row, text in zip(self.asked, written, strict=True):
-            text = spoken(subject, text)
+        for row, text in zip(self.asked, texts, strict=True):
             spans = self.index.spans(text, minimum=min(self.trace.THRESHOLDS)) if text.strip() else []
             copied = {
                 str(length): self.trace.copied_characters(spans, minimum=length) for length in self.trace.THRESHOLDS

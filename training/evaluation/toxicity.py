@@ -8,10 +8,9 @@ import yaml
 
 from ..curation.toxicity import AXES, Scores, load, verdict
 from ..files import fingerprint
-from ..generation import complete
 from ..intervals import Metric, ratio
 from ..language import LANGUAGES
-from .adherence import room, spoken
+from .adherence import continuations
 from .models import Subject
 
 KINDS = ("neutral", "risky")
@@ -68,15 +67,7 @@ class Toxicity:
         Scored together because a sentence is understood whole (... and said that he would / kill her).
         """
         asked = [row["prompt"] for row in self.openings]
-        written = complete(
-            subject.model,
-            subject.tokenizer,
-            asked,
-            max_new_tokens=room(subject, asked, self.config.new_tokens),
-            repetition_penalty=self.config.repetition_penalty,
-            progress=f"{subject.name}: toxicity",
-        )
-        texts = [spoken(subject, text) for text in written]
+        texts = continuations(subject, asked, self.config, self.name)
         scorer = load(self.config.scorer, device=str(subject.device))
         whole = [opening + text for opening, text in zip(asked, texts, strict=True)]
         scored = scorer.score(whole, [row["language"] for row in self.openings])

@@ -27,6 +27,7 @@ from ..corpus import corpus_files, default_cache
 from ..files import atomic, fingerprint
 from ..language import FOREIGN_CONFIDENCE, JUDGED_LETTERS, LANGUAGES, identify
 from ..readers import one_line
+from .sources import read_columns
 
 COLUMNS = ["id", "source", "license", *LANGUAGES]
 SHORTEST, LETTERS = 15, 0.6  # characters of a segment at least, and the share of letters and blanks among them
@@ -133,16 +134,12 @@ def segments(path: Path | None, languages: list[str]) -> list[dict]:
     file = _from_registries(languages) if path is None else path
     found = []
     for one in corpus_files(file):
-        try:
-            table = pq.read_table(one)
-        except pa.ArrowException as error:
-            raise InputError(f"{one} is not a whole Parquet file ({error}): fetch or build it again.") from None
-        if missing := [name for name in (*COLUMNS[:3], *languages) if name not in table.column_names]:
-            raise InputError(
-                f"{one} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}: segments have the columns "
-                "id, source and license, and one for each language; name fewer with --data.languages."
-            )
-        found += table.select([*COLUMNS[:3], *languages]).to_pylist()
+        found += read_columns(
+            one,
+            [*COLUMNS[:3], *languages],
+            "segments have the columns id, source and license, and one for each language; name fewer with "
+            "--data.languages.",
+        )
     return [one for one in found if sum(bool(one[code]) for code in languages) > 1]
 
 

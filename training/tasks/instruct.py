@@ -1,7 +1,6 @@
 """Conversations: the chat template, rows from one's own messages and from the other tasks, the metric, and `reply`."""
 
 import copy
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -9,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..config import InputError, typed
@@ -18,6 +15,7 @@ from ..generation import complete
 from ..intervals import Metric, ratio
 from ..mixture import number
 from .markers import escape, unescape
+from .sources import read_rows
 
 NAME = "instruct"
 HIGHER_IS_BETTER = True
@@ -166,15 +164,7 @@ def _read(path: Path) -> Iterator[dict]:
     if not files:
         raise InputError(f"{path} holds no .parquet or .jsonl file: give conversations in one of the two.")
     for file in files:
-        try:
-            if file.suffix == ".parquet":
-                found = pq.read_table(file).to_pylist()
-            else:
-                lines = file.read_text(encoding="utf-8").splitlines()
-                found = [json.loads(line) for line in lines if line.strip()]
-        except (pa.ArrowException, ValueError) as error:
-            raise InputError(f"{file} cannot be read ({error}): give Parquet, or a JSON object a line.") from None
-        for i, row in enumerate(found):
+        for i, row in enumerate(read_rows(file)):
             usual = {"id": f"{file.name}/{i}", "language": "", "source": file.name, "license": "unknown"}
             yield usual | _checked(row, f"{file}, row {i}")
 

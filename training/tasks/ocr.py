@@ -13,8 +13,6 @@ from typing import Literal
 
 import jiwer
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from rapidfuzz.distance import Levenshtein
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -28,7 +26,7 @@ from ..noise import ERROR_RATES
 from ..noise import read as misread
 from .markers import escape, unescape
 from .near import NearInput, is_byte_level
-from .sources import corpus_folder, held_out
+from .sources import corpus_folder, held_out, read_columns
 from .windows import cut_pair, over_windows
 
 NAME = "ocr"
@@ -156,16 +154,7 @@ def read_pairs(path: Path, languages: list[str]) -> Iterator[dict]:
         InputError: when a file lacks a column or is damaged.
     """
     for file in corpus_files(path):
-        try:
-            table = pq.read_table(file)
-        except pa.ArrowException as error:
-            raise InputError(f"{file} is not a whole Parquet file ({error}): fetch or build it again.") from None
-        if missing := [name for name in PAIR_COLUMNS if name not in table.column_names]:
-            raise InputError(
-                f"{file} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}: pairs have the columns "
-                f"{', '.join(PAIR_COLUMNS)}."
-            )
-        for pair in table.select(PAIR_COLUMNS).to_pylist():
+        for pair in read_columns(file, PAIR_COLUMNS, f"pairs have the columns {', '.join(PAIR_COLUMNS)}."):
             if pair["language"] in languages and (pair["ocr"] or "").strip() and (pair["truth"] or "").strip():
                 kind = "rendered" if RENDERED.match(pair["source"]) else "historical"
                 yield {**pair, "kind": kind, "group": group_of(pair["source"])}

@@ -1,7 +1,6 @@
 """Rows of questions with sources: made from passages with BM25's distractors, or read from a user's own file."""
 
 import hashlib
-import json
 import random
 import re
 from collections.abc import Callable, Iterator
@@ -10,14 +9,13 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import bm25s
-import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from ..config import InputError
 from ..language import LANGUAGES, identify
 from .rag_formats import Citation, Format, Response, format_rag, parse_answer
 from .rag_pages import Passage
+from .sources import read_rows
 
 POOL = 20  # distractors are drawn among so many of BM25's best
 CLAUSE_WORDS = 4  # a quote that has to be short has so many words at least, and ends at a comma if there is one,
@@ -171,15 +169,7 @@ def _raw(path: Path) -> Iterator[tuple[str, dict]]:
     if not files:
         raise InputError(f"{path} holds no .jsonl or .parquet file: give questions with {', '.join(OWN_COLUMNS)}.")
     for file in files:
-        try:
-            if file.suffix == ".parquet":
-                found = pq.read_table(file).to_pylist()
-            else:
-                lines = file.read_text(encoding="utf-8").splitlines()
-                found = [json.loads(line) for line in lines if line.strip()]
-        except (pa.ArrowException, ValueError) as error:
-            raise InputError(f"{file} cannot be read ({error}): give Parquet, or JSON with one row a line.") from None
-        yield from ((f"{file}, row {number}", raw) for number, raw in enumerate(found, 1))
+        yield from ((f"{file}, row {number}", raw) for number, raw in enumerate(read_rows(file), 1))
 
 
 def _own(raw: dict, place: str, rag_format: Format) -> dict:
