@@ -1,5 +1,6 @@
 """What every test shares: no hub, and the marks that transformers' own mixins carry."""
 
+import json
 import os
 import random
 import sys
@@ -108,3 +109,35 @@ def tiny_shards(tmp_path_factory, tiny_corpus, tiny_tokenizer):
     folder = tmp_path_factory.mktemp("shards")
     build(ShardsConfig(corpus=tiny_corpus, tokenizer=tiny_tokenizer, out=folder, validation=0.1, workers=2))
     return folder
+
+
+@pytest.fixture(scope="session")
+def base_model(tiny_tokenizer, tmp_path_factory):
+    """Folder of a tiny model with random weights and its tokenizer."""
+    import torch
+    from transformers import AutoTokenizer
+
+    from modeling_pleias import PleiasConfig, PleiasForCausalLM
+
+    folder = tmp_path_factory.mktemp("base") / "model"
+    tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer)
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = PleiasConfig(vocab_size=len(tokenizer), num_key_value_heads=2, max_position_embeddings=128, **shape)
+    PleiasForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chat(tmp_path_factory):
+    """File of sixty conversations about nothing: an answer is its question backwards."""
+    path, draw = tmp_path_factory.mktemp("data") / "chat.jsonl", random.Random(0)
+    known, lines = SENTENCES["English"].replace("|", " ").split(), []
+    for _ in range(60):
+        words = draw.sample(known, draw.randint(2, 9))
+        turns = [{"role": "user", "content": " ".join(words)}, {"role": "assistant", "content": " ".join(words[::-1])}]
+        row = {"messages": turns, "language": "en", "license": "CC0-1.0", "source": "made up"}
+        lines.append(json.dumps(row))
+    path.write_text("\n".join(lines))
+    return path

@@ -352,7 +352,7 @@ def test_a_base_that_is_a_folder_is_told_by_hashes_unless_its_name_is_given(dist
 def test_a_name_on_the_hub_is_told_from_a_folder(tmp_path):
     run = tmp_path / "runs" / "tuned"
     (tmp_path / "models" / "mine").mkdir(parents=True)
-    cached = "/root/.cache/huggingface/hub/models--PleIAs--Pleias-Nano/snapshots/0123"
+    cached = "/cache/huggingface/hub/models--PleIAs--Pleias-Nano/snapshots/0123"
     assert base_of({"base_model": "PleIAs/Pleias-Nano"}, run) == "PleIAs/Pleias-Nano"
     assert base_of({"init_from": cached}, run) == base_of({"base_model": cached}, run) == "PleIAs/Pleias-Nano"
     assert base_of({"base_model": "models/mine"}, run) is None  # as seen from the folder that holds runs/

@@ -2,22 +2,18 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
-from datasets import Dataset
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from safetensors.torch import load_file
+from training_runs import as_yaml, handlers_kept, state
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -26,63 +22,22 @@ from transformers import (
     PreTrainedTokenizerFast,
     pipeline,
 )
-from trl import SFTConfig, SFTTrainer
 
-from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
+from modeling_pleias import PleiasForCausalLM, PleiasTokenizer
 from modeling_pleias.tokenization_pleias import DOCUMENT_TOKENS
-from training import checkpoint, finetune, plan
+from training import checkpoint, finetune
 from training.config import InputError, parse
 from training.files import model_sha256, read_json
 from training.generation import complete
 from training.metrics import read_metrics
-from training.record import plain
-from training.stopping import SIGNALS, STOPPED
+from training.stopping import STOPPED
 from training.tasks import instruct
-from training.tuning import account, base, examples, measures, memory, preferences
-from training.tuning.examples import IGNORED, encode, of_pretraining, of_task, order
+from training.tuning import base, measures
 from training.tuning.recipe import FinetuneConfig, MeasureConfig, ReplayConfig
-from training.tuning.trainers import Around, Supervised
+from training.tuning.trainers import Around
 
 ROOT = Path(__file__).parent.parent
-SHAPE = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-}
 WORDS = "the old house stood by the river and nobody came until the spring when bells rang over the hills".split()
-
-
-@pytest.fixture(scope="module")
-def base_model(tiny_tokenizer, tmp_path_factory) -> Path:
-    """Folder of a tiny model with random weights and its tokenizer."""
-    folder = tmp_path_factory.mktemp("base") / "model"
-    tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer)
-    torch.manual_seed(0)
-    PleiasForCausalLM(PleiasConfig(vocab_size=len(tokenizer), **SHAPE)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def tokenizer(base_model):
-    return AutoTokenizer.from_pretrained(base_model)
-
-
-@pytest.fixture(scope="module")
-def chat(tmp_path_factory) -> Path:
-    """Sixty conversations about nothing: an answer is its question backwards."""
-    path, draw = tmp_path_factory.mktemp("data") / "chat.jsonl", random.Random(0)
-    lines = []
-    for _ in range(60):
-        words = draw.sample(WORDS, draw.randint(2, 9))
-        turns = [{"role": "user", "content": " ".join(words)}, {"role": "assistant", "content": " ".join(words[::-1])}]
-        row = {"messages": turns, "language": "en", "license": "CC0-1.0", "source": "made up"}
-        lines.append(json.dumps(row))
-    path.write_text("\n".join(lines))
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -110,20 +65,8 @@ def whole(config, tmp_path_factory) -> FinetuneConfig:
 
 def run(config: FinetuneConfig) -> None:
     """Fine-tune in this process, and leave its signal handlers as they were."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    try:
+    with handlers_kept():
         finetune.finetune(config)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def state(config: FinetuneConfig, step: int) -> dict[str, torch.Tensor]:
-    """Every tensor of a checkpoint."""
-    folder = config.folder / "checkpoints" / f"step-{step}"
-    return {
-        f"{part}:{k}": v for part in checkpoint.PARTS for k, v in load_file(folder / f"{part}.safetensors").items()
-    }
 
 
 def assert_same_run(one: FinetuneConfig, other: FinetuneConfig) -> None:
@@ -205,26 +148,6 @@ def test_the_account_of_a_run_has_the_form_of_a_shards_manifest_and_adds_up(whol
     assert manifest["tokenizer"]["bos"] == 1
 
 
-def test_an_account_names_the_licences_that_are_not_open(base_model):
-    made = examples.Examples()
-    for licence in ("CC-BY-4.0", "unknown", "CC-BY-NC-4.0"):
-        made.add([1], [1], of=("English", licence, "own"), source="own", size=1)
-    assert account.manifest(made, None, base_model)["not_open"] == ["CC-BY-NC-4.0", "unknown"]
-
-
-def test_an_account_of_pretraining_text_carries_what_its_corpus_says_of_its_curation(base_model, tmp_path):
-    made = examples.Examples()
-    made.add([1], [1], of=("English", "CC0-1.0", "own"), source="own", size=1)
-    said = {"sources": {"sources": [{"name": "books"}]}, "curation": {"settings": {"endpoint": {"model": "writer"}}}}
-    shards, corpus = tmp_path / "shards", tmp_path / "corpus"
-    shards.mkdir(), corpus.mkdir()
-    (shards / "manifest.json").write_text(json.dumps({"corpus": {"files": [], **said}}))
-    for name, content in said.items():
-        (corpus / f"{name}.json").write_text(json.dumps(content))
-    for path in (shards, corpus):
-        assert account.manifest(made, None, base_model, path=path)["corpus"] == {"files": [], **said}
-
-
 # What is learnt -----------------------------------------------------------------------------------
 
 
@@ -248,71 +171,6 @@ def test_a_frozen_parameter_is_refused_with_the_cards_reason(base_model):
         base.refuse_frozen(model)
 
 
-ROWS = [
-    {"id": 0, "prompt": "<|text_start|>the old house<|text_end|>", "completion": "by the river"},
-    {"id": 1, "prompt": "<|text_start|>bells<|text_end|>", "completion": "over the hills when bells rang<|text_end|>"},
-]
-
-
-def trl_arguments(tmp_path, **changes) -> SFTConfig:
-    usual = {"bf16": False, "use_cpu": True, "report_to": "none", "per_device_train_batch_size": 2, "max_length": None}
-    return SFTConfig(str(tmp_path), **usual | changes)
-
-
-def test_the_labels_are_those_of_trl(base_model, tokenizer, tmp_path):
-    chat = instruct.with_template(tokenizer)
-    talk = [{"role": "user", "content": "bells"}, {"role": "assistant", "content": "rang"}]
-    talk += [{"role": "user", "content": "and"}, {"role": "assistant", "content": "the hills rang"}]
-    for rows, one, option in ((ROWS, tokenizer, {}), ([{"messages": talk}], chat, {"assistant_only_loss": True})):
-        data = Dataset.from_list([{key: value for key, value in row.items() if key != "id"} for row in rows])
-        model = base.open_model(base_model, torch.float32)
-        prepared = SFTTrainer(
-            model=model, args=trl_arguments(tmp_path, **option), train_dataset=data, processing_class=one
-        ).train_dataset
-        for row, theirs in zip(rows, prepared, strict=True):
-            ids, labels = encode(row, one)
-            assert ids == theirs["input_ids"] and labels == theirs["labels"]
-            assert IGNORED in labels and labels != [IGNORED] * len(labels)
-
-
-def supervised(base_model, tokenizer, tmp_path, **changes) -> Supervised:
-    made = of_task(ROWS, tokenizer, task="ocr", max_length=128, over_long="leave_out")
-    data = Dataset.from_dict({"input_ids": made.input_ids, "labels": made.labels})
-    trainer = Supervised(
-        model=base.open_model(base_model, torch.float32),
-        args=trl_arguments(tmp_path, **changes),
-        train_dataset=data,
-        processing_class=tokenizer,
-        dtype=torch.float32,
-    )
-    return trainer
-
-
-def test_the_loss_is_that_of_completion_tokens_alone_and_equals_trls(base_model, tokenizer, tmp_path):
-    trainer = supervised(base_model, tokenizer, tmp_path)
-    batch = trainer.data_collator(list(trainer.train_dataset))
-    count = (batch["labels"] != IGNORED).sum()
-    assert count == sum(len(tokenizer(row["completion"]).input_ids) for row in ROWS)  # less BOS, with EOS
-
-    by_hand = torch.zeros(())  # the tokens after each prompt, one row at a time and without padding
-    for row in ROWS:
-        prompt = tokenizer(row["prompt"]).input_ids
-        ids = prompt + tokenizer(row["completion"], add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
-        logits = trainer.model(torch.tensor([ids])).logits[0].log_softmax(-1)
-        for place in range(len(prompt), len(ids)):
-            by_hand = by_hand - logits[place - 1, ids[place]]
-    gradients = {}
-    for name, own in (("ours", True), ("TRL's", False)):
-        trainer.summed = own
-        trainer.model.zero_grad()
-        loss = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=count)
-        loss.backward()
-        torch.testing.assert_close(loss, by_hand / count, atol=1e-5, rtol=1e-5)
-        gradients[name] = {key: one.grad.clone() for key, one in trainer.model.named_parameters()}
-    for name, gradient in gradients["ours"].items():
-        torch.testing.assert_close(gradient, gradients["TRL's"][name], atol=1e-6, rtol=1e-4)
-
-
 def test_accumulated_batches_are_one_batch(config, whole, tmp_path):
     trainer = {**config.trainer, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}
     other = replace(config, trainer=trainer, out=tmp_path / "run", measure=replace(config.measure, steps=None))
@@ -323,20 +181,16 @@ def test_accumulated_batches_are_one_batch(config, whole, tmp_path):
             torch.testing.assert_close(a[name], b[name], atol=2e-4, rtol=1e-3)
 
 
-@settings(deadline=None, max_examples=30)
-@given(
-    st.lists(st.integers(1, 99), min_size=1, max_size=300), st.integers(1, 9), st.integers(1, 60), st.integers(0, 9)
-)
-def test_every_pass_takes_every_example_once_and_like_lengths_share_a_batch(lengths, batch, steps, seed):
-    places = order(lengths, batch=batch, steps=steps, seed=seed)
-    assert len(places) == batch * steps and places == order(lengths, batch=batch, steps=steps, seed=seed)
-    counts = [places.count(i) for i in range(len(lengths))]
-    assert sum(counts) == batch * steps and max(counts) - min(counts) <= 1
-    rows = [[lengths[i] for i in places[start : start + batch]] for start in range(0, len(places), batch)]
-    assert all(row == sorted(row) for row in rows)
-    if steps <= examples.GROUP:  # no length stands between those of another batch
-        ends = sorted((row[0], row[-1]) for row in rows)
-        assert all(one[1] <= other[0] for one, other in zip(ends, ends[1:], strict=False))
+def test_a_share_of_the_tokens_is_pretraining_text_and_is_accounted_for(config, tiny_shards, tmp_path):
+    some = replace(config, out=tmp_path / "run", replay=ReplayConfig(share=0.25, path=tiny_shards), max_steps=2)
+    run(some)
+    parts = {name: read_json(some.folder / "manifests" / f"{name}.json") for name in ("instruct", "replay")}
+    tokens = {
+        name: sum(row["tokens"] for row in part["account"] if row["split"] == "train") for name, part in parts.items()
+    }
+    assert tokens["replay"] / sum(tokens.values()) == pytest.approx(0.25, abs=0.02)
+    assert parts["replay"]["corpus"]["sources"]["sources"][0]["name"] == "made up"
+    assert read_json(some.folder / "run.json")["sessions"][0]["data"] == [one["fingerprint"] for one in parts.values()]
 
 
 # Going on -----------------------------------------------------------------------------------------
@@ -409,8 +263,7 @@ def test_a_checkpoint_of_another_run_is_not_gone_on_from(whole):
 def test_two_processes_learn_what_one_does(config, whole, tmp_path):
     trainer = {**config.trainer, "per_device_train_batch_size": 2}
     two = replace(config, out=tmp_path / "run", trainer=trainer)
-    file = tmp_path / "config.yaml"
-    file.write_text(yaml.safe_dump(plain(asdict(two))))
+    file = as_yaml(two, tmp_path / "config.yaml")
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -433,54 +286,6 @@ def test_two_processes_learn_what_one_does(config, whole, tmp_path):
     )
     answers = [read_json(each.folder / "answers" / "before.json")["value"] for each in (whole, two)]
     assert answers[0] == answers[1] and len(answers[0]) == 3
-
-
-# Pretraining text among the examples --------------------------------------------------------------
-
-
-def replayed(path: Path, base_model: Path, tokenizer, tokens: int = 600, seed: int = 0) -> examples.Examples:
-    file = base_model / "tokenizer.json"
-    return of_pretraining(path, tokenizer, file, tokens=tokens, max_length=40, seed=seed)
-
-
-def test_pretraining_text_is_learnt_whole_from_shards_and_from_parquet_alike(
-    tiny_corpus, tiny_shards, base_model, tokenizer
-):
-    one, other = (replayed(path, base_model, tokenizer, tokens=10**9) for path in (tiny_corpus, tiny_shards))
-    documents = {tuple(ids) for ids in one.input_ids}
-    assert {tuple(ids) for ids in other.input_ids} <= documents  # the shards hold a tenth out
-    assert len(one) == 250 and 200 < len(other) < 250
-    for made in (one, other):
-        for ids, labels in zip(made.input_ids, made.labels, strict=True):
-            assert ids[0] == tokenizer.bos_token_id and len(ids) <= 40
-            assert labels == [IGNORED, *ids[1:]]
-            assert (ids[-1] == tokenizer.eos_token_id) == (len(ids) < 40 or ids[-1] == tokenizer.eos_token_id)
-        assert sum(tokens for _, _, tokens in made.account.values()) == made.tokens
-        assert {language for language, *_ in made.account} == {"English", "French"}
-
-
-def test_pretraining_text_is_drawn_from_everywhere_and_the_seed_decides(tiny_corpus, base_model, tokenizer):
-    drawn = [replayed(tiny_corpus, base_model, tokenizer, seed=seed) for seed in (0, 0, 1)]
-    assert drawn[0].input_ids == drawn[1].input_ids != drawn[2].input_ids
-    assert 600 <= drawn[0].tokens < 640 and len(drawn[0].account) > 3
-
-
-def test_shards_of_another_tokenizer_are_refused(tiny_shards, tokenizer, tmp_path):
-    PleiasTokenizer().save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="are of another tokenizer; give Parquet instead"):
-        replayed(tiny_shards, tmp_path, tokenizer)
-
-
-def test_a_share_of_the_tokens_is_pretraining_text_and_is_accounted_for(config, tiny_shards, tmp_path):
-    some = replace(config, out=tmp_path / "run", replay=ReplayConfig(share=0.25, path=tiny_shards), max_steps=2)
-    run(some)
-    parts = {name: read_json(some.folder / "manifests" / f"{name}.json") for name in ("instruct", "replay")}
-    tokens = {
-        name: sum(row["tokens"] for row in part["account"] if row["split"] == "train") for name, part in parts.items()
-    }
-    assert tokens["replay"] / sum(tokens.values()) == pytest.approx(0.25, abs=0.02)
-    assert parts["replay"]["corpus"]["sources"]["sources"][0]["name"] == "made up"
-    assert read_json(some.folder / "run.json")["sessions"][0]["data"] == [one["fingerprint"] for one in parts.values()]
 
 
 # Bases --------------------------------------------------------------------------------------------
@@ -568,52 +373,6 @@ def test_an_unknown_setting_ends_the_program_before_anything_is_loaded(monkeypat
     assert status.value.code == 2 and "learning_rate" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("content", "sentence"),
-    [
-        ({"turns": []}, r"row 0 has no messages \(columns: turns\)"),
-        ({"messages": [{"role": "bot", "content": "x"}]}, r"has a turn .*roles? \(system, user, assistant\)"),
-        ({"messages": [{"role": "user", "content": "x"}]}, "ends with a turn of the user"),
-        (
-            {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": " "}]},
-            "empty turn of the assistant",
-        ),
-    ],
-)
-def test_a_conversation_that_is_none_is_named(tmp_path, content, sentence):
-    (tmp_path / "chat.jsonl").write_text(json.dumps(content))
-    with pytest.raises(InputError, match=sentence):
-        instruct.rows(instruct.InstructData(path=tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("row", "sentence"),
-    [
-        ({"id": 7, "prompt": "x"}, "row 7 has no text in column 'completion', but id, prompt"),
-        ({"id": 7, "question": "x", "completion": "y"}, "row 7 has no text in column 'prompt'"),
-        ({"id": 7, "prompt": "x", "completion": "\n"}, "row 7 has an empty completion"),
-    ],
-)
-def test_a_row_that_teaches_nothing_is_named(tokenizer, row, sentence):
-    with pytest.raises(InputError, match=sentence):
-        encode(row, tokenizer)
-
-
-def test_over_long_examples_are_counted_and_left_out_or_cut(tokenizer):
-    rows = [
-        {"id": 0, "prompt": "the old", "completion": "house"},
-        {"id": 1, "prompt": "the old", "completion": " house stood by the river" * 9},
-        {"id": 2, "prompt": "the old house stood by the river " * 9, "completion": "x"},
-    ]
-    kept = of_task(rows, tokenizer, task="ocr", max_length=20, over_long="leave_out")
-    assert [row["id"] for row in kept.rows] == [0]
-    assert kept.said == "2 of 3 examples have more than 20 tokens: 2 left out, 0 cut at the end."
-    cut = of_task(rows, tokenizer, task="ocr", max_length=20, over_long="cut")
-    assert [row["id"] for row in cut.rows] == [0, 1] and len(cut.input_ids[1]) == len(cut.labels[1]) == 20
-    assert cut.said == "2 of 3 examples have more than 20 tokens: 1 left out, 1 cut at the end."
-    assert of_task(rows[:1], tokenizer, task="ocr", max_length=20, over_long="cut").said == ""
-
-
 def test_an_adapter_is_no_base(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(InputError, match="is an adapter, and the original's card"):
@@ -624,49 +383,6 @@ def test_an_adapter_is_no_base(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(InputError, match="is of type gpt2, not pleias or llama"):
         base.folder_of(str(tmp_path))
-
-
-# Conversations ------------------------------------------------------------------------------------
-
-TURNS = st.lists(st.text(max_size=30), min_size=1, max_size=4)
-
-
-@given(TURNS, st.text(max_size=30))
-def test_a_conversation_is_read_as_it_was_written_also_when_it_holds_the_markers(asked, answer):
-    messages = [{"role": "user", "content": text + "<|im_end|>\n<|im_start|>system"} for text in asked]
-    messages.append({"role": "assistant", "content": answer})
-    assert instruct.parse_instruct("".join(instruct.format_instruct(messages))) == messages
-
-
-def test_the_template_writes_what_the_format_writes(tokenizer):
-    chat = instruct.with_template(tokenizer)
-    turns = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "bells <|im_end|>?"}]
-    turns.append({"role": "assistant", "content": "rang"})
-    row = instruct._row({"messages": turns})
-    assert chat.apply_chat_template(row["messages"], tokenize=False) == (
-        "<|begin_of_text|>" + row["prompt"] + row["completion"] + "\n"
-    )
-    asked = chat.apply_chat_template(row["messages"][:-1], add_generation_prompt=True)["input_ids"]
-    assert asked == tokenizer(row["prompt"]).input_ids
-    ids, labels = encode(row, chat)
-    learnt = tokenizer.decode([token for token in labels if token != IGNORED])
-    assert learnt == "rang<|im_end|>" and ids.count(chat.convert_tokens_to_ids("<|im_end|>")) == 3
-
-
-def test_equal_questions_are_on_one_side_of_the_split(chat, tmp_path):
-    lines = chat.read_text().splitlines()
-    (tmp_path / "twice.jsonl").write_text("\n".join(lines + lines))
-    found = instruct.rows(instruct.InstructData(path=tmp_path, held_out=0.3))
-    questions = {name: {row["messages"][0]["content"] for row in rows} for name, rows in found.items()}
-    assert not questions["train"] & questions["held_out"]
-    assert sum(map(len, found.values())) == 120 and 20 <= len(found["held_out"]) <= 52
-
-
-def test_the_score_of_a_conversation_is_the_words_that_it_shares_with_the_right_one():
-    rows = [{"completion": "over the hills<|im_end|>"}, {"completion": "bells<|im_end|>", "task": "ocr"}]
-    metrics = instruct.score(rows, ["The hills far", "bells"])
-    assert measures.value(metrics["answer_f1"]) == pytest.approx(2 * 3 / 8)
-    assert measures.value(metrics["ocr_answer_f1"]) == 1
 
 
 # Preferences and rewards --------------------------------------------------------------------------
@@ -687,14 +403,6 @@ def test_dpo_prefers_the_right_answer_to_the_bases_own_and_comes_to_do_so(config
     lines = [line for line in read_metrics(some.folder / "metrics.jsonl") if "loss" in line]
     assert lines[0]["loss"] == pytest.approx(0.6931, abs=1e-3)  # before the first step policy and reference are equal
     assert lines[-1]["rewards/margins"] > lines[0]["rewards/margins"] + 0.05
-
-
-def test_pairs_are_made_of_answers_that_are_not_right():
-    rows = [{"prompt": "p", "completion": "right<|im_end|>"}, {"prompt": "q", "completion": "so<|im_end|>"}]
-    (pair,) = preferences.pairs(rows, ["wrong", "so"], instruct)
-    assert pair == {"prompt": "p", "chosen": "right<|im_end|>", "rejected": "wrong<|im_end|>"}
-    with pytest.raises(InputError, match="answered all 2 prompts rightly"):
-        preferences.pairs(rows, ["right", "so"], instruct)
 
 
 @pytest.fixture(scope="module")
@@ -728,15 +436,6 @@ def test_grpo_rewards_what_it_samples_with_the_tasks_metric(config, tuned, tmp_p
     lines = [line for line in read_metrics(some.folder / "metrics.jsonl") if "loss" in line]
     assert len(lines) == 3 and any(0 < line["rewards/instruct/mean"] <= 1 for line in lines)
     assert any(line["grad_norm"] > 0 for line in lines)
-
-
-def test_the_reward_is_the_weighted_metric_of_each_answer_with_its_special_tokens(tokenizer):
-    row = {"prompt": "p", "completion": "over the hills<|im_end|>", "task": "rag"}
-    give = preferences.reward({"answer_f1": 2.0, "rag_answer_f1": -0.5}, instruct, tokenizer, row)
-    answers = ["over the hills<|im_end|><|end_of_text|>", "over<|im_end|> the hills", "<|answer_start|>"]
-    ids = [tokenizer(answer, add_special_tokens=False).input_ids for answer in answers]
-    rewards = give(prompts=["p"] * 3, completions=[""] * 3, completion_ids=ids, row=[json.dumps(row)] * 3)
-    assert rewards == pytest.approx([1.5, 1.5 * 2 / 4, 0.0])
 
 
 # The packaged configs -----------------------------------------------------------------------------
@@ -794,12 +493,8 @@ def test_a_packaged_config_runs(name, base_model, chat, tiny_corpus, tmp_path, m
     if name.startswith("grpo"):
         arguments += ["--trainer.num_generations", "2", "--trainer.max_completion_length", "4"]
     monkeypatch.setattr(sys, "argv", ["finetune.py", *arguments])
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    try:
+    with handlers_kept():
         finetune.main()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     assert read_json(tmp_path / "run" / "run.json")["sessions"][0]["steps"] == 2
     assert (tmp_path / "run" / "model" / "config.json").is_file()
     result = read_json(tmp_path / "run" / "eval" / f"{CONFIGS[name]}.json")
@@ -807,78 +502,3 @@ def test_a_packaged_config_runs(name, base_model, chat, tiny_corpus, tmp_path, m
     assert result.get("signatures", {}).keys() == signed.keys()
     assert all(part in result["signatures"][metric] for metric, part in signed.items())
     assert "held-out rows, with 95% intervals" in capsys.readouterr().out
-
-
-# Memory -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("change", [{}, {"num_hidden_layers": 4}, {"hidden_size": 128}], ids=str)
-@pytest.mark.parametrize("recomputed", [False, True])
-def test_what_autograd_keeps_is_at_most_what_is_planned_and_not_much_less(change, recomputed):
-    shape = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2}
-    config, B, T = PleiasConfig(**{**shape, "num_attention_heads": 4, "num_key_value_heads": 2, **change}), 2, 256
-    model = PleiasForCausalLM(config).train()
-    if recomputed:
-        model.activation_checkpointing_enable()
-    matrices = {tuple(parameter.shape) for parameter in model.parameters() if parameter.ndim == 2}
-    matrices |= {shape[::-1] for shape in matrices}
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    kept = {}
-
-    def keep(tensor):
-        if tensor.untyped_storage().data_ptr() not in own and tuple(tensor.shape) not in matrices:
-            kept[tensor.untyped_storage().data_ptr()] = tensor  # held, so that its address stays its own
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
-        model.model(torch.randint(0, 64, (B, T)), use_cache=False)
-    positions = 2 * 4 * T * config.head_dim
-    measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) - positions
-    planned = memory.kept_per_token(config, recomputed=False) * B * T
-    if recomputed:  # without the layer that the backward is computing again
-        planned = memory.kept_per_token(config, recomputed=True) * B * T - planned // config.num_hidden_layers
-    assert (0.6 if recomputed else 0.9) * planned < measured <= planned
-
-
-def test_the_1_2b_is_tuned_whole_on_one_gpu_of_24_gb_and_on_one_of_80_gb():
-    figures = memory.finetune_plan(PleiasConfig(), 2048)
-    fits = {row["name"]: row["most_tokens"] for row in figures["strategies"]}
-    assert fits["AdamW"]["80 GB"] >= 8 * 2048 and fits["AdamW"]["24 GB"] < 2048  # one sequence of the context: no
-    assert fits["8-bit AdamW"]["24 GB"] >= 2048
-    for row in figures["strategies"]:
-        assert sum(row["parts"].values()) == row["in_all"]
-        assert list(row["parts"].values())[:2] == [4 * figures["parameters"]] * 2
-        for gpu, size in memory.GPUS.items():
-            most = row["most_tokens"][gpu]
-            how = {"eight_bit": "8-bit" in row["name"], "recomputed": "recomputing" in row["name"]}
-            taken = [
-                sum(memory.finetune_memory(PleiasConfig(), tokens=tokens, **how).values()) + memory.RESERVE
-                for tokens in (most, most + 100)
-            ]
-            assert taken[0] <= size < taken[1]
-
-
-def test_the_plan_says_what_tuning_takes(monkeypatch, capsys, tmp_path):
-    arguments = ["--config", "nano_1.2b", "--finetune", "true", "--json", str(tmp_path / "plan.json")]
-    monkeypatch.setattr(sys, "argv", ["plan.py", *arguments])
-    plan.main()
-    said = capsys.readouterr().out
-    assert "1,195,468,800 parameters" in said and "8-bit AdamW, recomputing" in said
-    assert read_json(tmp_path / "plan.json") == memory.finetune_plan(PleiasConfig(), 2048)
-
-
-# Other tasks as conversations ---------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("task", ["ocr", "rag"])
-def test_rows_of_another_task_become_requests_in_plain_words(task, chat, tiny_corpus, tmp_path):
-    given = local_data(task, tmp_path, chat, tiny_corpus)
-    settings = {key.removeprefix("--data."): value for key, value in zip(given[::2], given[1::2], strict=True)}
-    settings = {key: yaml.safe_load(value) for key, value in settings.items()}
-    found = instruct.rows(instruct.InstructData(tasks=[task], rows=10, settings={task: settings}))
-    assert len(found["train"]) == 10 and len(found["held_out"]) == 1
-    for row in found["train"]:
-        asked, answer = row["messages"]
-        assert asked["content"].startswith(instruct.REQUESTS[task][row["language"]] + "\n\n")
-        assert "<|" not in asked["content"] + answer["content"] and answer["content"].strip()
-        assert row["task"] == task and row["license"] and row["source"]

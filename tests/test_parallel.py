@@ -13,15 +13,15 @@ import sys
 import time
 import traceback
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import yaml
 from accelerate.state import AcceleratorState, GradientState
 from torch.distributed.tensor import DTensor
+from training_runs import as_yaml
 
 from modeling_pleias import PleiasConfig, PleiasForCausalLM
 from training import checkpoint, parallel, pretrain
@@ -31,7 +31,6 @@ from training.config import InputError
 from training.metrics import read_metrics
 from training.parallel import Layout
 from training.recipe import EveryConfig, OptimizerConfig, PretrainConfig, Stage
-from training.record import plain
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
@@ -363,12 +362,6 @@ def run(rank: int, config: PretrainConfig, environment: dict[str, str], stop_aft
 
         PretrainConfig.learning_rate = learning_rate
     pretrain.pretrain(config)
-
-
-def as_yaml(config: PretrainConfig, path: Path) -> Path:
-    """The config as the file a user would write."""
-    path.write_text(yaml.safe_dump(plain(asdict(config))))
-    return path
 
 
 def lines(config: PretrainConfig) -> list[dict]:

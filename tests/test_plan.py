@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from rich.console import Console
 
 from modeling_pleias import PleiasConfig, PleiasForCausalLM
 from training.config import InputError, parse
+from training.files import read_json
 from training.loss import next_token_loss
 from training.metrics import PEAK_FLOPS, activation_bytes_per_token, flops_per_token, tokens_per_second
-from training.plan import PlanConfig, amount, carbon_intensity, memory_per_gpu, plan, show, span
+from training.plan import PlanConfig, amount, carbon_intensity, main, memory_per_gpu, plan, show, span
 from training.recipe import PretrainConfig
+from training.tuning import memory
 
 ROOT = Path(__file__).parent.parent
 ORIGINAL = PlanConfig(gpus=192, device="h100", mfu=0.426)
@@ -121,16 +124,11 @@ def test_disk_holds_each_corpus_once_and_the_newest_checkpoints(nano):
     assert nano["disk"]["model"] == 2 * nano["parameters"]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{}, {"num_hidden_layers": 3}, {"hidden_size": 128}, {"intermediate_size": 300}, {"num_key_value_heads": 4}],
-    ids=str,
-)
-def test_what_autograd_keeps_is_at_most_the_estimate_and_not_much_less(change):
-    shape = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2}
-    shape |= {"num_attention_heads": 4, "num_key_value_heads": 2}
-    config, B, T = PleiasConfig(**{**shape, **change}), 2, 256
-    model = PleiasForCausalLM(config)
+def kept_by_autograd(model: PleiasForCausalLM, forward: Callable[[], torch.Tensor], length: int) -> int:
+    """Bytes that wait for the backward of `forward()`, without weights, their copies by autocast, and buffers.
+
+    Cosines and sines do not count either: they are there once, whatever the batch.
+    """
     matrices = {tuple(parameter.shape) for parameter in model.parameters() if parameter.ndim == 2}
     matrices |= {shape[::-1] for shape in matrices}
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
@@ -142,9 +140,22 @@ def test_what_autograd_keeps_is_at_most_the_estimate_and_not_much_less(change):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
-        next_token_loss(model, torch.randint(0, 64, (B, T + 1)), dtype=torch.bfloat16)
-    positions = 2 * 4 * T * config.head_dim  # cosines and sines, once whatever the batch
-    measured = sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) - positions
+        forward()
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) - 2 * 4 * length * model.config.head_dim
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"num_hidden_layers": 3}, {"hidden_size": 128}, {"intermediate_size": 300}, {"num_key_value_heads": 4}],
+    ids=str,
+)
+def test_what_autograd_keeps_is_at_most_the_estimate_and_not_much_less(change):
+    shape = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2}
+    shape |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+    config, B, T = PleiasConfig(**{**shape, **change}), 2, 256
+    model = PleiasForCausalLM(config)
+    ids = torch.randint(0, 64, (B, T + 1))
+    measured = kept_by_autograd(model, lambda: next_token_loss(model, ids, dtype=torch.bfloat16), T)
     estimate = activation_bytes_per_token(config) * B * T
     assert 0.6 * estimate < measured <= estimate
 
@@ -203,3 +214,49 @@ def test_amounts_and_spans_are_written_with_their_units():
     assert [amount(x, "B") for x in (999, 14.35e9, 4.0731e12)] == ["999 B", "14.35 GB", "4.073 TB"]
     assert [span(days) for days in (5, 0.5, 0.02)] == ["5.00 days", "12.00 hours", "28.80 minutes"]
     assert span(1e-5) == "0.86 seconds"
+
+
+# Fine-tuning ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", [{}, {"num_hidden_layers": 4}, {"hidden_size": 128}], ids=str)
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_what_autograd_keeps_is_at_most_what_is_planned_and_not_much_less(change, recomputed):
+    shape = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2}
+    config, B, T = PleiasConfig(**{**shape, "num_attention_heads": 4, "num_key_value_heads": 2, **change}), 2, 256
+    model = PleiasForCausalLM(config).train()
+    if recomputed:
+        model.activation_checkpointing_enable()
+    ids = torch.randint(0, 64, (B, T))
+    measured = kept_by_autograd(model, lambda: model.model(ids, use_cache=False), T)
+    planned = memory.kept_per_token(config, recomputed=False) * B * T
+    if recomputed:  # without the layer that the backward is computing again
+        planned = memory.kept_per_token(config, recomputed=True) * B * T - planned // config.num_hidden_layers
+    assert (0.6 if recomputed else 0.9) * planned < measured <= planned
+
+
+def test_the_1_2b_is_tuned_whole_on_one_gpu_of_24_gb_and_on_one_of_80_gb():
+    figures = memory.finetune_plan(PleiasConfig(), 2048)
+    fits = {row["name"]: row["most_tokens"] for row in figures["strategies"]}
+    assert fits["AdamW"]["80 GB"] >= 8 * 2048 and fits["AdamW"]["24 GB"] < 2048  # one sequence of the context: no
+    assert fits["8-bit AdamW"]["24 GB"] >= 2048
+    for row in figures["strategies"]:
+        assert sum(row["parts"].values()) == row["in_all"]
+        assert list(row["parts"].values())[:2] == [4 * figures["parameters"]] * 2
+        for gpu, size in memory.GPUS.items():
+            most = row["most_tokens"][gpu]
+            how = {"eight_bit": "8-bit" in row["name"], "recomputed": "recomputing" in row["name"]}
+            taken = [
+                sum(memory.finetune_memory(PleiasConfig(), tokens=tokens, **how).values()) + memory.RESERVE
+                for tokens in (most, most + 100)
+            ]
+            assert taken[0] <= size < taken[1]
+
+
+def test_the_plan_says_what_tuning_takes(monkeypatch, capsys, tmp_path):
+    arguments = ["--config", "nano_1.2b", "--finetune", "true", "--json", str(tmp_path / "plan.json")]
+    monkeypatch.setattr(sys, "argv", ["plan.py", *arguments])
+    main()
+    said = capsys.readouterr().out
+    assert "1,195,468,800 parameters" in said and "8-bit AdamW, recomputing" in said
+    assert read_json(tmp_path / "plan.json") == memory.finetune_plan(PleiasConfig(), 2048)

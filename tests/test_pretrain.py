@@ -9,15 +9,15 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
+from training_runs import as_yaml, handlers_kept, state
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 import modeling_pleias  # noqa: F401  (registers the classes)
@@ -30,9 +30,8 @@ from training.loader import Shards, batch_windows
 from training.metrics import read_metrics
 from training.prepare import DataConfig
 from training.recipe import EveryConfig, OptimizerConfig, PretrainConfig, Stage
-from training.record import plain
 from training.samples import NEW_TOKENS, OPENINGS
-from training.stopping import SIGNALS, STOPPED
+from training.stopping import STOPPED
 
 ROOT = Path(__file__).parent.parent
 WORDS = {
@@ -95,18 +94,8 @@ def whole(config, tmp_path_factory) -> PretrainConfig:
 
 def run(config: PretrainConfig) -> None:
     """Pretrain in this process, and leave its signal handlers as they were."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    try:
+    with handlers_kept():
         pretrain.pretrain(config)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def as_yaml(config: PretrainConfig, path: Path) -> Path:
-    """The config as the file a user would write."""
-    path.write_text(yaml.safe_dump(plain(asdict(config))))
-    return path
 
 
 def start(
@@ -165,17 +154,9 @@ def timeless(config: PretrainConfig) -> list[dict]:
     return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
 
 
-def state(config: PretrainConfig, step: int | None = None) -> dict[str, torch.Tensor]:
-    """Every tensor of a checkpoint, the last one when not told which."""
-    folder = config.folder / "checkpoints" / f"step-{step or config.steps}"
-    return {
-        f"{part}:{k}": v for part in checkpoint.PARTS for k, v in load_file(folder / f"{part}.safetensors").items()
-    }
-
-
 def assert_same_run(one: PretrainConfig, other: PretrainConfig) -> None:
     assert timeless(one) == timeless(other)
-    a, b = state(one), state(other)
+    a, b = (state(config, config.steps) for config in (one, other))
     assert a.keys() == b.keys()
     assert all(torch.equal(a[key], b[key]) for key in a)
 
@@ -204,7 +185,7 @@ def test_the_model_folder_opens_with_auto_classes_and_pipeline(whole):
     model = AutoModelForCausalLM.from_pretrained(whole.folder / "model")
     tokenizer = AutoTokenizer.from_pretrained(whole.folder / "model")
     assert type(model).__name__ == "PleiasForCausalLM" and model.dtype == torch.bfloat16
-    trained = state(whole)["model:model.layers.0.mlp.up_proj.weight"]
+    trained = state(whole, whole.steps)["model:model.layers.0.mlp.up_proj.weight"]
     assert torch.equal(model.model.layers[0].mlp.up_proj.weight, trained.bfloat16())
     assert tokenizer.model_max_length == 32 and tokenizer.decode(tokenizer("a ship!").input_ids[1:]) == "a ship!"
     generate = pipeline("text-generation", model=str(whole.folder / "model"), max_new_tokens=5)

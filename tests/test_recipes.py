@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from training_runs import handlers_kept
 
 from modeling_pleias import PleiasConfig
 from training.config import InputError, parse
@@ -11,7 +12,6 @@ from training.prepare import DataConfig
 from training.pretrain import pretrain
 from training.recipe import PretrainConfig, Stage
 from training.shrink import shrunk
-from training.stopping import SIGNALS
 
 # What the original's settings files (Pleias/nanotron-pleias, configs/pleias) and config.json say, and what follows.
 RECIPES = {
@@ -183,10 +183,5 @@ def test_a_dry_run_switches_at_every_stage_and_the_metrics_say_so(tmp_path, tiny
 
 @pytest.fixture
 def restore():
-    """Signal handlers as they were: a run installs its own."""
-    import signal
-
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    with handlers_kept():
+        yield

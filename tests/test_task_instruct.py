@@ -1,0 +1,101 @@
+"""Conversations: the template and the format say the same, rows of one's own and of other tasks, the metric."""
+
+import json
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from test_finetune import local_data
+from transformers import AutoTokenizer
+
+from training.config import InputError
+from training.tasks import instruct
+from training.tuning import measures
+from training.tuning.examples import IGNORED, encode
+
+TURNS = st.lists(st.text(max_size=30), min_size=1, max_size=4)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_tokenizer):
+    return AutoTokenizer.from_pretrained(tiny_tokenizer)
+
+
+# The format ---------------------------------------------------------------------------------------
+
+
+@given(TURNS, st.text(max_size=30))
+def test_a_conversation_is_read_as_it_was_written_also_when_it_holds_the_markers(asked, answer):
+    messages = [{"role": "user", "content": text + "<|im_end|>\n<|im_start|>system"} for text in asked]
+    messages.append({"role": "assistant", "content": answer})
+    assert instruct.parse_instruct("".join(instruct.format_instruct(messages))) == messages
+
+
+def test_the_template_writes_what_the_format_writes(tokenizer):
+    chat = instruct.with_template(tokenizer)
+    turns = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "bells <|im_end|>?"}]
+    turns.append({"role": "assistant", "content": "rang"})
+    row = instruct._row({"messages": turns})
+    assert chat.apply_chat_template(row["messages"], tokenize=False) == (
+        "<|begin_of_text|>" + row["prompt"] + row["completion"] + "\n"
+    )
+    asked = chat.apply_chat_template(row["messages"][:-1], add_generation_prompt=True)["input_ids"]
+    assert asked == tokenizer(row["prompt"]).input_ids
+    ids, labels = encode(row, chat)
+    learnt = tokenizer.decode([token for token in labels if token != IGNORED])
+    assert learnt == "rang<|im_end|>" and ids.count(chat.convert_tokens_to_ids("<|im_end|>")) == 3
+
+
+# Rows ---------------------------------------------------------------------------------------------
+
+
+def test_equal_questions_are_on_one_side_of_the_split(chat, tmp_path):
+    lines = chat.read_text().splitlines()
+    (tmp_path / "twice.jsonl").write_text("\n".join(lines + lines))
+    found = instruct.rows(instruct.InstructData(path=tmp_path, held_out=0.3))
+    questions = {name: {row["messages"][0]["content"] for row in rows} for name, rows in found.items()}
+    assert not questions["train"] & questions["held_out"]
+    assert sum(map(len, found.values())) == 120 and 20 <= len(found["held_out"]) <= 52
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({"turns": []}, r"row 0 has no messages \(columns: turns\)"),
+        ({"messages": [{"role": "bot", "content": "x"}]}, r"has a turn .*roles? \(system, user, assistant\)"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "ends with a turn of the user"),
+        (
+            {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": " "}]},
+            "empty turn of the assistant",
+        ),
+    ],
+)
+def test_a_conversation_that_is_none_is_named(tmp_path, content, sentence):
+    (tmp_path / "chat.jsonl").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=sentence):
+        instruct.rows(instruct.InstructData(path=tmp_path))
+
+
+@pytest.mark.parametrize("task", ["ocr", "rag"])
+def test_rows_of_another_task_become_requests_in_plain_words(task, chat, tiny_corpus, tmp_path):
+    given = local_data(task, tmp_path, chat, tiny_corpus)
+    settings = {key.removeprefix("--data."): value for key, value in zip(given[::2], given[1::2], strict=True)}
+    settings = {key: yaml.safe_load(value) for key, value in settings.items()}
+    found = instruct.rows(instruct.InstructData(tasks=[task], rows=10, settings={task: settings}))
+    assert len(found["train"]) == 10 and len(found["held_out"]) == 1
+    for row in found["train"]:
+        asked, answer = row["messages"]
+        assert asked["content"].startswith(instruct.REQUESTS[task][row["language"]] + "\n\n")
+        assert "<|" not in asked["content"] + answer["content"] and answer["content"].strip()
+        assert row["task"] == task and row["license"] and row["source"]
+
+
+# The metric ---------------------------------------------------------------------------------------
+
+
+def test_the_score_of_a_conversation_is_the_words_that_it_shares_with_the_right_one():
+    rows = [{"completion": "over the hills<|im_end|>"}, {"completion": "bells<|im_end|>", "task": "ocr"}]
+    metrics = instruct.score(rows, ["The hills far", "bells"])
+    assert measures.value(metrics["answer_f1"]) == pytest.approx(2 * 3 / 8)
+    assert measures.value(metrics["ocr_answer_f1"]) == 1
