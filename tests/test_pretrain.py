@@ -243,6 +243,22 @@ def test_a_killed_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(accid
     assert len(read_json(config.folder / "run.json")["sessions"]) == 2
 
 
+def test_a_run_over_candidates_resumes_bit_for_bit_and_ends_elsewhere_than_one_over_the_vocabulary(
+    config, whole, tmp_path
+):
+    stages = [replace(config.stages[0], candidates=200), config.stages[1]]
+    unbroken, stopped = (replace(config, stages=stages, out=tmp_path / name) for name in ("unbroken", "stopped"))
+    run(unbroken)
+    status, output = end(start(stopped, tmp_path, prelude=at_step(8, "SIGTERM")))
+    assert status == STOPPED, output
+    run(stopped)
+    assert_same_run(stopped, unbroken)
+    ours, over_all = state(unbroken, 12), state(whole, 12)
+    assert any(not torch.equal(ours[key], over_all[key]) for key in ours)
+    late = [line["validation"] for line in read_metrics(unbroken.folder / "metrics.jsonl") if "validation" in line]
+    assert late[-1]["en"]["loss"] < late[0]["en"]["loss"] - 0.1  # over the vocabulary, and falling
+
+
 def test_a_kill_while_the_model_folder_is_written_does_not_leave_one_that_looks_finished(config, whole, tmp_path):
     config = replace(config, out=tmp_path / "run")
     prelude = (

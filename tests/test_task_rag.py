@@ -312,6 +312,13 @@ def test_a_row_that_teaches_a_false_citation_is_refused_by_its_number(tmp_path, 
     assert "own.jsonl, row 2" in str(error.value)
 
 
+@pytest.mark.parametrize("line", ["[]", '["Which colour?"]', '"Which colour?"', "7", "null"])
+def test_a_line_that_is_no_object_is_refused_by_its_number(tmp_path, line):
+    (tmp_path / "own.jsonl").write_text(f"{json.dumps(OWN[0])}\n{line}\n")
+    with pytest.raises(InputError, match="own.jsonl, row 2 has no query: each row needs query, sources, answer"):
+        rag.rows(rag.RagData(path=tmp_path / "own.jsonl"))
+
+
 def test_settings_that_make_no_sense_are_refused(encyclopaedia, tmp_path, write_corpus):
     with pytest.raises(InputError, match="max_sources is 11"):
         made(encyclopaedia, max_sources=11)

@@ -10,6 +10,7 @@ import torch
 from modeling_pleias import PleiasForCausalLM
 
 from .loss import next_token_loss
+from .sampled import Candidates
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # mallopt's names, from glibc's malloc.h
 
@@ -41,16 +42,20 @@ class NextTokenLoss(torch.nn.Module):
 
     Args:
         options: of next_token_loss.
+
+    Attributes:
+        candidates: of the step, where its loss is over part of the vocabulary.
     """
 
     def __init__(self, model: PleiasForCausalLM, dtype: torch.dtype, **options):
         super().__init__()
         self.model, self.dtype, self.options = model, dtype, options
+        self.candidates: Candidates | None = None
 
     def forward(self, windows: torch.Tensor) -> torch.Tensor:
         """(B, T + 1) ids to the mean loss in nats."""
         with torch.autocast(windows.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return next_token_loss(self.model, windows, dtype=self.dtype, **self.options)
+            return next_token_loss(self.model, windows, dtype=self.dtype, candidates=self.candidates, **self.options)
 
 
 def compile_layers(model: PleiasForCausalLM) -> None:

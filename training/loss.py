@@ -3,6 +3,7 @@
 import torch
 
 from .kernels import add_, exponentials_, in_c
+from .sampled import Candidates, SampledCrossEntropy
 
 CHUNK_BYTES = 2**27  # of logits that are held at once: with V = 65,536 in bf16, those of 1,024 positions
 
@@ -64,7 +65,13 @@ def document_positions(ids: torch.Tensor, start: int) -> torch.Tensor:
 
 
 def next_token_loss(
-    model, windows: torch.Tensor, *, dtype: torch.dtype, z_loss: float = 0.0, document_mask: bool = False
+    model,
+    windows: torch.Tensor,
+    *,
+    dtype: torch.dtype,
+    z_loss: float = 0.0,
+    document_mask: bool = False,
+    candidates: Candidates | None = None,
 ) -> torch.Tensor:
     """Mean cross-entropy in nats of every token but the first, given those before it.
 
@@ -75,6 +82,8 @@ def next_token_loss(
         z_loss: times the mean square of the logits' log-sum-exp is added, which keeps that near 0 (PaLM, arXiv
             2204.02311); where no gradient is wanted it is left out.
         document_mask: given those before it in its own document alone.
+        candidates: what the loss is estimated from, without z-loss; all of the vocabulary when not given and where no
+            gradient is wanted.
     """
     embedded = model.model.embed_tokens(windows[:, :-1]).to(dtype)
     positions = document_positions(windows[:, :-1], model.config.bos_token_id) if document_mask else None
@@ -82,5 +91,7 @@ def next_token_loss(
     weight = model.lm_head.weight
     if not torch.is_grad_enabled():
         weight, z_loss = weight.detach(), 0.0  # a Function sees only whether its inputs want gradients, not no_grad
-    targets = windows[:, 1:].reshape(-1)
-    return LinearCrossEntropy.apply(hidden.reshape(-1, hidden.shape[-1]), weight, targets, dtype, z_loss)
+    hidden, targets = hidden.reshape(-1, hidden.shape[-1]), windows[:, 1:].reshape(-1)
+    if candidates is not None and torch.is_grad_enabled():
+        return SampledCrossEntropy.apply(hidden, weight, targets, candidates, dtype)
+    return LinearCrossEntropy.apply(hidden, weight, targets, dtype, z_loss)

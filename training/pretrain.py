@@ -37,6 +37,7 @@ from .optimizer import build, step_unless
 from .prepare import prepare
 from .recipe import PretrainConfig, Stage
 from .record import RunRecord
+from .sampled import CandidateDraw
 from .samples import samples
 from .shards import tokenizer_facts
 from .shrink import shrunk
@@ -260,6 +261,12 @@ def pretrain(config: PretrainConfig) -> None:
     optimizer = accelerator.prepare(optimizer)
     wrapped = loss_model if layout.sharded else accelerator.prepare(loss_model)
 
+    draws = {
+        stage.name: CandidateDraw(stream, stage.candidates, vocab_size=model_config.vocab_size, seed=config.seed)
+        for stage, stream in zip(config.stages, streams, strict=True)
+        if stage.candidates is not None
+    }
+
     # ---- Things done once in a while
     if main:
         log, sample_log = (
@@ -321,6 +328,7 @@ def pretrain(config: PretrainConfig) -> None:
     place = {"rank": layout.data_rank, "processes": layout.data_processes}
     for step, stage, first, epoch, micro_batches in schedule(config, streams, done=done, **place):
         # -------- one step
+        loss_model.candidates = None if stage.candidates is None else draws[stage.name](step, device)
         learning_rate = config.learning_rate(step)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate

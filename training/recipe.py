@@ -26,6 +26,9 @@ class Stage:
         shards: folder with manifest.json; the run's own (data.folder/shards) when not given.
         seed: of the order of data; the run's seed plus the stage's number when not given.
         learning_rate: constant in this stage; the run's schedule when not given.
+        candidates: tokens that a step's loss is over, half the most common and half drawn (training.sampled): faster
+            where the vocabulary is most of the model and a step is small. The loss is then an estimate, without
+            z-loss; held-out text is always measured over all tokens. All of them when not given.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Stage:
     shards: Path | None = None
     seed: int | None = None
     learning_rate: float | None = None
+    candidates: int | None = None
 
 
 @dataclass

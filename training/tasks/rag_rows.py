@@ -164,7 +164,7 @@ def read_own(path: Path, rag_format: Format) -> list[dict]:
     return [_own(raw, place, rag_format) for place, raw in _raw(path)]
 
 
-def _raw(path: Path) -> Iterator[tuple[str, dict]]:
+def _raw(path: Path) -> Iterator[tuple[str, object]]:
     files = sorted(one for one in path.rglob("*") if one.suffix in (".jsonl", ".parquet")) if path.is_dir() else [path]
     if not files:
         raise InputError(f"{path} holds no .jsonl or .parquet file: give questions with {', '.join(OWN_COLUMNS)}.")
@@ -172,9 +172,9 @@ def _raw(path: Path) -> Iterator[tuple[str, dict]]:
         yield from ((f"{file}, row {number}", raw) for number, raw in enumerate(read_rows(file), 1))
 
 
-def _own(raw: dict, place: str, rag_format: Format) -> dict:
+def _own(raw: object, place: str, rag_format: Format) -> dict:
     for column in OWN_COLUMNS:
-        if not raw.get(column):
+        if not isinstance(raw, dict) or not raw.get(column):
             raise InputError(f"{place} has no {column}: each row needs {', '.join(OWN_COLUMNS)}.")
     named = [one if isinstance(one, dict) else {"id": n, "text": one} for n, one in enumerate(raw["sources"], 1)]
     if not all(one.get("id") and one.get("text") for one in named):

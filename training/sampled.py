@@ -1,0 +1,105 @@
+"""Cross-entropy over part of the vocabulary: the most common tokens and a sample of the others, drawn for each step.
+
+A small model with a large vocabulary spends most of its time on logits of tokens that all but never follow. The sum of
+exponentials that the loss needs is estimated without bias: what is drawn stands for all that could have been (sampled
+softmax, Jean et al., arXiv 1412.2007, with certain candidates beside the drawn ones). Nothing depends on how a step is
+cut into micro batches and over processes: the candidates are the step's, and each position's own target is counted
+exactly, drawn or not.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .config import InputError
+from .kernels import exponentials_
+from .loader import TokenStream
+
+CHUNK_TOKENS = 2**24  # counted at once
+
+
+@dataclass
+class Candidates:
+    """Those of one step.
+
+    Args:
+        ids: (K,) token ids, each once.
+        certain: how many of them, the first ones, are there in every step.
+        log_weight: ln of the number of tokens that each of the others stands for.
+    """
+
+    ids: torch.Tensor
+    certain: int
+    log_weight: float
+
+
+class CandidateDraw:
+    """Draws candidates for the steps of a stream: half of them its most common tokens, half from all others.
+
+    Args:
+        stream: whose tokens are counted.
+        size: K.
+        vocab_size: V.
+        seed: of what is drawn; the step is the other half of it.
+
+    Raises:
+        InputError: when `size` is not an even number below `vocab_size`.
+    """
+
+    def __init__(self, stream: TokenStream, size: int, *, vocab_size: int, seed: int):
+        if size % 2 or not 0 < size < vocab_size:
+            raise InputError(f"stages: candidates {size} must be an even number below the vocabulary's {vocab_size}.")
+        total = int(stream.starts[-1])
+        counts = np.zeros(vocab_size, dtype=np.int64)
+        for start in range(0, total, CHUNK_TOKENS):
+            part = stream.tokens(start, min(start + CHUNK_TOKENS, total))
+            counts += np.bincount(part, minlength=vocab_size)
+        order = np.argsort(-counts, kind="stable")
+        self.common, self.others, self.seed = order[: size // 2], order[size // 2 :], seed
+
+    def __call__(self, step: int, device: torch.device) -> Candidates:
+        """The candidates of that step: always the same."""
+        chosen = np.random.default_rng((self.seed, step)).choice(self.others, len(self.common), replace=False)
+        ids = torch.from_numpy(np.concatenate([self.common, chosen])).to(device)
+        return Candidates(ids, len(self.common), float(np.log(len(self.others) / len(chosen))))
+
+
+class SampledCrossEntropy(torch.autograd.Function):
+    """Mean cross-entropy of `hidden @ weight.T` over candidates; gradients are made in the same pass.
+
+    Logits of all N positions are held at once: (K + 1) N of them.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden_ND, weight_VD, targets_N, candidates, dtype):
+        N, K = len(hidden_ND), len(candidates.ids)
+        positions = torch.arange(N, device=hidden_ND.device)
+        hidden, exact = hidden_ND.to(dtype), torch.promote_types(dtype, torch.float32)
+        weight_KD, own_ND = weight_VD[candidates.ids].to(dtype), weight_VD[targets_N].to(dtype)
+        place = torch.full((len(weight_VD),), -1, device=hidden.device)
+        place[candidates.ids] = torch.arange(K, device=hidden.device)
+        among = place[targets_N]
+        with torch.autocast(hidden.device.type, enabled=False):
+            logits = torch.empty(K + 1, N, dtype=dtype, device=hidden.device)  # the last row: of each one's own target
+            torch.mm(weight_KD, hidden.T, out=logits[:K])
+            logits[candidates.certain : K] += candidates.log_weight
+            logits[among[among >= 0], positions[among >= 0]] = -torch.inf  # a target counts once, and by itself
+            logits[K] = (hidden.to(exact) * own_ND.to(exact)).sum(1)
+            at_target = logits[K].to(exact, copy=True)  # as rounded in the sum
+            largest, total = exponentials_(logits)
+            losses = largest + total.log() - at_target
+            scale = (1 / (total * N))[:, None]
+            pull = ((at_target - largest).exp() - total)[:, None] * scale
+            grad_hidden = (logits[:K].T @ weight_KD).to(exact) * scale + pull * own_ND
+            grad_weight = torch.zeros_like(weight_VD, dtype=exact)
+            grad_weight.index_add_(0, targets_N, pull * hidden)
+            grad_weight.index_add_(0, candidates.ids, (logits[:K] @ (hidden * scale).to(dtype)).to(exact))
+        ctx.gradients = grad_hidden.to(hidden_ND.dtype), grad_weight.to(weight_VD.dtype)
+        return losses.mean().float()
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad_hidden, grad_weight = ctx.gradients
+        ctx.gradients = None  # scaled in place, once
+        return grad_hidden.mul_(grad), grad_weight.mul_(grad), None, None, None
