@@ -1,6 +1,7 @@
 """What fine-tuning learns from: examples as token ids, pretraining text among them, preferences, and their account."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from training.config import InputError
 from training.tasks import instruct
 from training.tuning import account, base, examples, preferences
 from training.tuning.examples import IGNORED, encode, of_pretraining, of_task, order
-from training.tuning.trainers import Supervised
+from training.tuning.trainers import Draw, Supervised
 
 ROWS = [
     {"id": 0, "prompt": "<|text_start|>the old house<|text_end|>", "completion": "by the river"},
@@ -53,7 +54,7 @@ def test_the_labels_are_those_of_trl(base_model, tokenizer, tmp_path):
             assert IGNORED in labels and labels != [IGNORED] * len(labels)
 
 
-def supervised(base_model, tokenizer, tmp_path, **changes) -> Supervised:
+def supervised(base_model, tokenizer, tmp_path, candidates=None, **changes) -> Supervised:
     made = of_task(ROWS, tokenizer, task="ocr", max_length=128, over_long="leave_out")
     data = Dataset.from_dict({"input_ids": made.input_ids, "labels": made.labels})
     trainer = Supervised(
@@ -62,6 +63,7 @@ def supervised(base_model, tokenizer, tmp_path, **changes) -> Supervised:
         train_dataset=data,
         processing_class=tokenizer,
         dtype=torch.float32,
+        candidates=candidates,
     )
     return trainer
 
@@ -89,6 +91,34 @@ def test_the_loss_is_that_of_completion_tokens_alone_and_equals_trls(base_model,
         gradients[name] = {key: one.grad.clone() for key, one in trainer.model.named_parameters()}
     for name, gradient in gradients["ours"].items():
         torch.testing.assert_close(gradient, gradients["TRL's"][name], atol=1e-6, rtol=1e-4)
+
+
+def test_a_sampled_loss_whose_candidates_are_all_tokens_is_the_whole_one(base_model, tokenizer, tmp_path):
+    found = {}
+    for name, candidates in (("whole", None), ("sampled", 2)):
+        trainer = supervised(base_model, tokenizer, tmp_path, candidates)
+        if candidates:
+            trainer.draw.common = torch.arange(trainer.model.config.vocab_size)
+        batch = trainer.data_collator(list(trainer.train_dataset))
+        loss = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=7)
+        loss.backward()
+        found[name] = {"loss": loss.detach()} | {key: one.grad for key, one in trainer.model.named_parameters()}
+    for key, whole in found["whole"].items():
+        torch.testing.assert_close(found["sampled"][key], whole, atol=1e-5, rtol=1e-4)
+
+
+def test_candidates_are_the_batchs_tokens_the_most_common_and_a_draw_that_stands_for_the_others():
+    draw = Draw([[5, 5, 5, 6], [6, 7]], 4, 1000)
+    batch = torch.tensor([[400, 401], [401, 402]])
+    torch.manual_seed(0)
+    one, other = draw(batch), draw(batch)
+    assert set(one.ids[: one.certain].tolist()) == {5, 6, 400, 401, 402}
+    assert len(one.ids) == 7 == len(set(one.ids.tolist()))
+    assert one.log_weight == pytest.approx(math.log(995 / 2))
+    assert one.ids.tolist() != other.ids.tolist()
+    for size in (3, 0, 1000):
+        with pytest.raises(InputError, match=f"candidates {size} must be an even number below the vocabulary's 1000"):
+            Draw([[5]], size, 1000)
 
 
 @pytest.mark.parametrize(

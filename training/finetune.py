@@ -118,6 +118,7 @@ def trainer_for(
             raise InputError("peft is not installed: pip install peft.") from None
         given["peft_config"] = LoraConfig(**{"task_type": "CAUSAL_LM", **config.peft})
     if config.method == "sft":
+        given["candidates"] = config.candidates
         trainer = Supervised(dtype=compute_dtype(config.precision, args.device), **given)
     elif config.method == "dpo":
         trainer = Preferred(**given)

@@ -100,6 +100,8 @@ class FinetuneConfig:
         max_length: most tokens of an example; the model's context when not given.
         over_long: what becomes of longer examples; cut ones do not learn where to end.
         shuffle: learn in an order of the seed; if not, the rows as they come, pretraining text after them.
+        candidates: for sft on CPUs, tokens beside the batch's own that the loss is estimated over: half the examples'
+            most common, half drawn at each step; the whole vocabulary when not given, and on GPUs.
         replay: pretraining text among the examples.
         measure: when and on what the metric is taken.
         pairs: for dpo, prompts that the base answers; answers that are right make no pair.
@@ -123,6 +125,7 @@ class FinetuneConfig:
     max_length: int | None = None
     over_long: Literal["leave_out", "cut"] = "leave_out"
     shuffle: bool = True
+    candidates: int | None = None
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     measure: MeasureConfig = field(default_factory=MeasureConfig)
     pairs: int = 1000
@@ -158,6 +161,8 @@ class FinetuneConfig:
             raise InputError(f"peft is asked for, and {LORA}.")
         if self.replay.share and self.method != "sft":
             raise InputError(f"replay.share needs --method sft: {self.method} learns from answers, not from text.")
+        if self.candidates and self.method != "sft":
+            raise InputError(f"candidates needs --method sft: {self.method} compares whole answers.")
         if not 0 <= self.replay.share < 1:
             raise InputError(f"replay.share {self.replay.share} is not a share: give a number from 0 to below 1.")
         if self.replay.share and self.replay.path is None:

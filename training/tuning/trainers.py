@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -14,8 +15,10 @@ from transformers import PreTrainedModel, TrainerCallback
 from trl import DPOTrainer, GRPOTrainer, SFTTrainer
 
 from .. import checkpoint
+from ..config import InputError
 from ..loss import LinearCrossEntropy
 from ..metrics import MetricsLog
+from ..sampled import Candidates, SampledCrossEntropy
 from ..stopping import StopSignal
 from .examples import IGNORED
 
@@ -66,11 +69,13 @@ class Supervised(Whole, SFTTrainer):
     right, where causal attention does not look, and without a mask it takes its fast way.
     """
 
-    def __init__(self, *args, dtype: torch.dtype, **kwargs):
+    def __init__(self, *args, dtype: torch.dtype, candidates: int | None = None, **kwargs):
         super().__init__(*args, **kwargs)
         self.summed = self.args.device.type == "cpu" and kwargs.get("peft_config") is None
         if self.summed:
-            sum_losses(self.model, dtype)
+            sizes = candidates, self.model.config.vocab_size
+            self.draw = None if candidates is None else Draw(self.train_dataset["input_ids"], *sizes)
+            sum_losses(self.model, dtype, self.draw)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """As TRL: the sum over a process's learnt tokens, by the number of them in the step, over all processes."""
@@ -81,11 +86,47 @@ class Supervised(Whole, SFTTrainer):
         return total / num_items_in_batch * (self.accelerator.num_processes if shared else 1)
 
 
-def sum_losses(model: PreTrainedModel, dtype: torch.dtype) -> None:
+class Draw:
+    """Draws the candidates of a sampled loss: what the batch is made of, the most common tokens, some of all others.
+
+    Tokens of the prompts are always among them, so that copying is learnt against all that could be copied instead.
+    The draw takes the random numbers of the step; each process draws for its own part of the batch.
+
+    Args:
+        sequences: token ids of the examples, which are counted.
+        size: K, half of them the most common, half drawn; those of the batch come on top.
+        vocab_size: V.
+
+    Raises:
+        InputError: when `size` is not an even number below `vocab_size`.
+    """
+
+    def __init__(self, sequences: list[list[int]], size: int, vocab_size: int):
+        if size % 2 or not 0 < size < vocab_size:
+            raise InputError(f"candidates {size} must be an even number below the vocabulary's {vocab_size}.")
+        counts = np.zeros(vocab_size, dtype=np.int64)
+        for ids in sequences:
+            np.add.at(counts, ids, 1)
+        self.common = torch.from_numpy(np.argsort(-counts, kind="stable")[: size // 2].copy())
+        self.vocab_size = vocab_size
+
+    def __call__(self, ids_BT: torch.Tensor) -> Candidates:
+        """Those of a batch."""
+        certain = torch.cat([self.common, ids_BT.reshape(-1)]).unique()
+        free = torch.ones(self.vocab_size, dtype=torch.bool)
+        free[certain] = False
+        others = free.nonzero()[:, 0]
+        drawn = others[torch.randperm(len(others))[: len(self.common)]]
+        log_weight = float(np.log(len(others) / len(drawn))) if len(drawn) else 0.0
+        return Candidates(torch.cat([certain, drawn]), len(certain), log_weight)
+
+
+def sum_losses(model: PreTrainedModel, dtype: torch.dtype, draw: Draw | None = None) -> None:
     """Let `model(input_ids=, labels=, summed_loss=True)` be the sum of cross-entropies (nats) of all learnt labels.
 
     Args:
         dtype: of the matrix products.
+        draw: of candidates, over which the loss is estimated in place of the whole vocabulary.
     """
     usual = model.forward
 
@@ -96,8 +137,10 @@ def sum_losses(model: PreTrainedModel, dtype: torch.dtype) -> None:
         targets = kwargs["labels"][:, 1:]
         hidden = self.model(kwargs["input_ids"], use_cache=False).last_hidden_state[:, :-1]
         learnt = targets != IGNORED
-        mean = LinearCrossEntropy.apply(hidden[learnt], self.lm_head.weight, targets[learnt], dtype)
-        return mean * learnt.sum()
+        given = hidden[learnt], self.lm_head.weight, targets[learnt]
+        if draw is None:
+            return LinearCrossEntropy.apply(*given, dtype) * learnt.sum()
+        return SampledCrossEntropy.apply(*given, draw(kwargs["input_ids"]), dtype) * learnt.sum()
 
     model.forward = types.MethodType(forward, model)
 
