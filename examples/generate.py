@@ -1,9 +1,11 @@
 """What a model writes: one greedy continuation in each of the eight languages.
 
-python examples/generate.py runs/demo/model
+python examples/generate.py                    of the model that this checkout ships
+python examples/generate.py runs/demo/model    of another
 """
 
 import sys
+from pathlib import Path
 
 from transformers import pipeline
 
@@ -20,7 +22,7 @@ PROMPTS = [
     "No princípio criou Deus",
 ]
 
-folder = sys.argv[1] if len(sys.argv) > 1 else "runs/demo/model"
-generate = pipeline("text-generation", model=folder, max_new_tokens=40)  # greedy, repetition penalty 1.2: the default
+folder = sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent.parent / "model_card" / "femto"
+generate = pipeline("text-generation", model=str(folder), max_new_tokens=40)  # greedy, repetition penalty 1.2: the default
 for prompt in PROMPTS:
     print(generate(prompt)[0]["generated_text"], end="\n\n")

@@ -175,7 +175,11 @@ def left_out(corpus: dict) -> list[dict]:
 
 def datasets(corpus: dict) -> list[dict]:
     """The sources of a corpus as its sources.json names them, with their share of its bytes, the largest first."""
-    sources = [source for source in (corpus.get("sources") or {}).get("sources", []) if source.get("bytes")]
+    sources = [
+        source
+        for source in (corpus.get("sources") or {}).get("sources", [])
+        if isinstance(source, dict) and source.get("bytes")
+    ]
     whole = sum(source["bytes"] for source in sources)
     lines = [
         {

@@ -76,7 +76,8 @@ def test_the_figures_of_the_tokenizer_are_those_of_its_report():
 
 @pytest.fixture
 def demo_model(tmp_path) -> Path:
-    """A folder of its own in which `runs/demo/model` is a tiny model."""
+    """A folder of its own in which `runs/demo/model` is a tiny model, and the shipped one where a checkout has it."""
+    (tmp_path / "model_card").symlink_to(ROOT / "model_card")
     tokenizer = PleiasTokenizer().train_new_from_iterator(
         [["Au commencement The capital of France is Paris"] * 9], 300
     )
