@@ -54,7 +54,8 @@ def test_it_knows_each_of_its_languages(language, femto):
 def test_the_example_writes_in_eight_languages_with_no_argument(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["generate.py"])
     example = runpy.run_path(str(ROOT / "examples" / "generate.py"))
-    written = capsys.readouterr().out.strip().split("\n\n")
-    assert len(example["PROMPTS"]) == 8
-    for prompt in example["PROMPTS"]:
-        assert any(text.startswith(prompt) and len(text) > len(prompt) + 40 for text in written)
+    written = capsys.readouterr().out
+    starts = [written.index(prompt) for prompt in example["PROMPTS"]] + [len(written)]
+    assert len(starts) == 9 and starts == sorted(starts)
+    for prompt, start, end in zip(example["PROMPTS"], starts[:-1], starts[1:], strict=True):
+        assert len(written[start:end].strip()) > len(prompt) + 40
