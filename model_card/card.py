@@ -11,7 +11,8 @@ file and JSON pointer it came from, its value and format. `model_card.validate` 
      metadata [{pointer: in the metadata, source, value}]}
 
 A release's files lie in `evidence/` of each folder, so that the card can be checked wherever the folder is:
-`release.json`; `data.json` and `facts.json` (see facts.py); `generation_config.json`; `eval/TASK.json` of the run.
+`release.json`; `data.json` and `facts.json` (see facts.py); `generation_config.json`; `eval/TASK.json` of the run; and
+where it has them `samples.json` and `comparison.json` (see run_files.py).
 """
 
 import argparse
@@ -25,11 +26,13 @@ from pathlib import Path
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from .facts import LANGUAGE_NAMES, facts, gather
-from .files import ReleaseError, program, read_json, sha256, write_json, write_sums
+from .facts import LANGUAGE_NAMES, facts, gather, roots
+from .files import ReleaseError, portable, program, read_json, sha256, write_json, write_sums
+from .run_files import last_samples, read_comparison
 
 HERE = Path(__file__).parent
 EVIDENCE = "evidence"
+CURVE = "run/loss.png"
 PURPOSES = {  # of the tasks that a model is tuned for
     "ocr": "correcting the errors of OCR",
     "translation": "translating between the languages it learnt",
@@ -38,7 +41,7 @@ PURPOSES = {  # of the tasks that a model is tuned for
 }
 BEFORE, CHANGE = "_before", "_change"  # after the name of a metric: of the base, and from it to the result
 RELATIONS = ("adapter", "finetune", "merge", "quantized")  # that the Hub knows between a model and its base
-MARK = re.compile("\ue000(\\d+)\ue001([^\ue002]*)\ue002")  # around what comes from a file, until its place is known
+MARK = re.compile("\ue000(\\d+)\ue001")  # in place of what comes from a file, until its place is known
 DIGIT = re.compile(r"\d")
 # What the folders hold, besides `llama`, and what the Hub calls that.
 FORMATS = {"gguf": "GGUF", "onnx": "ONNX", "openvino": "OpenVINO"}
@@ -50,10 +53,10 @@ class Doc:
     Args:
         value: the value.
         source: FILE#POINTER.
-        noted: where a printed value is noted; all parts of a card share it.
+        noted: where a printed value is noted, and whether card.json has it; all parts of a card share it.
     """
 
-    def __init__(self, value, source: str, noted: list[dict]):
+    def __init__(self, value, source: str, noted: list[tuple[dict, bool]]):
         self._value, self._source, self._noted = value, source, noted
 
     def __getitem__(self, key) -> "Doc":
@@ -89,8 +92,13 @@ def plain(value):
     return value._value if isinstance(value, Doc) else value
 
 
-def show(doc: Doc, format: str | None = None) -> str:
-    """A value as text between marks, noted; whole numbers in thousands unless a format says otherwise.
+def show(doc: Doc, format: str | None = None, *, always: bool = False) -> str:
+    """A mark in place of a value, noted; whole numbers in thousands unless a format says otherwise.
+
+    Args:
+        doc: the value.
+        format: as `format()` takes it.
+        always: whether card.json has it though no digit is in it.
 
     Raises:
         ReleaseError: when it is no number or text.
@@ -101,12 +109,23 @@ def show(doc: Doc, format: str | None = None) -> str:
     if format is None:
         format = "," if isinstance(value, int) and not isinstance(value, bool) else ""
     text = value.__format__(format)
-    doc._noted.append({"text": text, "source": doc._source, "value": value, "format": format})
-    return f"\ue000{len(doc._noted) - 1}\ue001{text}\ue002"
+    note = {"text": text, "source": doc._source, "value": value, "format": format}
+    doc._noted.append((note, always or bool(DIGIT.search(text))))
+    return f"\ue000{len(doc._noted) - 1}\ue001"
 
 
-def render(template: Path, docs: dict, noted: list[dict], **context) -> tuple[str, list[dict]]:
-    """A template with its values, and for each value that has a digit where it stands.
+def verbatim(doc: Doc) -> str:
+    """A text of any kind as it is, noted in any case."""
+    return show(doc, "", always=True)
+
+
+def fence(texts: Iterable[str]) -> str:
+    """Backticks that open and close a block in which the texts stand as they are: more than any of them has."""
+    return "`" * max(3, 1 + max((len(found) for text in texts for found in re.findall("`+", text)), default=0))
+
+
+def render(template: Path, docs: dict, noted: list[tuple[dict, bool]], **context) -> tuple[str, list[dict]]:
+    """A template with its values, and for each that is to be in card.json where it begins.
 
     Args:
         template: path of the template.
@@ -125,17 +144,25 @@ def render(template: Path, docs: dict, noted: list[dict], **context) -> tuple[st
         keep_trailing_newline=True,
     )
     environment.filters["f"] = show
+    environment.filters["verbatim"] = verbatim
     environment.filters["plain"] = plain
     marked = environment.get_template(template.name).render(**docs, **context)
-    lines, numbers = [], []
-    for count, line in enumerate(re.sub(r"\n{3,}", "\n\n", marked).split("\n"), 1):
-        while match := MARK.search(line):
-            note = noted[int(match[1])]
-            if DIGIT.search(note["text"]):
-                numbers.append({"line": count, "column": match.start() + 1, **note})
-            line = line[: match.start()] + match[2] + line[match.end() :]
-        lines.append(line)
-    return "\n".join(lines), numbers
+    numbers, line, column = [], 1, 1
+
+    def place(text: str) -> str:
+        nonlocal line, column
+        line += text.count("\n")
+        column = len(text) - text.rfind("\n") if "\n" in text else column + len(text)
+        return text
+
+    written = []
+    for i, piece in enumerate(MARK.split(re.sub(r"\n{3,}", "\n\n", marked))):
+        if i % 2:  # the number of a mark
+            note, kept = noted[int(piece)]
+            numbers += [{"line": line, "column": column, **note}] if kept else []
+            piece = note["text"]
+        written.append(place(piece))
+    return "".join(written), numbers
 
 
 def unwrap(value, pointer: str, noted: list[dict]):
@@ -277,6 +304,7 @@ def write_cards(
     base_model: str | None = None,
     relation: str = "finetune",
     documents: Iterable[Path] = (),
+    comparison: Path | None = None,
 ) -> None:
     """Write the evidence and the card of each folder of a release; SHA256SUMS is left to the caller.
 
@@ -288,13 +316,19 @@ def write_cards(
         base_model: what the run started from, where config.yaml does not name it on the Hub.
         relation: `base_model_relation` of it.
         documents: those of public_summary.py, to be put beside each card.
+        comparison: folder of what training.evaluate measured of the run and others; comparison/ of the run when not
+            given.
 
     Raises:
-        ReleaseError: when something that the card needs is not on file.
+        ReleaseError: when something that the card needs is not on file, or was measured on other weights.
     """
     release = read_json(out / "release.json")
     base_model = base_model or (release["source"]["run"] or {}).get("base_model")
-    data = gather(run) if run else None
+    data, beside = gather(run) if run else None, {}
+    if run:
+        pretrained = release["source"]["run"]["config"].get("stages")
+        beside["samples"] = last_samples(run) if pretrained else None
+        beside["comparison"] = read_comparison(comparison or run / "comparison", run)
     for part in release["folders"]:
         evidence = out / part / EVIDENCE
         evidence.mkdir(exist_ok=True)
@@ -307,7 +341,14 @@ def write_cards(
             shutil.copyfile(document, out / part / document.name)
         for result in sorted(run.glob("eval/*.json")) if run else []:
             (evidence / "eval").mkdir(exist_ok=True)
-            shutil.copyfile(result, evidence / "eval" / result.name)
+            content = read_json(result)
+            told = {key: content[key] for key in ("command", "model") if key in content}
+            write_json(evidence / "eval" / result.name, content | portable(told, *roots(run)))
+        for name, content in beside.items():
+            if content:
+                write_json(evidence / f"{name}.json", content)
+            else:  # of another run
+                (evidence / f"{name}.json").unlink(missing_ok=True)
         write_card(out, part, command, repository=repository, base_model=base_model, relation=relation)
 
 
@@ -317,6 +358,8 @@ def write_card(out: Path, part: str, command: str, **options) -> None:
     sources = {name: folder / EVIDENCE / f"{name}.json" for name in ("release", "facts", "generation_config")}
     results = sorted((folder / EVIDENCE / "eval").glob("*.json"))
     sources |= {f"task_{i}": path for i, path in enumerate(results)}
+    optional = {name: folder / EVIDENCE / f"{name}.json" for name in ("samples", "comparison")}
+    sources |= {name: path for name, path in optional.items() if path.is_file()}
 
     def head(docs: dict) -> dict:
         docs["tasks"] = [docs.pop(name) for name in [*docs] if name.startswith("task_")]
@@ -324,7 +367,10 @@ def write_card(out: Path, part: str, command: str, **options) -> None:
 
     summary = (folder / "public_summary.md").is_file()
     names = {"part": part, "summary": summary, "formats": FORMATS, "language_names": LANGUAGE_NAMES, **options}
-    names |= {"before": BEFORE, "change": CHANGE, "purposes": PURPOSES}
+    names |= {"before": BEFORE, "change": CHANGE, "purposes": PURPOSES, "curve": (folder / CURVE).is_file()}
+    names |= dict.fromkeys(optional.keys() - sources.keys())
+    written = read_json(optional["samples"])["samples"] if "samples" in sources else []
+    names["fence"] = fence(text for sample in written for text in sample.values())
     write(folder, HERE / "template.md", sources, head, command, **names)
 
 
@@ -365,6 +411,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
     parser.add_argument("folder", type=Path, help="a release, or a folder with template.md and facts.json")
     parser.add_argument("--run", type=Path, help="folder of the run, to read its evidence anew")
+    parser.add_argument(
+        "--comparison", type=Path, help="folder of the run measured beside others, else RUN/comparison"
+    )
     parser.add_argument("--repository", metavar="OWNER/NAME", help="where the release will lie on the Hub")
     parser.add_argument("--base_model", metavar="OWNER/NAME", help="what a fine-tune started from")
     parser.add_argument("--base_model_relation", choices=RELATIONS, default="finetune")
@@ -374,7 +423,7 @@ def main() -> None:
         write_own(args.folder, command)
     elif (args.folder / "release.json").is_file():
         options = {"repository": args.repository, "base_model": args.base_model, "relation": args.base_model_relation}
-        write_cards(args.folder, command, run=args.run, **options)
+        write_cards(args.folder, command, run=args.run, comparison=args.comparison, **options)
         write_sums(args.folder)
     else:
         raise ReleaseError(f"{args.folder} has neither release.json nor template.md: give a release's folder.")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from .files import ReleaseError, read_json
+from .files import ReleaseError, portable, read_json
 
 MEASURES = ("documents", "bytes", "tokens")
 COLUMNS = ("language", "license", "collection")
@@ -27,6 +27,12 @@ LANGUAGE_NAMES = {
 UNKNOWN = "unknown"  # the licence in an account of text that came without one
 OWN_FILES = ("path", "pairs")  # settings of a task's data that name files of the user's
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # OWNER/NAME
+
+
+def roots(run: Path) -> tuple[Path, ...]:
+    """Folders that paths in a card are seen from: this one, and the one that holds `runs/`."""
+    found = (Path.cwd(), run.resolve().parent.parent)
+    return tuple(root for root in found if root != root.parent)
 
 
 def manifests(config: dict, run: Path) -> list[tuple[list[str], Path]]:
@@ -80,7 +86,7 @@ def gather(run: Path) -> list[dict]:
         carried["not_open"] = sorted({UNKNOWN, *manifest.get("not_open", [])})
         if stages == [config.get("task")]:
             carried |= {"own_answers": own_answers(config, run), "own_data": own_data(config.get("data") or {})}
-        corpora.append({"stages": stages, **kept, **carried})
+        corpora.append({"stages": stages, **portable(kept | carried, *roots(run))})
     return corpora
 
 
@@ -162,7 +168,21 @@ def of_corpus(corpus: dict) -> dict:
         "left_out": left_out(corpus),
         "synthetic": synthetic(corpus),
         "own_data": corpus.get("own_data", False),
+        "fingerprint": corpus["fingerprint"],
+        "mixture": mixture(corpus),
     }
+
+
+def mixture(corpus: dict) -> dict | None:
+    """How a corpus was mixed from a larger one (training.mixture), as its sources.json says; None where it was not."""
+    made = (corpus.get("sources") or {}).get("mixture")
+    if not made:
+        return None
+    rules = []
+    for rule in made["mixtures"].get(made["name"], []):  # what is held out has no rules
+        of = [f"{key} {value}" for key, value in rule.items() if key != "epochs" and value not in (None, "*")]
+        rules.append({"documents": ", ".join(of), "epochs": rule["epochs"]})
+    return {"name": made["name"], "held_out": made["held_out"], "files": len(made["files"]), "rules": rules}
 
 
 def left_out(corpus: dict) -> list[dict]:
@@ -175,11 +195,9 @@ def left_out(corpus: dict) -> list[dict]:
 
 def datasets(corpus: dict) -> list[dict]:
     """The sources of a corpus as its sources.json names them, with their share of its bytes, the largest first."""
-    sources = [
-        source
-        for source in (corpus.get("sources") or {}).get("sources", [])
-        if isinstance(source, dict) and source.get("bytes")
-    ]
+    # A source without an account of its own is a folder's name.
+    named = [source for source in (corpus.get("sources") or {}).get("sources", []) if isinstance(source, dict)]
+    sources = [source for source in named if source.get("bytes")]
     whole = sum(source["bytes"] for source in sources)
     lines = [
         {
@@ -216,8 +234,27 @@ def synthetic(corpus: dict) -> dict | None:
 
 
 def command_of(sessions: list[dict]) -> str | None:
-    """The command that began a run, without the folder of the interpreter: that is its machine's business."""
-    return re.sub(r"^\S*/", "", sessions[0]["command"]) if sessions else None
+    """The last command of a run, the one whose settings config.yaml has, without the folder of the interpreter."""
+    return by_name(sessions[-1]["command"]) if sessions else None
+
+
+def by_name(command: str) -> str:
+    """A command without the folder of its program."""
+    return re.sub(r"^\S*/", "", command)
+
+
+def commands(data: list[dict], own: str | None) -> list[str]:
+    """The commands that a run can be repeated by, in their order, as far as the files tell them.
+
+    Args:
+        data: data.json.
+        own: the run's.
+    """
+    found = []
+    for corpus in data:
+        sources, curation = corpus.get("sources") or {}, corpus.get("curation") or {}
+        found += [one.get("command") for one in (sources, sources.get("mixture") or {}, curation, corpus)]
+    return list(dict.fromkeys(by_name(command) for command in [*found, own] if command))
 
 
 def settings_of(config: dict, sessions: list[dict]) -> dict:
@@ -248,6 +285,7 @@ def facts(release: dict, data: list[dict]) -> dict:
     }
     return {
         "command": command_of(sessions),
+        "commands": commands(data, command_of(sessions)) if stages else [],
         **tuning,
         "stages": [{**stage, "tokens": count} for stage, count in zip(stages, tokens, strict=True)],
         "steps": sum(stage["steps"] for stage in stages) if stages else (sessions[-1:] or [{}])[0].get("steps"),

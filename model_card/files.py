@@ -1,13 +1,16 @@
-"""What the programs of this room share: the error for users' mistakes, JSON, hashes, and the list of hashes."""
+"""What the programs of this room share: the error for users' mistakes, JSON, paths, hashes, and the list of hashes."""
 
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 SUMS = "SHA256SUMS"
+# An absolute path of two parts or more, at the beginning of a word or of an option's value.
+ABSOLUTE = re.compile(r"(?<![^\s=,;\"'`\[({])/(?:[^\s/=,;\"'`\])}]+/)+[^\s/=,;\"'`\])}]*")
 
 
 class ReleaseError(ValueError):
@@ -40,6 +43,26 @@ def read_json(path: Path):
 def write_json(path: Path, value) -> None:
     """Write a JSON file as people read it."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def portable(value, *roots: Path):
+    """A JSON value without the folders of the machine it was written on.
+
+    Args:
+        value: the value.
+        roots: folders; an absolute path below one is seen from there, and of any other its last part is left.
+    """
+    if isinstance(value, dict):
+        return {key: portable(item, *roots) for key, item in value.items()}
+    if isinstance(value, list):
+        return [portable(item, *roots) for item in value]
+
+    def shorter(match: re.Match) -> str:
+        path = Path(match[0])
+        below = [path.relative_to(root).as_posix() for root in roots if path.is_relative_to(root)]
+        return below[0] if below else path.name
+
+    return ABSOLUTE.sub(shorter, value) if isinstance(value, str) else value
 
 
 def write_sums(folder: Path) -> None:

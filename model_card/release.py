@@ -8,6 +8,7 @@ leaves nothing behind but its sentence. What lies there then:
 
     custom/    model_type pleias, its code, auto_map     llama/     LlamaForCausalLM, no code
     gguf/      NAME-FORMAT.gguf, results.json            onnx/, openvino/
+    run/ in the two flavours of a pretraining run: how it went, and what it read (run_files.py)
     release.json, and SHA256SUMS here and in each folder; README.md, card.json and evidence/ in each folder (card.py)
 
 `release.json` is what the cards are made from:
@@ -48,9 +49,10 @@ from huggingface_hub import HfApi
 from . import public_summary
 from .card import RELATIONS, write_cards
 from .checks import Checks, Reference, check_flavour
-from .facts import base_of
-from .files import SUMS, ReleaseError, program, read_json, sha256, verify_sums, write_json, write_sums
+from .facts import base_of, roots
+from .files import SUMS, ReleaseError, portable, program, read_json, sha256, verify_sums, write_json, write_sums
 from .flavours import Source, open_llama, open_run, write_flavours
+from .run_files import write_run
 from .validate import validate
 
 # What each further format needs beyond the base install, all of it in the extra [release].
@@ -91,6 +93,9 @@ def options(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--license", default="apache-2.0", help="licence of the weights, as the Hub spells it")
     parser.add_argument("--provider", type=Path, help="provider.yaml: write the documents for the EU's AI Act from it")
+    parser.add_argument(
+        "--comparison", type=Path, help="folder of the run measured beside others; when not given, RUN/comparison"
+    )
     parser.add_argument("--base_model", metavar="OWNER/NAME", help="what it started from; else config.yaml says")
     parser.add_argument("--base_model_relation", choices=RELATIONS, default="finetune", help="how it came from that")
     parser.add_argument("--push", metavar="OWNER/NAME", help="upload each folder, to OWNER/NAME and OWNER/NAME-FORMAT")
@@ -146,10 +151,11 @@ def account_of_run(run: Path) -> dict:
     )
     metrics = [json.loads(row) for row in rows if '"validation"' in row]
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    where = roots(run)
     return {
-        "config": config,
+        "config": portable(config, *where),
         "base_model": base_of(config, run),
-        "run": read_json(run / "run.json"),
+        "run": portable(read_json(run / "run.json"), *where),
         "emissions": read_json(run / "emissions.json") if (run / "emissions.json").is_file() else None,
         "validation": metrics[-1] if metrics else None,
     }
@@ -162,7 +168,7 @@ def describe(source: Source) -> dict:
     return {
         "source": {
             "kind": "run" if source.run else "llama",
-            "path": str(source.run or source.folder),
+            "path": portable(str(source.run or source.folder), *roots(source.run or source.folder)),
             "run": account_of_run(source.run) if source.run else None,
         },
         "model": {
@@ -214,6 +220,8 @@ def build(args: argparse.Namespace, command: str) -> dict:
         checks, reference = Checks(), Reference(source)
         for flavour in ("custom", "llama"):
             check_flavour(checks, reference, out / flavour)
+        for flavour in ("custom", "llama") if source.run else ():
+            write_run(source.run, out / flavour)
         lap("checking the flavours")
         if formats:
             from .fp32 import Fp32
@@ -230,7 +238,7 @@ def build(args: argparse.Namespace, command: str) -> dict:
         release = {
             "name": args.out.name,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "command": command,
+            "command": portable(command, *roots(args.run or args.from_llama)),
             "seconds": seconds,
             "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
             "hardware": {"cpu": processor(), "cpus": len(os.sched_getaffinity(0))},
@@ -243,9 +251,10 @@ def build(args: argparse.Namespace, command: str) -> dict:
         }
         write_json(out / "release.json", release)
         # Nothing in release.json is of the cards: they are made from it.
-        relation = {"base_model": args.base_model, "relation": args.base_model_relation}
+        options = {"base_model": args.base_model, "relation": args.base_model_relation}
+        options |= {"comparison": args.comparison, "repository": args.push}
         documents = public_summary.write(args.run, args.provider, out) if args.provider else []
-        write_cards(out, command, run=args.run, repository=args.push, documents=documents, **relation)
+        write_cards(out, release["command"], run=args.run, documents=documents, **options)
         for part in release["folders"]:
             if problems := validate(out / part, run=False):
                 raise ReleaseError(f"The card of {part} is not in order: {problems[0].message}.")

@@ -40,13 +40,14 @@ NUMBER = re.compile(r"(?<![\w.,/#-])[+-]?\d(?:[\d,]*\d)?(?:\.\d+)?%?(?![\w/]|[.,
 LINK = re.compile(
     r"!?\[[^\]]*\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)|<(https?://[^>]*)>|^\[[^\]]+\]:\s*(\S+)", re.M
 )
-FENCE = re.compile(r"^```([^\n`]*)\n(.*?)^```[ \t]*$", re.M | re.S)
+FENCE = re.compile(r"^(`{3,})([^\n`]*)\n(.*?)^\1`*[ \t]*$", re.M | re.S)  # the groups: backticks, language, code
 INLINE = re.compile(r"`[^`\n]+`")
 NAMES = re.compile(r"^[\w.-]+/[\w.-]+$")  # OWNER/NAME
 # Electricity gives between a few g CO2eq a kWh (hydro) and some 1,100 (lignite); twice that leaves room for a grid's
 # losses and a computing centre's overhead. Kilograms or tonnes in place of grams fall far outside.
 GRAMS_PER_KWH = (1, 2200)
 SECONDS = 300  # for one code fence
+ROUNDING = 1e-6  # bits per byte
 
 
 @dataclass(order=True)
@@ -224,7 +225,8 @@ class Sources:
 
 def check_numbers(text: str, head: dict, folder: Path) -> Iterator[tuple[int, str]]:
     """Every number of the body is noted in card.json and equals its source, every noted one stands where it should."""
-    card, sources, lines, covered = read_json(folder / "card.json"), Sources(folder), text.split("\n"), {}
+    card, sources, covered = read_json(folder / "card.json"), Sources(folder), set()
+    begins = [0, *(match.end() for match in re.finditer("\n", text))]
     for name, digest in card["evidence"].items():
         if not (folder / name).is_file():
             yield 0, f"{name} is missing, and figures come from it"
@@ -233,12 +235,11 @@ def check_numbers(text: str, head: dict, folder: Path) -> Iterator[tuple[int, st
             yield 0, f"{name} has changed since the card was made: make the card anew"
     for number in card["numbers"]:
         place, shown, source = number["line"], number["text"], number["source"]
-        line = lines[place - 1] if place <= len(lines) else ""
-        start = number["column"] - 1
-        if line[start : start + len(shown)] != shown:
-            found = line[start : start + len(shown)]
+        start = begins[place - 1] + number["column"] - 1 if place <= len(begins) else len(text)
+        found = text[start : start + len(shown)]
+        if found != shown:
             yield place, f"{shown} is to stand here ({source}), and {found!r} does: make the card anew"
-        covered.setdefault(place, []).append((start, start + len(shown)))
+        covered.update(range(start, start + len(shown)))
         yield from ((place, problem) for problem in compare(sources, number, shown))
     for entry in card["metadata"]:
         yield from ((0, problem) for problem in compare(sources, entry, None))
@@ -252,7 +253,7 @@ def check_numbers(text: str, head: dict, folder: Path) -> Iterator[tuple[int, st
     plain = blanked(body, FENCE, INLINE, re.compile(r"\]\([^)]*\)"), re.compile(r"https?://\S+"))
     for count, line in enumerate(plain.split("\n"), shift + 1):
         for match in NUMBER.finditer(re.sub(r"^\s*\d+\.\s", lambda item: " " * len(item[0]), line)):
-            if not any(start <= match.start() and match.end() <= end for start, end in covered.get(count, [])):
+            if not covered.issuperset(range(begins[count - 1] + match.start(), begins[count - 1] + match.end())):
                 yield count, f"{match[0]} comes from no file: print it from one in the template"
 
 
@@ -282,6 +283,9 @@ def check_evidence(head: dict, folder: Path) -> Iterator[str]:
     outer = folder.parent / "release.json"
     if outer.is_file() and read_json(outer) != release:
         yield f"evidence/release.json is not {outer}: make the card anew"
+    yield from check_run(release, folder)
+    if (evidence / "comparison.json").is_file():
+        yield from check_comparison(read_json(evidence / "comparison.json"))
     emissions = ((release["source"].get("run") or {}).get("emissions") or {}) if release["source"] else {}
     grams = (head.get("co2_eq_emissions") or {}).get("emissions")
     if isinstance(grams, int | float) and emissions.get("kwh"):
@@ -293,10 +297,34 @@ def check_evidence(head: dict, folder: Path) -> Iterator[str]:
             )
 
 
+def check_run(release: dict, folder: Path) -> Iterator[str]:
+    """The files of run/, where it is there, are those that were released; both flavours have the same."""
+    if not (folder / "run").is_dir():
+        return
+    listed = release["folders"].get("llama", {"files": {}})["files"]
+    listed = {name: file["sha256"] for name, file in listed.items() if name.startswith("run/")}
+    found = {path.relative_to(folder).as_posix(): path for path in (folder / "run").rglob("*") if path.is_file()}
+    for name in sorted(listed.keys() | found.keys()):
+        if name not in found:
+            yield f"{name} is missing, and was released"
+        elif listed.get(name) != sha256(found[name]):
+            yield f"{name} is not the file that was released"
+
+
+def check_comparison(content: dict) -> Iterator[str]:
+    """The differences between models are those of their figures."""
+    first = content["models"][0]["name"]
+    for text, row in content["tasks"]["bits_per_byte"].items():
+        values = {name: of["value"] if isinstance(of, dict) else of for name, of in row["values"].items()}
+        for name, difference in row["differences"].items():
+            if abs(values[first] - values[name] - difference["value"]) > ROUNDING:
+                yield f"evidence/comparison.json: the difference to {name} ({text}) does not follow from the values"
+
+
 def check_code(body: str, folder: Path, *, run: bool) -> Iterator[tuple[int, str]]:
     """Python fences run in a fresh interpreter, in the folder and offline; bash, JSON and YAML ones parse."""
     for match in FENCE.finditer(body):
-        language, code, line = match[1].strip(), match[2], line_of(body, match.start())
+        language, code, line = match[2].strip(), match[3], line_of(body, match.start())
         problem = None
         if not language:
             problem = "a code fence without a language"
@@ -349,7 +377,7 @@ def validate(folder: Path, *, run: bool = True) -> list[Problem]:
     path = folder / "README.md"
     if not path.is_file():
         raise ReleaseError(f"{path} is not there: give a folder with a card.")
-    text = path.read_text(encoding="utf-8")
+    text = path.read_bytes().decode("utf-8")  # a carriage return that a model wrote is no end of a line
     try:
         yaml_head, body, shift = parts(text)
         head = yaml.safe_load(yaml_head)
@@ -357,7 +385,7 @@ def validate(folder: Path, *, run: bool = True) -> list[Problem]:
         return [Problem(1, "metadata", " ".join(str(error).split()))]
     found = [Problem(0, "metadata", message) for message in check_metadata(head)]
     found += [
-        Problem(line_of(text, m.start()), "placeholder", m[0]) for m in PLACEHOLDERS.finditer(blanked(text, BIBTEX))
+        Problem(line_of(text, m.start()), "placeholder", m[0]) for m in PLACEHOLDERS.finditer(blanked(text, QUOTED))
     ]
     found += [Problem(0, "number", message) for message in check_evidence(head, folder)]
     found += [Problem(line, "number", message) for line, message in check_numbers(text, head, folder)]
@@ -371,7 +399,8 @@ def validate(folder: Path, *, run: bool = True) -> list[Problem]:
     return sorted(found)
 
 
-BIBTEX = re.compile(r"^```bibtex\n.*?^```$", re.M | re.S)  # where braces are doubled by right
+# Where braces are doubled by right, and where a model writes what it will.
+QUOTED = re.compile(r"^(`{3,})(?:bibtex|text)\n.*?^\1$", re.M | re.S)
 
 
 def main() -> None:

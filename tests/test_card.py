@@ -8,16 +8,26 @@ from pathlib import Path
 import pytest
 import yaml
 
-from model_card import card, flavours, release, validate
-from model_card.facts import base_of, facts
-from model_card.files import ReleaseError, read_json, verify_sums, write_json
+from model_card import card, flavours, release, run_files, validate
+from model_card.facts import base_of, facts, mixture
+from model_card.files import ReleaseError, portable, read_json, verify_sums, write_json
 from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
+from training.evaluation.models import Subject
 from training.files import read_json as read
 from training.tasks import TASKS
 from training.tuning import account
 from training.tuning.examples import Examples
 
 MODEL_CARD = Path(card.__file__).parent
+# What a model may write: each of these once ended a line, a table, a block of code, or the card.
+WRITTEN = {
+    "en": (
+        " 1.2.3.0 | <b>bold</b> {{ name }} TODO\n\n\n\n```python\nprint('x'\n"
+        "````\r\n# 12 [x](nowhere.md) \ue0001\ue001"
+    ),
+    "fr": ", il l'\u00e9, la cre",
+    "la": "",
+}
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +73,29 @@ def run(tmp_path_factory, tiny_tokenizer, tiny_shards):
     emissions = {"seconds": 190.0, "kwh": 0.0013, "kg_co2eq": 7.3e-05, "source": "codecarbon, electricity of FRA"}
     write_json(folder / "emissions.json", emissions)
     scores = {code: {"loss": 5.5 + i, "bits_per_byte": 2.25 + i} for i, code in enumerate(("en", "fr"))}
-    rows = [{"step": 10, "loss": 6.0}, {"step": 75, "validation": scores}]
+    rows = [{"step": step, "loss": 6.0} for step in range(1, 1002)]
+    rows[500:500] = [{"step": 500, "event": {"skipped": 1}}, {"step": 500, "validation": scores}]
+    rows.append({"step": 75, "validation": scores})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (folder / "loss.png").write_bytes(b"a plot")
+    (folder / "summary.txt").write_text("greedy, repetition penalty 1.2\nRun: /home/someone/runs/tiny\n", "utf-8")
+    lines = [
+        {"step": step, "language": code, "prompt": "Rex 7", "continuation": text if step == 75 else "early"}
+        for step in (40, 75)
+        for code, text in WRITTEN.items()
+    ]
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    (folder / "samples.jsonl").write_text(text, encoding="utf-8")
+    bits = {"tiny": 2.25, "peer-2": {"value": 2.5, "low": 2.375, "high": 2.625}}
+    row = {"values": bits, "differences": {"peer-2": {"value": -0.25, "low": -0.5, "high": 0.125}}}
+    models = [
+        {"name": "tiny", "parameters": 1234, "fingerprint": Subject(str(folder)).fingerprint},
+        {"name": "peer-2", "parameters": 567890, "source": "/home/someone/peers/peer-2.gguf"},
+    ]
+    beside = {"models": models, "tasks": {"bits_per_byte": {"mean": row, "la": row}}}
+    beside["command"] = "/home/someone/python -m training.evaluate --model runs/tiny --model /home/someone/peer-2.gguf"
+    (folder / "comparison").mkdir()
+    write_json(folder / "comparison" / "comparison.json", beside)
     metrics = {"character_error_rate": {"value": 0.125, "low": 0.1, "high": 0.15}, "documents": 40}
     (folder / "eval").mkdir()
     write_json(folder / "eval" / "ocr.json", {"task": "ocr", "metrics": metrics, "command": "the command"})
@@ -95,9 +126,9 @@ def problems(folder: Path, kind: str) -> list[str]:
 
 
 def change(path: Path, old: str, new: str) -> None:
-    text = path.read_text(encoding="utf-8")
+    text = path.read_bytes().decode()  # as it is: a model may have written a carriage return
     assert old in text
-    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+    path.write_bytes(text.replace(old, new, 1).encode())
 
 
 def metadata(folder: Path) -> dict:
@@ -157,12 +188,12 @@ def test_a_stage_that_was_trained_on_other_shards_than_those_on_disk_is_refused(
 
 
 def test_every_number_of_the_body_is_noted_with_the_place_it_stands_at(dist):
-    text = (dist / "llama" / "README.md").read_text(encoding="utf-8").split("\n")
+    lines = (dist / "llama" / "README.md").read_bytes().decode().split("\n")
     noted = read_json(dist / "llama" / "card.json")["numbers"]
     assert len(noted) > 50
     for number in noted:
-        start = number["column"] - 1
-        assert text[number["line"] - 1][start : start + len(number["text"])] == number["text"]
+        rest = "\n".join(lines[number["line"] - 1 :])[number["column"] - 1 :]
+        assert rest.startswith(number["text"])
         assert re.fullmatch(r"evidence/[\w/]+\.json#(/.*)?", number["source"])
 
 
@@ -233,6 +264,151 @@ def test_the_figures_of_the_recipe_s_card_are_those_of_its_config():
     card_says = told["contradiction"]
     product = card_says["steps_of_the_card"]["value"] * card_says["sequences_of_the_card"]["value"] * 2048
     assert card_says["tokens_of_these"]["value"] == product
+
+
+# How a run went ----------------------------------------------------------------------------------
+
+
+def test_both_flavours_of_a_pretraining_run_carry_how_it_went_and_what_it_read(dist, run, tiny_shards):
+    for part in ("custom", "llama"):
+        found = {path.relative_to(dist / part / "run").as_posix() for path in (dist / part / "run").rglob("*.*")}
+        account = {"config.yaml", "run.json", "emissions.json", "summary.txt", "loss.png", "metrics.jsonl"}
+        assert found == {*account, "manifests/base-annealing.json"}  # one manifest for both stages
+        assert "run/metrics.jsonl" in (dist / part / "SHA256SUMS").read_text()
+    folder = dist / "llama" / "run"
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    steps = [row["step"] for row in rows if "loss" in row]
+    assert len(steps) == 200 and (steps[0], steps[-1]) == (1, 1001)
+    assert {b - a for a, b in zip(steps, steps[1:], strict=False)} == {5, 6}
+    whole = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row for row in rows if "loss" not in row] == [row for row in whole if "loss" not in row]
+    short, manifest = read_json(folder / "manifests" / "base-annealing.json"), read(tiny_shards / "manifest.json")
+    assert short["account"] == manifest["account"] and short["fingerprint"] == manifest["fingerprint"]
+    assert [one["sha256"] for one in short["shards"]] == [one["sha256"] for one in manifest["shards"]]
+    assert not any("account" in one for one in short["shards"])
+
+
+def test_of_thousands_of_shards_a_manifest_tells_the_number(tiny_shards):
+    manifest = read(tiny_shards / "manifest.json")
+    many = run_files.shortened({**manifest, "shards": manifest["shards"][:1] * 1000})
+    assert many["left_out"] == {"shards": 1000, "files": len(manifest["corpus"]["files"])}
+    assert "shards" not in many and "files" not in many["corpus"] and "sources" in many["corpus"]
+
+
+def test_a_fine_tuning_has_no_such_folder(tuned, tmp_path):
+    run_files.write_run(tuned(), tmp_path / "flavour")
+    assert not (tmp_path / "flavour").exists()
+
+
+def test_no_path_of_the_machine_is_in_a_release(dist, run):
+    for path in dist.rglob("*"):
+        if path.suffix in (".json", ".jsonl", ".yaml", ".txt", ".md") and path.name != "tokenizer.json":
+            text = path.read_text(encoding="utf-8")
+            assert "/home/someone" not in text and str(run.parent.parent) not in text, path
+    assert "Run: tiny\n" in (dist / "llama" / "run" / "summary.txt").read_text()
+
+
+def test_an_absolute_path_is_seen_from_a_root_or_cut_to_its_last_part():
+    root = Path("/work/house")
+    for given, kept in {
+        "/work/house/data/femto": "data/femto",
+        "/home/me/.venv/bin/python -m training.shards --out=/work/house/data/a --model '[\"/tmp/x/b.gguf\"]'": (
+            "python -m training.shards --out=data/a --model '[\"b.gguf\"]'"
+        ),
+        "../shared/corpus": "../shared/corpus",
+        "https://example.org/a/b and/or 1/2": "https://example.org/a/b and/or 1/2",
+    }.items():
+        assert portable({"a": [given]}, root) == {"a": [kept]}
+
+
+def test_a_file_of_the_run_that_was_changed_after_the_release_is_found(folder):
+    with open(folder / "run" / "metrics.jsonl", "a") as file:
+        file.write("{}\n")
+    (folder / "run" / "summary.txt").unlink()
+    (folder / "run" / "more.txt").touch()
+    assert problems(folder, "number") == [
+        "run/metrics.jsonl is not the file that was released",
+        "run/more.txt is not the file that was released",
+        "run/summary.txt is missing, and was released",
+    ]
+
+
+def test_the_loss_curve_is_shown_where_there_is_one(folder):
+    picture = "](run/loss.png)"
+    assert picture in (folder / "README.md").read_text(encoding="utf-8")
+    (folder / "run" / "loss.png").unlink()
+    assert "run/loss.png is not in the folder" in [p.message for p in validate.validate(folder, run=False)]
+    card.write_cards(folder.parent, "the command")
+    assert picture not in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_what_the_model_wrote_last_is_on_the_card_as_it_is(dist):
+    text = (dist / "llama" / "README.md").read_bytes().decode()
+    assert "What it wrote at step 75, greedily, with repetition penalty 1.2;" in text
+    for name, written in (("English", WRITTEN["en"]), ("French", WRITTEN["fr"]), ("Latin", "")):
+        assert f'{name}, after "Rex 7":\n{written}\n\n' in text
+    assert "\n`````text\nEnglish" in text and "early" not in text
+    assert read_json(dist / "llama" / "evidence" / "samples.json")["repetition_penalty"] == 1.2
+    assert validate.validate(dist / "llama", run=False) == []
+
+
+def test_a_continuation_improved_by_hand_is_found_though_no_figure_is_in_it(folder):
+    change(folder / "README.md", "il l'\u00e9, la", "il l'eau, la")
+    assert any("samples/1/continuation" in message for message in problems(folder, "number"))
+
+
+def test_bits_per_byte_stand_beside_those_of_peers_with_the_command(dist):
+    text = (dist / "llama" / "README.md").read_text(encoding="utf-8")
+    row = "2.250 | 2.500 (2.375 to 2.625) | -0.250 (-0.500 to +0.125) |\n"
+    assert f"| mean | {row}| Latin | {row}" in text and "| peer-2 | 567,890 |" in text
+    assert "python -m training.evaluate --model runs/tiny --model peer-2.gguf\n" in text
+
+
+def test_a_difference_that_does_not_follow_from_the_values_is_found(folder):
+    path = folder / "evidence" / "comparison.json"
+    change(path, "-0.25", "-0.75")
+    card.write_card(folder.parent, "llama", "", repository=None, base_model=None, relation="finetune")
+    (message,) = problems(folder, "number")
+    assert "the difference to peer-2 (mean) does not follow" in message
+
+
+def test_a_comparison_of_other_weights_is_refused_and_another_folder_s_is_taken(dist, run, tmp_path):
+    out = shutil.copytree(dist, tmp_path / "tiny")
+    content = read_json(run / "comparison" / "comparison.json")
+    (tmp_path / "other").mkdir()
+    content["models"][1]["name"] = "peer-2"
+    write_json(tmp_path / "other" / "comparison.json", {**content, "command": "another command"})
+    card.write_cards(out, "", run=run, comparison=tmp_path / "other")
+    assert "\nanother command\n" in (out / "llama" / "README.md").read_text(encoding="utf-8")
+    content["models"][0]["fingerprint"] = "0" * 64
+    write_json(tmp_path / "other" / "comparison.json", content)
+    with pytest.raises(ReleaseError, match="compare anew, with `--model .*tiny` before the others"):
+        card.write_cards(out, "", run=run, comparison=tmp_path / "other")
+
+
+def test_the_commands_that_made_the_data_are_listed_before_the_run_s(dist, tiny_shards):
+    told = read_json(dist / "llama" / "evidence" / "facts.json")
+    made = portable(read(tiny_shards / "manifest.json")["command"], Path.cwd())
+    assert told["commands"] == [made, "python -m training.pretrain --config tiny"]
+    text = (dist / "llama" / "README.md").read_text(encoding="utf-8")
+    assert f"```bash\n{made}\npython -m training.pretrain --config tiny\n```\n" in text
+    assert f"base and annealing `{told['corpora'][0]['fingerprint']}`" in text
+
+
+def test_a_mixture_of_a_folder_that_names_no_sources_is_told_by_its_rules(dist, tmp_path):
+    out = shutil.copytree(dist, tmp_path / "tiny")
+    rules = [{"epochs": 0.3, "language_type": "Code", "collection": None, "license": "*"}]
+    made = {"name": "base", "files": {"a.parquet": "0"}, "held_out": 0.01, "mixtures": {"base": rules, "anneal": []}}
+    for part in ("custom", "llama"):
+        data = read_json(out / part / "evidence" / "data.json")
+        data[0]["sources"] = {"sources": ["../shared/corpus"], "mixture": {**made, "command": "/a/b/mix --it"}}
+        write_json(out / part / "evidence" / "data.json", data)
+    card.write_cards(out, "")
+    text = (out / "llama" / "README.md").read_text(encoding="utf-8")
+    assert "Mixed as `base` from 1 files, of which 1.0% of the documents" in text
+    assert "| language_type Code | 0.3 |" in text and "```bash\nmix --it\n" in text
+    assert validate.validate(out / "llama", run=False) == []
+    assert mixture({"sources": {"mixture": {**made, "name": "held_out"}}})["rules"] == []
 
 
 # After a base model -------------------------------------------------------------------------------

@@ -213,16 +213,18 @@ def mix(config: MixtureConfig) -> dict[str, list[dict]]:
             for waiting in [name for name, rows in part.rows.items() if rows]:
                 part.flush(waiting)
     sources = config.corpus / "sources.json"
+    command = shlex.join(["python", *sys.orig_argv[1:]])
     content = {
         "fingerprint": fingerprint(settings),
         "settings": settings,
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "command": command,
         "account": {name: part.account() for name, part in parts.items()},
     }
     account.unlink(missing_ok=True)  # first out and last in: with it there, every folder is whole
     for name in parts:
         origin = read_json(sources) if sources.is_file() else {"sources": [str(config.corpus)]}
-        write_json(building / name / "sources.json", origin | {"mixture": {"name": name, **settings}})
+        origin["mixture"] = {"name": name, "command": command, **settings}
+        write_json(building / name / "sources.json", origin)
         shutil.rmtree(config.out / name, ignore_errors=True)
         (building / name).rename(config.out / name)
     building.rmdir()
