@@ -147,6 +147,22 @@ def test_no_page_and_no_wording_is_on_both_sides_of_the_split(segments):
     assert 0.3 < sum(row["prompt"].startswith("<|text_start|><|") for row in found["train"]) / 120 < 0.7
 
 
+def test_no_wording_is_on_both_sides_in_another_direction_or_as_a_translation(tmp_path):
+    repeated = {"en": "Choose a format for the cells.", "fr": "Choisissez un format.", "la": "Elige formam cellarum."}
+    rows = [
+        {"id": f"page{i}#{j}", "source": f"page{i}", "license": "Public Domain", **texts}
+        for i in range(40)
+        for j, texts in enumerate(({code: f"{text} {i}" for code, text in repeated.items()}, repeated))
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "repeated.parquet")
+    found = translation.rows(
+        TranslationData(path=tmp_path / "repeated.parquet", languages=["en", "fr", "la"], held_out=0.2)
+    )
+    texts = {name: {row[key] for row in some for key in ("text", "translation")} for name, some in found.items()}
+    assert repeated["en"] in texts["held_out"]
+    assert found["train"] and not texts["train"] & texts["held_out"]
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

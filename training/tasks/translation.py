@@ -97,7 +97,8 @@ class TranslationData:
 
 
 def rows(data: TranslationData) -> dict[str, list[dict]]:
-    """{"train": rows, "held_out": rows}; no page or chapter is in both, and no text of the same wording.
+    """{"train": rows, "held_out": rows}; no page or chapter is in both, and no text or translation
+    of the same wording.
 
     Raises:
         InputError: when there are no segments, or a setting makes no sense.
@@ -114,8 +115,9 @@ def rows(data: TranslationData) -> dict[str, list[dict]]:
     for one in found:
         for direction in _directions(one, languages, data):
             candidates["held_out" if one["source"] in apart else "train"].setdefault(direction, []).append(one)
-    measured = _take(candidates["held_out"], data.held_out_rows, data, known={})
-    train = _take(candidates["train"], data.train_rows, data, known=measured)
+    measured = _take(candidates["held_out"], data.held_out_rows, data, known=set())
+    known = {one[code] for direction, some in measured.items() for one in some for code in direction}
+    train = _take(candidates["train"], data.train_rows, data, known=known)
     if not train:
         raise InputError(f"no two segments in {', '.join(languages)} say the same: give others with --data.path.")
     return {
@@ -138,18 +140,18 @@ def _directions(one: dict, languages: list[str], data: TranslationData) -> Itera
                     yield source, target
 
 
-def _take(candidates: Directions, count: int, data: TranslationData, *, known: Directions) -> Directions:
-    """`count` segments, as many for each direction as there are, no text twice and none that is known."""
+def _take(candidates: Directions, count: int, data: TranslationData, *, known: set[str]) -> Directions:
+    """`count` segments, as many for each direction as there are, no text twice, and neither side one that is known."""
     taken: Directions = {}
     left = count
     for i, direction in enumerate(sorted(candidates, key=lambda one: len(candidates[one]))):  # the scarce ones first
         quota = left // (len(candidates) - i)
-        seen = {one[direction[0]] for one in known.get(direction, [])}
+        seen: set[str] = set()
         mine = taken.setdefault(direction, [])
         for one in sorted(candidates[direction], key=lambda one: number(f"{data.seed}/{one['id']}/{direction}")):
             if len(mine) >= quota:
                 break
-            if one[direction[0]] not in seen:
+            if one[direction[0]] not in seen and known.isdisjoint(one[code] for code in direction):
                 seen.add(one[direction[0]])
                 mine.append(one)
         left -= len(mine)
