@@ -116,7 +116,7 @@ def test_the_weights_that_measured_best_are_what_stays(whole):
     }
     assert list(measured) == [3, 6]
     kept = read_json(whole.folder / "model" / "best.json")
-    best = max(measured, key=lambda step: measured[step]["answer_f1"])  # the first of equals
+    best = max(measured, key=lambda step: (measured[step]["answer_f1"], step))  # of equals what learnt more
     assert kept == {"step": best, "metric": "answer_f1", "value": measured[best]["answer_f1"]}
     if best == 6:
         trained = state(whole, 6)["model:model.layers.0.mlp.up_proj.weight"]
@@ -124,15 +124,16 @@ def test_the_weights_that_measured_best_are_what_stays(whole):
         assert torch.equal(trained.bfloat16(), stays)
 
 
-def test_only_a_better_figure_replaces_what_is_kept(tmp_path):
+def test_only_a_figure_as_good_replaces_what_is_kept_and_learnt_less(tmp_path):
     for higher, better, worse in ((True, 0.6, 0.4), (False, 0.4, 0.6)):
         best = measures.Best(tmp_path / str(higher), higher_is_better=higher)
         assert best.beaten_by(None)
         best.folder.mkdir()
         (best.folder / "best.json").write_text(json.dumps({"step": 1, "value": None}))
-        assert best.beaten_by(worse) and not best.beaten_by(None)
+        assert best.beaten_by(worse) and best.beaten_by(None)
         (best.folder / "best.json").write_text(json.dumps({"step": 1, "value": 0.5}))
-        assert best.beaten_by(better) and not best.beaten_by(worse) and not best.beaten_by(0.5)
+        assert best.beaten_by(better) and best.beaten_by(0.5)
+        assert not best.beaten_by(worse) and not best.beaten_by(None)
 
 
 def test_the_account_of_a_run_has_the_form_of_a_shards_manifest_and_adds_up(whole):

@@ -110,7 +110,8 @@ class Best:
         return json.loads(path.read_text()) if path.is_file() else None
 
     def beaten_by(self, figure: float | None) -> bool:
-        """Whether a figure is better than what is kept; None, for no number, is better than nothing."""
-        if (kept := self.facts) is None or figure is None:
-            return kept is None
-        return kept["value"] is None or self.sign * figure > self.sign * kept["value"]
+        """Whether a figure is as good as what is kept, whose weights have learnt less; None, for no number, is as good
+        as None and better than nothing."""
+        if (kept := self.facts) is None or kept["value"] is None:
+            return True
+        return figure is not None and self.sign * figure >= self.sign * kept["value"]
