@@ -21,6 +21,7 @@ from training.config import InputError
 from training.generation import complete
 from training.intervals import interval
 from training.tasks import ocr, pages
+from training.tasks.drills import WORD
 from training.tasks.near import NearInput
 from training.tasks.ocr import STOP, OcrData, format_ocr, parse_ocr, score
 from training.tasks.sources import held_out
@@ -273,6 +274,22 @@ def test_any_corpus_gives_rows_with_made_up_errors_split_by_author(tiny_corpus):
 def test_no_rows_at_all_is_told_before_anything_is_fetched():
     with pytest.raises(InputError, match="synthetic is 0"):
         ocr.rows(OcrData(synthetic=0))
+
+
+def test_drills_come_first_are_right_already_and_have_words_at_random_from_training_rows_alone(pairs):
+    settings = {"pairs": pairs, "synthetic": 0, "held_out": 0.2}
+    plain, found = ocr.rows(OcrData(**settings)), ocr.rows(OcrData(**settings, drills=40))
+    count = len(found["train"]) - len(plain["train"])
+    drilled = found["train"][:count]
+    assert found["train"][count:] == plain["train"] and found["held_out"] == plain["held_out"]
+    languages = {row["language"] for row in plain["train"]}
+    assert 40 <= count < 40 + len(languages) and {row["language"] for row in drilled} == languages
+    known = {word for row in plain["train"] for word in WORD.findall(row["truth"])}
+    for row in drilled:
+        assert row["ocr"] == row["truth"] and ocr.parse_correction(row["completion"]) == row["truth"]
+        assert 1 < len(row["truth"].split()) <= 10 and known.issuperset(row["truth"].split())
+    assert not {row["truth"] for row in drilled} & {row["truth"] for row in plain["train"]}
+    assert found == ocr.rows(OcrData(**settings, drills=40)) != ocr.rows(OcrData(**settings, drills=40, seed=1))
 
 
 @pytest.mark.parametrize(

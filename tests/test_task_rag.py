@@ -208,6 +208,22 @@ def test_a_curriculum_begins_with_few_sources(encyclopaedia):
     assert max(counts[:50]) <= 2 and sum(counts[:50]) * 4 < sum(counts[-50:])
 
 
+def test_drills_come_first_cite_literally_and_have_words_at_random_from_training_pages_alone(encyclopaedia):
+    plain, found = made(encyclopaedia, curriculum=True), made(encyclopaedia, curriculum=True, drills=60)
+    drilled = found["train"][:60]
+    assert found["train"][60:] == plain["train"] and found["held_out"] == plain["held_out"]
+    assert {row["language"] for row in drilled} == {"en", "fr"} and len({row["id"] for row in drilled}) == 60
+    held = {row["source"] for row in found["held_out"]}
+    for row in drilled:
+        (text,) = texts_of(row).values()
+        assert row["cited"] == ["1"] and row["answer"] == text.split("\n")[1] and row["source"] not in held
+        assert row["license"] == {"en": "CC-BY-SA-4.0", "fr": "CC-BY-SA-3.0"}[row["language"]]
+    metrics = rag.score(drilled, [row["completion"].removesuffix(rag.STOP) for row in drilled])
+    assert metrics["citation_validity"](metrics["citation_validity"].rows.sum(0)) == 1
+    again, other = (made(encyclopaedia, drills=60, seed=seed)["train"][:60] for seed in (0, 1))
+    assert again == drilled != other
+
+
 def test_pages_give_leads_topics_and_names_and_no_title_twice():
     page = {"collection": "x", "license": "MIT"}
     lead = {"language": "en", "page": "a", "title": "Erbium", "text": "Erbium is a chemical element of note."}
@@ -322,6 +338,10 @@ def test_a_line_that_is_no_object_is_refused_by_its_number(tmp_path, line):
 def test_settings_that_make_no_sense_are_refused(encyclopaedia, tmp_path, write_corpus):
     with pytest.raises(InputError, match="max_sources is 11"):
         made(encyclopaedia, max_sources=11)
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, OWN)))
+    with pytest.raises(InputError, match="drills are made of pages"):
+        rag.rows(rag.RagData(path=tmp_path / "own.jsonl", drills=10))
+    (tmp_path / "own.jsonl").unlink()
     with pytest.raises(InputError, match="held_out is 0"):
         made(encyclopaedia, held_out=0)
     write_corpus(tmp_path / "novel.parquet", [{"text": "No page here."}])

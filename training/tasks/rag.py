@@ -24,7 +24,7 @@ from ..language import JUDGED_LETTERS, identify
 from .rag_formats import STOP, Citation, Format, Response, format_prompt, parse_completion
 from .rag_pages import pages, passages
 from .rag_quotes import QuotesFromSources
-from .rag_rows import make, phrases, read_own
+from .rag_rows import drills, make, phrases, read_own
 from .sources import held_out
 
 NAME = "rag"
@@ -56,6 +56,8 @@ class RagData:
         quote_words: most words of a quote.
         curriculum: training rows with few and short sources come first, by and large; for a trainer that learns them
             as they come (training.finetune with shuffle: false).
+        drills: further training rows, of words at random, which only copying answers; they come first if nothing
+            shuffles them. A base that does not copy yet learns it from them sooner than from sentences.
         languages: ISO codes; all eight when not given.
         seed: decides what is held out and what is drawn.
     """
@@ -72,6 +74,7 @@ class RagData:
     answer_words: int = 30
     quote_words: int = 12
     curriculum: bool = False
+    drills: int = 0
     languages: list[str] | None = field(default=None)
     seed: int = 0
 
@@ -87,7 +90,11 @@ def rows(data: RagData) -> dict[str, list[dict]]:
     if not 0 < data.held_out < 1:
         raise InputError(f"held_out is {data.held_out}: give a share of the pages, as 0.05.")
     languages = checked_languages(data.languages)
-    found = _own(data, languages) if _is_own(data.path) else _made(data, languages)
+    if own := _is_own(data.path):
+        if data.drills:
+            raise InputError(f"drills are made of pages, and {data.path} holds questions: set data.drills to 0.")
+    found = _own(data, languages) if own else _made(data, languages)
+    drilled = found.pop("drills", [])
     for name, some in found.items():
         if not some:
             raise InputError(f"no {name} rows can be made of {data.path or 'the packages'}: more pages are needed.")
@@ -95,7 +102,7 @@ def rows(data: RagData) -> dict[str, list[dict]]:
     if data.curriculum:
         draw = random.Random(data.seed)
         found["train"].sort(key=lambda row: len(row["prompt"]) * (1 + draw.random()))
-    return {"train": found["train"], "held_out": found["held_out"][: data.held_out_rows]}
+    return {"train": [*drilled, *found["train"]], "held_out": found["held_out"][: data.held_out_rows]}
 
 
 def _is_own(path: Path | None) -> bool:
@@ -117,17 +124,22 @@ def _own(data: RagData, languages: list[str]) -> dict[str, list[dict]]:
 
 
 def _made(data: RagData, languages: list[str]) -> dict[str, list[dict]]:
-    found = passages(pages(data.path, languages), data.source_words, data.answer_words)
-    apart = held_out(((one.language, one.page) for one in found), data.held_out, data.seed)
+    told = passages(pages(data.path, languages), data.source_words, data.answer_words)
+    apart = held_out(((one.language, one.page) for one in told), data.held_out, data.seed)
     parts = {
-        "train": ([one for one in found if one.page not in apart], data.train_rows),
-        "held_out": ([one for one in found if one.page in apart], data.held_out_rows),
+        "train": ([one for one in told if one.page not in apart], data.train_rows),
+        "held_out": ([one for one in told if one.page in apart], data.held_out_rows),
     }
     settings = {
         "rag_format": data.format,
         **{name: getattr(data, name) for name in ("max_sources", "unanswerable", "both", "quote_words", "seed")},
     }
-    return {name: list(make(some, count, **settings)) for name, (some, count) in parts.items()}
+    found = {name: list(make(some, count, **settings)) for name, (some, count) in parts.items()}
+    if data.drills:
+        drill = {"rag_format": data.format, "quote_words": data.quote_words, "seed": data.seed}
+        found["drills"] = list(drills(parts["train"][0], data.drills, **drill))
+        random.Random(data.seed).shuffle(found["drills"])
+    return found
 
 
 # Metrics ------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import hashlib
 import random
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from itertools import cycle, islice
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 
 from ..config import InputError
 from ..language import LANGUAGES, identify
+from .drills import TEXTS, jumbled
 from .rag_formats import Citation, Format, Response, format_rag, parse_answer
 from .rag_pages import Passage
 from .sources import read_rows
@@ -20,6 +22,7 @@ from .sources import read_rows
 POOL = 20  # distractors are drawn among so many of BM25's best
 CLAUSE_WORDS = 4  # a quote that has to be short has so many words at least, and ends at a comma if there is one,
 LITTLE = 3  # else after a word of more letters than an article or a preposition has
+DRILL_TITLE, DRILL_ANSWER = (1, 2), (5, 8)  # words of its title and of its sentence: fewest and most
 OWN_COLUMNS = ("query", "sources", "answer")
 
 
@@ -96,6 +99,25 @@ def make(
             sources = [*known, *draw.sample(far, max(0, min(len(far), wanted - len(known))))]
             draw.shuffle(sources)
             yield _row(asked, sources, rag_format, quote_words, draw)
+
+
+def drills(passages: list[Passage], count: int, *, rag_format: Format, quote_words: int, seed: int) -> Iterator[dict]:
+    """`count` rows with one source, whose words are drawn at random: nothing but copying answers. As many of each
+    language; of a passage there is its page, and the licences of those that gave the words."""
+    languages = sorted({one.language for one in passages}, key=list(LANGUAGES).index)
+    for language in languages:
+        draw = random.Random(f"{seed}/drill/{language}")
+        own = [one for one in passages if one.language == language]
+        for _ in range(-(-count // len(languages))):
+            drawn = draw.sample(own, min(TEXTS, len(own)))
+            words = jumbled((one.text for one in drawn), draw)
+            end = draw.randint(*DRILL_TITLE)
+            title, answer = words[:end], words[end : end + draw.randint(*DRILL_ANSWER)]
+            title, answer = (" ".join(some).capitalize() for some in (title, answer))
+            licences = " AND ".join(sorted({one.license for one in drawn}))
+            text = f"{title}\n{answer}."
+            passage = replace(drawn[0], title=title, text=text, answer=f"{answer}.", license=licences)
+            yield _row([passage], [passage], rag_format, quote_words, draw)
 
 
 def _row(

@@ -96,6 +96,7 @@ class FinetuneConfig:
         method: sft, supervised; dpo, the right answer preferred to the base's own; grpo, the task's metrics as reward.
         data: settings of the task's data: fields of OcrData, TranslationData, RagData or InstructData.
         trainer: fields of TRL's SFTConfig, DPOConfig or GRPOConfig that differ.
+        optimizer: muon is pretraining's: Muon for the matrices inside the layers, AdamW for the rest.
         max_steps: optimizer steps; as many as trainer.num_train_epochs takes when not given.
         max_length: most tokens of an example; the model's context when not given.
         over_long: what becomes of longer examples; cut ones do not learn where to end.
@@ -121,6 +122,7 @@ class FinetuneConfig:
     method: Literal["sft", "dpo", "grpo"] = "sft"
     data: dict[str, Any] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
+    optimizer: Literal["adamw", "muon"] = "adamw"
     max_steps: int | None = None
     max_length: int | None = None
     over_long: Literal["leave_out", "cut"] = "leave_out"
@@ -159,6 +161,8 @@ class FinetuneConfig:
             )
         if self.peft and not self.allow_peft:
             raise InputError(f"peft is asked for, and {LORA}.")
+        if self.peft and self.optimizer == "muon":
+            raise InputError("optimizer muon is for all parameters: leave it out with peft.")
         if self.replay.share and self.method != "sft":
             raise InputError(f"replay.share needs --method sft: {self.method} learns from answers, not from text.")
         if self.candidates and self.method != "sft":

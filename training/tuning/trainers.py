@@ -18,6 +18,7 @@ from .. import checkpoint
 from ..config import InputError
 from ..loss import LinearCrossEntropy
 from ..metrics import MetricsLog
+from ..optimizer import OptimizerConfig, build
 from ..sampled import Candidates, SampledCrossEntropy
 from ..stopping import StopSignal
 from .examples import IGNORED
@@ -31,7 +32,20 @@ class Whole:
     """
 
     identity: dict
+    muon = False  # pretraining's optimizer instead of the one that `args` names
     saver: checkpoint.Saver | None = None
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """As Trainer, or pretraining's with the settings that Trainer has for AdamW."""
+        if not self.muon:
+            return super().create_optimizer(model)
+        if self.optimizer is None:
+            names = {"beta1": "adam_beta1", "beta2": "adam_beta2", "epsilon": "adam_epsilon"}
+            names |= {name: name for name in ("learning_rate", "weight_decay")}
+            settings = {ours: getattr(self.args, theirs) for ours, theirs in names.items()}
+            self.optimizer = build(OptimizerConfig(name="muon", **settings), self.model)
+            self.optimizer.found_inf = torch.zeros((), device=self.args.device)  # no step is left out
+        return self.optimizer
 
     def _save_checkpoint(self, model, trial) -> None:
         optimizer = self.optimizer.optimizer  # under Accelerate's wrapper
