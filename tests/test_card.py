@@ -468,7 +468,8 @@ def carded(dist: Path, run: Path, out: Path, **options) -> Path:
 def test_a_fine_tuning_is_told_with_its_base_its_settings_its_text_and_both_sides_of_its_results(
     dist, tuned, tmp_path
 ):
-    folder = carded(dist, tuned(), tmp_path / "tuned")
+    settings = {"data": {"drills": 1200, "clean": 0.2, "pairs": "../pairs", "path": None}, "optimizer": "muon"}
+    folder = carded(dist, tuned(**settings, candidates=2048), tmp_path / "tuned")
     head, text = metadata(folder), (folder / "README.md").read_text(encoding="utf-8")
     assert (head["base_model"], head["base_model_relation"]) == ("PleIAs/Pleias-Nano", "finetune")
     assert head["co2_eq_emissions"]["training_type"] == "fine-tuning"
@@ -480,6 +481,11 @@ def test_a_fine_tuning_is_told_with_its_base_its_settings_its_text_and_both_side
         "| lr scheduler type | cosine |",
         "| task | ocr |",
         "| method | sft |",
+        "| optimizer | muon |",
+        "| candidates | 2,048 |",
+        "| data, drills | 1,200 |",
+        "| data, clean | 0.2 |",
+        "| data, pairs | ../pairs |",
         "| MPL-2.0 | 4 | 66.7% |",
         "| cer | 0.75 (0.625 to 0.875) | 0.25 (0.125 to 0.375) | -0.5 (-0.625 to -0.375) |",
     ):
