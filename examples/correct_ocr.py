@@ -1,6 +1,6 @@
 """OCR correction: a page as the machine read it, and as a fine-tuned model corrects it.
 
-python examples/correct_ocr.py runs/finetune_ocr/model [PAGE.txt]
+python examples/correct_ocr.py runs/finetune_ocr/model [PAGE.txt] [WINDOW]
 """
 
 import sys
@@ -16,5 +16,6 @@ of belief, it was the epocb of incredulity."""
 
 folder = sys.argv[1] if len(sys.argv) > 1 else "runs/finetune_ocr/model"
 page = Path(sys.argv[2]).read_text(encoding="utf-8") if len(sys.argv) > 2 else PAGE
+window = int(sys.argv[3]) if len(sys.argv) > 3 else 60  # characters at a time: what finetune_ocr trains on
 model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-print(ocr.correct(model, tokenizer, page))  # of any length: read in windows that overlap
+print(ocr.correct(model, tokenizer, page, window=window))  # of any length: the windows overlap

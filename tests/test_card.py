@@ -468,8 +468,8 @@ def carded(dist: Path, run: Path, out: Path, **options) -> Path:
 def test_a_fine_tuning_is_told_with_its_base_its_settings_its_text_and_both_sides_of_its_results(
     dist, tuned, tmp_path
 ):
-    settings = {"data": {"drills": 1200, "clean": 0.2, "pairs": "../pairs", "path": None}, "optimizer": "muon"}
-    folder = carded(dist, tuned(**settings, candidates=2048), tmp_path / "tuned")
+    data = {"drills": 1200, "clean": 0.2, "window": 60, "pairs": "../pairs", "path": None}
+    folder = carded(dist, tuned(data=data, optimizer="muon", candidates=2048), tmp_path / "tuned")
     head, text = metadata(folder), (folder / "README.md").read_text(encoding="utf-8")
     assert (head["base_model"], head["base_model_relation"]) == ("PleIAs/Pleias-Nano", "finetune")
     assert head["co2_eq_emissions"]["training_type"] == "fine-tuning"
@@ -486,6 +486,7 @@ def test_a_fine_tuning_is_told_with_its_base_its_settings_its_text_and_both_side
         "| data, drills | 1,200 |",
         "| data, clean | 0.2 |",
         "| data, pairs | ../pairs |",
+        'print(ocr.correct(model, tokenizer, "Tbe old houfe ftood by tlie river.", window=60))',
         "| MPL-2.0 | 4 | 66.7% |",
         "| cer | 0.75 (0.625 to 0.875) | 0.25 (0.125 to 0.375) | -0.5 (-0.625 to -0.375) |",
     ):

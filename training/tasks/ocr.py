@@ -35,7 +35,7 @@ HIGHER_IS_BETTER = False
 START, END = "<|text_start|>", "<|text_end|><|ocr_correction_start|>"
 STOP = "<|ocr_correction_end|>"
 
-WINDOW, OVERLAP = 300, 60  # characters; a window and its correction fit four times in a context of 1,024 tokens
+WINDOW = 300  # characters; a window and its correction fit four times in a context of 1,024 tokens
 EDIT_PRICE = 5.0  # of a changed byte (training.tasks.near); training.bench.ocr_price finds a model's own
 RENDERED = re.compile("rendered page", re.IGNORECASE)  # how the source of a pair that may train begins
 PAIR_COLUMNS = ["id", "ocr", "truth", "language", "source", "license"]
@@ -363,7 +363,7 @@ def correct(
     text: str,
     *,
     window: int = WINDOW,
-    overlap: int = OVERLAP,
+    overlap: int | None = None,
     price: float = EDIT_PRICE,
     progress: str | None = None,
 ) -> str:
@@ -371,7 +371,7 @@ def correct(
 
     Args:
         window: characters that the model reads at a time; what it was fine-tuned on is best.
-        overlap: characters that neighbouring windows share.
+        overlap: characters that neighbouring windows share; a fifth of one when not given.
         price: of a change; the higher the surer the model has to be (training.tasks.near).
         progress: title of a progress bar; none when not given.
     """
@@ -386,4 +386,4 @@ def correct(
         }
         return [parse_correction(one) for one in complete(model, tokenizer, prompts, progress=progress, **options)]
 
-    return over_windows(text, window, overlap, change)
+    return over_windows(text, window, window // 5 if overlap is None else overlap, change)
