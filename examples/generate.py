@@ -23,8 +23,7 @@ PROMPTS = [
 ]
 
 folder = sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent.parent / "model_card" / "femto"
-generate = pipeline(
-    "text-generation", model=str(folder), max_new_tokens=40
-)  # greedy, repetition penalty 1.2: the default
+# Greedy, with repetition penalty 1.2: the default.
+generate = pipeline("text-generation", model=str(folder), max_new_tokens=40)
 for prompt in PROMPTS:
     print(generate(prompt)[0]["generated_text"], end="\n\n")

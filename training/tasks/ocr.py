@@ -24,7 +24,7 @@ from ..intervals import Metric, ratio
 from ..mixture import author, number, work
 from ..noise import ERROR_RATES
 from ..noise import read as misread
-from .drills import TEXTS, jumbled
+from .drills import jumbled
 from .markers import escape, unescape
 from .near import NearInput, is_byte_level
 from .sources import corpus_folder, held_out, read_columns
@@ -155,16 +155,11 @@ def rows(data: OcrData) -> dict[str, list[dict]]:
 def _drills(train: list[dict], data: OcrData) -> list[dict]:
     """Rows of words at random out of the training rows, as many of each language."""
     rows = []
-    languages = sorted({row["language"] for row in train})
-    for language in languages:
-        draw = random.Random(f"{data.seed}/drill/{language}")
-        own = [row for row in train if row["language"] == language]
-        for i in range(-(-data.drills // len(languages))):
-            drawn = draw.sample(own, min(TEXTS, len(own)))
-            text = " ".join(jumbled((row["truth"] for row in drawn), draw)[: draw.randint(*DRILL_WORDS)])
-            licences = " AND ".join(sorted({row["license"] for row in drawn}))
-            pair = {**drawn[0], "id": f"drill/{language}/{i}", "license": licences}
-            rows.append(_row(pair, text, text, kind="drill"))
+    some = ((row["language"], row["truth"], row) for row in train)
+    for name, drawn, words, draw in jumbled(some, data.drills, data.seed):
+        text = " ".join(words[: draw.randint(*DRILL_WORDS)])
+        licences = " AND ".join(sorted({row["license"] for row in drawn}))
+        rows.append(_row({**drawn[0], "id": name, "license": licences}, text, text, kind="drill"))
     return _mixed(rows, data.seed)
 
 

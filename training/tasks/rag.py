@@ -90,9 +90,9 @@ def rows(data: RagData) -> dict[str, list[dict]]:
     if not 0 < data.held_out < 1:
         raise InputError(f"held_out is {data.held_out}: give a share of the pages, as 0.05.")
     languages = checked_languages(data.languages)
-    if own := _is_own(data.path):
-        if data.drills:
-            raise InputError(f"drills are made of pages, and {data.path} holds questions: set data.drills to 0.")
+    own = _is_own(data.path)
+    if own and data.drills:
+        raise InputError(f"drills are made of pages, and {data.path} holds questions: set data.drills to 0.")
     found = _own(data, languages) if own else _made(data, languages)
     drilled = found.pop("drills", [])
     for name, some in found.items():

@@ -14,7 +14,7 @@ import yaml
 
 from ..config import InputError
 from ..language import LANGUAGES, identify
-from .drills import TEXTS, jumbled
+from .drills import jumbled
 from .rag_formats import Citation, Format, Response, format_rag, parse_answer
 from .rag_pages import Passage
 from .sources import read_rows
@@ -104,20 +104,15 @@ def make(
 def drills(passages: list[Passage], count: int, *, rag_format: Format, quote_words: int, seed: int) -> Iterator[dict]:
     """`count` rows with one source, whose words are drawn at random: nothing but copying answers. As many of each
     language; of a passage there is its page, and the licences of those that gave the words."""
-    languages = sorted({one.language for one in passages}, key=list(LANGUAGES).index)
-    for language in languages:
-        draw = random.Random(f"{seed}/drill/{language}")
-        own = [one for one in passages if one.language == language]
-        for _ in range(-(-count // len(languages))):
-            drawn = draw.sample(own, min(TEXTS, len(own)))
-            words = jumbled((one.text for one in drawn), draw)
-            end = draw.randint(*DRILL_TITLE)
-            title, answer = words[:end], words[end : end + draw.randint(*DRILL_ANSWER)]
-            title, answer = (" ".join(some).capitalize() for some in (title, answer))
-            licences = " AND ".join(sorted({one.license for one in drawn}))
-            text = f"{title}\n{answer}."
-            passage = replace(drawn[0], title=title, text=text, answer=f"{answer}.", license=licences)
-            yield _row([passage], [passage], rag_format, quote_words, draw)
+    some = ((one.language, one.text, one) for one in passages)
+    for _, drawn, words, draw in jumbled(some, count, seed):
+        end = draw.randint(*DRILL_TITLE)
+        title, answer = words[:end], words[end : end + draw.randint(*DRILL_ANSWER)]
+        title, answer = (" ".join(part).capitalize() for part in (title, answer))
+        licences = " AND ".join(sorted({one.license for one in drawn}))
+        text = f"{title}\n{answer}."
+        passage = replace(drawn[0], title=title, text=text, answer=f"{answer}.", license=licences)
+        yield _row([passage], [passage], rag_format, quote_words, draw)
 
 
 def _row(
