@@ -27,11 +27,11 @@ from modeling_pleias import PleiasForCausalLM, PleiasTokenizer
 from modeling_pleias.tokenization_pleias import DOCUMENT_TOKENS
 from training import checkpoint, finetune
 from training.config import InputError, parse
-from training.files import model_sha256, read_json
+from training.files import fingerprint, model_sha256, read_json
 from training.generation import complete
 from training.metrics import read_metrics
 from training.stopping import STOPPED
-from training.tasks import instruct
+from training.tasks import instruct, ocr
 from training.tuning import base, measures
 from training.tuning.recipe import FinetuneConfig, MeasureConfig, ReplayConfig
 from training.tuning.trainers import Around
@@ -312,6 +312,13 @@ def test_two_processes_learn_what_one_does(config, whole, tmp_path):
     )
     answers = [read_json(each.folder / "answers" / "before.json")["value"] for each in (whole, two)]
     assert answers[0] == answers[1] and len(answers[0]) == 3
+
+
+def test_answers_of_the_base_are_kept_for_the_guide_that_gave_them(monkeypatch):
+    before = fingerprint(finetune.spelt(ocr.DECODING))
+    assert before == fingerprint(finetune.spelt(dict(ocr.DECODING)))
+    monkeypatch.setattr(ocr.near_input, "__defaults__", (1.0,))  # another price of a change
+    assert before != fingerprint(finetune.spelt(ocr.DECODING))
 
 
 # Bases --------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ The base is measured on held-out rows before, the result after; what stays is th
 held-out rows on the way. A run can be killed at any time and goes on from its last checkpoint by the same command.
 """
 
+import inspect
 import shutil
 from collections.abc import Callable
 from importlib.metadata import version
@@ -140,6 +141,16 @@ def once(path: Path, key: str, make: Callable[[], list], *, main: bool) -> list:
     return value
 
 
+def spelt(decoding: dict) -> dict:
+    """Decoding settings as JSON: of a guide its name and its own settings."""
+
+    def guide(make: Callable) -> dict:
+        own = inspect.signature(make).parameters.values()
+        return {"name": make.__qualname__} | {one.name: one.default for one in own if one.default is not one.empty}
+
+    return {name: guide(value) if callable(value) else value for name, value in decoding.items()}
+
+
 def show(config: FinetuneConfig, metrics: dict[str, dict[str, float]], rows: int) -> None:
     """The comparison on one screen."""
     table = Table(title=f"{config.task}: {rows} held-out rows, with 95% intervals", title_justify="left")
@@ -230,7 +241,7 @@ def finetune(config: FinetuneConfig) -> None:
     decoding = task.DECODING | {"batch_tokens": config.measure.batch_tokens}
     if config.measure.max_new_tokens is not None:
         decoding["max_new_tokens"] = config.measure.max_new_tokens
-    told = {name: value for name, value in decoding.items() if not callable(value)}
+    told = spelt(decoding)
     key = fingerprint([identity["base"], str(dtype), told, [row["prompt"] for row in compared.rows]])
 
     def answers_of_base(rows: list[dict], title: str) -> list[str]:
