@@ -27,7 +27,7 @@ quality: .venv/.dev  ## lint and formatting, as the pre-commit hooks run them
 	.venv/bin/ruff format --check .
 
 bench: .venv/.training  ## the measurements of training/bench that need no files of their own, one after the other
-	for program in loader train_step faults; do .venv/bin/python -m training.bench.$$program; done
+	for program in loader train_step denormals faults; do .venv/bin/python -m training.bench.$$program; done
 
 constraints: .venv/.dev  ## write constraints.txt anew from what .venv holds
 	.venv/bin/python -c "$$FREEZE" > constraints.txt

@@ -116,6 +116,25 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
     assert faults("keep") < left / 10  # nearly none, but a kernel short of memory takes back some of what is idle
 
 
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="what else flushes, PyTorch says")
+@pytest.mark.parametrize("how, left", [("leave", True), ("flush", False)])
+def test_numbers_too_small_for_full_precision_count_as_0_in_every_thread(how, left):
+    code = """
+import sys, torch
+from training.compute import flush_denormals
+if sys.argv[1] == "flush":
+    flush_denormals()
+torch.set_num_threads(2)
+small = torch.full((1_000_000,), 1e-30, requires_grad=True)  # enough for several threads
+out = small * 1e-10
+out.backward(torch.full_like(out, 1e-30))
+print(sorted({bool(half.any()) for x in (out, small.grad) for half in x.detach().chunk(2)}))
+"""
+    command = [sys.executable, "-c", code, how]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [f"[{left}]"]
+
+
 def test_precision_is_as_asked_and_auto_is_what_the_processor_has_matrix_units_for():
     cpu = torch.device("cpu")
     assert compute_dtype("bf16", cpu) == torch.bfloat16 and compute_dtype("fp32", cpu) == torch.float32

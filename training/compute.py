@@ -29,6 +29,15 @@ def keep_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def flush_denormals() -> None:
+    """Have numbers below 1.2e-38 count as 0, in this thread and in those it starts; before the first tensor is made.
+
+    Attention of a trained model is full of probabilities that small, and processors take a slow path for them: the
+    backward pass through attention three times as long in all (training/bench/RESULTS.md).
+    """
+    torch.set_flush_denormal(True)
+
+
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     """What matrix products are computed in."""
     if precision == "auto":

@@ -30,7 +30,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArgu
 from transformers.utils import logging
 
 from . import checkpoint, tasks
-from .compute import compute_dtype, keep_memory
+from .compute import compute_dtype, flush_denormals, keep_memory
 from .config import InputError, parse, program, typed
 from .files import fingerprint, model_sha256, read_json, write_json
 from .guard import finite
@@ -172,6 +172,7 @@ def finetune(config: FinetuneConfig) -> None:
     """
     # ---- Where we start from
     keep_memory()
+    flush_denormals()
     logging.disable_progress_bar()  # of loading and saving weights
     disable_progress_bars()  # of passing examples around
     constants.HF_HUB_DISABLE_TELEMETRY = True  # or TRL tells its makers of every run

@@ -26,7 +26,7 @@ from transformers import AutoTokenizer
 from modeling_pleias import PleiasForCausalLM
 
 from . import checkpoint, parallel, trackers
-from .compute import NextTokenLoss, compile_layers, compute_dtype, keep_memory
+from .compute import NextTokenLoss, compile_layers, compute_dtype, flush_denormals, keep_memory
 from .config import InputError, parse, program
 from .files import START, model_sha256
 from .guard import Guard, finite
@@ -153,6 +153,7 @@ def pretrain(config: PretrainConfig) -> None:
     """
     # ---- Where we are
     keep_memory()
+    flush_denormals()
     layout = parallel.Layout.from_launcher()
     trackers.check(config.trackers)
     # Precision is ours (NextTokenLoss). Told to use the CPU it finds the other processes there; else it would not.
