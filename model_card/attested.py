@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 from safetensors import safe_open
 
-from .facts import gather, manifests, of_corpus
+from .facts import gather, history, manifests, of_corpus, stages_of
 from .files import ReleaseError, read_json, sha256
 
 EXAMPLE = Path(__file__).with_name("provider.yaml")
@@ -71,7 +71,8 @@ def yes_no(value) -> str:
 
 
 def read_run(run: Path) -> dict:
-    """What the files of a run say: `config`, `sessions`, `emissions`, `corpora`, `parameters`, `inputs`.
+    """What the files of a run say: `config`, `model`, `sessions`, `parameters`, `weights`; and of it with the runs
+    that it went on from (facts.history): `corpora`, `stages`, `tokens`, `seconds`, `kwh`, `method` of measuring, `inputs`.
 
     Raises:
         ReleaseError: when a file is missing, or names no text.
@@ -79,20 +80,27 @@ def read_run(run: Path) -> dict:
     if not (run / "config.yaml").is_file():
         raise ReleaseError(f"{run} is not a run: it has no config.yaml.")
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
-    sessions, emissions = read_json(run / "run.json")["sessions"], read_json(run / "emissions.json")
+    runs, sessions = history(run), read_json(run / "run.json")["sessions"]
+    emissions = [read_json(one / "emissions.json") for one in runs]
+    configs = [yaml.safe_load((one / "config.yaml").read_text(encoding="utf-8")) for one in runs]
+    stages = [stage for one in configs for stage in stages_of(one)]
     corpora = [of_corpus(corpus) for corpus in gather(run)]
     if not corpora or not any(corpus["sources"] for corpus in corpora):
         raise ReleaseError(f"{run} names no shards whose manifest names its sources: the summary has nothing to say.")
     weights = sorted((run / "model").glob("*.safetensors"))
     if not weights:
         raise ReleaseError(f"{run / 'model'} holds no weights: let the run finish.")
-    files = [run / name for name in ("config.yaml", "run.json", "emissions.json")]
-    files += [path for _, path in manifests(config, run)]
+    files = [one / name for one in runs for name in ("config.yaml", "run.json", "emissions.json")]
+    files += [path for one, settings in zip(runs, configs, strict=True) for _, path in manifests(settings, one)]
     return {
         "config": config,
         "model": read_json(run / "model" / "config.json"),
         "sessions": sessions,
-        "emissions": emissions,
+        "stages": stages,
+        "tokens": sum(stage["tokens"] for stage in stages),
+        "seconds": sum(one["seconds"] for one in emissions),
+        "kwh": sum(one["kwh"] for one in emissions),
+        "method": "; ".join(dict.fromkeys(one["source"] for one in emissions)),
         "corpora": corpora,
         "parameters": sum(map(count_parameters, weights)),
         "weights": {path.name: sha256(path) for path in weights},

@@ -32,7 +32,7 @@ from .run_files import last_samples, read_comparison
 
 HERE = Path(__file__).parent
 EVIDENCE = "evidence"
-CURVE = "run/loss.png"
+CURVE = "loss.png"  # in run/, and in run/before/
 PURPOSES = {  # of the tasks that a model is tuned for
     "ocr": "correcting the errors of OCR",
     "translation": "translating between the languages it learnt",
@@ -367,7 +367,8 @@ def write_card(out: Path, part: str, command: str, **options) -> None:
 
     summary = (folder / "public_summary.md").is_file()
     names = {"part": part, "summary": summary, "formats": FORMATS, "language_names": LANGUAGE_NAMES, **options}
-    names |= {"before": BEFORE, "change": CHANGE, "purposes": PURPOSES, "curve": (folder / CURVE).is_file()}
+    names |= {"before": BEFORE, "change": CHANGE, "purposes": PURPOSES}
+    names["curves"] = [path.relative_to(folder).as_posix() for path in (folder / "run").rglob(CURVE)]
     names |= dict.fromkeys(optional.keys() - sources.keys())
     written = read_json(optional["samples"])["samples"] if "samples" in sources else []
     names["fence"] = fence(text for sample in written for text in sample.values())

@@ -29,8 +29,8 @@ def fill(provider: dict, run: dict) -> list[tuple[str, list]]:
     """Sections and items of the Model Documentation Form."""
     who, model, data = (provider[name] for name in ("provider", "model", "data"))
     config, shape, sessions = run["config"], run["model"], run["sessions"]
-    tokens = sum(stage["steps"] * stage["sequences"] for stage in config["stages"]) * config["sequence_length"]
-    flops, hours = 6 * run["parameters"] * tokens, run["emissions"]["seconds"] / 3600
+    tokens = run["tokens"]
+    flops, hours = 6 * run["parameters"] * tokens, run["seconds"] / 3600
     first, rows = sessions[0], rows_by(run, "language")
     hardware = first["hardware"]["gpus"][0] if first["hardware"]["gpus"] else first["hardware"]["cpu"]
     context = f"{shape['max_position_embeddings']:,} tokens"
@@ -105,7 +105,7 @@ def fill(provider: dict, run: dict) -> list[tuple[str, list]]:
                 (
                     "Design specifications of the training process",
                     f"{tokens:,} tokens in "
-                    + ", then ".join(f"{stage['steps']:,} steps ({stage['name']})" for stage in config["stages"])
+                    + ", then ".join(f"{stage['steps']:,} steps ({stage['name']})" for stage in run["stages"])
                     + f"; next-token prediction over windows of {config['sequence_length']:,} tokens; {optimizer}.",
                 ),
                 ("Command", command_of(sessions)),
@@ -148,8 +148,8 @@ def fill(provider: dict, run: dict) -> list[tuple[str, list]]:
         (
             "Energy consumption (during training and inference)",
             [
-                ("Amount of energy used for training", f"{significant(run['emissions']['kwh'] / 1000)} MWh"),
-                ("Measurement methodology", run["emissions"]["source"]),
+                ("Amount of energy used for training", f"{significant(run['kwh'] / 1000)} MWh"),
+                ("Measurement methodology", run["method"]),
                 (
                     "Benchmarked amount of computation used for inference",
                     f"{significant(2 * run['parameters'] * INFERENCE_TOKENS)} FLOP",

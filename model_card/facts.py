@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from .files import ReleaseError, portable, read_json
+from .files import ReleaseError, portable, read_json, sha256
 
 MEASURES = ("documents", "bytes", "tokens")
 COLUMNS = ("language", "license", "collection")
@@ -33,6 +33,31 @@ def roots(run: Path) -> tuple[Path, ...]:
     """Folders that paths in a card are seen from: this one, and the one that holds `runs/`."""
     found = (Path.cwd(), run.resolve().parent.parent)
     return tuple(root for root in found if root != root.parent)
+
+
+def history(run: Path) -> list[Path]:
+    """The runs that made a model, the oldest first and `run` last: before each the one whose model/ it went on from.
+
+    `init_from` is seen from this folder, or from the one that holds `runs/`; a model that lies in no run's folder ends
+    the history.
+
+    Raises:
+        ReleaseError: when the model there is no longer the one that was gone on from.
+    """
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) or {}
+    given = config.get("init_from")
+    for model in (Path(given), run.parent.parent / given) if given else ():
+        if model.name != "model" or not (model.parent / "config.yaml").is_file():
+            continue
+        sessions = read_json(run / "run.json")["sessions"]
+        for name, known in (sessions[0].get("init_from") or {}).items() if sessions else ():
+            if not (model / name).is_file() or sha256(model / name) != known:
+                raise ReleaseError(
+                    f"{model / name} is not the file that {run} went on from, and the card accounts for all that the "
+                    f"model has read: put back the folder of that run, or take {model.parent / 'config.yaml'} away."
+                )
+        return [*history(model.parent), run]
+    return [run]
 
 
 def manifests(config: dict, run: Path) -> list[tuple[list[str], Path]]:
@@ -69,11 +94,22 @@ def manifests(config: dict, run: Path) -> list[tuple[list[str], Path]]:
 
 
 def gather(run: Path) -> list[dict]:
-    """The content of data.json: one entry for each corpus that the run in a folder read.
+    """The content of data.json: one entry for each corpus that the run in a folder, or one before it, read.
 
     Raises:
         ReleaseError: when a manifest is missing, or is not the one that the run read.
     """
+    found: dict[str, dict] = {}
+    for one in history(run):
+        for corpus in gather_one(one):
+            known = found.setdefault(corpus["fingerprint"], corpus)
+            if known is not corpus:
+                known["stages"] = [*known["stages"], *corpus["stages"]]
+    return list(found.values())
+
+
+def gather_one(run: Path) -> list[dict]:
+    """The entries of one run by itself; see `gather`."""
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) or {}
     sessions, corpora = read_json(run / "run.json")["sessions"], []
     read = {fingerprint for session in sessions for fingerprint in session.get("data", [])}
@@ -243,18 +279,30 @@ def by_name(command: str) -> str:
     return re.sub(r"^\S*/", "", command)
 
 
-def commands(data: list[dict], own: str | None) -> list[str]:
+def commands(data: list[dict], own: list[str | None]) -> list[str]:
     """The commands that a run can be repeated by, in their order, as far as the files tell them.
 
     Args:
         data: data.json.
-        own: the run's.
+        own: those of the runs, the oldest first.
     """
     found = []
     for corpus in data:
         sources, curation = corpus.get("sources") or {}, corpus.get("curation") or {}
         found += [one.get("command") for one in (sources, sources.get("mixture") or {}, curation, corpus)]
-    return list(dict.fromkeys(by_name(command) for command in [*found, own] if command))
+    return list(dict.fromkeys(by_name(command) for command in [*found, *own] if command))
+
+
+def stages_of(config: dict) -> list[dict]:
+    """The stages of a run's config, each with the tokens that it read."""
+    stages = config.get("stages") or []
+    return [{**one, "tokens": one["steps"] * one["sequences"] * config["sequence_length"]} for one in stages]
+
+
+def spent(runs: list[dict], key: str, factor: float) -> float | None:
+    """A figure of emissions.json of all runs, times a factor; None where one of them has it not on file."""
+    figures = [(run.get("emissions") or {}).get(key) for run in runs]
+    return None if None in figures else sum(figures) * factor
 
 
 def settings_of(config: dict, sessions: list[dict]) -> dict:
@@ -270,32 +318,36 @@ def facts(release: dict, data: list[dict]) -> dict:
         release: release.json.
         data: data.json.
     """
-    run = (release["source"]["run"] or {}) if release["source"] else {}
-    config, emissions = run.get("config") or {}, run.get("emissions") or {}
-    stages, length = config.get("stages") or [], config.get("sequence_length")
-    tokens = [stage["steps"] * stage["sequences"] * length for stage in stages]
+    source = release["source"] or {}
+    run = source.get("run") or {}
+    runs = [*source.get("earlier", []), run]
+    config = run.get("config") or {}
+    stages = [stage for one in runs for stage in stages_of(one.get("config") or {})]
+    tokens = sum(stage["tokens"] for stage in stages)
     scores = (run.get("validation") or {}).get("validation") or {}
-    sessions = (run.get("run") or {}).get("sessions") or []
+    first, sessions = ((one.get("run") or {}).get("sessions") or [] for one in (runs[0], run))
+    told = [command_of((one.get("run") or {}).get("sessions") or []) for one in runs]
     bits = [score["bits_per_byte"] for score in scores.values()]
     tuning = {
-        "origin": origin(config, sessions) if run else None,
+        "origin": origin(runs[0].get("config") or {}, first) if run else None,
         **{key: config.get(key) for key in ("task", "method")},
         "kept": next((one["kept"] for one in reversed(sessions) if one.get("kept")), None),
         "settings": settings_of(config, sessions),
     }
     return {
         "command": command_of(sessions),
-        "commands": commands(data, command_of(sessions)) if stages else [],
+        "run_commands": told,
+        "commands": commands(data, told) if stages else [],
         **tuning,
-        "stages": [{**stage, "tokens": count} for stage, count in zip(stages, tokens, strict=True)],
+        "stages": stages,
         "steps": sum(stage["steps"] for stage in stages) if stages else (sessions[-1:] or [{}])[0].get("steps"),
-        "tokens": sum(tokens),
+        "tokens": tokens,
         "corpora": [of_corpus(corpus) for corpus in data],
         "bits_per_byte": sum(bits) / len(bits) if bits else None,
-        "grams_co2eq": emissions["kg_co2eq"] * 1000 if "kg_co2eq" in emissions else None,
-        "watt_hours": emissions["kwh"] * 1000 if "kwh" in emissions else None,
-        "minutes": emissions["seconds"] / 60 if "seconds" in emissions else None,
-        "flops": 6 * release["model"]["parameters"] * sum(tokens),
+        "grams_co2eq": spent(runs, "kg_co2eq", 1000),
+        "watt_hours": spent(runs, "kwh", 1000),
+        "minutes": spent(runs, "seconds", 1 / 60),
+        "flops": 6 * release["model"]["parameters"] * tokens,
         "checks": len(release["checks"]),
         "checks_passed": sum(check["passed"] for check in release["checks"]),
     }

@@ -15,7 +15,8 @@ leaves nothing behind but its sentence. What lies there then:
 
     name, created (UTC), command, seconds, versions {package: version}, hardware {cpu, cpus}
     source     {kind: run | llama, path, run: the run's config, run.json, emissions.json and last validation, and the
-               name on the Hub of its base_model or null; or null}
+               name on the Hub of its base_model or null; or null; earlier: the same of the runs that it went on from,
+               the oldest first}
     model      {parameters, dtype, context, vocabulary, shape {the fields of config.json that give it}}
     license, languages [codes]
     folders    {folder: {bytes, files: {path: {bytes, sha256}}}}, cards and SHA256SUMS left out
@@ -49,7 +50,7 @@ from huggingface_hub import HfApi
 from . import public_summary
 from .card import RELATIONS, write_cards
 from .checks import Checks, Reference, check_flavour
-from .facts import base_of, roots
+from .facts import base_of, history, roots
 from .files import SUMS, ReleaseError, portable, program, read_json, sha256, verify_sums, write_json, write_sums
 from .flavours import Source, open_llama, open_run, write_flavours
 from .run_files import write_run
@@ -170,6 +171,7 @@ def describe(source: Source) -> dict:
             "kind": "run" if source.run else "llama",
             "path": portable(str(source.run or source.folder), *roots(source.run or source.folder)),
             "run": account_of_run(source.run) if source.run else None,
+            "earlier": [account_of_run(run) for run in history(source.run)[:-1]] if source.run else [],
         },
         "model": {
             "parameters": source.model.num_parameters(),

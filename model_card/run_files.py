@@ -9,6 +9,8 @@ run/ of a pretraining run holds
                               of more than MANY shards also without their names and hashes and those of the corpus
                               files, whose numbers stand in `left_out`
 
+and in run/before/ the same of the run whose model it went on from, where that is at hand (facts.history).
+
 Left out are the weights, which lie beside it, the checkpoints, and samples.jsonl, the last step of which is the card's
 evidence. No path leads into the folders of the machine that trained (files.portable).
 """
@@ -21,7 +23,7 @@ from pathlib import Path
 
 import yaml
 
-from .facts import manifests, roots
+from .facts import history, manifests, roots
 from .files import ReleaseError, portable, read_json, sha256, write_json
 
 LINES = 200  # of training, in metrics.jsonl
@@ -51,11 +53,19 @@ def shortened(manifest: dict) -> dict:
 
 
 def write_run(run: Path, folder: Path) -> None:
-    """Write FOLDER/run, of a run that went through stages; nothing of another."""
+    """Write FOLDER/run, of a run that went through stages and of those before it; nothing of another."""
+    out = folder / "run"
+    for one in reversed(history(run)):
+        write_one(one, out)
+        out = out / "before"
+
+
+def write_one(run: Path, out: Path) -> None:
+    """Write what goes out of one run by itself."""
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) or {}
     if not config.get("stages"):
         return
-    out, where = folder / "run", roots(run)
+    where = roots(run)
     (out / "manifests").mkdir(parents=True)
     text = yaml.safe_dump(portable(config, *where), sort_keys=False, allow_unicode=True)
     (out / "config.yaml").write_text(text, encoding="utf-8")

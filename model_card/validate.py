@@ -286,13 +286,13 @@ def check_evidence(head: dict, folder: Path) -> Iterator[str]:
     yield from check_run(release, folder)
     if (evidence / "comparison.json").is_file():
         yield from check_comparison(read_json(evidence / "comparison.json"))
-    emissions = ((release["source"].get("run") or {}).get("emissions") or {}) if release["source"] else {}
     grams = (head.get("co2_eq_emissions") or {}).get("emissions")
-    if isinstance(grams, int | float) and emissions.get("kwh"):
-        rate = grams / emissions["kwh"]
+    if isinstance(grams, int | float) and stored.get("watt_hours"):
+        kwh = stored["watt_hours"] / 1000
+        rate = grams / kwh
         if not GRAMS_PER_KWH[0] <= rate <= GRAMS_PER_KWH[1]:
             yield (
-                f"co2_eq_emissions: {grams:g} g for {emissions['kwh']:g} kWh is {rate:.3g} g/kWh, which no "
+                f"co2_eq_emissions: {grams:g} g for {kwh:g} kWh is {rate:.3g} g/kWh, which no "
                 "electricity gives: the Hub wants grams"
             )
 

@@ -9,10 +9,11 @@ import pytest
 import yaml
 
 from model_card import card, flavours, release, run_files, validate
-from model_card.facts import base_of, facts, mixture
+from model_card.facts import base_of, facts, history, mixture, spent
 from model_card.files import ReleaseError, portable, read_json, verify_sums, write_json
 from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
 from training.evaluation.models import Subject
+from training.files import model_sha256
 from training.files import read_json as read
 from training.tasks import TASKS
 from training.tuning import account
@@ -560,6 +561,55 @@ def test_continued_pretraining_is_told_as_such(dist, run, tmp_path):
     begun = (carded(dist, more, tmp_path / "begun") / "README.md").read_text(encoding="utf-8")
     assert "pretrained from scratch" in begun and "Every document it was trained on is in the public" in begun
     assert "pretrained further from [someone/femto]" in (named / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def continued(run, tmp_path):
+    """Folder of a run that went on from the model of another, which lies beside it."""
+    first = shutil.copytree(run, tmp_path / "runs" / "first")
+    more = shutil.copytree(run, tmp_path / "runs" / "more")
+    config = yaml.safe_load((more / "config.yaml").read_text(encoding="utf-8"))
+    config |= {"name": "more", "init_from": "runs/first/model", "sequence_length": 128}
+    config["stages"] = [{**config["stages"][0], "name": "more", "steps": 10}]
+    (more / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    sessions = read_json(more / "run.json")
+    sessions["sessions"][0] |= {"init_from": model_sha256(first / "model"), "init_untrained": False}
+    sessions["sessions"][0]["command"] = "python -m training.pretrain --config more"
+    write_json(more / "run.json", sessions)
+    return more
+
+
+def test_a_run_that_went_on_from_another_accounts_for_what_both_read_and_took(continued, tmp_path):
+    out = tmp_path / "dist" / "more"
+    release.build(release.options(["--run", str(continued), "--out", str(out), "--formats"]), "the command")
+    folder = out / "llama"
+    assert validate.validate(folder, run=False) == []
+    told = read_json(folder / "evidence" / "facts.json")
+    assert [stage["name"] for stage in told["stages"]] == ["base", "annealing", "more"]
+    assert told["tokens"] == (70 * 8 + 5 * 4) * 256 + 10 * 8 * 128 and told["steps"] == 85
+    assert told["grams_co2eq"] == pytest.approx(2 * 0.073) and told["minutes"] == pytest.approx(2 * 190 / 60)
+    assert [corpus["stages"] for corpus in told["corpora"]] == ["base and annealing and more"]  # one manifest
+    assert told["commands"][-2:] == [f"python -m training.pretrain --config {name}" for name in ("tiny", "more")]
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert "pretrained from scratch" in text and "Every document it was trained on is in the public" in text
+    assert "(run/loss.png)" in text and "(run/before/loss.png)" in text and "setting of the run `tiny`" in text
+    for name, of in (("run", continued), ("run/before", continued.parent / "first")):
+        kept = yaml.safe_load((folder / name / "config.yaml").read_text(encoding="utf-8"))
+        assert kept["name"] == yaml.safe_load((of / "config.yaml").read_text(encoding="utf-8"))["name"]
+
+
+def test_an_earlier_run_whose_model_was_made_anew_since_is_refused(continued, tmp_path):
+    weights = continued.parent / "first" / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(ReleaseError, match="first/model/model.safetensors is not the file that .*more went on from"):
+        release.build(release.options(["--run", str(continued), "--out", str(tmp_path / "d"), "--formats"]), "")
+    assert not (tmp_path / "d").exists()
+
+
+def test_what_one_of_the_runs_took_is_no_sum_where_it_is_not_on_file(continued):
+    (continued.parent / "first" / "emissions.json").unlink()
+    runs = [release.account_of_run(one) for one in history(continued)]
+    assert spent(runs, "kwh", 1000) is None and spent(runs[1:], "kwh", 1000) == pytest.approx(1.3)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The documents for the AI Act say what the manifests say and what the provider attests, and guess nothing."""
 
 import json
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -276,6 +277,27 @@ def test_the_documentation_form_computes_what_it_says(made, run):
     assert energy["Amount of energy used for training"] == "1.4e-02 MWh"
     hashes = told["General information"]["Model authenticity"][1:]
     assert len(hashes) > 1 and all(sha256(run / "model" / name) == digest for name, digest in hashes)
+
+
+def test_the_form_of_a_run_that_went_on_from_another_counts_both(run, tmp_path):
+    first, more = (shutil.copytree(run, tmp_path / "runs" / name) for name in ("first", "more"))
+    shutil.copytree(run.parent.parent / "data", tmp_path / "data")
+    settings = yaml.safe_load((more / "config.yaml").read_text(encoding="utf-8")) | {"init_from": "runs/first/model"}
+    settings |= {"sequence_length": 128, "stages": [{**settings["stages"][0], "name": "more"}]}
+    (more / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    write_json(more / "emissions.json", {"seconds": 3600, "kwh": 7.0, "source": "a meter"})
+    told = read_run(more)
+    assert told["tokens"] == 10 * 4 * 256 + 10 * 4 * 128 and told["seconds"] == 10_800 and told["kwh"] == 21
+    assert told["method"] == "codecarbon; a meter" and str(first / "config.yaml") in told["inputs"]
+    assert [stage["name"] for stage in told["stages"]] == ["base", "more"]
+    public_summary.write(more, provider_with(tmp_path), tmp_path / "out")
+    form = fields(tmp_path / "out", "model_documentation_form")
+    process = form["Training process"]["Design specifications of the training process"]
+    assert process.startswith("15,360 tokens in 10 steps (base), then 10 steps (more);")
+    assert (
+        form["Energy consumption (during training and inference)"]["Amount of energy used for training"]
+        == "2.1e-02 MWh"
+    )
 
 
 @pytest.mark.parametrize("count, name", [(5e8 - 1, "1-500M"), (5e8, "500M-5B"), (1e12, ">1T")])
