@@ -71,8 +71,10 @@ def yes_no(value) -> str:
 
 
 def read_run(run: Path) -> dict:
-    """What the files of a run say: `config`, `model`, `sessions`, `parameters`, `weights`; and of it with the runs
-    that it went on from (facts.history): `corpora`, `stages`, `tokens`, `seconds`, `kwh`, `method` of measuring, `inputs`.
+    """What the files of a run say: `config`, `model`, `sessions`, `parameters`, `weights`.
+
+    And of it with the runs that it went on from (facts.history): `corpora`, `stages`, `tokens`, `seconds`, `kwh`,
+    `method` of measuring these, `inputs`.
 
     Raises:
         ReleaseError: when a file is missing, or names no text.
