@@ -38,19 +38,20 @@ def roots(run: Path) -> tuple[Path, ...]:
 def history(run: Path) -> list[Path]:
     """The runs that made a model, the oldest first and `run` last: before each the one whose model/ it went on from.
 
-    `init_from` is seen from this folder, or from the one that holds `runs/`; a model that lies in no run's folder ends
-    the history.
+    `init_from` is seen from this folder, or from the one that holds `runs/`; a model that lies in no run's folder, or
+    whose hashes are not on file, ends the history.
 
     Raises:
         ReleaseError: when the model there is no longer the one that was gone on from.
     """
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) or {}
     given = config.get("init_from")
-    for model in (Path(given), run.parent.parent / given) if given else ():
+    sessions = read_json(run / "run.json")["sessions"] if given else []
+    hashes = sessions[0].get("init_from") if sessions else None
+    for model in (Path(given), run.parent.parent / given) if hashes else ():
         if model.name != "model" or not (model.parent / "config.yaml").is_file():
             continue
-        sessions = read_json(run / "run.json")["sessions"]
-        for name, known in (sessions[0].get("init_from") or {}).items() if sessions else ():
+        for name, known in hashes.items():
             if not (model / name).is_file() or sha256(model / name) != known:
                 raise ReleaseError(
                     f"{model / name} is not the file that {run} went on from, and the card accounts for all that the "
