@@ -81,7 +81,6 @@ def read_run(run: Path) -> dict:
     """
     if not (run / "config.yaml").is_file():
         raise ReleaseError(f"{run} is not a run: it has no config.yaml.")
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     runs, sessions = history(run), read_json(run / "run.json")["sessions"]
     emissions = [read_json(one / "emissions.json") for one in runs]
     configs = [yaml.safe_load((one / "config.yaml").read_text(encoding="utf-8")) for one in runs]
@@ -95,7 +94,7 @@ def read_run(run: Path) -> dict:
     files = [one / name for one in runs for name in ("config.yaml", "run.json", "emissions.json")]
     files += [path for one, settings in zip(runs, configs, strict=True) for _, path in manifests(settings, one)]
     return {
-        "config": config,
+        "config": configs[-1],
         "model": read_json(run / "model" / "config.json"),
         "sessions": sessions,
         "stages": stages,

@@ -10,8 +10,9 @@ import yaml
 
 from model_card import documentation_form, public_summary
 from model_card.attested import EXAMPLE, in_range, read_provider, read_run
-from model_card.files import ReleaseError, sha256, write_json
+from model_card.files import ReleaseError, read_json, sha256, write_json
 from modeling_pleias import PleiasConfig, PleiasForCausalLM
+from training.files import model_sha256
 from training.shards import ShardsConfig, build
 
 # Bytes of five sources, 1,000 in all: three are above 3%, one is 3% exactly.
@@ -285,6 +286,9 @@ def test_the_form_of_a_run_that_went_on_from_another_counts_both(run, tmp_path):
     settings = yaml.safe_load((more / "config.yaml").read_text(encoding="utf-8")) | {"init_from": "runs/first/model"}
     settings |= {"sequence_length": 128, "stages": [{**settings["stages"][0], "name": "more"}]}
     (more / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    sessions = read_json(more / "run.json")
+    sessions["sessions"][0]["init_from"] = model_sha256(first / "model")
+    write_json(more / "run.json", sessions)
     write_json(more / "emissions.json", {"seconds": 3600, "kwh": 7.0, "source": "a meter"})
     told = read_run(more)
     assert told["tokens"] == 10 * 4 * 256 + 10 * 4 * 128 and told["seconds"] == 10_800 and told["kwh"] == 21
