@@ -353,7 +353,7 @@ def test_the_original_s_tokenizer_is_mended_and_no_id_changes(like_the_original,
 def test_the_original_s_weights_are_the_same_in_the_custom_flavour(like_the_original, mended):
     told = read_json(mended / "release.json")
     seen = like_the_original.relative_to(like_the_original.parent.parent).as_posix()  # no folder of the machine's
-    assert told["source"] == {"kind": "llama", "path": seen, "run": None}
+    assert told["source"] == {"kind": "llama", "path": seen, "run": None, "earlier": []}
     assert all(check["passed"] for check in told["checks"])
     ids = torch.arange(4, 24)[None]
     ours, theirs = (
