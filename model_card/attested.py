@@ -8,7 +8,7 @@ import yaml
 from safetensors import safe_open
 
 from .facts import gather, history, manifests, of_corpus, stages_of
-from .files import ReleaseError, read_json, sha256
+from .files import ReleaseError, read_config, read_json, sha256
 
 EXAMPLE = Path(__file__).with_name("provider.yaml")
 NONE = "None."
@@ -79,11 +79,9 @@ def read_run(run: Path) -> dict:
     Raises:
         ReleaseError: when a file is missing, or names no text.
     """
-    if not (run / "config.yaml").is_file():
-        raise ReleaseError(f"{run} is not a run: it has no config.yaml.")
     runs, sessions = history(run), read_json(run / "run.json")["sessions"]
     emissions = [read_json(one / "emissions.json") for one in runs]
-    configs = [yaml.safe_load((one / "config.yaml").read_text(encoding="utf-8")) for one in runs]
+    configs = [read_config(one) for one in runs]
     stages = [stage for one in configs for stage in stages_of(one)]
     corpora = [of_corpus(corpus) for corpus in gather(run)]
     if not corpora or not any(corpus["sources"] for corpus in corpora):

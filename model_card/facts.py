@@ -8,9 +8,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-import yaml
-
-from .files import ReleaseError, portable, read_json, sha256
+from .files import ReleaseError, portable, read_config, read_json, sha256
 
 MEASURES = ("documents", "bytes", "tokens")
 COLUMNS = ("language", "license", "collection")
@@ -44,7 +42,7 @@ def history(run: Path) -> list[Path]:
     Raises:
         ReleaseError: when the model there is no longer the one that was gone on from.
     """
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) or {}
+    config = read_config(run)
     given = config.get("init_from")
     sessions = read_json(run / "run.json")["sessions"] if given else []
     hashes = sessions[0].get("init_from") if sessions else None
@@ -111,7 +109,7 @@ def gather(run: Path) -> list[dict]:
 
 def gather_one(run: Path) -> list[dict]:
     """The entries of one run by itself; see `gather`."""
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) or {}
+    config = read_config(run)
     sessions, corpora = read_json(run / "run.json")["sessions"], []
     read = {fingerprint for session in sessions for fingerprint in session.get("data", [])}
     for stages, path in manifests(config, run):

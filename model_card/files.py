@@ -1,4 +1,4 @@
-"""What the programs of this room share: the error for users' mistakes, JSON, paths, hashes, and the list of hashes."""
+"""What the programs of this room share: the error for mistakes of users, JSON, settings of runs, paths and hashes."""
 
 import hashlib
 import json
@@ -7,6 +7,8 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+import yaml
 
 SUMS = "SHA256SUMS"
 # An absolute path of two parts or more, at the beginning of a word or of an option's value.
@@ -38,6 +40,18 @@ def read_json(path: Path):
         raise ReleaseError(f"{path} is not there: is {path.parent} the folder that was meant?") from None
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
         raise ReleaseError(f"{path} is not JSON ({error}).") from error
+
+
+def read_config(run: Path) -> dict:
+    """The settings of a run, from config.yaml in its folder.
+
+    Raises:
+        ReleaseError: when the folder is not one of a run.
+    """
+    try:
+        return yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        raise ReleaseError(f"{run} is not a run: it has no config.yaml.") from None
 
 
 def write_json(path: Path, value) -> None:

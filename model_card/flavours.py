@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
-import yaml
-
 import modeling_pleias
 from modeling_pleias import PleiasForCausalLM, PleiasTokenizer
 from modeling_pleias.tokenization_pleias import BASE_TOKENS
 
 from .facts import LANGUAGE_NAMES, gather, languages
-from .files import ReleaseError, follow_umask, read_json, write_json
+from .files import ReleaseError, follow_umask, read_config, read_json, write_json
 from .validate import LISTS
 
 MODULES = (modeling_pleias.configuration_pleias, modeling_pleias.modeling_pleias, modeling_pleias.tokenization_pleias)
@@ -58,11 +56,9 @@ def open_run(run: Path) -> Source:
     Raises:
         ReleaseError: when the folder holds no finished run.
     """
-    if not (run / "config.yaml").is_file():
-        raise ReleaseError(f"{run} is not a run: it has no config.yaml.")
+    config = read_config(run)
     if not (run / "model" / "config.json").is_file():
         raise ReleaseError(f"{run} has no model/ yet: let the run finish, with the command that started it.")
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) or {}
     model = load(run / "model")
     read = languages(gather(run), LISTS["languages"].split()) or (config.get("corpus") or {}).get("languages")
     # Of a fine-tuning on text that names no language nobody knows it: that is the Hub's code for it.

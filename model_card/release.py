@@ -44,14 +44,24 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import transformers
-import yaml
 from huggingface_hub import HfApi
 
 from . import public_summary
 from .card import RELATIONS, write_cards
 from .checks import Checks, Reference, check_flavour
 from .facts import base_of, history, roots
-from .files import SUMS, ReleaseError, portable, program, read_json, sha256, verify_sums, write_json, write_sums
+from .files import (
+    SUMS,
+    ReleaseError,
+    portable,
+    program,
+    read_config,
+    read_json,
+    sha256,
+    verify_sums,
+    write_json,
+    write_sums,
+)
 from .flavours import Source, open_llama, open_run, write_flavours
 from .run_files import write_run
 from .validate import validate
@@ -151,7 +161,7 @@ def account_of_run(run: Path) -> dict:
         (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines() if (run / "metrics.jsonl").is_file() else []
     )
     metrics = [json.loads(row) for row in rows if '"validation"' in row]
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    config = read_config(run)
     where = roots(run)
     return {
         "config": portable(config, *where),

@@ -24,7 +24,7 @@ from pathlib import Path
 import yaml
 
 from .facts import history, manifests, roots
-from .files import ReleaseError, portable, read_json, sha256, write_json
+from .files import ReleaseError, portable, read_config, read_json, sha256, write_json
 
 LINES = 200  # of training, in metrics.jsonl
 MANY = 200  # shards; with the corpus files they take half a kB each
@@ -62,7 +62,7 @@ def write_run(run: Path, folder: Path) -> None:
 
 def write_one(run: Path, out: Path) -> None:
     """Write what goes out of one run by itself."""
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) or {}
+    config = read_config(run)
     if not config.get("stages"):
         return
     where = roots(run)
