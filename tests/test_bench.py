@@ -116,6 +116,19 @@ def test_the_program_prints_ratios_and_writes_them_as_json(tmp_path):
     assert f"ours has {ratio:.2f} times the tokens/s of accelerate" in " ".join(done.stdout.split())
 
 
+# Numbers too small for full precision ----------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_both_ways_have_the_same_loss():
+    done = python(
+        "training.bench.denormals", "--rounds", "1", "--steps", "1", "--batch", "1", "--sequence_length", "64"
+    )
+    assert done.returncode == 0, done.stderr
+    as_they_are, as_zero = (line.split("│") for line in done.stdout.splitlines() if "│ as " in line)
+    assert as_they_are[5:7] == as_zero[5:7]
+
+
 # Faults --------------------------------------------------------------------------------------------------
 
 needs_fork = pytest.mark.skipif(sys.platform != "linux", reason="forks, and reads what Linux leaves")

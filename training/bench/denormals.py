@@ -8,6 +8,7 @@ process of its own, since threads take the setting from the one that starts them
 """
 
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -85,8 +86,8 @@ def measure(bench: DenormalsBench) -> dict[str, list[dict]]:
     found: dict[str, list[dict]] = {way: [] for way in WAYS}
     for _ in range(bench.rounds):
         for way in WAYS:
-            with get_context("spawn").Pool(1) as pool:
-                found[way].append(pool.apply(turn, (bench, way)))
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                found[way].append(pool.submit(turn, bench, way).result())
     return found
 
 
