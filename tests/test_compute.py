@@ -135,7 +135,7 @@ print(sorted({bool(half.any()) for x in (out, small.grad) for half in x.detach()
     assert done.stdout.split() == [f"[{left}]"]
 
 
-def test_precision_is_as_asked_and_auto_is_what_the_processor_has_matrix_units_for():
+def test_precision_is_as_asked_and_auto_is_what_the_processor_has_instructions_for():
     cpu = torch.device("cpu")
     assert compute_dtype("bf16", cpu) == torch.bfloat16 and compute_dtype("fp32", cpu) == torch.float32
-    assert compute_dtype("auto", cpu) == (torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32)
+    assert compute_dtype("auto", cpu) == (torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32)

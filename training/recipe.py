@@ -83,7 +83,7 @@ class PretrainConfig:
         sequence_length: tokens predicted in a window (T).
         micro_batch: most windows that one process computes at once; a process's share of a step is cut evenly.
         precision: of matrix products; weights, optimizer and sums stay fp32. auto is bf16 where the processor has
-            matrix units for it (CUDA, or AMX on CPUs) and fp32 elsewhere.
+            instructions for it (CUDA, or AMX or AVX512-BF16 on CPUs) and fp32 elsewhere.
         compile: torch.compile each layer.
         document_mask: keep attention inside documents; without it, as in the original, a window is one text.
         z_loss: added times the mean square of the logits' log-sum-exp, which keeps logits small; 1e-4 where used.

@@ -111,8 +111,8 @@ class FinetuneConfig:
         peft: fields of peft.LoraConfig.
         out: folder of the run; runs/NAME when not given.
         seed: of the order of data and of what is sampled.
-        precision: of matrix products; weights and optimizer stay fp32. auto is bf16 where the processor has matrix
-            units for it (CUDA, or AMX on CPUs) and fp32 elsewhere.
+        precision: of matrix products; weights and optimizer stay fp32. auto is bf16 where the processor has
+            instructions for it (CUDA, or AMX or AVX512-BF16 on CPUs) and fp32 elsewhere.
         country: ISO 3166 alpha-3 code whose electricity the emissions are computed with.
     """
 
