@@ -2,7 +2,6 @@
 
 import json
 import random
-import time
 
 import numpy as np
 import pyarrow as pa
@@ -103,15 +102,6 @@ def test_a_long_text_is_judged_by_stretches_from_all_of_it():
     good, bad = CLEAN["en"] + " ", pages("en", 0.3, 1)[0] + " "
     half = ocr.quality(good * 400 + bad * 400, "en").score
     assert ocr.quality(bad * 800, "en").score + 0.02 < half < ocr.quality(good * 800, "en").score - 0.02
-
-
-def test_ten_megabytes_of_long_documents_take_a_core_less_than_a_second():
-    document = (CLEAN["fr"] + "\n") * 400  # 120 kB
-    ocr.quality(document, "fr")
-    start = time.process_time()
-    for _ in range(20):
-        ocr.quality(document, "fr")
-    assert 20 * len(document.encode()) / 1e6 / (time.process_time() - start) > 10
 
 
 def test_surprises_are_those_of_a_probability_distribution():

@@ -501,13 +501,20 @@ def test_an_impossible_model_gets_one_sentence(model, said, config, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_sequences_that_do_not_divide_among_the_processes_are_refused(config, tmp_path):
-    status, output = end(start(replace(config, stages=[Stage("odd", steps=1, sequences=7)]), tmp_path, launcher=TWO))
-    assert status != 0 and "stage odd: 7 sequences a step do not divide among 2 processes" in output
+def test_sequences_that_do_not_divide_among_the_processes_are_refused_unless_their_stage_is_over(config):
+    config = replace(config, stages=[Stage("odd", steps=2, sequences=7), Stage("even", steps=2, sequences=4)])
+    for done in (0, 1):
+        with pytest.raises(InputError, match="stage odd: 7 sequences a step do not divide among 2 processes"):
+            pretrain.check_shares(config, done, processes=2)
+    pretrain.check_shares(config, 2, processes=2)
+    pretrain.check_shares(config, 0, processes=1)
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_over_need_not_divide_among_the_processes_that_go_on(config, whole, tmp_path):
     config = replace(config, out=tmp_path / "run", stages=[Stage("odd", steps=2, sequences=1), config.stages[1]])
+    status, output = end(start(config, tmp_path, launcher=TWO))
+    assert status != 0 and "stage odd: 1 sequences a step do not divide among 2 processes" in output
     status, output = end(start(config, tmp_path, prelude=at_step(3, "SIGTERM")))
     assert status == STOPPED, output
     status, output = end(start(config, tmp_path, launcher=TWO))

@@ -41,7 +41,8 @@ def flush_denormals() -> None:
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     """What matrix products are computed in.
 
-    Every processor with AMX has AVX512-BF16; with either, a step of femto in bf16 takes a third of the time or less.
+    Every processor with AMX has AVX512-BF16 too; with the latter alone a step of femto takes a third of the time of
+    one in fp32 (training/bench/RESULTS.md).
     """
     if precision == "auto":
         fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()

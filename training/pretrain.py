@@ -92,6 +92,20 @@ def begun(data: list, done: int) -> list[list]:
     return kept
 
 
+def check_shares(config: PretrainConfig, done: int, processes: int) -> None:
+    """See that every step after step `done` can be shared out evenly; what a stage that is over read is no matter.
+
+    Raises:
+        InputError: for a stage whose sequences do not divide among the processes.
+    """
+    for stage, last in zip(config.stages, accumulate(stage.steps for stage in config.stages), strict=True):
+        if last > done and stage.sequences % processes:
+            raise InputError(
+                f"stage {stage.name}: {stage.sequences} sequences a step do not divide among "
+                f"{processes} processes; change the one or the other."
+            )
+
+
 def train_step(
     accelerator: Accelerator, loss_model, optimizer, micro_batches: list[np.ndarray], *, clip: float, guard: Guard
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -242,12 +256,7 @@ def pretrain(config: PretrainConfig) -> None:
         loss_sum += state["loss_sum"]
         loss_steps += state["loss_steps"]
         guard.load(state["guard"])
-    for stage, last in zip(config.stages, accumulate(stage.steps for stage in config.stages), strict=True):
-        if last > done and stage.sequences % layout.data_processes:  # a stage that is over may have had others
-            raise InputError(
-                f"stage {stage.name}: {stage.sequences} sequences a step do not divide among "
-                f"{layout.data_processes} processes; change the one or the other."
-            )
+    check_shares(config, done, layout.data_processes)
     if done >= config.steps and (folder / "model" / "config.json").is_file():
         accelerator.print(f"{folder} is complete: {done} of {config.steps} steps.")
         if main and (folder / "summary.txt").is_file():
