@@ -94,7 +94,7 @@ def test_cuda_without_a_gpu_is_refused():
 
 
 def test_the_program_prints_ratios_and_writes_them_as_json(tmp_path):
-    sizes = ["--batch", "2", "--sequence_length", "16", "--rounds", "1", "--steps", "2", "--warmup", "1"]
+    sizes = ["--batch", "2", "--sequence_length", "16", "--rounds", "2", "--steps", "2", "--warmup", "1"]
     others = ["--contenders", "[ours, accelerate]", "--precision", "fp32", "--compile", "none"]
     others += ["--json", str(tmp_path / "step.json")]
     done = python("training.bench.train_step", "--shape", "demo", "--model", json.dumps(TINY), *sizes, *others)
@@ -106,7 +106,7 @@ def test_the_program_prints_ratios_and_writes_them_as_json(tmp_path):
     assert report["ratios"]["peak_bytes"] == ours["peak_bytes"] / other["peak_bytes"]
     assert report["peak_flops"] == max(report["matrix_flops"].values()) and len(report["matrix_flops"]) == 3
     for one in (ours, other):
-        assert len(one["tokens_per_second_by_round"]) == 1 and one["step_seconds_p50"] <= one["step_seconds_p95"]
+        assert len(one["tokens_per_second_by_round"]) == 2 and one["step_seconds_p50"] <= one["step_seconds_p95"]
         assert one["mfu"]["none"] < one["mfu"]["causal"] < one["mfu"]["full"]
         flops = report["flops_per_token"]["full"]
         assert one["mfu"]["full"] == pytest.approx(one["tokens_per_second"] * flops / report["peak_flops"])
@@ -136,12 +136,12 @@ needs_fork = pytest.mark.skipif(sys.platform != "linux", reason="forks, and read
 
 @needs_fork
 def test_runs_that_are_killed_damaged_and_resumed_end_as_the_uninterrupted_one():
-    done = python("training.bench.faults", "--trials", "4", "--damage", "0.5")
+    done = python("training.bench.faults", "--trials", "6", "--damage", "0.5")
     assert done.returncode == 0, done.stderr
     said = " ".join(done.stdout.split())
-    assert "4 runs on 1 process," in said and "every run ended as the uninterrupted one, byte for byte" in said
+    assert "6 runs on 1 process," in said and "every run ended as the uninterrupted one, byte for byte" in said
     kills = [int(line.split("│")[2]) for line in done.stdout.splitlines() if line.startswith("│ killed")]
-    assert len(kills) == 8 and sum(kills) >= 2
+    assert len(kills) == 8 and sum(kills) >= 4
 
 
 @pytest.mark.slow
