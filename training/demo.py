@@ -1,6 +1,5 @@
 """The whole way in one command: text, vocabulary, shards, pretraining, and what came of it; then the shipped model."""
 
-import os
 import subprocess
 import sys
 import time
@@ -31,7 +30,6 @@ def launch(arguments: list[str], config: PretrainConfig) -> None:
     package = __package__ or "training"
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
     command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
-    command += ["--num_cpu_threads_per_process", str(len(os.sched_getaffinity(0)))]
     command += ["-m", f"{package}.pretrain", *arguments]
     print("$ accelerate launch", *command[3:], flush=True)
     if subprocess.run(command, check=False).returncode != 0:

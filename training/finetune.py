@@ -34,7 +34,7 @@ from .compute import compute_dtype, flush_denormals, keep_memory
 from .config import InputError, parse, program, typed
 from .files import fingerprint, model_sha256, read_json, write_json
 from .guard import finite
-from .launch import start_the_others
+from .launch import complete_launch
 from .metrics import MetricsLog, plot, read_metrics
 from .record import RunRecord
 from .results import write_result
@@ -342,7 +342,7 @@ def finetune(config: FinetuneConfig) -> None:
 def main() -> None:
     """`accelerate launch -m training.finetune`."""
     stop_with_the_launcher()
-    start_the_others(__spec__.name)
+    complete_launch(__spec__.name)
     finetune(parse(FinetuneConfig, description="Fine-tune a Pleias model on a task. Start with: accelerate launch -m"))
 
 

@@ -30,7 +30,7 @@ from .compute import NextTokenLoss, compile_layers, compute_dtype, flush_denorma
 from .config import InputError, parse, program
 from .files import START, model_sha256
 from .guard import Guard, finite
-from .launch import start_the_others
+from .launch import complete_launch
 from .loader import Shards, TokenStream, batch_windows, batches
 from .metrics import MetricsLog, bits_per_byte, flops_per_token, parameters, peak_flops, plot, read_metrics
 from .optimizer import build, step_unless
@@ -416,7 +416,7 @@ def pretrain(config: PretrainConfig) -> None:
 def main() -> None:
     """`accelerate launch -m training.pretrain`."""
     stop_with_the_launcher()
-    start_the_others(__spec__.name)
+    complete_launch(__spec__.name)
     config = parse(PretrainConfig, description="Pretrain a Pleias model. Start with: accelerate launch -m ...")
     if config.shrink != 1:
         text = parse(PretrainConfig, ["--config", "demo"], description="The text of a dry run.")
