@@ -34,29 +34,34 @@ def roots(run: Path) -> tuple[Path, ...]:
 
 
 def history(run: Path) -> list[Path]:
-    """The runs that made a model, the oldest first and `run` last: before each the one whose model/ it went on from.
+    """The runs that made a model, the oldest first and `run` last: before each those whose model/ it went on from.
 
-    `init_from` is seen from this folder, or from the one that holds `runs/`; a model that lies in no run's folder, or
-    whose hashes are not on file, ends the history.
+    `init_from` and `average_with` are seen from this folder, or from the one that holds `runs/`; a model that lies in
+    no run's folder, or whose hashes are not on file, ends the history.
 
     Raises:
         ReleaseError: when the model there is no longer the one that was gone on from.
     """
     config = read_config(run)
-    given = config.get("init_from")
-    sessions = read_json(run / "run.json")["sessions"] if given else []
-    hashes = sessions[0].get("init_from") if sessions else None
-    for model in (Path(given), run.parent.parent / given) if hashes else ():
-        if model.name != "model" or not (model.parent / "config.yaml").is_file():
-            continue
-        for name, known in hashes.items():
-            if not (model / name).is_file() or sha256(model / name) != known:
-                raise ReleaseError(
-                    f"{model / name} is not the file that {run} went on from, and the card accounts for all that the "
-                    f"model has read: put back the folder of that run, or take {model.parent / 'config.yaml'} away."
-                )
-        return [*history(model.parent), run]
-    return [run]
+    before: dict[Path, Path] = {}
+    for key in ("init_from", "average_with"):
+        given = config.get(key)
+        sessions = read_json(run / "run.json")["sessions"] if given else []
+        hashes = sessions[0].get(key) if sessions else None
+        for model in (Path(given), run.parent.parent / given) if hashes else ():
+            if model.name != "model" or not (model.parent / "config.yaml").is_file():
+                continue
+            for name, known in hashes.items():
+                if not (model / name).is_file() or sha256(model / name) != known:
+                    raise ReleaseError(
+                        f"{model / name} is not the file that {run} went on from, and the card accounts for all that "
+                        f"the model has read: put back the folder of that run, or take "
+                        f"{model.parent / 'config.yaml'} away."
+                    )
+            for one in history(model.parent):
+                before.setdefault(one.resolve(), one)
+            break
+    return [*before.values(), run]
 
 
 def manifests(config: dict, run: Path) -> list[tuple[list[str], Path]]:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import accumulate
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -158,6 +159,21 @@ def validate(
     return results
 
 
+def average(model: PleiasForCausalLM, folder: Path) -> None:
+    """Move a model's weights half the way to those of the model in a folder.
+
+    Raises:
+        InputError: when that has another shape.
+    """
+    other = dict(PleiasForCausalLM.from_pretrained(folder, dtype=torch.float32).named_parameters())
+    mine = dict(model.named_parameters())
+    if {name: one.shape for name, one in mine.items()} != {name: one.shape for name, one in other.items()}:
+        raise InputError(f"average_with {folder}: it has another shape than init_from; they have no mean.")
+    with torch.no_grad():
+        for name, one in mine.items():
+            one.lerp_(other[name], 0.5)
+
+
 def pretrain(config: PretrainConfig) -> None:
     """Run, or go on with, a pretraining run; leaves the run folder that the README describes.
 
@@ -209,11 +225,14 @@ def pretrain(config: PretrainConfig) -> None:
 
     # ---- Model and optimizer
     origin = None if config.init_from is None else model_sha256(config.init_from)
+    averaged = None if config.average_with is None else model_sha256(config.average_with)
     set_seed(config.seed)
     if config.init_from is None:
         model = PleiasForCausalLM(model_config)
     else:
         model = PleiasForCausalLM.from_pretrained(config.init_from, dtype=torch.float32)
+        if config.average_with is not None:
+            average(model, config.average_with)
     loss_model = NextTokenLoss(model, dtype, z_loss=config.z_loss, document_mask=config.document_mask).to(device)
     if config.compile:
         compile_layers(model)
@@ -226,6 +245,7 @@ def pretrain(config: PretrainConfig) -> None:
         "model": model_config.to_diff_dict(),
         "tokenizer": tokenizer_sha256,
         "init_from": origin,
+        "average_with": averaged,
         "optimizer": config.optimizer.name,
         "data": [
             (shards.manifest["fingerprint"], stage.sequences, stage.steps)
@@ -264,7 +284,7 @@ def pretrain(config: PretrainConfig) -> None:
         return record.close()
     data = [fingerprint for fingerprint, *_ in identity["data"]]
     untrained = origin is not None and (config.init_from / START).is_file()
-    begun_with = {"init_from": origin, "init_untrained": untrained}
+    begun_with = {"init_from": origin, "average_with": averaged, "init_untrained": untrained}
     record.start(
         processes=processes, parallel=layout.sizes, device=str(device), dtype=str(dtype), data=data, **begun_with
     )

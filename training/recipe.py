@@ -72,6 +72,8 @@ class PretrainConfig:
         stages: in order.
         init_from: folder of a model whose weights the run goes on from (continued pretraining); the shape is its own,
             and the shards are those of its tokenizer. Weights are drawn when not given.
+        average_with: folder of another model of that shape and tokenizer: the run goes on from the mean of both, which
+            for two that came out of one training is often better than either (training/bench/RESULTS.md).
         model: fields of PleiasConfig that differ from nano 1.2b.
         corpus: where the text comes from.
         data: where corpus, tokenizer and shards lie; what is missing is made.
@@ -96,6 +98,7 @@ class PretrainConfig:
     name: str
     stages: list[Stage]
     init_from: Path | None = None
+    average_with: Path | None = None
     model: dict[str, int | float | bool | str] = field(default_factory=dict)
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -131,6 +134,11 @@ class PretrainConfig:
         Raises:
             InputError: when a field is unknown or the shape is impossible, or there is no model to go on from.
         """
+        if self.average_with is not None:
+            if self.init_from is None:
+                raise InputError("average_with: a mean takes two models; name the other as init_from.")
+            if not (self.average_with / "config.json").is_file():
+                raise InputError(f"average_with {self.average_with} is no folder of a model (it has no config.json).")
         if self.init_from is not None:
             if self.model:
                 raise InputError(f"model: its shape is that of init_from {self.init_from}; leave model out.")
