@@ -598,6 +598,28 @@ def test_a_run_that_went_on_from_another_accounts_for_what_both_read_and_took(co
         assert kept["name"] == yaml.safe_load((of / "config.yaml").read_text(encoding="utf-8"))["name"]
 
 
+def test_a_run_that_began_with_a_mean_has_the_runs_of_both_models_before_it_each_once(continued):
+    first = continued.parent / "first"
+    last = shutil.copytree(continued, continued.parent / "last")
+    config = yaml.safe_load((last / "config.yaml").read_text(encoding="utf-8"))
+    config |= {"init_from": "runs/more/model", "average_with": "runs/first/model"}
+    (last / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    sessions = read_json(last / "run.json")
+    sessions["sessions"][0] |= {
+        key: model_sha256(last.parent / config[key].split("/")[1] / "model") for key in ("init_from", "average_with")
+    }
+    write_json(last / "run.json", sessions)
+    assert history(last) == [first, continued, last]
+    other = shutil.copytree(first, continued.parent / "other")
+    config["average_with"] = "runs/other/model"
+    (last / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    assert history(last) == [first, continued, other, last]
+    weights = other / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(ReleaseError, match="other/model/model.safetensors is not the file that .*last went on from"):
+        history(last)
+
+
 def test_an_earlier_run_whose_model_was_made_anew_since_is_refused(continued, tmp_path):
     weights = continued.parent / "first" / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
