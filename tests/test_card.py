@@ -598,7 +598,7 @@ def test_a_run_that_went_on_from_another_accounts_for_what_both_read_and_took(co
         assert kept["name"] == yaml.safe_load((of / "config.yaml").read_text(encoding="utf-8"))["name"]
 
 
-def test_a_run_that_began_with_a_mean_has_the_runs_of_both_models_before_it_each_once(continued):
+def test_a_run_that_began_with_a_mean_has_the_runs_of_both_models_before_it_each_once(continued, tmp_path):
     first = continued.parent / "first"
     last = shutil.copytree(continued, continued.parent / "last")
     config = yaml.safe_load((last / "config.yaml").read_text(encoding="utf-8"))
@@ -614,6 +614,10 @@ def test_a_run_that_began_with_a_mean_has_the_runs_of_both_models_before_it_each
     config["average_with"] = "runs/other/model"
     (last / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     assert history(last) == [first, continued, other, last]
+    release.build(release.options(["--run", str(last), "--out", str(tmp_path / "last"), "--formats"]), "the command")
+    text = (tmp_path / "last" / "llama" / "README.md").read_text(encoding="utf-8")
+    assert "`, from the mean of the weights in `runs/more/model` and `runs/other/model`." in text
+    assert "`, from the weights that the run before it left." in text
     weights = other / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(ReleaseError, match="other/model/model.safetensors is not the file that .*last went on from"):
