@@ -42,26 +42,29 @@ def history(run: Path) -> list[Path]:
     Raises:
         ReleaseError: when the model there is no longer the one that was gone on from.
     """
-    config = read_config(run)
     before: dict[Path, Path] = {}
     for key in ("init_from", "average_with"):
-        given = config.get(key)
-        sessions = read_json(run / "run.json")["sessions"] if given else []
-        hashes = sessions[0].get(key) if sessions else None
-        for model in (Path(given), run.parent.parent / given) if hashes else ():
-            if model.name != "model" or not (model.parent / "config.yaml").is_file():
-                continue
-            for name, known in hashes.items():
-                if not (model / name).is_file() or sha256(model / name) != known:
-                    raise ReleaseError(
-                        f"{model / name} is not the file that {run} went on from, and the card accounts for all that "
-                        f"the model has read: put back the folder of that run, or take "
-                        f"{model.parent / 'config.yaml'} away."
-                    )
-            for one in history(model.parent):
-                before.setdefault(one.resolve(), one)
-            break
+        for one in history(found) if (found := run_behind(run, key)) else ():
+            before.setdefault(one.resolve(), one)
     return [*before.values(), run]
+
+
+def run_behind(run: Path, key: str) -> Path | None:
+    """The run whose model/ a key of another run's config names; see `history`."""
+    given = read_config(run).get(key)
+    sessions = read_json(run / "run.json")["sessions"] if given else []
+    hashes = sessions[0].get(key) if sessions else None
+    for model in (Path(given), run.parent.parent / given) if hashes else ():
+        if model.name != "model" or not (model.parent / "config.yaml").is_file():
+            continue
+        for name, known in hashes.items():
+            if not (model / name).is_file() or sha256(model / name) != known:
+                raise ReleaseError(
+                    f"{model / name} is not the file that {run} went on from, and the card accounts for all that the "
+                    f"model has read: put back the folder of that run, or take {model.parent / 'config.yaml'} away."
+                )
+        return model.parent
+    return None
 
 
 def manifests(config: dict, run: Path) -> list[tuple[list[str], Path]]:
