@@ -42,10 +42,8 @@ def history(run: Path) -> list[Path]:
     Raises:
         ReleaseError: when the model there is no longer the one that was gone on from.
     """
-    before: dict[Path, Path] = {}
-    for key in ("init_from", "average_with"):
-        for one in history(found) if (found := run_behind(run, key)) else ():
-            before.setdefault(one.resolve(), one)
+    behind = filter(None, (run_behind(run, key) for key in ("init_from", "average_with")))
+    before = {one.resolve(): one for found in behind for one in history(found)}
     return [*before.values(), run]
 
 

@@ -605,9 +605,8 @@ def test_a_run_that_began_with_a_mean_has_the_runs_of_both_models_before_it_each
     config |= {"init_from": "runs/more/model", "average_with": "runs/first/model"}
     (last / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     sessions = read_json(last / "run.json")
-    sessions["sessions"][0] |= {
-        key: model_sha256(last.parent / config[key].split("/")[1] / "model") for key in ("init_from", "average_with")
-    }
+    keys = ("init_from", "average_with")
+    sessions["sessions"][0] |= {key: model_sha256(last.parent.parent / config[key]) for key in keys}
     write_json(last / "run.json", sessions)
     assert history(last) == [first, continued, last]
     other = shutil.copytree(first, continued.parent / "other")

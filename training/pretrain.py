@@ -224,8 +224,10 @@ def pretrain(config: PretrainConfig) -> None:
     tokenizer.model_max_length = model_config.max_position_embeddings
 
     # ---- Model and optimizer
-    origin = None if config.init_from is None else model_sha256(config.init_from)
-    averaged = None if config.average_with is None else model_sha256(config.average_with)
+    origins = {
+        name: None if folder is None else model_sha256(folder)
+        for name, folder in (("init_from", config.init_from), ("average_with", config.average_with))
+    }
     set_seed(config.seed)
     if config.init_from is None:
         model = PleiasForCausalLM(model_config)
@@ -244,8 +246,7 @@ def pretrain(config: PretrainConfig) -> None:
     identity = {
         "model": model_config.to_diff_dict(),
         "tokenizer": tokenizer_sha256,
-        "init_from": origin,
-        "average_with": averaged,
+        **origins,
         "optimizer": config.optimizer.name,
         "data": [
             (shards.manifest["fingerprint"], stage.sequences, stage.steps)
@@ -283,8 +284,8 @@ def pretrain(config: PretrainConfig) -> None:
             print((folder / "summary.txt").read_text(encoding="utf-8"), end="")
         return record.close()
     data = [fingerprint for fingerprint, *_ in identity["data"]]
-    untrained = origin is not None and (config.init_from / START).is_file()
-    begun_with = {"init_from": origin, "average_with": averaged, "init_untrained": untrained}
+    untrained = config.init_from is not None and (config.init_from / START).is_file()
+    begun_with = {**origins, "init_untrained": untrained}
     record.start(
         processes=processes, parallel=layout.sizes, device=str(device), dtype=str(dtype), data=data, **begun_with
     )
