@@ -18,6 +18,7 @@ from .modeling_pleias import (
     PleiasForTokenClassification,
     PleiasModel,
     PleiasPreTrainedModel,
+    cpu_compute_dtype,
 )
 from .tokenization_pleias import PleiasTokenizer
 
@@ -40,4 +41,5 @@ __all__ = [
     "PleiasModel",
     "PleiasPreTrainedModel",
     "PleiasTokenizer",
+    "cpu_compute_dtype",
 ]

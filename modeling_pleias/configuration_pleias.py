@@ -4,7 +4,32 @@
 """What a Pleias model is: its shape, as data. The defaults are Pleias-nano-1.2b-Preview."""
 
 from huggingface_hub.dataclasses import strict
-from transformers import LlamaConfig
+from transformers import LlamaConfig, __version__
+from transformers.utils import logging
+
+# Oldest and newest transformers that the tests ran on, as in pyproject.toml. A folder on the Hub that contains this
+# code has no other check of the version that it runs on.
+OLDEST, NEWEST = (5, 17), (5, 24)
+TESTED_VERSIONS = (
+    f"this model code was tested with transformers 5.{OLDEST[1]} to 5.{NEWEST[1]}, and {__version__} is installed; "
+    f"run: pip install 'transformers>=5.{OLDEST[1]},<5.{NEWEST[1] + 1}'"
+)
+
+
+def check_transformers_version(installed: str) -> None:
+    """Refuse a transformers older than those tested, and warn of a newer one.
+
+    Raises:
+        ImportError: If `installed` is older than OLDEST.
+    """
+    release = tuple(int(part) for part in installed.split(".")[:2])
+    if release < OLDEST:
+        raise ImportError(f"transformers {installed} is too old: {TESTED_VERSIONS}.")
+    if release > NEWEST:
+        logging.get_logger(__name__).warning_once(f"transformers {installed} is untested: {TESTED_VERSIONS}.")
+
+
+check_transformers_version(__version__)
 
 
 @strict

@@ -26,11 +26,36 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple, logging
+from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
-from .configuration_pleias import PleiasConfig
+from .configuration_pleias import TESTED_VERSIONS, PleiasConfig
+
+logger = logging.get_logger(__name__)
+
+# Name of the cache in forward calls and outputs: "past_key_values" up to transformers 5.23, "cache" from 5.24 on. Each
+# `forward` accepts both names, the old one without a warning if it is the only one, and passes on the current one.
+CACHE = "cache" if "cache" in BaseModelOutputWithPast.__dataclass_fields__ else "past_key_values"
+either_cache_name = deprecate_kwarg("past_key_values", "5.40.0" if CACHE == "cache" else "5.0.0", new_name="cache")
+
+# Keywords of `forward` in addition to its signature: those of attention and loss, and two that a decoder ignores. Any
+# other is refused: transformers 5.24 renamed the cache, and a model that ignored it decoded without its context.
+LOSS_KEYWORDS, IGNORED_KEYWORDS = {"ignore_index", "shift_labels"}, {"return_dict", "token_type_ids"}
+KNOWN_KEYWORDS = frozenset(TransformersKwargs.__annotations__) | LOSS_KEYWORDS | IGNORED_KEYWORDS
+
+
+def cpu_compute_dtype() -> torch.dtype:
+    """Return the dtype in which this CPU multiplies matrices fast: bfloat16 if it has AVX512-BF16, else float32.
+
+    Without these instructions PyTorch multiplies bfloat16 matrices in a plain loop on one thread, up to 36 times
+    slower than float32 (training/bench/RESULTS.md). Every CPU with AMX has them, too. `ATEN_CPU_CAPABILITY=avx2` in
+    the environment makes a CPU with AVX-512 count as one without. ARM CPUs compute in float32.
+    """
+    kernels, capabilities = torch.backends.cpu.get_cpu_capability(), torch.cpu.get_capabilities()
+    fast = kernels.startswith("AVX512") and capabilities.get("avx512_bf16", False)
+    return torch.bfloat16 if fast else torch.float32
 
 
 @use_kernel_forward_from_hub("RMSNorm")
@@ -134,12 +159,13 @@ class PleiasAttention(nn.Module):
         self.v_proj = nn.Linear(D, GK, bias=config.attention_bias)
         self.o_proj = nn.Linear(HK, D, bias=config.attention_bias)
 
+    @either_cache_name
     def forward(
         self,
         hidden_states: torch.Tensor,
         position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         attention_mask: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         BT = hidden_states.shape[:-1]
@@ -147,8 +173,8 @@ class PleiasAttention(nn.Module):
         k_BGTK = self.k_proj(hidden_states).view(*BT, -1, self.head_dim).transpose(1, 2)
         v_BGTK = self.v_proj(hidden_states).view(*BT, -1, self.head_dim).transpose(1, 2)
         q_BHTK, k_BGTK = apply_rotary_pos_emb(q_BHTK, k_BGTK, *position_embeddings)
-        if past_key_values is not None:
-            k_BGTK, v_BGTK = past_key_values.update(k_BGTK, v_BGTK, self.layer_idx)
+        if cache is not None:
+            k_BGTK, v_BGTK = cache.update(k_BGTK, v_BGTK, self.layer_idx)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         out_BTHK, weights = attend(
             self,
@@ -200,13 +226,35 @@ class PleiasPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["PleiasDecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = [CACHE]
     _supports_flash_attn = True
     _supports_sdpa = True
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": PleiasDecoderLayer, "attentions": PleiasAttention}
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """Load as transformers does, except that a CPU without fast bfloat16 gets float32 weights by default.
+
+        Widening 16-bit weights to float32 is lossless, and such a CPU decodes with them several times as fast. This
+        applies only if no dtype is requested, or "auto", which is what a pipeline passes when its user requests none;
+        and only without `device_map` and for weights that are not quantised. `dtype=torch.bfloat16` is honoured.
+        """
+        default = kwargs.get("dtype", kwargs.get("torch_dtype")) in (None, "auto")
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # a tuple with output_loading_info=True
+        placed = kwargs.get("device_map") is not None or torch.accelerator.is_available()
+        quantized = getattr(model.config, "quantization_config", None) is not None
+        if default and not placed and not quantized and model.dtype.itemsize < cpu_compute_dtype().itemsize:
+            logger.warning_once(
+                f"Loaded {model.dtype} weights as torch.float32, which is lossless and faster on this CPU; "
+                f"dtype={model.dtype} keeps them as they are stored."
+            )
+            model.float()
+            model.config.dtype = torch.float32
+        return loaded
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -240,6 +288,7 @@ class PleiasModel(PleiasPreTrainedModel):
                 module.init_std = config.residual_init_std if residual else config.pretraining_init_std
         self.post_init()
 
+    @either_cache_name
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -247,7 +296,7 @@ class PleiasModel(PleiasPreTrainedModel):
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -259,26 +308,32 @@ class PleiasModel(PleiasPreTrainedModel):
             attention_mask: (B, T), 0 on padding, or any form `create_causal_mask` takes.
             position_ids: (B, T); positions that restart mark packed sequences, which do not see each other as long as
                 neither an `attention_mask` nor a cache is there (`use_cache=False`).
-            past_key_values: keys and values of earlier tokens.
+            cache: keys and values of earlier tokens; `past_key_values` is its name up to transformers 5.23.
 
         Raises:
-            ValueError: unless exactly one of `input_ids` and `inputs_embeds` is given.
+            TypeError: If a keyword is unknown.
+            ValueError: Unless exactly one of `input_ids` and `inputs_embeds` is given.
         """
+        if unknown := sorted(kwargs.keys() - KNOWN_KEYWORDS):
+            raise TypeError(
+                f"forward() got unexpected keyword arguments: {', '.join(unknown)}. If transformers passed them: "
+                f"{TESTED_VERSIONS}."
+            )
         if (input_ids is None) ^ (inputs_embeds is not None):
             raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
         if inputs_embeds is None:
             inputs_embeds = self.embed_tokens(input_ids)
-        if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.config)
+        if use_cache and cache is None:
+            cache = DynamicCache(config=self.config)
         if position_ids is None:
-            seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+            seen = cache.get_seq_length() if cache is not None else 0
             position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + seen).unsqueeze(0)
         causal_mask = create_causal_mask(
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
-            past_key_values=past_key_values,
             position_ids=position_ids,
+            **{CACHE: cache},
         )
         hidden_states = inputs_embeds
         position_embeddings = self.rotary_emb(hidden_states, position_ids=position_ids)
@@ -288,11 +343,11 @@ class PleiasModel(PleiasPreTrainedModel):
                 attention_mask=causal_mask,
                 position_embeddings=position_embeddings,
                 position_ids=position_ids,
-                past_key_values=past_key_values,
                 use_cache=use_cache,
+                **{CACHE: cache},
                 **kwargs,
             )
-        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
+        return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), **{CACHE: cache})
 
 
 class PleiasForCausalLM(PleiasPreTrainedModel, GenerationMixin):
@@ -321,13 +376,14 @@ class PleiasForCausalLM(PleiasPreTrainedModel, GenerationMixin):
         super().adjust_generation_fn(*args, **kwargs)
         self._decode_as_the_card_says()
 
+    @either_cache_name
     @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
@@ -344,7 +400,7 @@ class PleiasForCausalLM(PleiasPreTrainedModel, GenerationMixin):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             **kwargs,
@@ -357,9 +413,9 @@ class PleiasForCausalLM(PleiasPreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits_BTV,
-            past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
+            **{CACHE: getattr(outputs, CACHE)},
         )
 
 

@@ -2,9 +2,13 @@
 
 import copy
 import inspect
+import logging
+from importlib.metadata import requires
 
 import pytest
 import torch
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModel,
@@ -31,6 +35,7 @@ from modeling_pleias import (
     PleiasModel,
     PleiasTokenizer,
 )
+from modeling_pleias.configuration_pleias import NEWEST, OLDEST, check_transformers_version
 
 # Auto class, ours, Llama's.
 CLASSES = [
@@ -359,3 +364,70 @@ def test_the_pipeline_opens_a_saved_folder(tmp_path, task, model_class):
         # transformers' pipeline would sample at temperature 0.7 if the model left the decoding open.
         greedy = [pipe.model.generate(**tokenizer(text, return_tensors="pt"), max_new_tokens=8) for text in texts]
         assert batch == alone == [tokenizer.decode(out[0], skip_special_tokens=True) for out in greedy]
+
+
+# The dtype in which it is opened, and the transformers that it runs on
+
+
+@pytest.fixture
+def without_bf16(monkeypatch):
+    """A CPU on which PyTorch has no bfloat16 instructions."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+
+
+@pytest.fixture
+def bf16_folder(tmp_path):
+    seeded(PleiasForCausalLM, tiny()).to(torch.bfloat16).save_pretrained(tmp_path)
+    PleiasTokenizer().save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_without_fast_bf16_weights_are_widened_to_fp32_and_the_user_is_told_how_to_keep_them(
+    bf16_folder, without_bf16, caplog, monkeypatch
+):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("modeling_pleias"), "propagate", True)
+    stored = PleiasForCausalLM.from_pretrained(bf16_folder, dtype=torch.bfloat16)
+    for opened in (
+        PleiasForCausalLM.from_pretrained(bf16_folder),
+        AutoModelForCausalLM.from_pretrained(bf16_folder),
+        pipeline("text-generation", model=str(bf16_folder)).model,
+        PleiasForCausalLM.from_pretrained(bf16_folder, output_loading_info=True)[0],
+    ):
+        assert opened.dtype == opened.config.dtype == torch.float32
+        for name, parameter in opened.named_parameters():
+            assert torch.equal(parameter.bfloat16(), stored.get_parameter(name)), name
+        assert opened.lm_head.weight is opened.model.embed_tokens.weight
+    assert sum("dtype=torch.bfloat16 keeps them" in message for message in caplog.messages) <= 1  # once a process
+
+
+def test_a_requested_dtype_or_device_map_is_honoured(bf16_folder, without_bf16):
+    for settings in ({"dtype": torch.bfloat16}, {"dtype": "bfloat16"}, {"device_map": "cpu"}):
+        for auto in (PleiasForCausalLM, AutoModelForCausalLM):
+            assert auto.from_pretrained(bf16_folder, **settings).dtype == torch.bfloat16, settings
+    model = pipeline("text-generation", model=str(bf16_folder), dtype=torch.bfloat16).model
+    assert model.dtype == torch.bfloat16
+
+
+def test_with_fast_bf16_weights_keep_their_dtype(bf16_folder, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    assert PleiasForCausalLM.from_pretrained(bf16_folder).dtype == torch.bfloat16
+
+
+def test_another_transformers_is_refused_if_older_and_warned_of_if_newer(caplog, monkeypatch):
+    for name in ("transformers", "modeling_pleias"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
+    with pytest.raises(ImportError, match=r"5.16.1 is too old: .* run: pip install 'transformers>=5.17,<5.25'"):
+        check_transformers_version("5.16.1")
+    for tested in ("5.17.0", "5.24.2"):
+        check_transformers_version(tested)
+    assert caplog.messages == []
+    check_transformers_version("5.25.0.dev0")
+    assert "transformers 5.25.0.dev0 is untested" in caplog.text and "pip install" in caplog.text
+
+
+def test_the_range_that_the_code_checks_is_the_one_that_the_package_declares():
+    declared = {requirement.name: requirement for requirement in map(Requirement, requires("modeling-pleias"))}
+    specifier = declared["transformers"].specifier
+    assert specifier == SpecifierSet(f">={OLDEST[0]}.{OLDEST[1]},<{NEWEST[0]}.{NEWEST[1] + 1}")

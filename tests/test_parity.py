@@ -2,12 +2,15 @@
 
 import copy
 import logging
+import warnings
 
 import pytest
 import torch
-from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
+from transformers import AutoConfig, DynamicCache, LlamaConfig, LlamaForCausalLM
+from transformers.utils import is_optimum_quanto_available
 
-from modeling_pleias import PleiasConfig, PleiasForCausalLM
+from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasForSequenceClassification, PleiasModel
+from modeling_pleias.modeling_pleias import CACHE
 
 SHAPES = {
     "grouped-query": {"num_key_value_heads": 2},
@@ -192,12 +195,79 @@ def test_generation_from_a_left_padded_batch_is_bit_equal(attention, dtype, sett
     assert torch.equal(ours, oracle) and torch.equal(our_scores, oracle_scores)
 
 
-def test_what_follows_is_the_same_with_and_without_a_cache():
-    pleias, _ = pair()
+def greedy(model, ids, **settings) -> torch.Tensor:
+    """Twelve greedy tokens after `ids` (1, T), by one forward over everything before each: no cache, no `generate`."""
+    for _ in range(12):
+        scores = model(ids, use_cache=False, **settings).logits[:, -1]
+        ids = torch.cat([ids, scores.argmax(-1, keepdim=True)], 1)
+    return ids
+
+
+def continued_from_a_cache(model, ids) -> torch.Tensor:
+    """Generate five tokens, then seven more from the cache that the first call returned."""
+    first = model.generate(ids, max_new_tokens=5, return_dict_in_generate=True)
+    return model.generate(first.sequences, max_new_tokens=7, **{CACHE: getattr(first, CACHE)})
+
+
+def assisted(model, ids) -> torch.Tensor:
+    """Generate with a smaller model that proposes tokens."""
+    torch.manual_seed(1)
+    assistant = type(model)(type(model.config)(**tiny(num_hidden_layers=1))).eval()
+    return model.generate(ids, max_new_tokens=12, assistant_model=assistant)
+
+
+DECODING = {
+    "a dynamic cache": lambda model, ids: model.generate(ids, max_new_tokens=12),
+    "a static cache": lambda model, ids: model.generate(
+        ids, max_new_tokens=12, cache_implementation="static", disable_compile=True
+    ),
+    "a quantised cache": lambda model, ids: model.generate(
+        ids, max_new_tokens=12, cache_implementation="quantized", cache_config={"residual_length": 64}
+    ),
+    "no cache": lambda model, ids: model.generate(ids, max_new_tokens=12, use_cache=False),
+    "a cache of an earlier call": continued_from_a_cache,
+    "an assistant model": assisted,
+    "prompt look-up": lambda model, ids: model.generate(ids, max_new_tokens=12, prompt_lookup_num_tokens=3),
+}
+
+
+@pytest.mark.parametrize("how", DECODING)
+def test_greedy_text_is_that_of_llama_without_a_cache_whichever_way_it_is_decoded(how):
+    if how == "a quantised cache" and not is_optimum_quanto_available():
+        pytest.skip("a quantised cache needs optimum-quanto")
+    pleias, llama = pair()
+    for model in (pleias, llama):
+        model.generation_config.update(repetition_penalty=1.0, eos_token_id=None)
+    ids = tokens()[:1]
+    assert torch.equal(DECODING[how](pleias, ids), greedy(llama, ids))
+
+
+@pytest.mark.parametrize("settings", [{}, {"num_beams": 3}], ids=["greedy", "beams"])
+@pytest.mark.parametrize("cache", [{}, {"cache_implementation": "static", "disable_compile": True}])
+def test_a_left_padded_batch_is_continued_the_same_with_and_without_a_cache(cache, settings):
+    pleias, llama = pair()
     batch = {key: inputs("left padding")[key] for key in ("input_ids", "attention_mask")}
-    runs = [{"use_cache": False}, {}, {"cache_implementation": "static", "disable_compile": True}]
-    first, *others = (pleias.generate(**batch, max_new_tokens=12, **run) for run in runs)
-    assert all(torch.equal(first, other) for other in others)
+    uncached = llama.generate(**batch, max_new_tokens=12, use_cache=False, **settings)
+    assert torch.equal(pleias.generate(**batch, max_new_tokens=12, **cache, **settings), uncached)
+
+
+def test_the_cache_is_accepted_by_its_old_and_its_new_name():
+    pleias, llama = pair()
+    ids = tokens()
+    for name in ("cache", "past_key_values"):
+        cache = pleias(ids[:, :-1], use_cache=True)[CACHE]
+        assert cache.get_seq_length() == T - 1
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # from 5.24 on transformers warns of the old name
+            last = pleias(ids[:, -1:], use_cache=True, **{name: cache}).logits[:, 0]
+        torch.testing.assert_close(last, llama(ids).logits[:, -1], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [PleiasForCausalLM, PleiasForSequenceClassification, PleiasModel])
+def test_a_keyword_that_no_version_of_transformers_declares_is_refused(kind):
+    model = kind(PleiasConfig(**tiny()))
+    with pytest.raises(TypeError, match="unexpected keyword arguments: past_states. If transformers .* 5.17 to 5.24"):
+        model(input_ids=tokens()[:1], past_states=DynamicCache(config=model.config))
 
 
 def test_a_fully_compiled_graph_is_within_1e_6_of_eager():
