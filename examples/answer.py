@@ -8,6 +8,7 @@ from pathlib import Path
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from modeling_pleias import cpu_compute_dtype
 from modeling_pleias.training.tasks import rag
 
 QUESTION = "What is a sextant?"
@@ -20,7 +21,8 @@ SOURCES = {
 folder, *asked = sys.argv[1:] or ["runs/finetune_rag/model"]
 question = asked[0] if asked else QUESTION
 sources = {Path(name).stem: Path(name).read_text(encoding="utf-8") for name in asked[1:]} or SOURCES
-model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder, dtype=cpu_compute_dtype())  # fp32 unless the CPU is fast in bf16
+tokenizer = AutoTokenizer.from_pretrained(folder)
 
 for constrain in (False, True):  # as the model likes it, and held to the words of the sources within quotations
     answer = rag.answer(model, tokenizer, question, sources, constrain=constrain)

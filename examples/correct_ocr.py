@@ -8,6 +8,7 @@ from pathlib import Path
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from modeling_pleias import cpu_compute_dtype
 from modeling_pleias.training.tasks import ocr
 
 PAGE = """It was the beft of times, it was tbe worst of tirnes, it was
@@ -17,5 +18,6 @@ of belief, it was the epocb of incredulity."""
 folder = sys.argv[1] if len(sys.argv) > 1 else "runs/finetune_ocr/model"
 page = Path(sys.argv[2]).read_text(encoding="utf-8") if len(sys.argv) > 2 else PAGE
 window = int(sys.argv[3]) if len(sys.argv) > 3 else 60  # characters at a time: what finetune_ocr trains on
-model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder, dtype=cpu_compute_dtype())  # fp32 unless the CPU is fast in bf16
+tokenizer = AutoTokenizer.from_pretrained(folder)
 print(ocr.correct(model, tokenizer, page, window=window))  # of any length: the windows overlap

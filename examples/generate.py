@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import pipeline
 
-import modeling_pleias  # noqa: F401  (registers the model with transformers)
+from modeling_pleias import cpu_compute_dtype  # the import also registers the model with transformers
 
 PROMPTS = [
     "It was a dark and stormy night; the",
@@ -24,6 +24,6 @@ PROMPTS = [
 
 folder = sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent.parent / "model_card" / "femto"
 # Greedy, with repetition penalty 1.2: the default.
-generate = pipeline("text-generation", model=str(folder), max_new_tokens=40)
+generate = pipeline("text-generation", model=str(folder), dtype=cpu_compute_dtype(), max_new_tokens=40)
 for prompt in PROMPTS:
     print(generate(prompt)[0]["generated_text"], end="\n\n")

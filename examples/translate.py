@@ -7,13 +7,15 @@ import sys
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from modeling_pleias import cpu_compute_dtype
 from modeling_pleias.training.tasks import translation
 
 HELP = "Opens a dialog in which you can choose the format of the selected table."
 
 folder = sys.argv[1] if len(sys.argv) > 1 else "runs/finetune_translation/model"
 text = sys.argv[2] if len(sys.argv) > 2 else HELP
-model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder, dtype=cpu_compute_dtype())  # fp32 unless the CPU is fast in bf16
+tokenizer = AutoTokenizer.from_pretrained(folder)
 print(f"en  {text}")
 for target in ("fr", "es", "de", "it", "nl", "la", "pt"):
     print(f"{target}  {translation.translate(model, tokenizer, text, target=target, source='en')}")

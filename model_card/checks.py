@@ -1,5 +1,6 @@
 """The checks of a release: names, figures and verdicts; and those that hold the flavours against their source."""
 
+import copy
 import json
 import math
 import os
@@ -9,8 +10,11 @@ import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from tokenizers import Tokenizer
+
+from modeling_pleias import cpu_compute_dtype
 
 from . import probe
 from .files import ReleaseError, read_json, write_json
@@ -116,7 +120,11 @@ class Reference:
             "prompt_texts": list(prompts().values()),
             "new_tokens": NEW_TOKENS,
         }
-        self.answers = probe.measure(source.model, self.questions)
+        # Bits are compared in the dtype that this machine is fast in; widened weights are the stored ones exactly.
+        dtype = torch.promote_types(source.model.dtype, cpu_compute_dtype())
+        self.questions["dtype"] = str(dtype).removeprefix("torch.")
+        model = source.model if source.model.dtype == dtype else copy.deepcopy(source.model).to(dtype)
+        self.answers = probe.measure(model, self.questions)
         self.continued = [
             tokenizer.decode([*prompt, *new], skip_special_tokens=True)
             for prompt, new in zip(self.questions["prompts"], self.answers["generated"], strict=True)

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
+import torch
+
 import modeling_pleias
-from modeling_pleias import PleiasForCausalLM, PleiasTokenizer
+from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
 from modeling_pleias.tokenization_pleias import BASE_TOKENS
 
 from .facts import LANGUAGE_NAMES, gather, languages
@@ -80,12 +82,13 @@ def open_llama(folder: Path) -> Source:
 
 
 def load(folder: Path) -> PleiasForCausalLM:
-    """The model in a folder, in the precision it is stored in.
+    """Load the model of a folder in the dtype in which its config says it is stored, float32 if it says nothing.
 
     Raises:
         ReleaseError: when weights are missing, or are there that the model has no place for.
     """
-    model, info = PleiasForCausalLM.from_pretrained(folder, dtype="auto", output_loading_info=True)
+    dtype = PleiasConfig.from_pretrained(folder).dtype or torch.float32
+    model, info = PleiasForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True)
     wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[kind]}
     if wrong:
         raise ReleaseError(f"The weights in {folder} are not those of its config.json: {wrong}.")

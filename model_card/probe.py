@@ -44,7 +44,8 @@ def main() -> None:
     with open(questions_file, encoding="utf-8") as file:
         questions = json.load(file)
     code = questions["trust_remote_code"]
-    generate = transformers.pipeline("text-generation", model=folder, trust_remote_code=code)
+    dtype = questions["dtype"]
+    generate = transformers.pipeline("text-generation", model=folder, dtype=dtype, trust_remote_code=code)
     model, tokenizer = generate.model, generate.tokenizer
     classes = {}
     for name in model.config.to_dict().get("auto_map", {}):

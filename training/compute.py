@@ -6,8 +6,9 @@ import platform
 import sys
 
 import torch
+from transformers import PreTrainedModel
 
-from modeling_pleias import PleiasForCausalLM
+from modeling_pleias import PleiasForCausalLM, cpu_compute_dtype
 
 from .loss import next_token_loss
 from .sampled import Candidates
@@ -39,15 +40,22 @@ def flush_denormals() -> None:
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """What matrix products are computed in.
+    """Return the dtype of matrix products: the requested one, or for "auto" the one that the device is fast in.
 
-    Every processor with AMX has AVX512-BF16 too; with the latter alone a step of femto takes a third of the time of
-    one in fp32 (training/bench/RESULTS.md).
+    On a CPU with AVX512-BF16 a step of femto in bf16 takes a third of the time of one in fp32; on a CPU without, bf16
+    is up to 36 times slower than fp32 (training/bench/RESULTS.md).
     """
     if precision == "auto":
-        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
-        precision = "bf16" if fast else "fp32"
+        if device.type != "cuda":
+            return cpu_compute_dtype()
+        precision = "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+
+
+def to_compute(model: PreTrainedModel, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
+    """Move a bfloat16 model to the device and dtype that it is to generate in; widening to float32 is lossless."""
+    # Not to bfloat16, which it is in: that would round the rotary frequencies, too.
+    return model.to(device) if dtype == torch.bfloat16 else model.to(device, dtype)
 
 
 class NextTokenLoss(torch.nn.Module):

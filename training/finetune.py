@@ -30,7 +30,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArgu
 from transformers.utils import logging
 
 from . import checkpoint, tasks
-from .compute import compute_dtype, flush_denormals, keep_memory
+from .compute import compute_dtype, flush_denormals, keep_memory, to_compute
 from .config import InputError, parse, program, typed
 from .files import fingerprint, model_sha256, read_json, write_json
 from .guard import finite
@@ -270,9 +270,8 @@ def finetune(config: FinetuneConfig) -> None:
 
     def measure(model: PreTrainedModel, step: int) -> str:
         whole = measures.shipped(model, task, turn_end)
-        # Not to bf16, which it is in: that would round the rotary frequencies, too.
-        at_work = whole.to(device) if dtype == torch.bfloat16 else whole.to(device, dtype)
-        metrics = task.score(watched.rows, measures.answers(at_work, tokenizer, watched.rows, decoding))
+        outputs = measures.answers(to_compute(whole, device, dtype), tokenizer, watched.rows, decoding)
+        metrics = task.score(watched.rows, outputs)
         figures = {name: finite(measures.value(metric)) for name, metric in metrics.items()}
         name, figure = next(iter(figures.items()))
         if main:

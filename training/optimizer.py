@@ -9,6 +9,7 @@ from torch.distributed.tensor import DTensor
 
 from modeling_pleias import PleiasForCausalLM
 
+from .compute import compute_dtype
 from .config import InputError
 
 
@@ -65,13 +66,53 @@ def learning_rate(o: OptimizerConfig, step: int, *, steps: int) -> float:
     return o.final_learning_rate + (o.learning_rate - o.final_learning_rate) * share
 
 
+def orthogonalize(matrix: torch.Tensor, *, coefficients: tuple[float, float, float], steps: int, eps: float):
+    """Replace the singular values of a matrix (M, N) by values near 1, by Newton-Schulz iteration in its own dtype.
+
+    The operations are those of torch.optim.Muon, which always computes in bf16; in bf16 the result has equal bits.
+    """
+    a, b, c = coefficients
+    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+    x = x / x.norm().clamp(min=eps)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
+
+
+class Muon(torch.optim.Muon):
+    """torch.optim.Muon, computed in the dtype that the device is fast in.
+
+    PyTorch's own is bf16 on every device: on a CPU without bf16 instructions 34 times slower than fp32 for a matrix of
+    384 x 1,024 (training/bench/RESULTS.md).
+    """
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:
+        """Update every parameter with a gradient."""
+        for group in self.param_groups:
+            newton_schulz = {"coefficients": group["ns_coefficients"], "steps": group["ns_steps"], "eps": group["eps"]}
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(parameter.grad)
+                momentum = state["momentum_buffer"]
+                momentum.lerp_(parameter.grad, 1 - group["momentum"])
+                update = parameter.grad.lerp(momentum, group["momentum"])  # Nesterov
+                update = orthogonalize(update.to(compute_dtype("auto", parameter.device)), **newton_schulz)
+                # The root mean square of AdamW's update, about 0.2 ("match_rms_adamw" in PyTorch).
+                scale = 0.2 * math.sqrt(max(parameter.shape))
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(update, alpha=-group["lr"] * scale)
+
+
 class MuonAdamW(torch.optim.Optimizer):
     """Muon for some parameters and fused AdamW for the others as one optimizer: one state, one list of groups."""
 
     def __init__(self, matrices: list, others: list, o: OptimizerConfig):
-        self.muon = torch.optim.Muon(
-            matrices, o.learning_rate, o.weight_decay, o.momentum, adjust_lr_fn="match_rms_adamw"
-        )
+        self.muon = Muon(matrices, o.learning_rate, o.weight_decay, o.momentum)
         self.adamw = adamw(others, o)
         super().__init__([*self.muon.param_groups, *self.adamw.param_groups], {})
         self._share()

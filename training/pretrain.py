@@ -27,7 +27,7 @@ from transformers import AutoTokenizer
 from modeling_pleias import PleiasForCausalLM
 
 from . import checkpoint, parallel, trackers
-from .compute import NextTokenLoss, compile_layers, compute_dtype, flush_denormals, keep_memory
+from .compute import NextTokenLoss, compile_layers, compute_dtype, flush_denormals, keep_memory, to_compute
 from .config import InputError, parse, program
 from .files import START, model_sha256
 from .guard import Guard, finite
@@ -344,7 +344,7 @@ def pretrain(config: PretrainConfig) -> None:
     def sample() -> None:
         whole = parallel.gathered(model, torch.bfloat16, keep=main)  # as in model/; training's own stays as it is
         if main:
-            for line in samples(whole.to(device), tokenizer, config.corpus.languages):
+            for line in samples(to_compute(whole, device, dtype), tokenizer, config.corpus.languages):
                 sample_log.write({"step": done} | line)
 
     # ---- The loop

@@ -41,7 +41,9 @@ class Torch:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-        self.model = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=trust_remote_code)
+        # float32 is lossless, and several times as fast as bfloat16 on a CPU without instructions for it.
+        settings = {"dtype": "float32", "trust_remote_code": trust_remote_code}
+        self.model = AutoModelForCausalLM.from_pretrained(name, **settings)
 
     def knows(self, token: str) -> bool:
         """Whether a token is in the vocabulary."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import modeling_pleias  # noqa: F401  registers the model with transformers
+from modeling_pleias import cpu_compute_dtype  # the import also registers the model with transformers
 
 from ..config import parse, program
 from ..generation import complete
@@ -40,7 +40,7 @@ class PriceConfig:
 def main() -> None:
     """`python -m training.bench.ocr_price`."""
     config = parse(PriceConfig, description="Error rates of a model at several prices of a change.")
-    model = AutoModelForCausalLM.from_pretrained(config.model).eval()
+    model = AutoModelForCausalLM.from_pretrained(config.model, dtype=cpu_compute_dtype()).eval()
     tokenizer = AutoTokenizer.from_pretrained(config.model)
     rows = ocr.rows(config.data)["train"][: config.rows]
     prompts = [row["prompt"] for row in rows]

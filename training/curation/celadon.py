@@ -52,7 +52,9 @@ class CeladonScorer:
         self.batch_size = batch_size
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(name_or_path)
-            model, report = Celadon.from_pretrained(name_or_path, output_loading_info=True, use_safetensors=True)
+            model, report = Celadon.from_pretrained(
+                name_or_path, dtype=torch.float32, output_loading_info=True, use_safetensors=True
+            )
         except (OSError, ValueError) as error:
             raise InputError(
                 f"--scorer {name_or_path} holds no Celadon model and tokenizer in safetensors that can be read "
