@@ -43,6 +43,15 @@ def _nothing_of_accelerate_stays():
         GradientState._reset_state()
 
 
+@pytest.fixture
+def without_bf16():
+    """A CPU without bfloat16 instructions, on which a bfloat16 matrix product fails the test."""
+    from no_bf16 import cpu_without_bf16
+
+    with cpu_without_bf16():
+        yield
+
+
 # What several test files build on: a tiny corpus, a tokenizer trained on it, its shards --------------
 
 SENTENCES = {

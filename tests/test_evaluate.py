@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 import yaml
+from no_bf16 import cpu_without_bf16
 
 from model_card import card
 from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
@@ -27,7 +28,7 @@ def make_run(folder, tokenizer, shards, *, seed=0, **config):
     """A run's folder as training.pretrain leaves it, with an untrained model."""
     torch.manual_seed(seed)
     shape = SHAPE | {"num_key_value_heads": 1, "max_position_embeddings": 128}
-    PleiasForCausalLM(PleiasConfig(vocab_size=400, **shape)).save_pretrained(folder / "model")
+    PleiasForCausalLM(PleiasConfig(vocab_size=400, **shape)).to(torch.bfloat16).save_pretrained(folder / "model")
     PleiasTokenizer.from_pretrained(tokenizer).save_pretrained(folder / "model")
     stages = [{"name": "base", "shards": str(shards)}]
     settings = {"stages": stages, "data": {"folder": str(shards.parent / "nowhere")}} | config
@@ -43,7 +44,8 @@ def run(tmp_path_factory, tiny_tokenizer, tiny_shards):
 @pytest.fixture(scope="module")
 def evaluated(run):
     """The run, after `python -m training.evaluate --model RUN/model` with small sizes."""
-    evaluate.main(["--model", str(run / "model"), *SMALL.split()])
+    with cpu_without_bf16():
+        evaluate.main(["--model", str(run / "model"), *SMALL.split()])
     return run
 
 

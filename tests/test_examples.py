@@ -11,6 +11,7 @@ from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
 from training.tasks import ocr, translation
 from training.tasks.rag_formats import Citation, Response, format_rag
 
+pytestmark = pytest.mark.usefixtures("without_bf16")
 EXAMPLES = Path(__file__).parent.parent / "examples"
 MISREAD, PAGE = "the o1d houfe stood by the rivcr", "the old house stood by the river"
 TRANSLATIONS = {
@@ -58,7 +59,7 @@ def model(tiny_tokenizer, tmp_path_factory):
         optimizer.step()
     assert loss.item() < 0.01
     folder = tmp_path_factory.mktemp("model")
-    learner.save_pretrained(folder)
+    learner.to(torch.bfloat16).save_pretrained(folder)  # as every program saves
     tokenizer.save_pretrained(folder)
     return folder
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from no_bf16 import cpu_without_bf16
 from safetensors.torch import load_file
 from training_runs import as_yaml, handlers_kept, state
 from transformers import (
@@ -520,8 +522,10 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_a_packaged_config_runs(name, base_model, chat, tiny_corpus, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("name", "precision"), [*((name, "auto") for name in CONFIGS), ("rag", "bf16")])
+def test_a_packaged_config_runs_without_a_bf16_product_on_a_cpu_without_bf16_and_in_bf16_if_requested(
+    name, precision, base_model, chat, tiny_corpus, tmp_path, monkeypatch, capsys
+):
     arguments = ["--config", f"finetune_{name}", "--base_model", str(base_model), "--out", str(tmp_path / "run"), *FEW]
     arguments += local_data(CONFIGS[name], tmp_path, chat, tiny_corpus) + ["--max_length", "512"]
     if name in ("ocr", "translation", "rag"):  # the tests' vocabulary has fewer entries than they name
@@ -532,10 +536,12 @@ def test_a_packaged_config_runs(name, base_model, chat, tiny_corpus, tmp_path, m
         arguments += ["--data.drills", "0"]
     if name.startswith("grpo"):
         arguments += ["--trainer.num_generations", "2", "--trainer.max_completion_length", "4"]
-    monkeypatch.setattr(sys, "argv", ["finetune.py", *arguments])
-    with handlers_kept():
+    monkeypatch.setattr(sys, "argv", ["finetune.py", *arguments, "--precision", precision])
+    with handlers_kept(), cpu_without_bf16() if precision == "auto" else nullcontext():
         finetune.main()
-    assert read_json(tmp_path / "run" / "run.json")["sessions"][0]["steps"] == 2
+    session = read_json(tmp_path / "run" / "run.json")["sessions"][0]
+    assert session["steps"] == 2
+    assert session["dtype"] == {"auto": "torch.float32", "bf16": "torch.bfloat16"}[precision]
     assert (tmp_path / "run" / "model" / "config.json").is_file()
     result = read_json(tmp_path / "run" / "eval" / f"{CONFIGS[name]}.json")
     signed = {"chrf2++": "nw:2", "bleu": "tok:13a"} if CONFIGS[name] == "translation" else {}

@@ -370,12 +370,6 @@ def test_the_pipeline_opens_a_saved_folder(tmp_path, task, model_class):
 
 
 @pytest.fixture
-def without_bf16(monkeypatch):
-    """A CPU on which PyTorch has no bfloat16 instructions."""
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-
-
-@pytest.fixture
 def bf16_folder(tmp_path):
     seeded(PleiasForCausalLM, tiny()).to(torch.bfloat16).save_pretrained(tmp_path)
     PleiasTokenizer().save_pretrained(tmp_path)

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from modeling_pleias import PleiasConfig, PleiasForCausalLM
-from training.optimizer import MuonAdamW, OptimizerConfig, build, learning_rate, step_unless
+from training.optimizer import Muon, MuonAdamW, OptimizerConfig, build, learning_rate, step_unless
 
 SETTINGS = OptimizerConfig(learning_rate=1e-2, final_learning_rate=1e-3, warmup_steps=10)
 BOTH = pytest.mark.parametrize("name", ["adamw", "muon"])
@@ -70,6 +70,30 @@ def test_muon_takes_the_matrices_inside_the_layers_and_adamw_the_rest():
     by_adamw = {name for name, p in pleias.named_parameters() if "exp_avg_sq" in optimizer.state[p]}
     assert by_adamw == {name for name, p in pleias.named_parameters() if "embed" in name or "norm" in name}
     assert by_muon | by_adamw == {name for name, _ in pleias.named_parameters()} and not by_muon & by_adamw
+
+
+@pytest.mark.parametrize("shape", [(48, 128), (100, 40)])
+def test_muon_is_torchs_own_bit_for_bit_in_bf16_and_within_its_rounding_in_fp32(shape, monkeypatch):
+    def updated(kind, **settings) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        matrix = torch.nn.Parameter(torch.randn(shape, generator=generator))
+        optimizer = kind([matrix], lr=1.0, weight_decay=0.01, momentum=0.95, **settings)
+        for _ in range(3):
+            matrix.grad = torch.randn(shape, generator=generator)
+            optimizer.step()
+        return matrix.detach()
+
+    oracle = updated(torch.optim.Muon, adjust_lr_fn="match_rms_adamw")
+    monkeypatch.setattr("training.optimizer.compute_dtype", lambda precision, device: torch.bfloat16)
+    assert torch.equal(updated(Muon), oracle)
+    monkeypatch.setattr("training.optimizer.compute_dtype", lambda precision, device: torch.float32)
+    relative = (updated(Muon) - oracle).norm() / oracle.norm()
+    assert 0 < relative < 2e-2  # bf16 has 8 bits of precision, and its errors add up over five iterations
+
+
+def test_muon_takes_no_bf16_product_on_a_cpu_without_bf16(without_bf16):
+    pleias = model()
+    train(pleias, prepared("muon", pleias), [0.0])
 
 
 def test_one_learning_rate_serves_both_because_their_updates_are_of_one_size():

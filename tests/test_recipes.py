@@ -3,10 +3,12 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from training_runs import handlers_kept
 
 from modeling_pleias import PleiasConfig
-from training.config import InputError, parse
+from training.config import CONFIGS, InputError, parse
+from training.files import read_json
 from training.metrics import parameters, read_metrics
 from training.prepare import DataConfig
 from training.pretrain import pretrain
@@ -179,6 +181,27 @@ def test_a_dry_run_switches_at_every_stage_and_the_metrics_say_so(tmp_path, tiny
         first += steps
     assert [(one["step"], one["stage"], one["stage_first_step"]) for one in records] == expected
     assert [one["learning_rate"] for one in records] == [config.learning_rate(step) for step, _, _ in expected]
+
+
+PACKAGED = [path.stem for path in CONFIGS.glob("*.yaml") if "\nstages:" in path.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_a_packaged_pretraining_config_takes_no_bf16_product_on_a_cpu_without_bf16(
+    name, tmp_path, tiny_shards, tiny_tokenizer, base_model, restore, without_bf16
+):
+    text = replace(recipe("demo"), data=DataConfig(tokenizer=tiny_tokenizer, verify=False))
+    text = replace(text, model=text.model | {"vocab_size": 400})
+    config = recipe(name)
+    if config.init_from is not None:  # a run that is not in the checkout
+        config = replace(config, init_from=base_model, average_with=None)
+    config = shrunk(config, 10**9, text=text)  # one step per stage of the smallest model
+    stages = [replace(stage, shards=tiny_shards, candidates=stage.candidates and 64) for stage in config.stages[:1]]
+    corpus = replace(config.corpus, languages=["en"])
+    pretrain(replace(config, stages=stages, corpus=corpus, out=tmp_path / "run"))
+    session = read_json(tmp_path / "run" / "run.json")["sessions"][0]
+    assert session["dtype"] == "torch.float32" and session["steps"] == 1
+    assert PleiasConfig.from_pretrained(tmp_path / "run" / "model").dtype == torch.bfloat16  # as it is stored
 
 
 @pytest.fixture
