@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.bench import train_step
+from training.bench import dtypes, train_step
 from training.bench.train_step import CONTENDERS, Clock, Job, TrainStepBench, take_turn
 from training.config import InputError
 
@@ -166,3 +166,13 @@ if __name__ == "__main__":
 """
     done = python(code=code)
     assert done.returncode == 1 and "of seed 0: " in done.stderr and said in done.stderr, done.stderr
+
+
+@pytest.mark.slow
+def test_the_dtypes_benchmark_times_the_same_work_in_both_dtypes(base_model):
+    report = dtypes.measure(dtypes.DtypesBench(model=base_model, prompt_tokens=8, new_tokens=4, rounds=2))
+    assert [row["unit"] for row in report.values()] == ["FLOP/s", "per second", "tokens/s", "tokens/s"]
+    assert all(row[str(dtype)] > 0 for row in report.values() for dtype in (torch.bfloat16, torch.float32))
+    model = {dtype: dtypes.workloads(dtypes.DtypesBench(model=base_model), dtype) for dtype in dtypes.DTYPES}
+    work = [{name: amount for name, (amount, _, _) in jobs.items()} for jobs in model.values()]
+    assert work[0] == work[1]
