@@ -15,6 +15,12 @@ A release's files lie in `evidence/` of each folder, so that the card can be che
 where it has them `samples.json` and `comparison.json` (see run_files.py).
 """
 
+if not __package__:  # run by path; same as `python -m model_card.card`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "model_card"
+
 import argparse
 import re
 import shlex

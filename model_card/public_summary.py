@@ -8,6 +8,12 @@ What the run's files say is taken from them; what only the provider can attest c
 field is required. Nothing is guessed.
 """
 
+if not __package__:  # run by path; same as `python -m model_card.public_summary`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "model_card"
+
 import argparse
 import math
 from pathlib import Path

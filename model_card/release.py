@@ -28,6 +28,12 @@ leaves nothing behind but its sentence. What lies there then:
                loss_standard_error, same_likeliest_token, greedy_equal (of F32 and BF16)}]}
 """
 
+if not __package__:  # run by path; same as `python -m model_card.release`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "model_card"
+
 import argparse
 import json
 import os

@@ -5,6 +5,12 @@
 Prints a table of problems and exits with status 1 when there is one; README.md and card.json are those of card.py.
 """
 
+if not __package__:  # run by path; same as `python -m model_card.validate`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "model_card"
+
 import argparse
 import ast
 import json

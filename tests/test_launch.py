@@ -24,7 +24,7 @@ def test_all_cores_compute_unless_somebody_said_how_many(options, environment, t
     program = tmp_path / "program.py"
     program.write_text(
         "import torch\nfrom training.launch import complete_launch\n"
-        "complete_launch('program')\nprint('threads', torch.get_num_threads())\n"
+        "complete_launch([__file__])\nprint('threads', torch.get_num_threads())\n"
     )
     others = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     done = subprocess.run(

@@ -3,6 +3,12 @@
 `pleias --help` and `--version` need the base install alone; a program's libraries are imported when it is run.
 """
 
+if not __package__:  # run by path; same as `python -m training.cli`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "training"
+
 import sys
 from importlib import import_module
 from typing import NamedTuple

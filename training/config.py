@@ -44,7 +44,8 @@ def parse(config_class: type[Config], argv: list[str] | None = None, *, descript
         elif argument.startswith("--config="):
             argv[i] = f"--config={named_config(argument.removeprefix('--config='))}"
     called = Path(sys.argv[0])  # a module's file, or "pleias PROGRAM" under the console entry
-    prog = f"python -m {__package__}.{called.stem}" if called.suffix == ".py" else called.name
+    module = f"{sys.modules['__main__'].__package__}.{called.stem}".removesuffix(".__main__")
+    prog = f"python -m {module}" if called.suffix == ".py" else called.name
     parser = ArgumentParser(description=description, prog=prog)
     parser.add_argument("--config", action="config", help="YAML file, or the name of a packaged config.")
     parser.add_class_arguments(config_class)

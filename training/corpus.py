@@ -6,6 +6,12 @@
 and `read`, with which every later program streams a corpus folder, this program's or any other with those columns.
 """
 
+if not __package__:  # run by path; same as `python -m training.corpus`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "training"
+
 import os
 import shlex
 import sys

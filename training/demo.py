@@ -1,5 +1,11 @@
 """The whole way in one command: text, vocabulary, shards, pretraining, and what came of it; then the shipped model."""
 
+if not __package__:  # run by path; same as `python -m training.demo`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "training"
+
 import subprocess
 import sys
 import time

@@ -8,6 +8,12 @@ leading eigenvectors of the tokens' positive pointwise mutual information within
 tokens of a short run would have to teach 65,536 rows one by one is there at its start.
 """
 
+if not __package__:  # run by path; same as `python -m training.embeddings`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "training"
+
 from dataclasses import dataclass, field
 from pathlib import Path
 

@@ -8,6 +8,12 @@ EVALUATION.md and a chart show them together. What a model wrote or scored is ke
 settings, data and model are as before is not run again.
 """
 
+if not __package__:  # run by path; same as `python -m training.evaluate`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "training"
+
 import json
 import os
 import sys

@@ -11,6 +11,12 @@ The base is measured on held-out rows before, the result after; what stays is th
 held-out rows on the way. A run can be killed at any time and goes on from its last checkpoint by the same command.
 """
 
+if not __package__:  # run by path; same as `python -m training.finetune`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "training"
+
 import inspect
 import shutil
 from collections.abc import Callable
@@ -341,7 +347,7 @@ def finetune(config: FinetuneConfig) -> None:
 def main() -> None:
     """`accelerate launch -m training.finetune`."""
     stop_with_the_launcher()
-    complete_launch(__spec__.name)
+    complete_launch(["-m", __spec__.name] if __spec__ else [__file__])
     finetune(parse(FinetuneConfig, description="Fine-tune a Pleias model on a task. Start with: accelerate launch -m"))
 
 

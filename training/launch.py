@@ -8,14 +8,14 @@ import psutil
 import torch
 
 
-def complete_launch(module: str) -> None:
+def complete_launch(program: list[str]) -> None:
     """Start all the processes that the launcher was asked for, in place of this one, and share the cores among them.
 
     Accelerate leaves MASTER_ADDR without a rank behind where it should have started several, and the number on its own
     command line. Where nobody said how many threads a process is to have, it says 1.
 
     Args:
-        module: that is being run, as `-m` names it.
+        program: Python's arguments that run the current program: `-m` and its module, or its path.
     """
     by_accelerate = "ACCELERATE_MIXED_PRECISION" in os.environ
     if not by_accelerate or "LOCAL_RANK" in os.environ or torch.accelerator.is_available():
@@ -33,4 +33,4 @@ def complete_launch(module: str) -> None:
         torch.set_num_threads(threads)  # in this process it has been read
     if processes > 1:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-        os.execv(sys.executable, [*command, "-m", module, *sys.argv[1:]])
+        os.execv(sys.executable, [*command, *program, *sys.argv[1:]])

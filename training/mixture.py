@@ -5,6 +5,12 @@
 leaves one corpus folder for each mixture, and `held_out/`, which shares no work and no author with any of them.
 """
 
+if not __package__:  # run by path; same as `python -m training.mixture`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "training"
+
 import re
 import shlex
 import shutil

@@ -5,6 +5,12 @@
 The keys are those of nanotron's config dataclasses and of Pleias' fork of it (`tracto_*`, `yt_*`).
 """
 
+if not __package__:  # run by path; same as `python -m training.nanotron`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "training"
+
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field

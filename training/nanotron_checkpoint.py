@@ -9,6 +9,12 @@ metadata which slices of which whole it holds. Queries, keys and values are one 
 embeddings are written once, as the embedding.
 """
 
+if not __package__:  # run by path; same as `python -m training.nanotron_checkpoint`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "training"
+
 import math
 import re
 from dataclasses import dataclass

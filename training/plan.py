@@ -7,6 +7,12 @@
 Every figure on the screen is also in the JSON, in base units (FLOP, bytes, tokens, seconds) unless its name says more.
 """
 
+if not __package__:  # run by path; same as `python -m training.plan`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "training"
+
 import argparse
 from dataclasses import dataclass
 from importlib.metadata import version

@@ -9,6 +9,12 @@ with status 75; the same command goes on from there. SIGTERM may be sent to `acc
 run, though the launcher's own status is then another.
 """
 
+if not __package__:  # run by path; same as `python -m training.pretrain`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "training"
+
 import os
 import shutil
 import time
@@ -437,7 +443,7 @@ def pretrain(config: PretrainConfig) -> None:
 def main() -> None:
     """`accelerate launch -m training.pretrain`."""
     stop_with_the_launcher()
-    complete_launch(__spec__.name)
+    complete_launch(["-m", __spec__.name] if __spec__ else [__file__])
     config = parse(PretrainConfig, description="Pretrain a Pleias model. Start with: accelerate launch -m ...")
     if config.shrink != 1:
         text = parse(PretrainConfig, ["--config", "demo"], description="The text of a dry run.")

@@ -6,6 +6,12 @@ A shard is three files: `X.ds`, the tokens of its documents one after the other,
 length in tokens and in bytes, so that any token can be led back to its source.
 """
 
+if not __package__:  # run by path; same as `python -m training.shards`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "training"
+
 import multiprocessing
 import os
 import shlex

@@ -8,6 +8,12 @@ and byte-pair merges are learned from the weighted counts. With `held_out`, a re
 written beside the tokenizer; `training.bench.tokenizers` adds other texts and other tokenizers to it.
 """
 
+if not __package__:  # run by path; same as `python -m training.tokenizer`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "training"
+
 import base64
 import json
 import shlex

@@ -9,6 +9,12 @@ a document, is no part of a longer one that does, and begins and ends at whole c
 that not every pair of words is looked up, are stretches of fewer than half of `minimum` tokens as the text is cut.)
 """
 
+if not __package__:  # run by path; same as `python -m training.trace`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "training"
+
 import mmap
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field

@@ -7,6 +7,12 @@ The model is a trained one and the text real: attention over random numbers was 
 process of its own, since threads take the setting from the one that starts them, and turns alternate.
 """
 
+if not __package__:  # run by path; same as `python -m training.bench.denormals`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[2]), "training.bench"
+
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass

@@ -10,6 +10,12 @@ and the model. Exit status 1 and a sentence otherwise. Runs are forked from one 
 so a session takes a fraction of a second.
 """
 
+if not __package__:  # run by path; same as `python -m training.bench.faults`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[2]), "training.bench"
+
 import io
 import mmap
 import os

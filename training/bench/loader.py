@@ -4,6 +4,12 @@ python -m training.bench.loader
 python -m training.bench.loader --out /a/disk/to/measure --tokens 1000000000
 """
 
+if not __package__:  # run by path; same as `python -m training.bench.loader`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[2]), "training.bench"
+
 import os
 import tempfile
 import time

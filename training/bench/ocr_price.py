@@ -6,6 +6,12 @@ The price is chosen on rows that the model was trained on, so that the held-out 
 `price`, and training.tasks.ocr.EDIT_PRICE is what it is without.
 """
 
+if not __package__:  # run by path; same as `python -m training.bench.ocr_price`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[2]), "training.bench"
+
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path

@@ -7,6 +7,12 @@ All runs have the seed, the text, the order of text and, but for the option, the
 option that is slower gets, at equal time, so many steps fewer, with its schedule made for them.
 """
 
+if not __package__:  # run by path; same as `python -m training.bench.options`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[2]), "training.bench"
+
 import os
 import tempfile
 import time

@@ -3,6 +3,12 @@
 python -m training.bench.rag --model runs/finetune_rag/model --out runs/finetune_rag/eval
 """
 
+if not __package__:  # run by path; same as `python -m training.bench.rag`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[2]), "training.bench"
+
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 

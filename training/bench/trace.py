@@ -3,6 +3,12 @@
 python -m training.bench.trace --shards data/demo/shards --tokenizer data/demo/tokenizer
 """
 
+if not __package__:  # run by path; same as `python -m training.bench.trace`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[2]), "training.bench"
+
 import os
 import random
 import subprocess

@@ -8,6 +8,12 @@ mean loss of each says whether they did. Every measurement is a process of its o
 one contender, and they take turns (A B C D A B C D ...), so that a machine that slows down slows all of them.
 """
 
+if not __package__:  # run by path; same as `python -m training.bench.train_step`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[2]), "training.bench"
+
 import os
 import platform
 import resource

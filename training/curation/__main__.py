@@ -1,5 +1,12 @@
 """`python -m training.curation`: the command line of the pipeline."""
 
+if not __package__:  # run by path; same as `python -m training.curation`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[2]), "training.curation"
+    __spec__ = None  # run as `python training/curation`, it contradicts __package__, and Python warns
+
 import sys
 
 from ..config import InputError, parse, program

@@ -7,6 +7,12 @@ It fails closed: a label passes only when every part of it is understood and sta
 What licences say is read in their names alone; this is no legal advice.
 """
 
+if not __package__:  # run by path; same as `python -m training.curation.licences`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[2]), "training.curation"
+
 import argparse
 import json
 import re

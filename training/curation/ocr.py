@@ -9,6 +9,12 @@ what kind of text that is: the share of short segments that the models recognise
 share of signs that are not letters, as in OCRoscope. How well each ranks real pages is in REPORT.md beside this file.
 """
 
+if not __package__:  # run by path; same as `python -m training.curation.ocr`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[2]), "training.curation"
+
 import json
 import random
 import re

@@ -3,6 +3,12 @@
 python -m training.curation.report --ocr_pairs PAIRS --toxicity SENTENCES --corpus CORPUS
 """
 
+if not __package__:  # run by path; same as `python -m training.curation.report`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[2]), "training.curation"
+
 import json
 import shlex
 import sys

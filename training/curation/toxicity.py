@@ -6,6 +6,12 @@ The axes and the verdict are those of Celadon, the classifier of "Toxicity of th
 scorers fill them: the word lists and rules of `lexicon.py`, offline and fast, and Celadon itself (`celadon.py`).
 """
 
+if not __package__:  # run by path; same as `python -m training.curation.toxicity`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[2]), "training.curation"
+
 import csv
 import json
 import time

@@ -1,5 +1,11 @@
 """Speed on this machine: tokens a second of reading and of writing, time to the first token, peak memory."""
 
+if not __package__:  # run by path; same as `python -m training.evaluation.speed`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[2]), "training.evaluation"
+
 import json
 import subprocess
 import sys

@@ -5,6 +5,12 @@
 leaves a Parquet file for each language with the columns of `training.tasks.ocr`, and pages.json, the account of them.
 """
 
+if not __package__:  # run by path; same as `python -m training.tasks.pages`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[2]), "training.tasks"
+
 import io
 import os
 import random
