@@ -43,7 +43,7 @@ def test_a_listed_program_is_found_in_the_checkout_and_installed(program):
     assert find_spec(program.module) and find_spec(f"modeling_pleias.{program.module}")
 
 
-@pytest.mark.parametrize("module", ["training.cli", "modeling_pleias.training.cli"])
+@pytest.mark.parametrize("module", ["training.cli", "modeling_pleias.training.cli", "pleias"])
 def test_help_lists_the_programs_and_needs_no_extra(module):
     result = pleias("--help", module=module, without="accelerate datasets jsonargparse pyarrow rich trl")
     assert result.returncode == 0, result.stderr

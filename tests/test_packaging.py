@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 
 import modeling_pleias
 from training.cli import usage
+from training.files import read_json
 
 REPOSITORY = Path(__file__).parent.parent
 ROOMS = {
@@ -76,7 +77,7 @@ def names(requirements: set[Requirement]) -> set[str]:
     return {canonicalize_name(requirement.name) for requirement in requirements}
 
 
-def run(installed: Path, empty: Path, *command: str) -> str:
+def run(installed: Path, empty: Path, *command: str | Path) -> str:
     """Output of a command in an empty folder, where the only way to this project is the installed wheel."""
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     return subprocess.run(
@@ -89,7 +90,7 @@ def test_the_wheel_holds_every_file_of_the_rooms_but_the_shipped_model_and_nothi
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
     ours = [name for name in tree() if not name.startswith("model_card/femto/")]
     rooms = [name.partition("/") for name in ours if name.partition("/")[0] in ROOMS]
-    assert packed == {f"{ROOMS[room]}/{path}" for room, _, path in rooms}
+    assert packed == {"pleias.py", *(f"{ROOMS[room]}/{path}" for room, _, path in rooms)}
 
 
 def test_the_version_is_the_one_in_the_package(metadata):
@@ -169,6 +170,41 @@ def test_from_an_empty_folder_the_wheel_brings_the_model_and_the_configs(install
 
 def test_from_an_empty_folder_the_console_entry_lists_the_programs(installed, tmp_path):
     assert run(installed, tmp_path, str(installed / "bin/pleias"), "--help") == f"{usage('modeling_pleias.')}\n"
+
+
+def test_pleias_shows_versions_and_help_without_importing_torch_or_transformers(installed, tmp_path):
+    code = """
+import contextlib, io, sys
+from pleias import main
+for line in sys.argv[1].split(","):
+    sys.argv = ["pleias", *line.split()]
+    with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()) as output:
+        main()
+    assert output.getvalue(), line
+    print(line, *({"torch", "transformers"} & set(sys.modules)))
+from modeling_pleias import PleiasConfig
+from transformers import AutoConfig
+print(type(AutoConfig.for_model("pleias")) is PleiasConfig)
+"""
+    programs = "corpus mixture shards plan trace tokenizer curation nanotron card validate public_summary".split()
+    lines = ["--help", "--version", *(f"{name} --help" for name in programs)]
+    output = run(installed, tmp_path, sys.executable, "-c", code, ",".join(lines))
+    assert output.splitlines() == [*lines, "True"]
+
+
+def test_the_console_entry_shows_the_version(installed, tmp_path):
+    output = run(installed, tmp_path, str(installed / "bin/pleias"), "--version")
+    assert output == f"modeling-pleias {modeling_pleias.__version__}\n"
+
+
+@pytest.mark.slow
+def test_worker_processes_of_the_console_entry_write_the_same_shards(
+    installed, tiny_corpus, tiny_tokenizer, tiny_shards, tmp_path
+):
+    command = [str(installed / "bin/pleias"), "shards", "--corpus", tiny_corpus, "--tokenizer", tiny_tokenizer]
+    run(installed, tmp_path, *command, "--validation", "0.1", "--workers", "2", "--out", "shards")
+    shards = [read_json(folder / "manifest.json")["shards"] for folder in (tmp_path / "shards", tiny_shards)]
+    assert shards[0] == shards[1]
 
 
 def test_ci_runs_the_test_command_of_the_readme():

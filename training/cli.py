@@ -9,8 +9,11 @@ if not __package__:  # run by path; same as `python -m training.cli`
 
     sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "training"
 
+import re
 import sys
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import NamedTuple
 
 ROOT = __package__.removesuffix("training")  # "" in a checkout, "modeling_pleias." once installed
@@ -61,15 +64,19 @@ def usage(root: str) -> str:
     )
 
 
+def version() -> str:
+    """Return `modeling_pleias.__version__` without importing the package, which takes seconds."""
+    source = Path(find_spec("modeling_pleias").origin).read_text(encoding="utf-8")
+    return re.search('^__version__ = "(.+)"$', source, re.MULTILINE)[1]
+
+
 def main() -> None:
     """Run the program that the command line names; it reads the rest of the line itself."""
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print(usage(ROOT))
     elif name == "--version":
-        from modeling_pleias import __version__  # here, so that --help in a checkout does not wait for torch
-
-        print(f"modeling-pleias {__version__}")
+        print(f"modeling-pleias {version()}")
     elif name in PROGRAMS:
         sys.argv = [f"pleias {name}", *arguments]
         run(PROGRAMS[name])

@@ -3,19 +3,22 @@
 import json
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-
-from modeling_pleias import PleiasConfig
 
 from .files import atomic
+
+if TYPE_CHECKING:  # torch and transformers take seconds to import, and the arithmetic does not need them
+    import torch
+
+    from modeling_pleias import PleiasConfig
 
 # Dense bf16 peak in FLOP/s of one device, by a part of its name. Source: NVIDIA's data sheets.
 PEAK_FLOPS = {"H200": 989.4e12, "H100": 989.4e12, "A100": 312e12}
 
 
-def parameters(config: PleiasConfig) -> int:
+def parameters(config: "PleiasConfig") -> int:
     """Trainable parameters of `PleiasForCausalLM`, tied embeddings counted once."""
     D, K = config.hidden_size, config.head_dim
     attention = 2 * D * K * (config.num_attention_heads + config.num_key_value_heads)
@@ -24,7 +27,7 @@ def parameters(config: PleiasConfig) -> int:
     return body + config.vocab_size * D * (1 if config.tie_word_embeddings else 2)
 
 
-def flops_per_token(config: PleiasConfig, sequence_length: int, *, attention: str = "full") -> int:
+def flops_per_token(config: "PleiasConfig", sequence_length: int, *, attention: str = "full") -> int:
     """Training FLOPs (forward and backward) for one token, by one of the three conventions in use.
 
     Args:
@@ -48,7 +51,7 @@ def tokens_per_second(flops: int, *, mfu: float, peak: float) -> float:
     return mfu * peak / flops
 
 
-def activation_bytes_per_token(config: PleiasConfig) -> int:
+def activation_bytes_per_token(config: "PleiasConfig") -> int:
     """Bytes that autograd keeps for one token between forward and backward under bf16 autocast, nothing recomputed.
 
     Counted operation by operation in eager mode with fused attention, so an upper bound for compiled layers. In a
@@ -64,8 +67,10 @@ def activation_bytes_per_token(config: PleiasConfig) -> int:
     return config.num_hidden_layers * layer + 8 * D + 20
 
 
-def peak_flops(device: torch.device) -> float | None:
-    """Dense bf16 FLOP/s of a device, where its data sheet is known."""
+def peak_flops(device: "torch.device") -> float | None:
+    """Return the dense bf16 FLOP/s of a device, or None if its data sheet is unknown."""
+    import torch
+
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)

@@ -21,7 +21,6 @@ import yaml
 
 from .config import InputError, parse, program
 from .files import atomic
-from .recipe import PretrainConfig
 
 
 @dataclass
@@ -282,6 +281,8 @@ def convert(config: NanotronConfig) -> dict[str, str]:
     Raises:
         InputError: as `imported`, or when the result is no pretraining config.
     """
+    from .recipe import PretrainConfig  # lazy import: torch takes seconds, and --help does not need it
+
     try:
         settings = yaml.safe_load(config.nanotron.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

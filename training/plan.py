@@ -17,7 +17,7 @@ import argparse
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from codecarbon.input import DataSource
 from rich.console import Console
@@ -25,11 +25,12 @@ from rich.table import Table
 
 from .config import InputError, parse, program
 from .files import write_json
-from .loss import CHUNK_BYTES
 from .metrics import PEAK_FLOPS, activation_bytes_per_token, flops_per_token, parameters, tokens_per_second
-from .recipe import PretrainConfig
 from .shards import TOKEN
 from .tuning.memory import GPUS, finetune_plan
+
+if TYPE_CHECKING:  # torch takes seconds to import, and --help does not need it
+    from .recipe import PretrainConfig
 
 CONVENTIONS = {"none": "6N", "causal": "6N + causal attention", "full": "6N + full attention (PaLM)"}
 DEVICE_BYTES = {"H200": 141e9, "H100": 80e9, "A100": 80e9}  # NVIDIA's data sheets, SXM
@@ -98,13 +99,15 @@ class PlanConfig:
     finetune: bool = False
 
 
-def memory_per_gpu(run: PretrainConfig, on: PlanConfig) -> dict[str, float]:
+def memory_per_gpu(run: "PretrainConfig", on: PlanConfig) -> dict[str, float]:
     """Bytes on one GPU by what they are for; an estimate from above, nothing recomputed, layers not compiled.
 
     fp32 master weights, gradients and two AdamW moments; bf16 copies that autocast keeps of every matrix; DDP's
     gradient buckets; under FSDP2 the embedding and two layers gathered whole; the activations of one micro batch; and
     the loss: logits of some positions in bf16 and fp32, and the head's weights, their gradient and its last addend.
     """
+    from .loss import CHUNK_BYTES  # lazy import: brings torch
+
     config, N = run.model_config(), parameters(run.model_config())
     V, D = config.vocab_size, config.hidden_size
     embeddings = V * D * (1 if config.tie_word_embeddings else 2)
@@ -137,7 +140,7 @@ def carbon_intensity(country: str) -> float:
     return table[country]["carbon_intensity"]
 
 
-def plan(run: PretrainConfig, on: PlanConfig) -> dict:
+def plan(run: "PretrainConfig", on: PlanConfig) -> dict:
     """All the figures, as they are written to JSON.
 
     Raises:
@@ -234,7 +237,7 @@ def plan(run: PretrainConfig, on: PlanConfig) -> dict:
     }
 
 
-def published(run: PretrainConfig, on: PlanConfig, tokens: int, watts: float) -> dict:
+def published(run: "PretrainConfig", on: PlanConfig, tokens: int, watts: float) -> dict:
     """What was said of the original run, and what that means under the assumptions made here."""
     said = PUBLISHED[run.name]
     gpu_seconds = said["gpus"] * said["days"] * 86400
@@ -345,7 +348,7 @@ def show(figures: dict, console: Console) -> None:
         console.print(rows)
 
 
-def show_finetune(run: PretrainConfig, figures: dict, console: Console) -> None:
+def show_finetune(run: "PretrainConfig", figures: dict, console: Console) -> None:
     """What fine-tuning takes, on one screen."""
     tokens = figures["tokens"]
     console.print(f"[bold]{run.name}[/bold]: {figures['parameters']:,} parameters, all of them fine-tuned on one GPU")
@@ -371,6 +374,8 @@ def main() -> None:
     options.add_argument("--config", default="nano_1.2b")
     chosen, rest = options.parse_known_args()
     on = parse(PlanConfig, rest, description="What a pretraining run costs; --config names the run (nano_1.2b).")
+    from .recipe import PretrainConfig
+
     run = parse(PretrainConfig, ["--config", chosen.config], description="A run to plan.")
     if on.finetune:
         figures = finetune_plan(run.model_config(), on.micro_batch * run.sequence_length if on.micro_batch else 2048)

@@ -21,20 +21,19 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer, pre_tokenizers, trainers
 from tokenizers.models import BPE
-from transformers.convert_slow_tokenizer import bytes_to_unicode
-
-from modeling_pleias import PleiasTokenizer
-from modeling_pleias.tokenization_pleias import BASE_TOKENS, DOCUMENT_TOKENS
 
 from .config import InputError, parse, program
 from .tokenizer_report import compare, held_out_texts, write
 from .words import Source, weigh
 
-BYTE_SPELLING = bytes_to_unicode()  # byte -> the printable character that stands for it in a byte-level vocabulary
+if TYPE_CHECKING:  # transformers takes seconds to import, and --help does not need it
+    from modeling_pleias import PleiasTokenizer
 
 
 @dataclass
@@ -68,6 +67,14 @@ class TokenizerConfig:
     held_out: float = 0.0
     seed: int = 42
     sample_bytes: int = 40_000_000
+
+
+@cache
+def byte_spelling() -> dict[int, str]:
+    """Map each byte to the printable character that represents it in a byte-level vocabulary."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    return bytes_to_unicode()
 
 
 def shares(sizes: dict[Source, float], config: TokenizerConfig) -> dict[Source, float]:
@@ -109,7 +116,7 @@ def shares(sizes: dict[Source, float], config: TokenizerConfig) -> dict[Source, 
 
 def mixed(weights: dict[Source, dict[str, float]], config: TokenizerConfig) -> dict[str, int]:
     """Counts of byte-level pieces in which every source has its share of `sample_bytes`."""
-    table = {byte: ord(character) for byte, character in BYTE_SPELLING.items()}
+    table = {byte: ord(character) for byte, character in byte_spelling().items()}
     spelled = {}
     for source in sorted(weights):
         pieces = weights[source].items()
@@ -135,13 +142,13 @@ def _lines(counts: dict[str, int]) -> Iterator[str]:
     yield "".join(chunk)
 
 
-def write_ranks(tokenizer: PleiasTokenizer, path: Path) -> None:
+def write_ranks(tokenizer: "PleiasTokenizer", path: Path) -> None:
     """The vocabulary in tiktoken's format: a line per entry, the bytes in base 64 and the rank, which is the id.
 
     Ranks start at 4, after `BASE_TOKENS`, and end before `DOCUMENT_TOKENS`. A `tiktoken.Encoding` made of these ranks,
     `PATTERN` and the special tokens gives equal ids.
     """
-    byte = {character: value for value, character in BYTE_SPELLING.items()}
+    byte = {character: value for value, character in byte_spelling().items()}
     special = set(tokenizer.all_special_tokens)
     vocab = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
     lines = [
@@ -152,12 +159,15 @@ def write_ranks(tokenizer: PleiasTokenizer, path: Path) -> None:
     path.write_text("".join(lines), encoding="ascii")
 
 
-def train(config: TokenizerConfig) -> PleiasTokenizer:
+def train(config: TokenizerConfig) -> "PleiasTokenizer":
     """Train a tokenizer on a corpus and write it to `config.out`; the same input gives the same files.
 
     Raises:
         InputError: when the corpus cannot be read, or is too small for so many entries.
     """
+    from modeling_pleias import PleiasTokenizer
+    from modeling_pleias.tokenization_pleias import BASE_TOKENS, DOCUMENT_TOKENS
+
     counts = mixed(
         weigh(
             config.corpus,
@@ -174,7 +184,7 @@ def train(config: TokenizerConfig) -> PleiasTokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=config.vocab_size - len(DOCUMENT_TOKENS),
         special_tokens=list(BASE_TOKENS),
-        initial_alphabet=sorted(BYTE_SPELLING.values()),
+        initial_alphabet=sorted(byte_spelling().values()),
         min_frequency=2,
     )
     backend.train_from_iterator(_lines(counts), trainer)

@@ -26,7 +26,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 from tqdm import tqdm
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from .config import InputError
 from .files import atomic, fingerprint, read_json, sha256, write_json
@@ -78,6 +77,8 @@ def token_bytes(tokenizer: Path, facts: dict) -> list[bytes]:
     Raises:
         InputError: when the vocabulary is not byte-level, so that ids do not say which bytes they stand for.
     """
+    from transformers.convert_slow_tokenizer import bytes_to_unicode  # lazy import: takes a second
+
     backend = Tokenizer.from_file(str(tokenizer))
     byte = {character: value for value, character in bytes_to_unicode().items()}
     written = [b""] * facts["entries"]

@@ -14,8 +14,6 @@ from typing import Literal, NamedTuple
 import regex
 from tqdm import tqdm
 
-from modeling_pleias.tokenization_pleias import PATTERN
-
 from .corpus import corpus_files, read
 from .noise import aged
 
@@ -60,6 +58,8 @@ def documents(path: Path) -> Iterator[dict]:
 
 
 def _weigh_file(path: Path, power: float, noise: bool, share: float, seed: int) -> dict[Source, dict[str, float]]:
+    from modeling_pleias.tokenization_pleias import PATTERN  # lazy import: takes seconds
+
     pieces = regex.compile(PATTERN)
     weights: dict[Source, dict[str, float]] = defaultdict(lambda: defaultdict(float))
 

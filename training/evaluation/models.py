@@ -8,7 +8,7 @@ import torch
 from tokenizers import Regex, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-import modeling_pleias  # noqa: F401 (registers the model with transformers)
+from modeling_pleias import PleiasConfig  # noqa: F401 (registers the model with transformers, also under `pleias`)
 from modeling_pleias.tokenization_pleias import PATTERN
 
 from ..compute import compute_dtype

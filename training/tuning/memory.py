@@ -1,8 +1,11 @@
 """What full fine-tuning takes of one GPU, by strategy: an estimate from above, by arithmetic."""
 
-from modeling_pleias import PleiasConfig
+from typing import TYPE_CHECKING
 
 from ..metrics import activation_bytes_per_token, parameters
+
+if TYPE_CHECKING:  # transformers takes seconds to import, and the arithmetic does not need it
+    from modeling_pleias import PleiasConfig
 
 GPUS = {"24 GB": 24e9, "80 GB": 80e9}
 RESERVE = 1e9  # CUDA's own, and what the allocator cannot use
@@ -18,7 +21,7 @@ STRATEGIES = {
 }
 
 
-def kept_per_token(config: PleiasConfig, *, recomputed: bool) -> int:
+def kept_per_token(config: "PleiasConfig", *, recomputed: bool) -> int:
     """Bytes that one token takes between forward and backward; recomputed, each layer keeps its input in fp32.
 
     More than in pretraining (training.metrics): what runs through the layers is fp32, so what the norms give is, too.
@@ -30,7 +33,7 @@ def kept_per_token(config: PleiasConfig, *, recomputed: bool) -> int:
     return 4 * D * (L + 4) + whole // L  # and the layer that is being computed again has everything
 
 
-def finetune_memory(config: PleiasConfig, *, eight_bit: bool, recomputed: bool, tokens: int) -> dict[str, float]:
+def finetune_memory(config: "PleiasConfig", *, eight_bit: bool, recomputed: bool, tokens: int) -> dict[str, float]:
     """Bytes on one GPU by what they are for, with `tokens` in a micro batch.
 
     fp32 weights, gradients and two moments; 8-bit moments take a byte each and a scale for every 256, but those of the
@@ -53,7 +56,7 @@ def finetune_memory(config: PleiasConfig, *, eight_bit: bool, recomputed: bool, 
     return {"weights, fp32": 4 * N, "gradients, fp32": 4 * N, "moments": moments, **most}
 
 
-def most_tokens(config: PleiasConfig, size: float, *, eight_bit: bool, recomputed: bool) -> int:
+def most_tokens(config: "PleiasConfig", size: float, *, eight_bit: bool, recomputed: bool) -> int:
     """Tokens that a micro batch can have on a GPU of `size` bytes, in hundreds; 0 where even those do not fit."""
 
     def fits(tokens: int) -> bool:
@@ -69,7 +72,7 @@ def most_tokens(config: PleiasConfig, size: float, *, eight_bit: bool, recompute
     return 100 * low
 
 
-def finetune_plan(config: PleiasConfig, tokens: int) -> dict:
+def finetune_plan(config: "PleiasConfig", tokens: int) -> dict:
     """Every strategy with its parts for a micro batch of `tokens`, and what fits on each GPU; as it is in the JSON."""
     rows = []
     for name, (settings, eight_bit, recomputed) in STRATEGIES.items():
