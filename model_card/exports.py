@@ -4,20 +4,47 @@ Each is one graph in fp32 that takes ids, mask, positions and the keys and value
 it reads a prompt, with them it goes on from it.
 """
 
+import io
+import logging
 import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import LlamaForCausalLM
-from transformers.exporters import OnnxConfig, OnnxExporter, OpenVINOConfig, OpenVINOExporter
+from transformers.exporters import OnnxConfig, OnnxExporter, OpenVINOConfig, OpenVINOExporter, exporter_dynamo, utils
 from transformers.exporters.utils import decompose_for_generation
 
 from .checks import NEW_TOKENS, Checks
 from .fp32 import SAME_ARITHMETIC, Fp32
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
+# Their warnings do not concern the exported graph, which is compared with torch: versions other than the tested ones,
+# dynamic axes, and operators without torchvision or a signature that no layer here uses.
+EXPORT_LOGGERS = (
+    utils.logger,
+    exporter_dynamo.logger,
+    logging.getLogger("torch.onnx._internal.exporter._registration"),
+)
 EXPORTERS = {"onnx": (OnnxExporter, OnnxConfig), "openvino": (OpenVINOExporter, OpenVINOConfig)}
+
+
+@contextmanager
+def hide_export_warnings() -> Iterator[None]:
+    """Hide the exporters' known warnings and progress lines in a block; errors and other warnings are shown."""
+    levels = [logger.level for logger in EXPORT_LOGGERS]
+    try:
+        for logger in EXPORT_LOGGERS:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # torch.onnx prints its progress
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(EXPORT_LOGGERS, levels, strict=True):
+            logger.setLevel(level)
 
 
 def export(flavour: Path, out: Path, *, format: str) -> None:
@@ -29,7 +56,8 @@ def export(flavour: Path, out: Path, *, format: str) -> None:
     sample = {"input_ids": ids, "attention_mask": (ids != pad).long()}
     graph, inputs = decompose_for_generation(model, sample, multi_token_decode=True)["decode"]
     exporter, config = EXPORTERS[format]
-    exporter().export(graph, inputs, config(dynamic=True)).save_pretrained(out)
+    with hide_export_warnings():
+        exporter().export(graph, inputs, config(dynamic=True)).save_pretrained(out)
     for name in TOKENIZER_FILES:
         shutil.copyfile(flavour / name, out / name)
 

@@ -372,6 +372,19 @@ def test_the_original_s_weights_are_the_same_in_the_custom_flavour(like_the_orig
 # Other formats, and the Hub ------------------------------------------------------
 
 
+@pytest.mark.parametrize("format, module", [("onnx", "onnxruntime"), ("openvino", "openvino")])
+def test_an_export_prints_nothing(run, tmp_path, format, module):
+    """In a process of its own: pytest would keep warnings from stderr, and torch.onnx warns once per process."""
+    pytest.importorskip(module, reason="pip install '.[release]'")
+    flavours.write_flavours(flavours.open_run(run), tmp_path, max_shard_size="5GB")
+    code = "import sys; from pathlib import Path; from model_card.exports import export; "
+    code += "from transformers.utils import logging; logging.disable_progress_bar(); "  # as the program does
+    code += "export(Path(sys.argv[1]), Path(sys.argv[2]), format=sys.argv[3])"
+    command = [sys.executable, "-c", code, str(tmp_path / "llama"), str(tmp_path / format), format]
+    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 @pytest.mark.parametrize("format", ["onnx", "openvino"])
 def test_an_export_writes_the_text_of_torch_without_torch(released, reference, tmp_path, format):
     from model_card import exports
