@@ -39,7 +39,7 @@ clean:  ## remove what building and testing leave behind; .venv, corpora and run
 # An extra is installed again when either of the files that decide what it means is newer than its stamp.
 .venv/.%: pyproject.toml constraints.txt | .venv/bin/python
 	.venv/bin/python -m pip install --progress-bar off --constraint constraints.txt --editable '.[$*]' \
-		| grep --line-buffered -v 'already satisfied'
+		| awk '/^(Collecting|Processing) / { sub(".*/", "", $$2); print $$1, $$2; fflush() } /^Successfully installed/'
 	@touch $@
 
 # Where Debian's python3-venv is missing, an unusable .venv would be left behind.
