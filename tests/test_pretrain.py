@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pyarrow as pa
@@ -170,11 +171,19 @@ def test_a_run_leaves_every_file_of_its_contract(whole):
     manifest = read_json(whole.data.folder / "shards" / "manifest.json")
     assert session["steps"] == 12 and session["end"] >= session["start"]
     assert session["data"] == [manifest["fingerprint"]] * 2
-    assert session["versions"]["torch"] == torch.__version__ and session["hardware"]["cpus"] == os.cpu_count()
+    assert session["versions"]["torch"] == version("torch") and session["hardware"]["cpus"] == os.cpu_count()
     emissions = read_json(folder / "emissions.json")
     assert emissions["kwh"] > 0 and emissions["kg_co2eq"] > 0
     assert checkpoint.steps(folder / "checkpoints") == [9, 12]
     assert (folder / "checkpoints" / "LATEST").read_text() == "step-12\n"
+
+
+def test_pretraining_and_its_data_need_neither_trl_nor_datasets(config, whole, tmp_path):
+    config = replace(config, out=tmp_path / "run", data=replace(config.data, folder=tmp_path / "data"))
+    prelude = "import sys\nsys.modules.update(trl=None, datasets=None)  # both imports fail\n"
+    status, output = end(start(config, tmp_path, prelude=prelude))
+    assert status == 0, output
+    assert_same_run(config, whole)
 
 
 def test_the_resolved_config_is_saved_and_is_a_config(whole):
