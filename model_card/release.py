@@ -74,6 +74,7 @@ from .validate import validate
 
 # What each further format needs beyond the base install, all of it in the extra [release].
 NEEDS = {"gguf": ("gguf", "xllamacpp"), "onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
+EXPORTERS_SINCE = (5, 23)  # release of transformers; the exports of earlier ones cannot be saved in this way
 # Each folder is a repository of its own on the Hub; the one without code takes the plain name.
 REPOSITORIES = {"llama": "", "custom": "-custom", "gguf": "-GGUF", "onnx": "-ONNX", "openvino": "-OpenVINO"}
 GGUF_FORMATS = ("BF16", "F16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_0", "Q4_K_M", "Q4_0")
@@ -127,15 +128,20 @@ def choose_formats(asked: list[str] | None) -> tuple[list[str], dict[str, str]]:
     """The formats to make, and those left out with the reason.
 
     Raises:
-        ReleaseError: when one was asked for whose packages are missing.
+        ReleaseError: If a requested format needs a package that is missing, or a newer transformers.
     """
     chosen, skipped = [], {}
     for format in NEEDS if asked is None else dict.fromkeys(asked):
         missing = [name for name in NEEDS[format] if find_spec(name) is None]
+        command = 'pip install "modeling-pleias[release]"'
+        installed = tuple(int(part) for part in version("transformers").split(".")[:2])
+        if format in ("onnx", "openvino") and installed < EXPORTERS_SINCE:
+            missing.append("transformers>={}.{}".format(*EXPORTERS_SINCE))
+            command += f' "{missing[-1]}"'
         if not missing:
             chosen.append(format)
             continue
-        sentence = f'{format} needs {" and ".join(missing)}: pip install "modeling-pleias[release]".'
+        sentence = f"{format} needs {' and '.join(missing)}: {command}."
         if asked is not None:
             raise ReleaseError(sentence)
         skipped[format] = sentence
