@@ -6,10 +6,10 @@ SHELL := bash
 PYTHON ?= python3
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-slow quality bench constraints clean
+.PHONY: help demo test test-slow test-versions quality bench constraints clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/.curation  ## corpus, curation, vocabulary, shards, a small model pretrained on them, and what it writes (10 minutes)
 	.venv/bin/python -m training.demo
@@ -21,6 +21,9 @@ test: .venv/.dev  ## the whole suite, except the slow tests (10 minutes)
 test-slow: .venv/.dev  ## the slow tests alone
 	.venv/bin/python tests/fetch_transformers_tests.py
 	.venv/bin/python -m pytest -m slow
+
+test-versions: .venv/.dev  ## what a release must pass: selected tests on the oldest and the newest allowed libraries
+	.venv/bin/python tests/versions.py
 
 quality: .venv/.dev  ## lint and formatting, as the pre-commit hooks run them
 	.venv/bin/ruff check .
