@@ -172,7 +172,7 @@ def test_flex_attention_agrees_with_sdpa():
 
 def test_the_model_exports_to_a_graph_that_takes_other_batches_and_lengths():
     model = seeded(PleiasForCausalLM, tiny(use_cache=False))
-    # Not a named Dim: torch 2.11 does not see that 16 * time <= 32 * time, a guard of the repeated heads, always holds.
+    # Not a named Dim: torch 2.11 does not see that 16 * time <= 32 * time, a guard of this model, always holds.
     sizes = ({0: torch.export.Dim.DYNAMIC(max=64), 1: torch.export.Dim.DYNAMIC(max=128)},) * 2
     example = torch.randint(4, 320, (3, 11))
     program = torch.export.export(model, (example, torch.ones_like(example)), dynamic_shapes=sizes)
