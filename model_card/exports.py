@@ -73,7 +73,8 @@ class OnnxSession:
         import onnxruntime
 
         self.session = onnxruntime.InferenceSession(Path(folder) / "model.onnx", providers=["CPUExecutionProvider"])
-        self.past = [node for node in self.session.get_inputs() if "past_key_values" in node.name]
+        # Keys and values: input.cache.* since transformers 5.24, input.past_key_values.* before.
+        self.past = [node for node in self.session.get_inputs() if node.name.startswith("input.")]
         self.reset()
 
     def reset(self) -> None:

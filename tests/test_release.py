@@ -421,6 +421,25 @@ def test_an_export_writes_the_text_of_torch_without_torch(released, reference, t
     assert abs(session.read(ids[7:]) - whole).max() > 0.1
 
 
+def test_the_onnx_example_of_the_card_writes_the_same_text(released, reference, tmp_path, monkeypatch, capsys):
+    if sentence := release.choose_formats(None)[1].get("onnx"):
+        pytest.skip(sentence)
+    from model_card import exports
+    from model_card.fp32 import Fp32
+
+    exports.export(released / "llama", tmp_path / "onnx", format="onnx")
+    template = (Path(release.__file__).parent / "template.md").read_text(encoding="utf-8")
+    example = template.partition('{% elif part == "onnx" %}')[2].split("```python\n")[1].partition("```")[0]
+    monkeypatch.chdir(tmp_path / "onnx")
+    capsys.readouterr()  # what the exporter printed
+    exec(example, scope := {})
+    prompt, penalty = scope["ids"][:-20], Fp32(reference, score_tokens=8).penalty
+    session = exports.OnnxSession(tmp_path / "onnx")
+    expected = exports.generate(session, prompt, 20, penalty, eos=-1)
+    assert scope["ids"] == prompt + expected
+    assert capsys.readouterr().out == scope["tokenizer"].decode(prompt + expected) + "\n"
+
+
 def test_push_makes_a_repository_of_each_folder_and_uploads_it(released):
     hub = unittest.mock.create_autospec(HfApi, instance=True)
     made = release.push(released, "someone/tiny", private=True, api=lambda: hub)

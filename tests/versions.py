@@ -56,6 +56,7 @@ TESTS = (
     "tests/test_release.py::test_without_the_package_both_flavours_give_the_logits_and_the_text_of_the_run",
     "tests/test_release.py::test_with_the_package_the_custom_flavour_opens_without_trust",
     "tests/test_release.py::test_an_export_writes_the_text_of_torch_without_torch",
+    "tests/test_release.py::test_the_onnx_example_of_the_card_writes_the_same_text",
     "tests/test_gguf.py::test_transformers_reads_the_bf16_file_back_to_the_same_logits",
 )
 
