@@ -11,7 +11,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
-demo: .venv/.curation  ## corpus, curation, vocabulary, shards, a small model pretrained on them, and what it writes (10 minutes)
+demo: .venv/.curation  ## corpus, curation, tokenizer, shards, pretraining, continuation of the shipped model (10 minutes)
 	.venv/bin/python -m training.demo
 
 test: .venv/.dev  ## the whole suite, except the slow tests (10 minutes)

@@ -1,4 +1,4 @@
-"""The whole way in one command: text, vocabulary, shards, pretraining, and what came of it; then the shipped model."""
+"""Demo from text to model in one command: corpus, tokenizer, shards, pretraining, then the shipped model continued."""
 
 if not __package__:  # run by path; same as `python -m training.demo`
     import sys
@@ -6,12 +6,21 @@ if not __package__:  # run by path; same as `python -m training.demo`
 
     sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "training"
 
+import json
+import math
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import median
 
+import torch
+import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -19,27 +28,106 @@ from . import shards
 from .config import CONFIGS, InputError, parse, program
 from .corpus import LANGUAGES
 from .curation import page
+from .files import read_json
 from .metrics import read_metrics
 from .prepare import prepare
 from .recipe import PretrainConfig
+from .record import plain
 
 # The small model that the package ships in a checkout; an installed package is without its weights.
 SHIPPED = CONFIGS.parent.parent / "model_card" / "femto"
+PRETRAINING_SECONDS, CONTINUATION_SECONDS = 180, 60
+MINIMUM_STEPS = 60  # a slow machine exceeds the time rather than train less
+TIMING_STEPS, UNTIMED_STEPS = 12, 4  # steps of the timing run, and its first steps, which set up memory and threads
 
 
-def launch(arguments: list[str], config: PretrainConfig) -> None:
+def launch(arguments: list[str], config: PretrainConfig, *, quiet: bool = False) -> None:
     """Pretrain under `accelerate launch`, in one process with all the CPU's cores (or the GPU).
 
+    Args:
+        arguments: Arguments of training.pretrain.
+        config: The config that they parse to.
+        quiet: Show the output only if the run fails.
+
     Raises:
-        InputError: when the run did not end well; its own messages are on the screen.
+        InputError: If the run does not end well; its own messages are on the screen.
     """
     package = __package__ or "training"
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
     command += ["--mixed_precision", "no", "--dynamo_backend", "no"]
     command += ["-m", f"{package}.pretrain", *arguments]
-    print("$ accelerate launch", *command[3:], flush=True)
-    if subprocess.run(command, check=False).returncode != 0:
-        raise InputError(f"Pretraining stopped early; start the demo again and it goes on from {config.folder}.")
+    if not quiet:
+        print("$ accelerate launch", *command[3:], flush=True)
+    output = subprocess.PIPE if quiet else None
+    run = subprocess.run(command, check=False, text=True, stdout=output, stderr=subprocess.STDOUT if quiet else None)
+    if run.returncode != 0:
+        print(run.stdout or "", end="", file=sys.stderr)
+        raise InputError(f"Pretraining stopped early; start the demo again and it resumes from {config.folder}.")
+
+
+def steps_that_fit(step_seconds: list[float], other_seconds: float, *, budget: float, maximum: int) -> int:
+    """Return the number of steps that a run completes in `budget` seconds: a multiple of 10 within the bounds.
+
+    Args:
+        step_seconds: Measured times of single steps; their median counts, as other programs may slow some of them.
+        other_seconds: Time that a run takes besides its steps (start, validation, samples, saving).
+        budget: Time for the complete run.
+        maximum: Upper bound; the lower bound is MINIMUM_STEPS, or `maximum` if that is smaller.
+    """
+    steps = int((budget - other_seconds) / median(step_seconds)) // 10 * 10
+    return min(max(steps, MINIMUM_STEPS), maximum)
+
+
+def with_steps(config: PretrainConfig, steps: int) -> list[str]:
+    """Return the arguments that give a run of one stage its steps, and shorten warm-up and intervals in proportion."""
+    (stage,), ratio = config.stages, steps / config.steps
+    values = {
+        "stages": json.dumps([plain(asdict(replace(stage, steps=steps)))]),
+        "optimizer.warmup_steps": math.ceil(config.optimizer.warmup_steps * ratio),
+        "every.validate": math.ceil(config.every.validate * ratio),
+        "every.checkpoint": math.ceil(config.every.checkpoint * ratio),
+    }
+    return [word for name, value in values.items() for word in (f"--{name}", str(value))]
+
+
+def time_run(config: PretrainConfig, arguments: list[str]) -> tuple[list[float], float]:
+    """Measure a short run of the same config, the way the demo launches it.
+
+    Returns:
+        The times of its steps in seconds, without the first ones, and the time of everything else.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        short = [*with_steps(config, TIMING_STEPS), "--every.log", "1", "--every.validate", "1000", "--trackers", "[]"]
+        start = time.perf_counter()
+        launch([*arguments, *short, "--out", folder], config, quiet=True)
+        total = time.perf_counter() - start
+        speeds = [row["tokens_per_second"] for row in read_metrics(Path(folder) / "metrics.jsonl") if "loss" in row]
+    step_seconds = [config.stages[0].sequences * config.sequence_length / speed for speed in speeds]
+    return step_seconds[UNTIMED_STEPS:], total - sum(step_seconds)
+
+
+def choose_steps(config: PretrainConfig, arguments: list[str], budget: float) -> int:
+    """Return the steps of the run in the config's folder, or if there is none the steps that fit the budget."""
+    earlier = config.folder / "config.yaml"
+    if earlier.is_file():
+        return sum(stage["steps"] for stage in yaml.safe_load(earlier.read_text(encoding="utf-8"))["stages"])
+    step_seconds, other_seconds = time_run(config, arguments)
+    steps = steps_that_fit(step_seconds, other_seconds, budget=budget, maximum=config.steps)
+    print(
+        f"{config.name}: {median(step_seconds):.2f} s per step and {other_seconds:.0f} s besides: {steps} steps for a "
+        f"run of {budget} s (at most {config.steps}).",
+        flush=True,
+    )
+    return steps
+
+
+def device_facts(run: Path) -> str:
+    """Return the device of a run and its dtype, on a CPU with the instruction set that torch's kernels use."""
+    session = read_json(run / "run.json")["sessions"][-1]
+    hardware, dtype = session["hardware"], session["dtype"].removeprefix("torch.")
+    if session["device"] != "cpu" and hardware["gpus"]:
+        return f"{hardware['gpus'][0]}, {dtype}"
+    return f"{hardware['cpu']}, {hardware['cpus']} CPUs, {torch.backends.cpu.get_cpu_capability()} kernels, {dtype}"
 
 
 def licences(manifest: dict) -> Table:
@@ -56,23 +144,22 @@ def licences(manifest: dict) -> Table:
     return table
 
 
-def go_on(config: PretrainConfig, model: Path) -> PretrainConfig:
-    """Pretrain the shipped model on, on the text of the demo as its own tokenizer cuts it.
+def continuation(config: PretrainConfig, model: Path) -> tuple[PretrainConfig, list[str]]:
+    """Build the shards for continuing the shipped model: the demo's text, tokenized with the model's tokenizer.
 
     Args:
-        config: of the demo.
-        model: folder of the shipped model.
+        config: Config of the demo.
+        model: Folder of the shipped model.
 
     Returns:
-        The config of that run.
+        The config of the continuation and its arguments.
     """
     text = config.data.folder / ("curated" if config.data.curation else "corpus")
     share = {"validation": config.data.validation, "validation_by": config.data.validation_by}
     arguments = ["--config", "continue", "--init_from", str(model), "--data.tokenizer", str(model)]
-    more = parse(PretrainConfig, arguments, description="The shipped model, pretrained on.")
+    more = parse(PretrainConfig, arguments, description="Continue the shipped model.")
     shards.build(shards.ShardsConfig(corpus=text, tokenizer=model, out=more.stages[0].shards, **share))
-    launch(arguments, more)
-    return more
+    return more, arguments
 
 
 def falling(runs: dict[str, PretrainConfig]) -> Table:
@@ -93,29 +180,48 @@ def falling(runs: dict[str, PretrainConfig]) -> Table:
 
 
 def main() -> None:
-    """`python -m training.demo`: the demo config unless another is given; takes the options of training.pretrain."""
-    arguments = sys.argv[1:]
-    if not any(argument.split("=")[0] == "--config" for argument in arguments):
-        arguments = ["--config", "demo", *arguments]
-    config = parse(PretrainConfig, arguments, description="Corpus, vocabulary, shards and pretraining.")
-    console, start = Console(record=True, width=118), time.perf_counter()
-    manifest = prepare(config.data, config.corpus, vocab_size=config.model_config().vocab_size).manifest
-    data = time.perf_counter() - start
+    """`python -m training.demo`: the demo config unless another is given; takes the options of training.pretrain.
+
+    The steps are those that fit the time, unless the command line sets --config or --stages.
+    """
+    given = sys.argv[1:]
+    names = {argument.split("=")[0] for argument in given}
+    arguments = given if "--config" in names else ["--config", "demo", *given]
+    config = parse(PretrainConfig, arguments, description="Corpus, tokenizer, shards and pretraining.")
+    console, seconds = Console(record=True, width=118), Counter()
+
+    @contextmanager
+    def timed(part: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        seconds[part] += time.perf_counter() - start
+
+    with timed("data"):
+        manifest = prepare(config.data, config.corpus, vocab_size=config.model_config().vocab_size).manifest
     if curation := manifest["corpus"]["curation"]:
         console.print(f"Curation: {page.summary(curation)}", highlight=False)
     console.print(licences(manifest))
-    launch(arguments, config)
-    first, runs = time.perf_counter() - start, {"from scratch": config}
+    if not names & {"--config", "--stages"}:
+        with timed("timing"):
+            steps = choose_steps(config, arguments, PRETRAINING_SECONDS)
+        arguments = ["--config", "demo", *with_steps(config, steps), *given]
+    with timed("pretraining"):
+        launch(arguments, config)
+    runs = {"from scratch": config}
     if (SHIPPED / "config.json").is_file():
-        console.print("\nThe shipped model, pretrained on: continued pretraining, on text it has in part read before.")
-        runs["the shipped model"] = go_on(config, SHIPPED)
+        console.print("\nContinued pretraining of the shipped model, in part on text that it was trained on before.")
+        with timed("data"):
+            more, arguments = continuation(config, SHIPPED)
+        with timed("timing"):
+            steps = choose_steps(more, arguments, CONTINUATION_SECONDS)
+        with timed("continuation"):
+            launch([*arguments, *with_steps(more, steps)], more)
+        runs["the shipped model"] = more
         console.print(falling(runs))
-    whole = time.perf_counter() - start
-    more = f"continued {whole - first:.0f} s, " if len(runs) > 1 else ""
-    console.print(f"Time: data {data:.0f} s, pretraining {first - data:.0f} s, {more}in all {whole:.0f} s.")
-    console.print(
-        f"Text, vocabulary and shards: {config.data.folder}/{{corpus,tokenizer,shards}}, with their sources."
-    )
+    times = ", ".join(f"{part} {number:.0f} s" for part, number in seconds.items())
+    console.print(f"Time: {times}; total {seconds.total():.0f} s.", highlight=False)
+    console.print(f"Computed on: {device_facts(config.folder)}.", highlight=False)
+    console.print(f"Text, tokenizer and shards: {config.data.folder}/{{corpus,tokenizer,shards}}, with their sources.")
     # The summary is on the screen already: the run printed it.
     text, summary = console.export_text(), (config.folder / "summary.txt").read_text(encoding="utf-8")
     (config.folder / "demo.txt").write_text(text.replace("Time: data", f"{summary}Time: data", 1), encoding="utf-8")
