@@ -72,7 +72,7 @@ def test_the_demo_times_its_steps_once_and_a_rerun_resumes_with_them(run_demo, t
     assert f"{steps} steps for a run of 180 s" in screen
     assert screen.count(" steps left out, ") == 1  # only the run's summary, not that of the short run that was timed
     times = [line for line in screen.splitlines() if line.startswith("Time: ")]
-    assert len(times) == 1 and all(part in times[0] for part in ("data ", "timing ", "pretraining ", "total "))
+    assert len(times) == 1 and all(part in times[0] for part in ("data ", "step timing ", "pretraining ", "total "))
     [session] = read_json(tmp_path / "run" / "run.json")["sessions"]
     assert session["dtype"].removeprefix("torch.") in screen.split("Computed on: ")[1]
 

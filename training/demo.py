@@ -38,7 +38,7 @@ from .record import plain
 SHIPPED = CONFIGS.parent.parent / "model_card" / "femto"
 PRETRAINING_SECONDS, CONTINUATION_SECONDS = 180, 60
 MINIMUM_STEPS = 60  # a slow machine exceeds the time rather than train less
-TIMING_STEPS, UNTIMED_STEPS = 12, 4  # steps of the timing run, and its first steps, which set up memory and threads
+TIMING_STEPS, UNTIMED_STEPS = 8, 2  # steps of the timing run, and its first steps, which set up memory and threads
 
 
 def launch(arguments: list[str], config: PretrainConfig, *, quiet: bool = False) -> None:
@@ -202,7 +202,7 @@ def main() -> None:
         console.print(f"Curation: {page.summary(curation)}", highlight=False)
     console.print(licences(manifest))
     if not names & {"--config", "--stages"}:
-        with timed("timing"):
+        with timed("step timing"):
             steps = choose_steps(config, arguments, PRETRAINING_SECONDS)
         arguments = ["--config", "demo", *with_steps(config, steps), *given]
     with timed("pretraining"):
@@ -212,7 +212,7 @@ def main() -> None:
         console.print("\nContinued pretraining of the shipped model, in part on text that it was trained on before.")
         with timed("data"):
             more, arguments = continuation(config, SHIPPED)
-        with timed("timing"):
+        with timed("step timing"):
             steps = choose_steps(more, arguments, CONTINUATION_SECONDS)
         with timed("continuation"):
             launch([*arguments, *with_steps(more, steps)], more)
