@@ -37,7 +37,7 @@ from .record import plain
 # The small model that the package ships in a checkout; an installed package is without its weights.
 SHIPPED = CONFIGS.parent.parent / "model_card" / "femto"
 PRETRAINING_SECONDS, CONTINUATION_SECONDS = 180, 60
-MINIMUM_STEPS = 60  # a slow machine exceeds the time rather than train less
+MINIMUM_STEPS = 20  # a very slow machine exceeds the time rather than train less
 TIMING_STEPS, UNTIMED_STEPS = 8, 2  # steps of the timing run, and its first steps, which set up memory and threads
 
 
