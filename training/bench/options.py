@@ -166,7 +166,7 @@ def measure(bench: OptionsBench) -> dict:
             found, ratio = report["quality"].setdefault(name, {}), relative(report, name) or 1.0
             steps = {"equal steps": bench.steps, "equal time": bench.steps}
             if abs(ratio - 1) > ALIKE:
-                steps["equal time"] = round(bench.steps * ratio)
+                steps["equal time"] = max(1, round(bench.steps * ratio))
             for kind in [kind for kind in steps if kind not in found]:
                 if steps[kind] == bench.steps and found:
                     found[kind] = found["equal steps"]
