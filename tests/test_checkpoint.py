@@ -4,8 +4,6 @@ import errno
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -14,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from programs import run_program
 from safetensors import safe_open
 
 from training import checkpoint
@@ -456,21 +455,9 @@ while status := child(root / f"dead-{moments:03}", lambda: how(moments * 40 if k
 """
 
 
-def python(code: str, *arguments: object) -> subprocess.CompletedProcess:
-    """Run code in a process of its own that finds the checkout and this file."""
-    path = os.pathsep.join([str(REPOSITORY), str(Path(__file__).parent)])
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
 @pytest.mark.parametrize("kind", ["event", "write", "background", "first", "second"])
 def test_a_kill_at_any_moment_of_a_save_leaves_the_newest_whole_checkpoint_to_be_found(kind, tmp_path, capsys):
-    result = python(DYING, tmp_path, kind)
+    result = run_program(None, tmp_path, kind, prelude=DYING, log=tmp_path / "log")
     assert result.returncode == 0, result.stderr
     killed, found = sorted(tmp_path.glob("dead-*")), []
     assert len(killed) > {"write": 5, "second": 15}.get(kind, 40)
@@ -525,7 +512,7 @@ print(json.dumps(said))
 def test_a_full_disk_ends_in_a_sentence_and_the_earlier_checkpoint_and_no_rest_of_the_new_one(tmp_path):
     sizes = [file.stat().st_size for file in save(tmp_path / "measure", 2).iterdir()]
     refused = [0, 1, *(size - 1 for size in sizes)]
-    result = python(FULL, tmp_path / "run", *refused)
+    result = run_program(None, tmp_path / "run", *refused, prelude=FULL, log=tmp_path / "log")
     assert result.returncode == 0, result.stderr
     for failure, files, newest in json.loads(result.stdout).values():
         assert (

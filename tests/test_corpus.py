@@ -5,7 +5,6 @@ import os
 import shutil
 import sqlite3
 import subprocess
-import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from programs import run_program
 
 from training import registry
 from training.config import InputError
@@ -461,10 +461,9 @@ def test_the_hub_source_needs_a_cap(tmp_path):
 
 
 def test_a_hub_that_cannot_be_reached_is_told_in_one_line(tmp_path):
-    command = [sys.executable, "-m", "training.corpus", "--source", "common_corpus", "--out", str(tmp_path / "out")]
-    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:1"}
-    options = {"capture_output": True, "text": True, "cwd": ROOT, "env": environment}
-    done = subprocess.run([*command, "--megabytes_per_language", "1"], **options)
+    command = ["training.corpus", "--source", "common_corpus", "--out", tmp_path / "out"]
+    command += ["--megabytes_per_language", "1"]
+    done = run_program(*command, log=tmp_path / "log", environment={"HF_ENDPOINT": "http://127.0.0.1:1"})
     assert done.returncode == 2
     assert "error: PleIAs/common_corpus at main cannot be had from the Hub" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
@@ -526,12 +525,11 @@ def test_a_large_file_is_read_in_memory_that_does_not_grow(tmp_path):
 
 def test_the_command_line_builds_a_corpus_and_tells_bad_input_in_one_line(tmp_path):
     path = write(tmp_path / "in.parquet", rows())
-    command = [sys.executable, "-m", "training.corpus", "--source", "parquet", "--out", str(tmp_path / "out")]
-    options = ["--path", str(path), "--languages", "[en,nl]"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, cwd=ROOT)
+    command = ["training.corpus", "--source", "parquet", "--out", tmp_path / "out"]
+    done = run_program(*command, "--path", path, "--languages", "[en,nl]", log=tmp_path / "log")
     assert done.returncode == 0 and "Dutch" in done.stdout
     assert len(list(read(tmp_path / "out"))) == 8
     written = json.loads((tmp_path / "out/sources.json").read_text())["command"]
     assert written.startswith("python -m training.corpus --source parquet")
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    done = run_program(*command, log=tmp_path / "log")
     assert done.returncode == 2 and done.stderr.startswith("error: source parquet needs --path")

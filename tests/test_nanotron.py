@@ -2,13 +2,12 @@
 
 import copy
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from programs import run_program
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
@@ -213,13 +212,13 @@ def test_replicas_are_one_number_or_one_for_each_stage():
 
 def test_the_program_lists_what_it_ignored_and_a_wrong_file_gets_a_sentence(tmp_path):
     (tmp_path / "theirs.yaml").write_text(yaml.safe_dump(NANO))
-    command = [sys.executable, "-m", "training.nanotron", "--out", str(tmp_path / "ours.yaml"), "--nanotron"]
-    done = subprocess.run([*command, str(tmp_path / "theirs.yaml")], cwd=ROOT, capture_output=True, text=True)
+    command = ["training.nanotron", "--out", tmp_path / "ours.yaml", "--nanotron", tmp_path / "theirs.yaml"]
+    done = run_program(*command, log=tmp_path / "log")
     assert done.returncode == 0, done.stderr
     assert "ignored optimizer.zero_stage: how the work is cut over GPUs is said at launch\n" in done.stdout
     assert "#   optimizer.zero_stage: how the work" in (tmp_path / "ours.yaml").read_text()
     (tmp_path / "theirs.yaml").write_text("a: [")
-    done = subprocess.run([*command, str(tmp_path / "theirs.yaml")], cwd=ROOT, capture_output=True, text=True)
+    done = run_program(*command, log=tmp_path / "log")
     assert done.returncode == 2 and done.stderr.startswith(f"error: {tmp_path}/theirs.yaml is not YAML")
     assert done.stderr.count("\n") == 1
 

@@ -2,8 +2,6 @@
 
 import ipaddress
 import re
-import subprocess
-import sys
 import time
 from difflib import SequenceMatcher
 
@@ -11,6 +9,7 @@ import phonenumbers
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from programs import run_program
 
 from training.curation import pii, pii_samples
 from training.curation.recognisers import belgian, brazilian, dutch, find, french, kinds, portuguese
@@ -225,7 +224,7 @@ def test_made_sentences_are_the_same_for_a_seed_and_place_their_values_right():
     assert sum(bool(of) for _, of in one) == 20
 
 
-def test_nothing_is_logged_and_no_network_is_used():
+def test_nothing_is_logged_and_no_network_is_used(tmp_path):
     code = (
         "import logging, socket; logging.basicConfig(level=logging.INFO)\n"
         "def refuse(*_, **__): raise SystemExit('network')\n"
@@ -233,6 +232,6 @@ def test_nothing_is_logged_and_no_network_is_used():
         "from training.curation import pii\n"
         "print(pii.replace('x@free.fr, tel. 01 42 68 53 00, FR00 2004 1010 0505 0001 3M02 606', 'fr', seed=0).found)"
     )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    ran = run_program(None, prelude=code, log=tmp_path)
     assert (ran.returncode, ran.stdout) == (0, "{'EMAIL_ADDRESS': 1, 'PHONE_NUMBER': 1}\n")
     assert "presidio" not in ran.stderr and "DEBUG:faker" not in ran.stderr

@@ -2,7 +2,6 @@
 
 import io
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from programs import run_program
 from rich.console import Console
 
 from modeling_pleias import PleiasConfig, PleiasForCausalLM
@@ -35,9 +35,8 @@ def nano() -> dict:
 
 
 def test_the_command_of_the_readme_prints_the_run_and_writes_the_same_figures(tmp_path):
-    command = [sys.executable, "-m", "training.plan", "--config", "nano_1.2b", "--gpus", "192", "--device", "h100"]
-    command += ["--mfu", "0.426", "--json", str(tmp_path / "plan.json")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    command = ["training.plan", "--config", "nano_1.2b", "--gpus", "192", "--device", "h100", "--mfu", "0.426"]
+    done = run_program(*command, "--json", tmp_path / "plan.json", log=tmp_path / "log")
     assert done.returncode == 0, done.stderr
     for said in ("671,500", "4,224,712,704,000", "1,195,468,800 parameters", "5.00 days", "1,086,324,736,000"):
         assert said in done.stdout
@@ -204,9 +203,8 @@ def test_impossible_machines_are_refused_in_a_sentence(change, said):
         plan(recipe("nano_1.2b"), replace(ORIGINAL, **change))
 
 
-def test_the_program_refuses_an_unknown_run_in_a_sentence():
-    command = [sys.executable, "-m", "training.plan", "--config", "giga"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def test_the_program_refuses_an_unknown_run_in_a_sentence(tmp_path):
+    done = run_program("training.plan", "--config", "giga", log=tmp_path / "log")
     assert done.returncode == 2 and done.stderr.startswith("error: --config giga is neither a file nor")
 
 

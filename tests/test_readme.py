@@ -3,10 +3,10 @@
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from programs import run_program
 
 import modeling_pleias  # noqa: F401  (registers the classes)
 from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
@@ -89,18 +89,16 @@ def demo_model(tmp_path) -> Path:
     return tmp_path
 
 
-def run(arguments: list[str], folder: Path) -> str:
-    """Run Python in `folder` as a user of the checkout would."""
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False, timeout=300
-    )
+def run(code: str, folder: Path) -> str:
+    """Output of code that runs in `folder` as a user of the checkout would run it."""
+    done = run_program(None, prelude=code, cwd=folder, log=folder / "log")
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
 
 @pytest.mark.parametrize("code", [code for language, code in FENCES if language == "python"])
 def test_the_code_of_the_readme_runs_and_prints_what_it_says(code, demo_model):
-    printed = run(["-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}"], demo_model)
+    printed = run(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}", demo_model)
     for promised in re.findall(r"print\(.*\)  # ([\d,]+$|True)", code, re.MULTILINE):
         assert promised in printed
     assert printed.strip()
@@ -109,18 +107,18 @@ def test_the_code_of_the_readme_runs_and_prints_what_it_says(code, demo_model):
 def test_the_examples_run(demo_model):
     for script, arguments in (("generate.py", ["runs/demo/model"]), ("finetune.py", ["runs/demo/model", "runs/out"])):
         code = f"import sys, runpy; sys.path.insert(0, {str(ROOT)!r}); sys.argv = {[script, *arguments]!r}; "
-        run(["-c", code + f"runpy.run_path({str(ROOT / 'examples' / script)!r}, run_name='__main__')"], demo_model)
+        run(code + f"runpy.run_path({str(ROOT / 'examples' / script)!r}, run_name='__main__')", demo_model)
     before = PleiasForCausalLM.from_pretrained(demo_model / "runs/demo/model")
     after = PleiasForCausalLM.from_pretrained(demo_model / "runs/out")
     unmoved = [name for (name, a), b in zip(before.named_parameters(), after.parameters(), strict=True) if a.equal(b)]
     assert unmoved == []  # full fine-tuning: every parameter moves
 
 
-def test_the_commands_of_the_readme_name_programs_and_options_that_exist():
+def test_the_commands_of_the_readme_name_programs_and_options_that_exist(tmp_path):
     commands = "\n".join(code for language, code in FENCES if language == "bash").replace("\\\n", " ")
     modules = re.findall(r"-m (training\.\w+)", commands)
     assert modules
-    help_text = run(["-m", modules[0], "--help"], ROOT)
+    help_text = run_program(modules[0], "--help", log=tmp_path).stdout
     for option in re.findall(r"-m training\.pretrain.*", commands):
         for flag in re.findall(r"(--[\w.]+)", option.split("#")[0]):
             assert flag in help_text, flag

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from programs import run_program
 from tokenizers import Tokenizer
 
 from modeling_pleias import PleiasTokenizer
@@ -431,8 +432,7 @@ def test_an_empty_corpus_is_refused(tmp_path, tiny_tokenizer):
 
 def test_the_program_says_what_it_made_and_ends_bad_input_in_one_sentence(tiny_corpus, tiny_tokenizer, tmp_path):
     def program(*arguments):
-        command = [sys.executable, "-m", "training.shards", "--tokenizer", str(tiny_tokenizer), *map(str, arguments)]
-        return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+        return run_program("training.shards", "--tokenizer", tiny_tokenizer, *arguments, log=tmp_path / "log")
 
     made = program("--corpus", tiny_corpus, "--out", tmp_path / "out", "--validation", "0.1", "--workers", "1")
     assert made.returncode == 0, made.stderr

@@ -2,12 +2,11 @@
 
 import json
 import random
-import subprocess
-import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from programs import run_program
 from tokenizers import Tokenizer
 
 from modeling_pleias.tokenization_pleias import BASE_TOKENS, DOCUMENT_TOKENS
@@ -77,9 +76,9 @@ def test_the_same_corpus_gives_the_same_files_byte_for_byte(corpus, tmp_path):
 
 def test_the_program_trains_as_the_function_does_and_reports_on_what_it_held_out(corpus, tmp_path):
     train(small(corpus, tmp_path / "a", held_out=0.3, seed=5))
-    command = f"-m training.tokenizer --corpus {corpus} --out {tmp_path / 'b'} --vocab_size 1000 --noise_share 0.1"
+    command = f"training.tokenizer --corpus {corpus} --out {tmp_path / 'b'} --vocab_size 1000 --noise_share 0.1"
     command += " --sample_bytes 400000 --held_out 0.3 --seed 5"
-    subprocess.run([sys.executable, *command.split()], check=True, capture_output=True)
+    run_program(*command.split(), log=tmp_path / "log").check_returncode()
     for name in ("tokenizer.json", "ranks.tiktoken"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     report = json.loads((tmp_path / "b" / "report.json").read_text(encoding="utf-8"))["tokenizers"]["pleias"]
@@ -147,8 +146,7 @@ def test_a_corpus_too_small_for_the_vocabulary_is_refused(tmp_path):
 
 def test_a_corpus_without_a_needed_column_ends_in_one_sentence(tmp_path):
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "a.parquet")
-    command = [sys.executable, "-m", "training.tokenizer", "--corpus", str(tmp_path), "--out", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = run_program("training.tokenizer", "--corpus", tmp_path, "--out", tmp_path / "out", log=tmp_path / "log")
     assert done.returncode == 2 and done.stderr.strip().splitlines()[-1].startswith("error: ")
     assert "language" in done.stderr and "Traceback" not in done.stderr
 
@@ -207,10 +205,10 @@ def test_measures_are_what_they_say(corpus, tmp_path):
 def test_the_bench_compares_on_given_texts_and_on_what_was_held_out(corpus, tmp_path):
     train(small(corpus, tmp_path / "ours", held_out=0.3, seed=5))
     (tmp_path / "a.txt").write_text("la mention préla", encoding="utf-8")
-    command = f"-m training.bench.tokenizers --out {tmp_path / 'bench'} --tokenizer {tmp_path / 'ours'} --seed 5"
+    command = f"training.bench.tokenizers --out {tmp_path / 'bench'} --tokenizer {tmp_path / 'ours'} --seed 5"
     command += f" --held_out 0.3 --corpus {corpus}"
     extra = ["--texts", f"{{fr: {tmp_path / 'a.txt'}}}", "--peers", f"{{bytes: {tmp_path / 'ours'}}}"]
-    subprocess.run([sys.executable, *command.split(), *extra], check=True, capture_output=True)
+    run_program(*command.split(), *extra, log=tmp_path / "log").check_returncode()
     report = json.loads((tmp_path / "bench" / "report.json").read_text(encoding="utf-8"))["tokenizers"]
     assert list(report) == ["pleias", "bytes"]
     assert report["pleias"]["kinds"]["given"]["fr"]["words"] == 3
