@@ -93,6 +93,7 @@ def test_cuda_without_a_gpu_is_refused():
         Job(replace(CONFIG, backend="cuda"))
 
 
+@pytest.mark.slow
 def test_the_program_prints_ratios_and_writes_them_as_json(tmp_path):
     sizes = ["--batch", "2", "--sequence_length", "16", "--rounds", "2", "--steps", "2", "--warmup", "1"]
     others = ["--contenders", "[ours, accelerate]", "--precision", "fp32", "--compile", "none"]
@@ -134,6 +135,7 @@ def test_both_ways_have_the_same_loss():
 needs_fork = pytest.mark.skipif(sys.platform != "linux", reason="forks, and reads what Linux leaves")
 
 
+@pytest.mark.slow
 @needs_fork
 def test_runs_that_are_killed_damaged_and_resumed_end_as_the_uninterrupted_one():
     done = python("training.bench.faults", "--trials", "6", "--damage", "0.5")

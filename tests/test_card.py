@@ -459,8 +459,11 @@ def tuned(run, tiny_tokenizer, tmp_path):
 
 def carded(dist: Path, run: Path, out: Path, **options) -> Path:
     """The llama flavour with its card, of a release of the run whose tensors are another's."""
-    shutil.copytree(dist, out)
-    write_json(out / "release.json", {**read_json(out / "release.json"), **release.describe(flavours.open_run(run))})
+    shutil.copytree(dist, out, ignore=shutil.ignore_patterns("run", "evidence", "card.json"))
+    for part in ("custom", "llama"):
+        release.write_run(run, out / part)
+    described = release.describe(flavours.open_run(run)) | {"folders": release.list_files(out)}
+    write_json(out / "release.json", read_json(out / "release.json") | described)
     card.write_cards(out, "the command", run=run, **options)
     assert validate.validate(out / "llama", run=False) == [] == validate.validate(out / "custom", run=False)
     return out / "llama"
@@ -579,11 +582,8 @@ def continued(run, tmp_path):
     return more
 
 
-def test_a_run_that_went_on_from_another_accounts_for_what_both_read_and_took(continued, tmp_path):
-    out = tmp_path / "dist" / "more"
-    release.build(release.options(["--run", str(continued), "--out", str(out), "--formats"]), "the command")
-    folder = out / "llama"
-    assert validate.validate(folder, run=False) == []
+def test_a_run_that_went_on_from_another_accounts_for_what_both_read_and_took(dist, continued, tmp_path):
+    folder = carded(dist, continued, tmp_path / "dist" / "more")
     told = read_json(folder / "evidence" / "facts.json")
     assert [stage["name"] for stage in told["stages"]] == ["base", "annealing", "more"]
     assert told["tokens"] == (70 * 8 + 5 * 4) * 256 + 10 * 8 * 128 and told["steps"] == 85
@@ -598,7 +598,7 @@ def test_a_run_that_went_on_from_another_accounts_for_what_both_read_and_took(co
         assert kept["name"] == yaml.safe_load((of / "config.yaml").read_text(encoding="utf-8"))["name"]
 
 
-def test_a_run_that_began_with_a_mean_has_the_runs_of_both_models_before_it_each_once(continued, tmp_path):
+def test_a_run_that_began_with_a_mean_has_the_runs_of_both_models_before_it_each_once(dist, continued, tmp_path):
     first = continued.parent / "first"
     last = shutil.copytree(continued, continued.parent / "last")
     config = yaml.safe_load((last / "config.yaml").read_text(encoding="utf-8"))
@@ -613,8 +613,7 @@ def test_a_run_that_began_with_a_mean_has_the_runs_of_both_models_before_it_each
     config["average_with"] = "runs/other/model"
     (last / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     assert history(last) == [first, continued, other, last]
-    release.build(release.options(["--run", str(last), "--out", str(tmp_path / "last"), "--formats"]), "the command")
-    text = (tmp_path / "last" / "llama" / "README.md").read_text(encoding="utf-8")
+    text = (carded(dist, last, tmp_path / "last") / "README.md").read_text(encoding="utf-8")
     assert "`, from the mean of the weights in `runs/more/model` and `runs/other/model`." in text
     assert "`, from the weights that the run before it left." in text
     weights = other / "model" / "model.safetensors"

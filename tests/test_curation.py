@@ -17,6 +17,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from programs import run_program
 
 from training.config import InputError
 from training.corpus import COLUMNS, read
@@ -471,6 +472,7 @@ echo "Submitted batch job $(ls "$JOBS" | wc -l)"
 """
 
 
+@pytest.mark.slow  # 13 jobs, each of which is a new Python
 def test_slurm_jobs_wait_for_each_other_and_give_what_local_processes_give(corpus, curated, tmp_path):
     tools, jobs = tmp_path / "tools", tmp_path / "jobs"
     jobs.mkdir()
@@ -481,15 +483,14 @@ def test_slurm_jobs_wait_for_each_other_and_give_what_local_processes_give(corpu
         (tools / name).chmod(stat.S_IRWXU)
     out = tmp_path / "slurm"
     options = '{partition: cpu, time: "1:00:00", mem_per_cpu_gb: 4}'
-    process = command(
-        *("--in", corpus, "--out", out, "--max_megabytes", 0.2, "--executor", "slurm", "--workers", 7),
-        *("--options", options),
-        PATH=f"{tools}:{os.environ['PATH']}",
-        JOBS=str(jobs),
+    done = run_program(
+        *("training.curation.__main__", "--in", corpus, "--out", out, "--max_megabytes", 0.2),
+        *("--executor", "slurm", "--workers", 7, "--options", options),
+        environment={"PATH": f"{tools}:{os.environ['PATH']}", "JOBS": str(jobs)},
+        log=tmp_path / "log",
     )
-    printed, errors = process.communicate(timeout=600)
-    assert process.returncode == 0, errors
-    assert "submitted to Slurm" in printed
+    assert done.returncode == 0, done.stderr
+    assert "submitted to Slurm" in done.stdout
     scripts = {}
     for path in jobs.glob("*.slurm"):
         text = path.read_text()
@@ -532,21 +533,22 @@ def test_ray_gives_what_local_processes_give(corpus, curated, tmp_path):
 # The command line -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name, workers", [("light", 2), ("enhanced", 1)])
-def test_the_command_line_curates_and_explains(name, workers, corpus, tmp_path):
-    process = command("--config", name, "--in", corpus, f"--out={tmp_path / 'out'}", "--workers", workers)
-    printed, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    assert "licence refused" in printed and "exact duplicate" in printed
+@pytest.mark.parametrize("name", ["light", "enhanced"])
+def test_the_command_line_curates_and_explains(name, corpus, tmp_path):
+    arguments = ["--config", name, "--in", corpus, f"--out={tmp_path / 'out'}", "--workers", 1]
+    done = run_program("training.curation.__main__", *arguments, log=tmp_path / "log")
+    assert done.returncode == 0, done.stderr
+    assert "licence refused" in done.stdout and "exact duplicate" in done.stdout
     content = read_json(tmp_path / "out" / "curation.json")
     assert content["settings"]["edition"] == {"light": "base", "enhanced": "annealing"}[name]
     assert content["command"].startswith("python -m training.curation --config")
-    process = command("--explain", "en/32", "--out", tmp_path / "out")
-    printed, _ = process.communicate(timeout=300)
-    assert process.returncode == 0 and "dropped: licence refused" in printed
+    arguments = ["--explain", "en/32", "--out", tmp_path / "out"]
+    done = run_program("training.curation.__main__", *arguments, log=tmp_path / "log")
+    assert done.returncode == 0 and "dropped: licence refused" in done.stdout
 
 
 def test_in_is_asked_for_when_it_is_missing(tmp_path):
-    process = command("--config", "light", "--out", tmp_path / "out")
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 2 and errors == "error: --in is missing: give the folder of the corpus to curate.\n"
+    arguments = ["--config", "light", "--out", tmp_path / "out"]
+    done = run_program("training.curation.__main__", *arguments, log=tmp_path / "log")
+    assert done.returncode == 2
+    assert done.stderr == "error: --in is missing: give the folder of the corpus to curate.\n"

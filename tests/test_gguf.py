@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Type
-from test_release import like_the_original, released, run  # noqa: F401 (fixtures)
+from test_release import like_the_original, run  # noqa: F401 (fixtures)
 from transformers import AutoModelForCausalLM, pipeline
 
 from model_card import checks, flavours, gguf_files, gguf_writer, release
@@ -20,6 +20,15 @@ from model_card.files import ReleaseError, read_json, write_json
 from model_card.fp32 import Fp32
 
 ABOUT = {"name": "tiny", "license": "apache-2.0", "languages": ["fr", "la"]}
+
+
+@pytest.fixture(scope="module")
+def released(run, tmp_path_factory):  # noqa: F811
+    """Folder of the flavours of the run, unchecked."""
+    folder = tmp_path_factory.mktemp("dist") / "tiny"
+    folder.mkdir()
+    flavours.write_flavours(flavours.open_run(run), folder, max_shard_size="400KB")
+    return folder
 
 
 @pytest.fixture(scope="module")

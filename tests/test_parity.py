@@ -270,11 +270,14 @@ def test_a_keyword_that_no_version_of_transformers_declares_is_refused(kind):
         model(input_ids=tokens()[:1], past_states=DynamicCache(config=model.config))
 
 
-def test_a_fully_compiled_graph_is_within_1e_6_of_eager():
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_fully_compiled_graph_is_within_1e_6_of_eager(backend):
+    torch._dynamo.reset()
     torch.manual_seed(0)
     model = PleiasForCausalLM(PleiasConfig(**tiny(num_hidden_layers=2))).eval()
     with torch.no_grad():
-        expected, compiled = model(**inputs("plain")), torch.compile(model, fullgraph=True)(**inputs("plain"))
+        expected = model(**inputs("plain"))
+        compiled = torch.compile(model, fullgraph=True, backend=backend)(**inputs("plain"))
     torch.testing.assert_close(compiled.logits, expected.logits, rtol=0, atol=1e-6)
     torch.testing.assert_close(compiled.loss, expected.loss, rtol=0, atol=1e-6)
 

@@ -132,10 +132,11 @@ def test_without_the_package_both_flavours_give_the_logits_and_the_text_of_the_r
         "import sys, json, torch\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline\n"
         "folder, code = sys.argv[1], sys.argv[1].endswith('custom')\n"
-        "model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=code)\n"
+        "model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=code, dtype=torch.bfloat16)\n"
         "tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=code)\n"
         "ids = tokenizer('la vieille maison', return_tensors='pt').input_ids\n"
-        "generate = pipeline('text-generation', folder, trust_remote_code=code, max_new_tokens=9)\n"
+        "generate = pipeline('text-generation', folder, trust_remote_code=code, max_new_tokens=9,"
+        " dtype=torch.bfloat16)\n"
         "text = generate('la vieille maison')[0]['generated_text']\n"
         "print(json.dumps([type(model).__name__, ids.tolist(), model(ids).logits.float().tolist(), text]))"
     )
@@ -147,7 +148,7 @@ def test_without_the_package_both_flavours_give_the_logits_and_the_text_of_the_r
         told[flavour] = json.loads(done.stdout.splitlines()[-1])
     assert [told["custom"][0], told["llama"][0]] == ["PleiasForCausalLM", "LlamaForCausalLM"]
     assert told["custom"][1:] == told["llama"][1:]
-    model = PleiasForCausalLM.from_pretrained(run / "model", dtype="auto")
+    model = PleiasForCausalLM.from_pretrained(run / "model", dtype=torch.bfloat16)
     tokenizer = PleiasTokenizer.from_pretrained(run / "model")
     ids = tokenizer("la vieille maison", return_tensors="pt").input_ids
     assert told["llama"][1] == ids.tolist()
@@ -237,8 +238,8 @@ def forget_the_penalty(folder: Path) -> None:
 @pytest.mark.parametrize(
     "flavour, faults",
     [
-        ("custom", {forget_a_head: "classes of auto_map, from the code inside"}),
-        ("llama", {forget_the_penalty: "64 ids generated in eight languages"}),
+        pytest.param("custom", {forget_a_head: "classes of auto_map, from the code inside"}, marks=pytest.mark.slow),
+        pytest.param("llama", {forget_the_penalty: "64 ids generated in eight languages"}, marks=pytest.mark.slow),
         (
             "llama",
             {
@@ -258,6 +259,7 @@ def test_a_fault_fails_its_check(released, reference, tmp_path, flavour, faults)
     assert set(faults.values()) <= {check.name for check in made.made if not check.passed}
 
 
+@pytest.mark.slow
 def test_a_failed_check_ends_the_release_in_one_sentence_and_leaves_nothing(run, tmp_path, monkeypatch):
     def write_and_spoil(source, out, **options):
         flavours.write_flavours(source, out, **options)
@@ -375,7 +377,7 @@ def test_the_original_s_weights_are_the_same_in_the_custom_flavour(like_the_orig
     assert all(check["passed"] for check in told["checks"])
     ids = torch.arange(4, 24)[None]
     ours, theirs = (
-        AutoModelForCausalLM.from_pretrained(p, dtype="auto") for p in (mended / "custom", like_the_original)
+        AutoModelForCausalLM.from_pretrained(p, dtype=torch.bfloat16) for p in (mended / "custom", like_the_original)
     )
     assert type(ours) is PleiasForCausalLM and type(theirs).__name__ == "LlamaForCausalLM"
     assert torch.equal(ours(ids).logits, theirs(ids).logits)
@@ -384,6 +386,7 @@ def test_the_original_s_weights_are_the_same_in_the_custom_flavour(like_the_orig
 # Other formats, and the Hub ------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format, module", [("onnx", "onnxruntime"), ("openvino", "openvino")])
 def test_an_export_prints_nothing(run, tmp_path, format, module):
     """In a process of its own: pytest would keep warnings from stderr, and torch.onnx warns once per process."""
@@ -397,7 +400,7 @@ def test_an_export_prints_nothing(run, tmp_path, format, module):
     assert (done.stdout, done.stderr) == ("", "")
 
 
-@pytest.mark.parametrize("format", ["onnx", "openvino"])
+@pytest.mark.parametrize("format", ["onnx", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_an_export_writes_the_text_of_torch_without_torch(released, reference, tmp_path, format):
     if sentence := release.choose_formats(None)[1].get(format):
         pytest.skip(sentence)
