@@ -4,9 +4,12 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 PYTHON ?= python3
+# A worker that has finished takes over half of what another has left.
+PARALLEL := -n auto --maxprocesses 4 --dist worksteal
+CORE := model parity tokenizer loss options loader checkpoint card
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-slow test-versions quality bench constraints clean
+.PHONY: help demo test test-core test-slow test-versions quality bench constraints clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -16,7 +19,10 @@ demo: .venv/.curation  ## corpus, curation, tokenizer, shards, pretraining, cont
 
 test: .venv/.dev  ## the whole suite, except the slow tests (10 minutes)
 	.venv/bin/python tests/fetch_transformers_tests.py
-	.venv/bin/python -m pytest -n auto --maxprocesses 4 --dist loadscope
+	.venv/bin/python -m pytest $(PARALLEL)
+
+test-core: .venv/.dev  ## the tests of model, tokenizer, loss, loader, checkpoint and card, for work in progress (1 minute)
+	.venv/bin/python -m pytest $(PARALLEL) $(CORE:%=tests/test_%.py)
 
 test-slow: .venv/.dev  ## the slow tests alone
 	.venv/bin/python tests/fetch_transformers_tests.py

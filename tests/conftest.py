@@ -4,8 +4,10 @@ import json
 import os
 import random
 import sys
+from collections import Counter
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Before transformers is imported: a test that would reach for the hub fails at once instead of waiting for it.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -13,6 +15,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["RUN_SLOW"] = "1"
 # The models are tiny: threads would only wait for each other, and for those of other test workers.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Every run draws the same examples, keeps none, and passes on a slow machine as on a fast one.
+settings.register_profile(
+    "suite", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("suite")
 
 TRANSFORMERS_MARKS = (
     "accelerate_tests",
@@ -30,6 +38,20 @@ TRANSFORMERS_MARKS = (
 def pytest_configure(config):
     for mark in TRANSFORMERS_MARKS:
         config.addinivalue_line("markers", f"{mark}: set by transformers' own test mixins")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print the number of skipped tests per reason; the many reasons of transformers' own tests count as one."""
+    reasons = Counter(
+        "transformers' own tests of a feature or device that is missing here; pytest -rs lists their reasons"
+        if "test_transformers_common" in report.nodeid
+        else report.longrepr[2].removeprefix("Skipped: ")
+        for report in terminalreporter.stats.get("skipped", [])
+    )
+    if reasons:
+        terminalreporter.section("skipped tests")
+    for reason, count in reasons.most_common():
+        terminalreporter.line(f"{count:4}  {reason}")
 
 
 @pytest.fixture(autouse=True, scope="module")
