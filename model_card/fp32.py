@@ -20,7 +20,7 @@ SAME_ARITHMETIC = 1e-3
 def rounded_to_bf16(model: torch.nn.Module):
     """Round inputs and outputs of a float32 model's modules to bfloat16, as bfloat16 arithmetic does with fp32 sums.
 
-    Real bfloat16 matrix products take up to 36 times as long as float32 ones on a CPU without instructions for them.
+    Real bfloat16 matrix products take tens of times as long as float32 ones on a CPU without instructions for them.
     """
 
     def rounded(value):

@@ -49,9 +49,9 @@ KNOWN_KEYWORDS = frozenset(TransformersKwargs.__annotations__) | LOSS_KEYWORDS |
 def cpu_compute_dtype() -> torch.dtype:
     """Return the dtype in which this CPU multiplies matrices fast: bfloat16 if it has AVX512-BF16, else float32.
 
-    Without these instructions PyTorch multiplies bfloat16 matrices in a plain loop on one thread, up to 36 times
-    slower than float32 (training/bench/RESULTS.md). Every CPU with AMX has them, too. `ATEN_CPU_CAPABILITY=avx2` in
-    the environment makes a CPU with AVX-512 count as one without. ARM CPUs compute in float32.
+    Without these instructions PyTorch multiplies bfloat16 matrices in a plain loop on one thread, tens of times slower
+    than float32 (training/bench/RESULTS.md). Every CPU with AMX has them, too. `ATEN_CPU_CAPABILITY=avx2` in the
+    environment makes a CPU with AVX-512 count as one without. ARM CPUs compute in float32.
     """
     kernels, capabilities = torch.backends.cpu.get_cpu_capability(), torch.cpu.get_capabilities()
     fast = kernels.startswith("AVX512") and capabilities.get("avx512_bf16", False)

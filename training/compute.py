@@ -43,7 +43,7 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
     """Return the dtype of matrix products: the requested one, or for "auto" the one that the device is fast in.
 
     On a CPU with AVX512-BF16 a step of femto in bf16 takes a third of the time of one in fp32; on a CPU without, bf16
-    is up to 36 times slower than fp32 (training/bench/RESULTS.md).
+    is tens of times slower than fp32 (training/bench/RESULTS.md).
     """
     if precision == "auto":
         if device.type != "cuda":

@@ -83,7 +83,7 @@ def orthogonalize(matrix: torch.Tensor, *, coefficients: tuple[float, float, flo
 class Muon(torch.optim.Muon):
     """torch.optim.Muon, computed in the dtype that the device is fast in.
 
-    PyTorch's own is bf16 on every device: on a CPU without bf16 instructions 34 times slower than fp32 for a matrix of
+    PyTorch's own is bf16 on every device: on a CPU without bf16 instructions 56 times slower than fp32 for a matrix of
     384 x 1,024 (training/bench/RESULTS.md).
     """
 
