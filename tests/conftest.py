@@ -88,7 +88,7 @@ def write_corpus():
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from training.corpus import SCHEMA
+    from training.data.documents import SCHEMA
 
     def write(path, documents):
         blank = {name: 0 if name.endswith("count") else "" for name in SCHEMA.names}

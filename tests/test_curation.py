@@ -20,11 +20,11 @@ import pytest
 from programs import run_program
 
 from training.config import InputError
-from training.corpus import COLUMNS, read
 from training.curation import account, lexicon
 from training.curation.blocks import rows
 from training.curation.pipeline import CurationConfig, curate
 from training.curation.rewriting import Endpoint
+from training.data.documents import COLUMNS, read_documents
 from training.files import read_json, write_json
 from training.shards import ShardsConfig, build
 
@@ -204,7 +204,7 @@ def test_shards_read_the_curated_corpus_and_carry_its_account(curated, tiny_toke
     assert manifest["corpus"]["curation"] == content
     assert manifest["corpus"]["sources"] == read_json(out / "sources.json")
     assert sum(row["documents"] for row in manifest["account"]) == content["kept"]["documents"]
-    assert len(list(read(out))) == content["kept"]["documents"]
+    assert len(list(read_documents(out))) == content["kept"]["documents"]
 
 
 def test_the_result_does_not_depend_on_the_number_of_workers(corpus, curated, tmp_path):

@@ -15,7 +15,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from modeling_pleias import PleiasTokenizer
 from training.config import InputError
-from training.curation.toxicity import AXES, load
+from training.curation.toxicity import load
+from training.curation.toxicity_axes import AXES
 from training.evaluation import bits
 from training.evaluation.adherence import Adherence, AdherenceConfig, prompts
 from training.evaluation.memorisation import Memorisation, MemorisationConfig

@@ -4,8 +4,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from training.corpus import COLUMNS
-from training.language import LANGUAGES, identify, languages_of, measure
+from training.curation.report import language_id_accuracy
+from training.data.documents import COLUMNS
+from training.language import LANGUAGES, identify, languages_of
 
 SENTENCES = {
     "en": "The keeper of the lighthouse climbed the narrow stairs every evening and lit the great lamp above the sea.",
@@ -64,7 +65,7 @@ def test_a_measurement_counts_what_is_found_and_what_it_is_taken_for(tmp_path):
         del row["word_count"], row["token_count"]
         row["word_count"] = 1
     pq.write_table(pa.Table.from_pylist(table), tmp_path / "a.parquet")
-    found = measure(tmp_path)
+    found = language_id_accuracy(tmp_path)
     assert found["documents"] == 11 and list(found["languages"]) == ["it", "la"]
     latin = found["languages"]["la"]
     assert (latin["documents"], latin["right"], latin["taken_for"]) == (10, 0.9, {"it": 1})

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from license_expression import get_spdx_licensing
 
 from training import registry
-from training.corpus import COLUMNS, CorpusConfig, build, read
-from training.curation import licence_labels
-from training.curation.licence_names import licensing
-from training.curation.licences import decide, decide_document
+from training.corpus import CorpusConfig, build
+from training.data import licence_labels
+from training.data.documents import COLUMNS, read_documents
+from training.data.licence_names import licensing
+from training.data.licences import decide, decide_document
 
 ROOT = Path(__file__).parents[1]
 PD = "LicenseRef-scancode-public-domain"
@@ -240,7 +241,7 @@ def test_a_corpus_is_built_through_this_gate(tmp_path):
     pq.write_table(pa.Table.from_pylist(table), tmp_path / "a.parquet")
     config = CorpusConfig(source="parquet", path=tmp_path / "a.parquet", languages=["nl"])
     content = build(config, tmp_path / "out")
-    assert [row["license"] for row in read(tmp_path / "out")] == ["CC-By", "Public Domain", PD]
+    assert [row["license"] for row in read_documents(tmp_path / "out")] == ["CC-By", "Public Domain", PD]
     refused = {"Common Crawl": 1, "no licence": 1, "non-commercial": 1, "unknown licence": 1}
     assert content["dropped"] == refused
 

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.config import InputError
-from training.corpus import read
+from training.data.documents import read_documents
+from training.data.split import author_key, hash_fraction, select_held_out, work_id
 from training.files import read_json
-from training.mixture import MixtureConfig, Rule, author, choose_held_out, mix, number, work
+from training.mixture import MixtureConfig, Rule, mix
 from training.shards import ShardsConfig, build
 
 NAMES = ["Ada", "Bo", "Cy", "Di", "Ed", "Flo", "Gus", "Hal", "Ida", "Joe", "Kim", "Lea"]
@@ -58,19 +59,19 @@ def mixed(corpus):
 
 
 def identifiers(folder):
-    return Counter(row["identifier"] for row in read(folder))
+    return Counter(row["identifier"] for row in read_documents(folder))
 
 
 def test_every_document_is_held_out_or_in_the_mixtures_as_often_as_its_rule_says(corpus, mixed):
     config, _ = mixed
     held, base, best = (identifiers(config.out / name) for name in ("held_out", "base", "best"))
-    for row in read(corpus):
+    for row in read_documents(corpus):
         key = row["identifier"]
         if held[key]:
             assert held[key] == 1 and not base[key] and not best[key]
             continue
-        half = number(key) < 0.5
-        expected = {"Novels": (1, 2 + (number(key) < 0.25)), "Tales": (1, 0), "Help": (half, 0), "Code": (0, 0)}
+        half = hash_fraction(key) < 0.5
+        expected = {"Novels": (1, 2 + (hash_fraction(key) < 0.25)), "Tales": (1, 0), "Help": (half, 0), "Code": (0, 0)}
         assert (base[key], best[key]) == expected[row["collection"]]
     assert sum(held.values()) + len(base) + sum(key not in base for key in identifiers(corpus) - held) == len(
         identifiers(corpus)
@@ -79,15 +80,17 @@ def test_every_document_is_held_out_or_in_the_mixtures_as_often_as_its_rule_says
 
 def test_documents_are_carried_over_unchanged_with_their_sources(corpus, mixed):
     config, _ = mixed
-    originals = {row["identifier"]: row for row in read(corpus)}
+    originals = {row["identifier"]: row for row in read_documents(corpus)}
     for name in ("held_out", "base", "best"):
-        assert all(row == originals[row["identifier"]] for row in read(config.out / name))
+        assert all(row == originals[row["identifier"]] for row in read_documents(config.out / name))
         assert read_json(config.out / name / "sources.json")["sources"] == [{"name": "made up"}]
 
 
 def test_no_author_of_the_held_out_part_is_in_a_mixture_whatever_the_spelling(mixed):
     config, _ = mixed
-    held, trained = ({author(r["creator"]) for r in read(config.out / n)} - {""} for n in ("held_out", "base"))
+    held, trained = (
+        {author_key(r["creator"]) for r in read_documents(config.out / n)} - {""} for n in ("held_out", "base")
+    )
     assert held and not held & trained
 
 
@@ -105,11 +108,11 @@ def test_the_choice_does_not_depend_on_the_order_and_never_splits_a_work(rows, d
         | {"creator": f"N{book}" if source % 2 else ""}
         for source, book, part in set(rows)
     ]
-    chosen = choose_held_out(documents, 0.2)
+    chosen = select_held_out(documents, 0.2)
     draw.shuffle(documents)
-    assert choose_held_out(documents, 0.2) == chosen
-    works = {work(key) for key in chosen}
-    assert chosen == {row["identifier"] for row in documents if work(row["identifier"]) in works}
+    assert select_held_out(documents, 0.2) == chosen
+    works = {work_id(key) for key in chosen}
+    assert chosen == {row["identifier"] for row in documents if work_id(row["identifier"]) in works}
 
 
 @pytest.mark.parametrize(
@@ -125,7 +128,7 @@ def test_the_choice_does_not_depend_on_the_order_and_never_splits_a_work(rows, d
     ],
 )
 def test_an_author_has_one_spelling(creator, name):
-    assert author(creator) == name
+    assert author_key(creator) == name
 
 
 def test_a_second_call_writes_nothing_and_a_changed_rule_does(mixed):

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from training.config import InputError
-from training.corpus import SCHEMA
 from training.curation import ocr
 from training.curation.report import judged, measure_ocr, spearman
+from training.data.documents import SCHEMA
 from training.files import sha256
 from training.language import LANGUAGES
 from training.noise import read as misread

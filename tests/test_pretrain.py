@@ -25,9 +25,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 from modeling_pleias import PleiasForCausalLM
 from training import checkpoint, pretrain
 from training.config import InputError, parse
-from training.corpus import LANGUAGES, SCHEMA, CorpusConfig
+from training.corpus import CorpusConfig
+from training.data.documents import SCHEMA
 from training.files import read_json, sha256
 from training.guard import GuardConfig
+from training.language import LANGUAGES
 from training.loader import Shards, batch_windows
 from training.metrics import read_metrics
 from training.prepare import DataConfig

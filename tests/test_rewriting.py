@@ -26,7 +26,8 @@ from training.curation.rewriting import (
     rewrite,
     sentences,
 )
-from training.curation.toxicity import passages, verdict
+from training.curation.toxicity import verdict
+from training.curation.toxicity_axes import passages
 from training.language import LANGUAGES
 
 SCORER = LexiconScorer()

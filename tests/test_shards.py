@@ -20,9 +20,11 @@ from tokenizers import Tokenizer
 from modeling_pleias import PleiasTokenizer
 from modeling_pleias.tokenization_pleias import BASE_TOKENS, DOCUMENT_TOKENS
 from training.config import InputError
-from training.corpus import read
+from training.data.documents import read_documents
+from training.data.shard_files import shard_files, tokenizer_facts
+from training.data.split import in_validation_split
 from training.files import read_json, sha256, write_json
-from training.shards import ShardsConfig, build, held_out, origin, shard_file, shard_files, tokenizer_facts
+from training.shards import ShardsConfig, build, origin, shard_file
 
 REPOSITORY = Path(__file__).parent.parent
 BOS, EOS = 1, 2
@@ -67,7 +69,7 @@ def test_every_document_of_the_corpus_is_in_one_shard_whole_delimited_and_gives_
             assert name["identifier"] not in found
             found[name["identifier"]] = text, name["language"], name["license"], name["collection"]
     columns = ("text", "language", "license", "collection")
-    assert found == {row["identifier"]: tuple(row[c] for c in columns) for row in read(tiny_corpus)}
+    assert found == {row["identifier"]: tuple(row[c] for c in columns) for row in read_documents(tiny_corpus)}
 
 
 def test_datatrove_reads_the_same_tokens_and_document_ends(tiny_shards, manifest):
@@ -120,7 +122,7 @@ def test_any_text_comes_back_exactly_and_written_out_special_tokens_are_text(
 
 
 def test_any_token_leads_back_to_its_document(tiny_corpus, tiny_shards, manifest, tokenizer):
-    texts = {row["identifier"]: row["text"] for row in read(tiny_corpus)}
+    texts = {row["identifier"]: row["text"] for row in read_documents(tiny_corpus)}
     for shard in manifest["shards"]:
         ends, names = np.cumsum([row["tokens"] for row in named(tiny_shards, shard)]), named(tiny_shards, shard)
         tokens = np.fromfile(tiny_shards / shard["file"], "<u2")
@@ -148,7 +150,9 @@ def test_the_account_is_the_sum_of_what_the_files_hold(tiny_corpus, tiny_shards,
     assert sum(row["tokens"] for row in account.values()) == sum(
         (tiny_shards / shard["file"]).stat().st_size // 2 for shard in manifest["shards"]
     )
-    assert sum(row["bytes"] for row in account.values()) == sum(len(row["text"].encode()) for row in read(tiny_corpus))
+    assert sum(row["bytes"] for row in account.values()) == sum(
+        len(row["text"].encode()) for row in read_documents(tiny_corpus)
+    )
 
 
 def test_the_manifest_names_tokenizer_shards_and_sources(tiny_corpus, tiny_tokenizer, tiny_shards, manifest):
@@ -182,20 +186,20 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.1, 0.5, 1.0])
 def test_the_held_out_share_is_the_one_asked_for(share):
     n = 50_000
-    count = sum(held_out(f"document {i}", share) for i in range(n))
+    count = sum(in_validation_split(f"document {i}", share) for i in range(n))
     assert abs(count - share * n) <= 4 * (n * share * (1 - share)) ** 0.5
 
 
 def test_a_larger_share_holds_out_what_the_smaller_one_did():
     names = [f"document {i}" for i in range(5000)]
-    few, many = ({name for name in names if held_out(name, share)} for share in (0.05, 0.2))
+    few, many = ({name for name in names if in_validation_split(name, share)} for share in (0.05, 0.2))
     assert few < many
 
 
 def test_by_creator_an_author_is_held_out_whole(tiny_corpus, tiny_tokenizer, tmp_path):
     options = {"corpus": tiny_corpus, "tokenizer": tiny_tokenizer, "validation_by": "creator", "workers": 2}
     built = build(ShardsConfig(**options, out=tmp_path, validation=0.3))
-    creators = {row["identifier"]: row["creator"] for row in read(tiny_corpus)}
+    creators = {row["identifier"]: row["creator"] for row in read_documents(tiny_corpus)}
     split = {"train": set(), "validation": set()}
     for shard in built["shards"]:
         split[shard["split"]] |= {creators[row["identifier"]] for row in named(tmp_path, shard)}

@@ -18,13 +18,13 @@ from rapidfuzz.distance import Levenshtein
 from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
 from modeling_pleias.tokenization_pleias import DOCUMENT_TOKENS
 from training.config import InputError
+from training.data.split import held_out_groups
 from training.generation import complete
 from training.intervals import interval
 from training.tasks import ocr, pages
 from training.tasks.drills import WORD
 from training.tasks.near import NearInput
 from training.tasks.ocr import STOP, OcrData, format_ocr, parse_ocr, score
-from training.tasks.sources import held_out
 from training.tasks.windows import cut_pair, over_windows, spans
 
 TEXTS = st.one_of(st.text(), st.lists(st.sampled_from([*DOCUMENT_TOKENS, "a ", "\n"]), max_size=5).map("".join))
@@ -308,10 +308,10 @@ def test_the_author_of_a_pair_is_read_in_its_source(source, group):
 
 def test_held_out_groups_are_whole_and_do_not_depend_on_the_order_of_rows():
     rows = [(f"l{i % 2}", f"author {i % 17}") for i in range(400)]
-    chosen = held_out(rows, 0.2, seed=0)
-    assert chosen == held_out(reversed(rows), 0.2, seed=0) != held_out(rows, 0.2, seed=1)
+    chosen = held_out_groups(rows, 0.2, seed=0)
+    assert chosen == held_out_groups(reversed(rows), 0.2, seed=0) != held_out_groups(rows, 0.2, seed=1)
     assert 0.2 <= sum(group in chosen for _, group in rows) / len(rows) < 0.35
-    assert held_out([("la", "one")] * 9 + [("la", "other")], 0.3, seed=0) == {"other"}  # one wrote most of it
+    assert held_out_groups([("la", "one")] * 9 + [("la", "other")], 0.3, seed=0) == {"other"}  # one wrote most of it
 
 
 # The metric ---------------------------------------------------------------------------------------

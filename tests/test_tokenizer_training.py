@@ -13,10 +13,11 @@ from modeling_pleias.tokenization_pleias import BASE_TOKENS, DOCUMENT_TOKENS
 from training import noise
 from training.bench.tokenizers import BenchConfig, gather
 from training.config import InputError, named_config, parse
-from training.corpus import COLUMNS
+from training.data.documents import COLUMNS
+from training.data.split import in_tokenizer_evaluation
 from training.tokenizer import TokenizerConfig, mixed, shares, train
 from training.tokenizer_report import compare, measure, open_tokenizer
-from training.words import Source, held_out, weigh
+from training.words import Source, weigh
 
 SYLLABLES = {
     "French": "la le ment tion ou eur est que pré ché ain oir".split(),
@@ -83,7 +84,7 @@ def test_the_program_trains_as_the_function_does_and_reports_on_what_it_held_out
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     report = json.loads((tmp_path / "b" / "report.json").read_text(encoding="utf-8"))["tokenizers"]["pleias"]
     out = [r for path in corpus.glob("fr.parquet") for r in pq.read_table(path).to_pylist()]
-    out = [r for r in out if r["open_type"] == "Open Culture" and held_out(r, share=0.3, seed=5)]
+    out = [r for r in out if r["open_type"] == "Open Culture" and in_tokenizer_evaluation(r, share=0.3, seed=5)]
     assert report["kinds"]["old"]["fr"]["words"] == sum(len(r["text"].split()) for r in out) > 0
 
 
@@ -120,15 +121,17 @@ def test_weights_and_caps_move_the_shares(corpus, tmp_path):
 
 def test_an_author_is_held_out_whole_and_never_read(tmp_path):
     rows = [row(f"common mot{i % 50}x", "French", i, creator=f"author {i % 50}") for i in range(200)]
-    kept_out = {r["creator"] for r in rows if held_out(r, share=0.2, seed=1)}
+    kept_out = {r["creator"] for r in rows if in_tokenizer_evaluation(r, share=0.2, seed=1)}
     assert 0 < len(kept_out) < 25
-    assert all(held_out(r, share=0.2, seed=1) == (r["creator"] in kept_out) for r in rows)
+    assert all(in_tokenizer_evaluation(r, share=0.2, seed=1) == (r["creator"] in kept_out) for r in rows)
     (pieces,) = weigh(write_corpus(tmp_path, rows), power=1.0, held_out=0.2, seed=1).values()
     unseen = {f" mot{author.split()[1]}x" for author in kept_out}
     assert not any(piece.startswith(" mot") and piece in unseen for piece in pieces)
-    assert pieces["common"] == 200 - sum(held_out(r, share=0.2, seed=1) for r in rows)
+    assert pieces["common"] == 200 - sum(in_tokenizer_evaluation(r, share=0.2, seed=1) for r in rows)
     law = row("x", "French", 1, open_type="Open Government", creator="The State", identifier="a/law.md#part001")
-    assert held_out(law, share=0.2, seed=1) == held_out(law | {"identifier": "a/law.md#part002"}, share=0.2, seed=1)
+    assert in_tokenizer_evaluation(law, share=0.2, seed=1) == in_tokenizer_evaluation(
+        law | {"identifier": "a/law.md#part002"}, share=0.2, seed=1
+    )
 
 
 def test_a_word_of_many_documents_outweighs_a_name_of_one(tmp_path):

@@ -15,23 +15,11 @@ from safetensors import safe_open
 from transformers import DebertaV2Config, DebertaV2Tokenizer
 
 from training.config import InputError
-from training.corpus import SCHEMA
 from training.curation.celadon import Celadon, CeladonScorer
 from training.curation.lexicon import KINDS, LexiconScorer, endings, lists, score_passage
-from training.curation.toxicity import (
-    AXES,
-    LEAST_SHARE,
-    PASSAGE,
-    POLICIES,
-    Scores,
-    action,
-    combine,
-    load,
-    measure,
-    measure_corpus,
-    passages,
-    verdict,
-)
+from training.curation.toxicity import POLICIES, action, load, measure, measure_corpus, verdict
+from training.curation.toxicity_axes import AXES, LEAST_SHARE, PASSAGE, Scores, combine, passages
+from training.data.documents import SCHEMA
 from training.language import LANGUAGES
 
 # Language -> what must be found, on which axis, and a sentence of nearly the same words that must pass.

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from modeling_pleias import PleiasTokenizer
 from training.bench.trace import TraceBench, measure
 from training.config import InputError
-from training.curation.licences import decide
+from training.data.licences import decide
+from training.data.shard_files import TOKEN
 from training.files import read_json
-from training.shards import TOKEN, ShardsConfig
+from training.shards import ShardsConfig
 from training.shards import build as build_shards
 from training.suffix_array import BREAK, SHORTEST, Block, anchors, suffix_array
 from training.trace import Span, copied_characters, copied_share, main, open_index

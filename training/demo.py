@@ -26,9 +26,9 @@ from rich.table import Table
 
 from . import shards
 from .config import CONFIGS, InputError, parse, program
-from .corpus import LANGUAGES
 from .curation import page
 from .files import read_json
+from .language import LANGUAGES
 from .metrics import read_metrics
 from .prepare import prepare
 from .recipe import PretrainConfig

@@ -27,10 +27,10 @@ from transformers import AutoTokenizer
 from modeling_pleias import PleiasForCausalLM
 
 from .config import InputError, parse, program
+from .data.shard_files import TOKEN, tokenizer_facts
 from .files import START, write_json
 from .loader import Shards
 from .recipe import PretrainConfig
-from .shards import TOKEN, tokenizer_facts
 
 SMOOTHING = 0.875  # power of the counts in what is expected by chance: pairs of rare tokens weigh less
 RARE = 3  # a token seen less often says nothing about its place, and keeps its drawn embedding

@@ -1,9 +1,6 @@
 """Which of the eight languages a text is in, and which paragraphs of a document are not in its language."""
 
-from collections import Counter
 from functools import cache
-from pathlib import Path
-from time import perf_counter
 from typing import NamedTuple
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
@@ -94,37 +91,3 @@ def languages_of(text: str) -> Languages:
             judged += 1
             foreign += found != language and sure >= FOREIGN_CONFIDENCE
     return Languages(language, confidence, 1 - foreign / judged if judged else 1.0)
-
-
-def measure(corpus: Path) -> dict:
-    """How often `languages_of` finds the language that a corpus states.
-
-    Returns:
-        `languages`: for each ISO code its documents, the share of them found right, the mean share of paragraphs in
-        the language, and what the others were taken for; `documents`, `megabytes`, `seconds` of identification.
-    """
-    from .corpus import read  # which itself needs this module
-
-    seen, shares, size, seconds = {code: Counter() for code in LANGUAGES}, Counter(), 0, 0.0
-    for row in read(corpus, languages=list(LANGUAGES), columns=["text", "language"]):
-        begun = perf_counter()
-        found = languages_of(row["text"])
-        seconds += perf_counter() - begun
-        size += len(row["text"].encode())
-        seen[CODES[row["language"]]][found.language] += 1
-        shares[CODES[row["language"]]] += found.share
-    present = {code: counts for code, counts in seen.items() if counts}
-    return {
-        "documents": sum(counts.total() for counts in present.values()),
-        "megabytes": size / 1e6,
-        "seconds": seconds,
-        "languages": {
-            code: {
-                "documents": counts.total(),
-                "right": counts[code] / counts.total(),
-                "paragraphs_in_language": shares[code] / counts.total(),
-                "taken_for": {other: n for other, n in counts.most_common() if other != code},
-            }
-            for code, counts in present.items()
-        },
-    }

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from .config import InputError
-from .corpus import LANGUAGES
+from .data.shard_files import TOKEN
 from .files import read_json, sha256
-from .shards import TOKEN
+from .language import LANGUAGES
 
 ROUNDS = 4  # of the Feistel network; Luby and Rackoff: four make a strong pseudo-random permutation
 

@@ -15,13 +15,10 @@ import re
 import shlex
 import shutil
 import sys
-import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
-from hashlib import blake2b
 from pathlib import Path
 
 import pyarrow as pa
@@ -29,13 +26,12 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from .config import InputError, parse, program
-from .corpus import ROW_GROUP_BYTES, SCHEMA, corpus_files, read
+from .data.documents import ROW_GROUP_BYTES, SCHEMA, corpus_files, read_documents
+from .data.split import hash_fraction, select_held_out
 from .files import fingerprint, read_json, sha256, write_json
 from .language import CODES, LANGUAGES
 
 HELD_OUT = "held_out"
-AUTHORS = 10  # a source with fewer names (an office, a company, none) is held out by work and not by author
-LARGEST = 0.1  # share of a source above which an author is not held out: too much text would be lost
 
 
 @dataclass
@@ -79,64 +75,6 @@ class MixtureConfig:
     out: Path
     mixtures: dict[str, list[Rule]] = field(default_factory=lambda: {"train": []})
     held_out: float = 0.01
-
-
-def number(key: str) -> float:
-    """A number in [0, 1) that looks random, the same for the same key in every run and on every machine."""
-    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
-
-
-def work(identifier: str) -> str:
-    """What a document is a part of: long works are stored in parts named `WORK#part007`."""
-    return re.sub(r"#part\d+$", "", identifier)
-
-
-def author(creator: str) -> str:
-    """A creator's family name, spelt one way: sources differ in the order of names, accents and dates.
-
-    Authors who share a family name count as one, so that none is held out in one source and trained on in another.
-    """
-    name = re.sub(r"\(.*?\)|\[.*?\]|\d[\d-]*", " ", creator)
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
-    words = plain.split(",")[0].split()
-    return words[-1] if words else ""
-
-
-def choose_held_out(documents: Iterable[dict], share: float) -> set[str]:
-    """Identifiers of `share` of the documents of each source (language and collection), in whole works.
-
-    Where a source names at least `AUTHORS` authors they go as a whole, and with them what other such sources have of
-    theirs. Which go is decided by a hash, so it does not change with the order of documents.
-
-    Args:
-        documents: dicts with identifier, collection, language and creator.
-    """
-    sources: dict[tuple, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    authors: dict[tuple, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for document in documents:
-        source = document["language"], document["collection"]
-        sources[source][work(document["identifier"])].append(document["identifier"])
-        if name := author(document["creator"] or ""):
-            authors[source][name].append(document["identifier"])
-    named = {source: groups for source, groups in authors.items() if len(groups) >= AUTHORS}
-    chosen: set[str] = set()
-    gone: set[str] = set()
-    for source in sorted(sources):
-        total = sum(map(len, sources[source].values()))
-        groups = named.get(source, sources[source])
-        held, target = 0, share * total
-        for key in sorted(groups, key=number):
-            if held >= target or target < 0.5:
-                break
-            if len(groups[key]) <= max(1, LARGEST * total):
-                held += len(groups[key])
-                chosen.update(groups[key])
-                if source in named:
-                    gone.add(key)
-    for groups in named.values():
-        for name in gone & set(groups):
-            chosen.update(groups[name])
-    return chosen
 
 
 class CorpusParts:
@@ -203,17 +141,17 @@ def mix(config: MixtureConfig) -> dict[str, list[dict]]:
     building = config.out / ".building"
     shutil.rmtree(building, ignore_errors=True)
     columns = ["identifier", "collection", "language", "creator"]
-    chosen = choose_held_out(read(config.corpus, columns=columns), config.held_out)
+    chosen = select_held_out(read_documents(config.corpus, columns=columns), config.held_out)
     with ExitStack() as stack:
         parts = {name: CorpusParts(building / name, stack) for name in (HELD_OUT, *config.mixtures)}
-        for document in tqdm(read(config.corpus), desc="mixture", unit="document"):
+        for document in tqdm(read_documents(config.corpus), desc="mixture", unit="document"):
             size = len(document["text"].encode())
             if document["identifier"] in chosen:
                 parts[HELD_OUT].add(document, size)
                 continue
             for name, rules in config.mixtures.items():
                 epochs = next((rule.epochs for rule in rules if rule.matches(document)), 1)
-                for _ in range(int(epochs) + (number(document["identifier"]) < epochs % 1)):
+                for _ in range(int(epochs) + (hash_fraction(document["identifier"]) < epochs % 1)):
                     parts[name].add(document, size)
         for part in parts.values():
             for waiting in [name for name, rows in part.rows.items() if rows]:

@@ -24,9 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 from .config import InputError, parse, program
+from .data.shard_files import TOKEN
 from .files import write_json
 from .metrics import PEAK_FLOPS, activation_bytes_per_token, flops_per_token, parameters, tokens_per_second
-from .shards import TOKEN
 from .tuning.memory import GPUS, finetune_plan
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help does not need it

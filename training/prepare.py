@@ -6,7 +6,8 @@ from typing import Literal
 
 from . import corpus, shards, tokenizer
 from .config import parse
-from .corpus import CorpusConfig, corpus_files
+from .corpus import CorpusConfig
+from .data.documents import corpus_files
 from .files import read_json, sha256, write_json
 from .loader import Shards
 

@@ -35,6 +35,7 @@ from modeling_pleias import PleiasForCausalLM
 from . import checkpoint, parallel, trackers
 from .compute import NextTokenLoss, compile_layers, compute_dtype, flush_denormals, keep_memory, to_compute
 from .config import InputError, parse, program
+from .data.shard_files import tokenizer_facts
 from .files import START, model_sha256
 from .guard import Guard, finite
 from .launch import complete_launch
@@ -46,7 +47,6 @@ from .recipe import PretrainConfig, Stage
 from .record import RunRecord
 from .sampled import CandidateDraw
 from .samples import samples
-from .shards import tokenizer_facts
 from .shrink import shrunk
 from .stopping import STOPPED, StopSignal, stop_with_the_launcher
 from .summary import peak_memory, summarise

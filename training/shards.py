@@ -16,13 +16,11 @@ import multiprocessing
 import os
 import shlex
 import sys
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO, Literal
 from urllib.parse import quote
@@ -34,21 +32,23 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from .config import InputError, parse, program
-from .corpus import corpus_files, read
-from .curation.licences import decide
+from .data.documents import corpus_files, read_documents
+from .data.shard_files import (
+    ACCOUNT,
+    DOCUMENT_END,
+    DOCUMENTS_SCHEMA,
+    SIDECARS,
+    SPLITS,
+    TOKEN,
+    checked,
+    shard_files,
+    tokenizer_facts,
+)
+from .data.split import in_validation_split
 from .files import atomic, fingerprint, read_json, sha256, write_json
 from .language import CODES
+from .processes import exit_with_parent
 
-TOKEN = np.dtype("<u2")
-DOCUMENT_END = np.dtype("<u8")
-SPLITS = ("train", "validation")
-ACCOUNT = ("language", "license", "collection")  # what tokens are counted by
-DOCUMENTS_SCHEMA = pa.schema(
-    [("identifier", pa.string())]
-    + [(column, pa.string()) for column in ACCOUNT]
-    + [("bytes", pa.int64()), ("tokens", pa.int64())]
-)
-SIDECARS = (".index", ".metadata", ".documents.parquet")
 BATCH_DOCUMENTS = 256
 
 
@@ -73,36 +73,6 @@ class ShardsConfig:
     validation_by: Literal["identifier", "creator"] = "identifier"
     held_out: Path | None = None
     workers: int | None = None
-
-
-def held_out(key: str, share: float) -> bool:
-    """Whether the documents with this key are validation: the same answer in every run and on every machine."""
-    return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big") < share * 2**64
-
-
-def tokenizer_facts(folder: Path) -> dict:
-    """What a manifest says of a tokenizer: sha256 of tokenizer.json, entries, ids of the two delimiters.
-
-    Raises:
-        InputError: when a file or a delimiter is missing, or an id does not fit in 16 bits.
-    """
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        if not (folder / name).is_file():
-            raise InputError(f"{folder / name} is missing: give a tokenizer's folder, or train one.")
-    backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    special = read_json(folder / "tokenizer_config.json")
-    ids = {}
-    for role in ("bos", "eos"):
-        token = special.get(f"{role}_token")
-        ids[role] = backend.token_to_id(token["content"] if isinstance(token, dict) else token) if token else None
-        if ids[role] is None:
-            raise InputError(
-                f"{folder} has no {role}_token and documents are delimited by it: name one in tokenizer_config.json."
-            )
-    entries = max(backend.get_vocab().values()) + 1
-    if entries > 2**16:
-        raise InputError(f"{folder} has {entries:,} entries; shards store 16-bit ids, so at most 65,536.")
-    return {"sha256": sha256(folder / "tokenizer.json"), "entries": entries, **ids}
 
 
 class ShardWriter:
@@ -150,23 +120,6 @@ class ShardWriter:
         ]
 
 
-def checked(document: dict, source: Path) -> dict:
-    """A document that can be accounted for: text, licence, language and identifier are there, a collection may be "".
-
-    Raises:
-        InputError: naming the document; without an open licence nothing goes into a shard.
-    """
-    document = document | {"collection": document["collection"] or ""}
-    named = f"{source} has a document ({document['identifier'] or 'unnamed'})"
-    mend = "build the corpus with training.corpus, which leaves such documents out."
-    if lacks := [name for name in ("identifier", "language", "text") if not document[name]]:
-        raise InputError(f"{named} without {' or '.join(lacks)}: {mend}")
-    where = {name: document[name] for name in ("collection", "identifier")}
-    if (licence := decide(document["license"], **where)).refused:
-        raise InputError(f"{named} whose license {licence.label!r} is not open ({licence.rule}): {mend}")
-    return document | {"bytes": len(document["text"].encode())}
-
-
 def origin(source: Path, share: float, config: ShardsConfig, facts: dict) -> dict:
     """What the shards of a corpus file are made from; `share` of its documents are validation."""
     validation = [share, config.validation_by]
@@ -206,7 +159,7 @@ def shard_file(source: Path, name: str, origin: dict, config: ShardsConfig, fact
 
         def writer(document: dict) -> ShardWriter:
             language = CODES.get(document["language"], document["language"])
-            if held_out(document[config.validation_by] or document["identifier"], share):
+            if in_validation_split(document[config.validation_by] or document["identifier"], share):
                 key = f"validation/{name}.{quote(language, safe='')}.ds", "validation", language
             else:
                 key = f"train/{name}.ds", "train", None
@@ -221,7 +174,7 @@ def shard_file(source: Path, name: str, origin: dict, config: ShardsConfig, fact
                 writer(document).add(ids, document)
 
         pending: list[dict] = []
-        for document in read(source, columns=columns):
+        for document in read_documents(source, columns=columns):
             pending.append(checked(document, source))
             if len(pending) == BATCH_DOCUMENTS:
                 flush(pending)
@@ -247,17 +200,6 @@ def shard_file(source: Path, name: str, origin: dict, config: ShardsConfig, fact
     return record
 
 
-def shard_files(shard: dict) -> list[str]:
-    """The four files of a shard, relative to the manifest."""
-    return [shard["file"] + suffix for suffix in ("", *SIDECARS)]
-
-
-def end_with_parent() -> None:
-    """In a worker: exit when the parent is gone, which else, killed, would leave it waiting for work for ever."""
-    parent = multiprocessing.parent_process()
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-
-
 def shard_all(
     todo: list[tuple[Path, str]], origins: dict[str, dict], config: ShardsConfig, facts: dict, *, workers: int
 ) -> dict[str, dict]:
@@ -265,7 +207,7 @@ def shard_all(
     records: dict[str, dict] = {}
     # Spawned, not forked: the caller may hold threads and locks.
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=end_with_parent) as pool:
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=exit_with_parent) as pool:
         jobs = {pool.submit(shard_file, source, name, origins[name], config, facts): name for source, name in todo}
         try:
             for job in tqdm(as_completed(jobs), total=len(jobs), desc="shards", unit="file"):

@@ -14,9 +14,10 @@ import regex
 from tokenizers import Tokenizer
 
 from .config import InputError
-from .corpus import corpus_files
+from .data.documents import corpus_files
+from .data.split import in_tokenizer_evaluation, register
 from .language import CODES, LANGUAGES
-from .words import documents, held_out, register
+from .words import documents
 
 Texts = dict[str, dict[str, list[str]]]  # kind of text -> language -> texts
 CHARACTERS = 300_000  # measured of each kind and language, from documents evenly spaced
@@ -42,7 +43,7 @@ def held_out_texts(corpus: Path, *, share: float, seed: int) -> Texts:
     texts: Texts = {}
     for path in corpus_files(corpus):
         for document in documents(path):
-            if held_out(document, share=share, seed=seed):
+            if in_tokenizer_evaluation(document, share=share, seed=seed):
                 language = CODES.get(document["language"], document["language"])
                 texts.setdefault(register(document), {}).setdefault(language, []).append(document["text"])
     return texts

@@ -26,7 +26,7 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from .config import InputError, parse, program
-from .curation.licences import decide
+from .data.licences import decide
 from .files import read_json, write_json
 from .suffix_array import POSITION, SHORTEST, Block, anchors
 from .trace_index import BLOCK_FILES, FORMAT, build, token_bytes

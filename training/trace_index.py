@@ -28,9 +28,9 @@ from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from .config import InputError
+from .data.shard_files import ACCOUNT, SPLITS, TOKEN, shard_files, tokenizer_facts
 from .files import atomic, fingerprint, read_json, sha256, write_json
 from .loader import Shards
-from .shards import ACCOUNT, SPLITS, TOKEN, shard_files, tokenizer_facts
 from .suffix_array import BREAK, suffix_array
 
 FORMAT = 1  # of the files; raised when an older index can no longer be read

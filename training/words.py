@@ -1,6 +1,5 @@
 """Weigh the pieces of text that byte-pair merging starts from, by language, register and collection, in parallel."""
 
-import hashlib
 import multiprocessing
 import os
 from collections import Counter, defaultdict
@@ -9,19 +8,18 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import regex
 from tqdm import tqdm
 
-from .corpus import corpus_files, read
+from .data.documents import corpus_files, read_documents
+from .data.split import Register, in_tokenizer_evaluation, register
 from .noise import aged
 
 COLUMNS = ["text", "language", "language_type", "open_type", "collection", "creator", "identifier"]
 PARALLEL_BYTES = 50_000_000  # of Parquet: for less, starting processes takes longer than they save
 AGED_CHARACTERS = 40_000  # of a document's beginning: enough for its vocabulary, and a novel does not drown a letter
-
-Register = Literal["old", "modern", "code", "noise"]
 
 
 class Source(NamedTuple):
@@ -32,28 +30,13 @@ class Source(NamedTuple):
     collection: str  # empty for noise
 
 
-def register(document: dict) -> Register:
-    """Which kind of writing a document is: code and markup; old (cultural heritage, and all Latin); or modern."""
-    if document["language_type"] == "Code":
-        return "code"
-    return "old" if document["open_type"] == "Open Culture" or document["language"] == "Latin" else "modern"
-
-
-def held_out(document: dict, *, share: float, seed: int) -> bool:
-    """Whether a document is kept for evaluation, by the hash of its author (old) or of its source file (others)."""
-    key = document["identifier"].split("#part")[0]
-    if register(document) == "old" and document["creator"]:
-        key = document["creator"]
-    return int.from_bytes(hashlib.sha256(f"{seed} {key}".encode()).digest()[:8], "big") < share * 2**64
-
-
 def documents(path: Path) -> Iterator[dict]:
     """The documents of a corpus with `COLUMNS`; what a file lacks is an empty string.
 
     Raises:
-        InputError: see `corpus.read`.
+        InputError: see `data.documents.read_documents`.
     """
-    for row in read(path, columns=COLUMNS):
+    for row in read_documents(path, columns=COLUMNS):
         yield {column: row[column] or "" for column in COLUMNS}
 
 
@@ -69,7 +52,7 @@ def _weigh_file(path: Path, power: float, noise: bool, share: float, seed: int) 
             total[piece] += count**power
 
     for document in documents(path):
-        if held_out(document, share=share, seed=seed):
+        if in_tokenizer_evaluation(document, share=share, seed=seed):
             continue
         kind = register(document)
         add(Source("" if kind == "code" else document["language"], kind, document["collection"]), document["text"])

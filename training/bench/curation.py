@@ -24,8 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..config import InputError, parse, program
-from ..corpus import ROW_GROUP_BYTES, SCHEMA, corpus_files, read
 from ..curation.page import table
+from ..data.documents import ROW_GROUP_BYTES, SCHEMA, corpus_files, read_documents
 from ..files import read_json
 
 
@@ -69,7 +69,7 @@ def documents(corpus: Path) -> Iterator[dict]:
     Shuffled text is new to the search for duplicates, and costs the other blocks what it cost before.
     """
     for copy in range(sys.maxsize):
-        draw, streams = random.Random(copy), [read(file) for file in corpus_files(corpus)]
+        draw, streams = random.Random(copy), [read_documents(file) for file in corpus_files(corpus)]
         while streams:
             for stream in list(streams):
                 row = next(stream, None)

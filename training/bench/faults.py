@@ -44,7 +44,9 @@ from tqdm import tqdm
 from .. import checkpoint
 from .. import pretrain as engine
 from ..config import parse, program
-from ..corpus import LANGUAGES, SCHEMA, CorpusConfig
+from ..corpus import CorpusConfig
+from ..data.documents import SCHEMA
+from ..language import LANGUAGES
 from ..metrics import read_metrics
 from ..prepare import DataConfig
 from ..recipe import EveryConfig, OptimizerConfig, PretrainConfig, Stage

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from ..config import parse, program
+from ..data.shard_files import TOKEN
 from ..loader import TokenStream, batch_windows
-from ..shards import TOKEN
 
 
 @dataclass

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from ..config import InputError, parse, program
-from ..shards import SPLITS, TOKEN, shard_files, tokenizer_facts
+from ..data.shard_files import SPLITS, TOKEN, shard_files, tokenizer_facts
 from ..trace import Index, open_index
 from ..trace_index import Source, sources
 

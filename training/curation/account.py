@@ -21,7 +21,7 @@ from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
 from ..config import InputError
-from ..corpus import corpus_files
+from ..data.documents import corpus_files
 from ..files import read_json, write_json
 from . import page
 from .blocks import DROPPED_SCHEMA, KEPT_SCHEMA, lost_file

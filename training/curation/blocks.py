@@ -16,7 +16,7 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
 from ..config import InputError
-from ..corpus import ROW_GROUP_BYTES, SCHEMA, stored_names
+from ..data.documents import ROW_GROUP_BYTES, SCHEMA, stored_names
 from ..files import atomic, read_json, write_json
 from ..language import CODES
 from .duplicates import digest, read_originals

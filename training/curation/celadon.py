@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoTokenizer, DebertaV2Model, DebertaV2PreTrainedModel
 
 from ..config import InputError
-from .toxicity import AXES, Scores, combine
+from .toxicity_axes import AXES, Scores, combine
 
 LEVELS = 4  # 0 to 3
 WINDOW = 512  # tokens, special ones included: what it was trained on and is run with

@@ -19,7 +19,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import setup_default_logger
 
 from ..config import InputError
-from ..shards import end_with_parent
+from ..processes import exit_with_parent
 
 Kind = Literal["local", "slurm", "ray"]
 DEATHS = 2  # a task that has taken this many workers with it is given up
@@ -63,7 +63,7 @@ class Crew:
         try:
             if worker is None:
                 spawn = multiprocessing.get_context("spawn")  # not forked: the caller may hold threads and locks
-                worker = ProcessPoolExecutor(1, mp_context=spawn, initializer=end_with_parent)
+                worker = ProcessPoolExecutor(1, mp_context=spawn, initializer=exit_with_parent)
             return worker.submit(function, *arguments).result()
         except BrokenProcessPool:
             worker = None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from .toxicity import AXES, Scores, combine, passages
+from .toxicity_axes import AXES, Scores, combine, passages
 
 WORDS = Path(__file__).with_name("toxicity.yaml")
 KINDS = "hate base deed harm be must not good they you all counter gore".split()

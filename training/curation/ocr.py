@@ -36,7 +36,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from ..config import InputError, parse, program
-from ..corpus import corpus_files
+from ..data.documents import corpus_files
+from ..data.split import register
 from ..files import atomic, fingerprint, sha256
 from ..language import LANGUAGES
 from ..noise import read as misread
@@ -247,7 +248,7 @@ def page_sources(pairs: Path) -> set[str]:
 
 def texts(corpus: Path, language: str, left_out: set[str]) -> Iterator[tuple[str, str]]:
     """The documents of a language: their part in training (old, modern or, for one in twenty, anchor), and text."""
-    from ..words import documents, register  # brings torch: seconds, which the score need not spend
+    from ..words import documents
 
     for file in corpus_files(corpus):
         for row in documents(file):

@@ -10,7 +10,7 @@ from typing import Literal
 from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster
 
 from ..config import InputError
-from ..corpus import checked_languages, corpus_files
+from ..data.documents import checked_languages, corpus_files
 from ..files import fingerprint, read_json, write_json
 from . import executors
 from .account import Count, Publish

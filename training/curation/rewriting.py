@@ -22,7 +22,8 @@ from datatrove.pipeline.inference.types import InferenceError
 from ..files import write_json
 from ..language import LANGUAGES, identify
 from .endpoint import Endpoint, Failure, Runner
-from .toxicity import Scorer, passages, verdict
+from .toxicity import verdict
+from .toxicity_axes import Scorer, passages
 
 PROMPTS = Path(__file__).with_name("rewriting.yaml")
 PROMPT_VERSION = hashlib.sha256(PROMPTS.read_bytes()).hexdigest()[:12]  # answers to other prompts are not reused

@@ -20,16 +20,15 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from ..config import InputError, parse, program
-from ..corpus import read
+from ..data.documents import read_documents
 from ..language import CODES
+from .lexicon import LexiconScorer
+from .toxicity_axes import Scorer, Scores
 
-AXES = ("race", "gender", "religion", "ability", "violence")
-PASSAGE = 2_000  # characters: about the 512 tokens that Celadon reads at once
 SEEN = ("en",)  # the languages in which errors were looked at while the offline scorer's rules were written
-LEAST_SHARE = 0.05  # of a long document's passages that must reach a level for the document to have it
 
 Verdict = Literal["none", "mild", "toxic"]
 Policy = Literal["tox", "card", "drop"]
@@ -47,27 +46,6 @@ POLICIES: dict[Policy, dict[Verdict, tuple[Action, Action]]] = {
 }
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Celadon's five axes, each 0 (none, or told objectively) to 3 (overtly promoted)."""
-
-    race: int = 0  # and origin
-    gender: int = 0  # and sex
-    religion: int = 0
-    ability: int = 0
-    violence: int = 0
-
-    @property
-    def levels(self) -> tuple[int, ...]:
-        """The five, in the order of `AXES`."""
-        return self.race, self.gender, self.religion, self.ability, self.violence
-
-    @property
-    def total(self) -> int:
-        """0 to 15."""
-        return sum(self.levels)
-
-
 def verdict(scores: Scores) -> Verdict:
     """toxic: a total of 7 or more. mild: 4 to 6, or one single 3. none: the rest (arXiv 2410.22587)."""
     if scores.total >= 7:
@@ -81,39 +59,6 @@ def action(verdict: Verdict, *, policy: Policy = "tox", corpus: Corpus = "base")
     return POLICIES[policy][verdict][corpus == "annealing"]
 
 
-class Scorer(Protocol):
-    """Scores whole documents, of any length. `name` goes into the account."""
-
-    name: str
-
-    def score(self, texts: list[str], languages: list[str]) -> list[Scores]:
-        """Texts and their ISO codes -> a Scores each."""
-
-
-def passages(text: str) -> list[str]:
-    """A text in pieces of at most `PASSAGE` characters that join to it again, cut at the end of a paragraph, sentence
-    or word where there is one in the second half."""
-    pieces, start = [], 0
-    while len(text) - start > PASSAGE:
-        half, end = start + PASSAGE // 2, start + PASSAGE
-        cuts = (text.rfind(mark, half, end) + len(mark) for mark in ("\n\n", ". ", "\n", " "))
-        cut = next((cut for cut in cuts if cut > half), end)
-        pieces.append(text[start:cut])
-        start = cut
-    return [*pieces, text[start:]]
-
-
-def combine(scored: list[Scores]) -> Scores:
-    """A document's Scores from those of its passages: of each axis, the highest level that enough of them reach.
-
-    Enough is one passage in a document of up to thirty (so the highest counts), and `LEAST_SHARE` of them in longer
-    ones: one slur in a whole novel would otherwise take the novel out.
-    """
-    enough = max(1, round(LEAST_SHARE * len(scored)))
-    levels = zip(*(scores.levels for scores in scored), strict=True)
-    return Scores(*(sorted(level)[-enough] for level in levels))
-
-
 def load(name: str = "lexicon", *, device: str = "cpu") -> Scorer:
     """The scorer of a name: `lexicon` (offline), or a Celadon checkpoint by its name on the Hub or its folder.
 
@@ -121,10 +66,8 @@ def load(name: str = "lexicon", *, device: str = "cpu") -> Scorer:
         InputError: when there is no such checkpoint.
     """
     if name == "lexicon":
-        from .lexicon import LexiconScorer  # here: it needs the contract above
-
         return LexiconScorer()
-    from .celadon import CeladonScorer  # here: it needs torch, and the contract above
+    from .celadon import CeladonScorer  # lazy import: torch takes seconds
 
     return CeladonScorer(name, device=device)
 
@@ -213,7 +156,7 @@ def measure_corpus(corpus: Path, scorer: Scorer | None = None, *, every: int = 2
     """
     scorer = scorer or load()
     found: dict[str, dict[str, dict]] = {}
-    for document in read(corpus, columns=["identifier", "collection", "language", "text"]):
+    for document in read_documents(corpus, columns=["identifier", "collection", "language", "text"]):
         if zlib.crc32(document["identifier"].encode()) % every:
             continue
         row = found.setdefault(document["language"], {}).setdefault(document["collection"], defaultdict(float))

@@ -9,10 +9,10 @@ import numpy as np
 import yaml
 
 from ..config import InputError
+from ..data.split import hash_fraction
 from ..files import fingerprint
 from ..intervals import Metric
 from ..language import LANGUAGES
-from ..mixture import number
 from .models import Subject
 from .texts import CODE, Text, TextConfig, by_language, describe
 
@@ -172,12 +172,12 @@ def continuations(texts: list[Text], examples: int) -> dict[str, list[dict]]:
                 end = text.text.find(" ", cut + CHOICE)
                 if 0 < cut < end:
                     pairs.append((f"{text.identifier} {i}", text.text[start:cut], text.text[cut:end]))
-        pairs.sort(key=lambda pair: number(pair[0]))
+        pairs.sort(key=lambda pair: hash_fraction(pair[0]))
         pairs = pairs[: max(examples, CHOICES)]
         rows = []
         for i, (key, context, true) in enumerate(pairs if len(pairs) >= CHOICES else []):
             others = [pairs[(i + step) % len(pairs)][2] for step in range(1, CHOICES)]
-            answer = int(number(f"answer {key}") * CHOICES)
+            answer = int(hash_fraction(f"answer {key}") * CHOICES)
             rows.append({"context": context, "choices": [*others[:answer], true, *others[answer:]], "answer": answer})
         if rows:
             found[language] = rows[:examples]

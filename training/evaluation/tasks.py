@@ -9,10 +9,10 @@ import yaml
 
 from .. import tasks
 from ..config import InputError, typed
+from ..data.split import hash_fraction
 from ..files import fingerprint
 from ..generation import complete
 from ..intervals import Metric
-from ..mixture import number
 from .models import Subject
 
 NAMES = ("ocr", "translation", "rag")
@@ -85,7 +85,7 @@ class TrainedTask:
         if not self.config.shots:
             return ""
         same = [one for one in train if one["language"] == row["language"]] or train
-        chosen = sorted(same, key=lambda one: number(f"{row['id']} {one['id']}"))[: self.config.shots]
+        chosen = sorted(same, key=lambda one: hash_fraction(f"{row['id']} {one['id']}"))[: self.config.shots]
         return "".join(f"{one['prompt']}{one['completion']}\n\n" for one in chosen)
 
 
@@ -100,5 +100,5 @@ def _evenly(rows: list[dict], count: int) -> list[dict]:
     """So many rows, as many of each language, chosen by a hash."""
     languages = sorted({row["language"] for row in rows})
     each = -(-count // max(1, len(languages)))
-    ordered = sorted(rows, key=lambda row: number(row["id"]))
+    ordered = sorted(rows, key=lambda row: hash_fraction(row["id"]))
     return [row for language in languages for row in [one for one in ordered if one["language"] == language][:each]]

@@ -11,12 +11,11 @@ import yaml
 from tokenizers import Tokenizer
 
 from ..config import InputError
-from ..corpus import checked_languages, read
+from ..data.documents import checked_languages, read_documents
+from ..data.shard_files import DOCUMENT_END, TOKEN
+from ..data.split import hash_fraction, register
 from ..files import fingerprint, read_json, sha256
 from ..language import CODES, LANGUAGES, identify
-from ..mixture import number
-from ..shards import DOCUMENT_END, TOKEN
-from ..words import register
 
 CODE = "code"  # the "language" of what is in none
 COLUMNS = ["identifier", "language", "language_type", "open_type", "collection", "text"]
@@ -111,7 +110,7 @@ def _choose(found: Iterable[Text], config: TextConfig) -> list[Text]:
     chosen: list[Text] = []
     for language in (*LANGUAGES, CODE):
         room = config.bytes_per_language
-        for text in sorted(kept[language], key=lambda text: number(text.identifier)):
+        for text in sorted(kept[language], key=lambda text: hash_fraction(text.identifier)):
             if len(text.text.encode()) > room:
                 text = replace(text, text=shorten(text.text, room))  # the last one fills it
             room -= len(text.text.encode())
@@ -145,7 +144,7 @@ def _text_files(path: Path) -> Iterator[Text]:
 
 
 def _parquet(path: Path) -> Iterator[Text]:
-    for row in read(path, columns=COLUMNS):
+    for row in read_documents(path, columns=COLUMNS):
         row = {name: value or "" for name, value in row.items()}
         yield Text(row["identifier"], _language(row), row["collection"], register(row), row["text"])
 
@@ -193,7 +192,9 @@ def _registers(corpora: list[Path]) -> dict[str, tuple[str, str]]:
     columns = ["identifier", "language", "language_type", "open_type"]
     for corpus in corpora:
         if any(corpus.rglob("*.parquet")):
-            rows = ({name: value or "" for name, value in row.items()} for row in read(corpus, columns=columns))
+            rows = (
+                {name: value or "" for name, value in row.items()} for row in read_documents(corpus, columns=columns)
+            )
             return {row["identifier"]: (_language(row), register(row)) for row in rows}
     return {}
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from ..curation.toxicity import AXES, Scores, load, verdict
+from ..curation.toxicity import load, verdict
+from ..curation.toxicity_axes import AXES, Scores
 from ..files import fingerprint
 from ..intervals import Metric, ratio
 from ..language import LANGUAGES

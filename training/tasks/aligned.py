@@ -23,10 +23,11 @@ from tqdm import tqdm
 
 from .. import registry
 from ..config import InputError
-from ..corpus import corpus_files, default_cache
+from ..data.documents import corpus_files
 from ..files import atomic, fingerprint
 from ..language import FOREIGN_CONFIDENCE, JUDGED_LETTERS, LANGUAGES, identify
 from ..readers import one_line
+from ..registry import default_cache
 from .sources import read_columns
 
 COLUMNS = ["id", "source", "license", *LANGUAGES]

@@ -11,9 +11,9 @@ from typing import Any, Literal
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..config import InputError, typed
+from ..data.split import hash_fraction
 from ..generation import complete
 from ..intervals import Metric, ratio
-from ..mixture import number
 from .markers import escape, unescape
 from .sources import read_rows
 
@@ -145,11 +145,13 @@ def rows(data: InstructData) -> dict[str, list[dict]]:
     made: dict[str, list[dict]] = {"train": [], "held_out": []}
     for row in _read(data.path) if data.path else ():
         first = next(turn["content"] for turn in row["messages"] if turn["role"] == "user")
-        made["held_out" if number(f"{data.seed}/{first}") < data.held_out else "train"].append(_row(row))
+        made["held_out" if hash_fraction(f"{data.seed}/{first}") < data.held_out else "train"].append(_row(row))
     for task in data.tasks:
         for name, some in _of_task(task, data).items():
             made[name] += some
-    return {name: sorted(some, key=lambda row: number(f"{data.seed}/{row['id']}")) for name, some in made.items()}
+    return {
+        name: sorted(some, key=lambda row: hash_fraction(f"{data.seed}/{row['id']}")) for name, some in made.items()
+    }
 
 
 def _row(row: dict) -> dict:

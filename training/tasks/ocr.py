@@ -17,17 +17,17 @@ from rapidfuzz.distance import Levenshtein
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..config import InputError
-from ..corpus import checked_languages, corpus_files, read
-from ..curation.licences import decide
+from ..data.documents import checked_languages, corpus_files, read_documents
+from ..data.licences import decide
+from ..data.split import author_key, hash_fraction, held_out_groups, work_id
 from ..generation import complete
 from ..intervals import Metric, ratio
-from ..mixture import author, number, work
 from ..noise import ERROR_RATES
 from ..noise import read as misread
 from .drills import jumbled
 from .markers import escape, unescape
 from .near import NearInput, is_byte_level
-from .sources import corpus_folder, held_out, read_columns
+from .sources import corpus_folder, read_columns
 from .windows import cut_pair, over_windows
 
 NAME = "ocr"
@@ -143,7 +143,7 @@ def rows(data: OcrData) -> dict[str, list[dict]]:
     mixed = {"train": _mixed(train, data.seed), "held_out": _mixed(apart, data.seed)}
     mixed["held_out"] = _evenly(mixed["held_out"], int(data.held_out_rows / (1 + data.clean)))
     for name, some in mixed.items():
-        already_right = (row for row in some if number(f"clean/{data.seed}/{row['id']}") < data.clean)
+        already_right = (row for row in some if hash_fraction(f"clean/{data.seed}/{row['id']}") < data.clean)
         clean = [
             _row({**row, "id": f"{row['id']}/clean"}, row["truth"], row["truth"], kind="clean")
             for row in already_right
@@ -179,9 +179,9 @@ def read_pairs(path: Path, languages: list[str]) -> Iterator[dict]:
 def group_of(source: str) -> str:
     """The author of a pair's text where its source names one, `... by NAME` or a file `ELT01_Name`; else the work."""
     origin, _, creator = (source.partition("text from ")[2] or source).partition(" by ")
-    stem = work(origin).rpartition("/")[2].removesuffix(".xml")
+    stem = work_id(origin).rpartition("/")[2].removesuffix(".xml")
     named = re.match(r"[A-Z]+\d+_([^\W\d_]+)", stem)
-    return author(creator) or (named[1].lower() if named else stem)
+    return author_key(creator) or (named[1].lower() if named else stem)
 
 
 def _pair_rows(data: OcrData, languages: list[str]) -> tuple[list[dict], list[dict]]:
@@ -194,7 +194,7 @@ def _pair_rows(data: OcrData, languages: list[str]) -> tuple[list[dict], list[di
             f"{data.pairs} holds no {data.evaluate} pair in {', '.join(languages)}: its sources begin with "
             '"rendered page", or else are historical scans, which are for --data.evaluate historical only.'
         )
-    apart = held_out(((pair["language"], pair["group"]) for pair in rendered), data.held_out, data.seed)
+    apart = held_out_groups(((pair["language"], pair["group"]) for pair in rendered), data.held_out, data.seed)
     train = [pair for pair in rendered if pair["group"] not in apart and not decide(pair["license"]).refused]
     measured = [pair for pair in chosen if pair["kind"] == "historical" or pair["group"] in apart]
     return (
@@ -232,7 +232,7 @@ def _synthetic_rows(data: OcrData, languages: list[str], apart: set[str]) -> dic
     for language in languages:
         found = passages(folder, language, count=drawn, size=data.window, seed=data.seed)
         found = [row for row in found if row["group"] not in apart]
-        chosen = held_out(((language, row["group"]) for row in found), data.held_out, data.seed)
+        chosen = held_out_groups(((language, row["group"]) for row in found), data.held_out, data.seed)
         for name, rows in made.items():
             mine = (row for row in found if (row["group"] in chosen) == (name == "held_out"))
             for row in islice(mine, wanted[name]):
@@ -253,12 +253,12 @@ def passages(folder: Path, language: str, *, count: int, size: int, seed: int) -
         dicts of id, language, source (the document), creator, license, group (what goes whole into training or not)
         and text, of at most `size` characters.
     """
-    total = sum(1 for _ in read(folder, languages=[language], columns=["identifier"]))
+    total = sum(1 for _ in read_documents(folder, languages=[language], columns=["identifier"]))
     share = 2 * count / max(total, 1)  # not every document has a passage
     found, columns = [], ["identifier", "license", "creator", "text"]
-    for document in read(folder, languages=[language], columns=columns):
+    for document in read_documents(folder, languages=[language], columns=columns):
         key = f"{seed}/{document['identifier']}"
-        if number(key) >= share or decide(document["license"]).refused:
+        if hash_fraction(key) >= share or decide(document["license"]).refused:
             continue
         draw = random.Random(key)
         texts = list(in_lines(document["text"], size, draw.randint(45, 75)))
@@ -269,7 +269,7 @@ def passages(folder: Path, language: str, *, count: int, size: int, seed: int) -
                 "source": document["identifier"],
                 "creator": document["creator"] or "",
                 "license": document["license"],
-                "group": author(document["creator"] or "") or work(document["identifier"]),
+                "group": author_key(document["creator"] or "") or work_id(document["identifier"]),
                 "text": texts[i],
             }
             for i in draw.sample(range(len(texts)), min(PASSAGES, len(texts)))
@@ -277,7 +277,7 @@ def passages(folder: Path, language: str, *, count: int, size: int, seed: int) -
     authors = Counter(row["group"] for row in found)
     for row in found:  # who wrote most of a language's text, as the translator of a Bible, is held out by work
         if authors[row["group"]] > len(found) / 2:
-            row["group"] = work(row["source"])
+            row["group"] = work_id(row["source"])
     return _mixed(found, seed)
 
 
@@ -298,7 +298,7 @@ def in_lines(text: str, size: int, width: int) -> Iterator[str]:
 
 def _mixed(some: list[dict], seed: int) -> list[dict]:
     """Rows in an order that looks random and never changes."""
-    return sorted(some, key=lambda row: number(f"{seed}/{row['id']}"))
+    return sorted(some, key=lambda row: hash_fraction(f"{seed}/{row['id']}"))
 
 
 def _evenly(some: list[dict], count: int) -> list[dict]:

@@ -32,7 +32,7 @@ from rapidfuzz.distance import Levenshtein
 from tqdm import tqdm
 
 from ..config import InputError, parse, program
-from ..corpus import checked_languages
+from ..data.documents import checked_languages
 from ..files import atomic, write_json
 from .ocr import PAIR_COLUMNS, passages
 from .sources import corpus_folder

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..config import InputError
-from ..corpus import checked_languages, corpus_files
+from ..data.documents import checked_languages, corpus_files
+from ..data.split import held_out_groups
 from ..generation import complete
 from ..intervals import Metric
 from ..language import JUDGED_LETTERS, identify
@@ -25,7 +26,6 @@ from .rag_formats import STOP, Citation, Format, Response, format_prompt, parse_
 from .rag_pages import pages, passages
 from .rag_quotes import QuotesFromSources
 from .rag_rows import drills, make, phrases, read_own
-from .sources import held_out
 
 NAME = "rag"
 HIGHER_IS_BETTER = True
@@ -116,7 +116,7 @@ def _is_own(path: Path | None) -> bool:
 
 def _own(data: RagData, languages: list[str]) -> dict[str, list[dict]]:
     read = [row for row in read_own(data.path, data.format) if row["language"] in languages]
-    apart = held_out(((row["language"], row["source"]) for row in read), data.held_out, data.seed)
+    apart = held_out_groups(((row["language"], row["source"]) for row in read), data.held_out, data.seed)
     return {
         "train": [row for row in read if row["source"] not in apart],
         "held_out": [row for row in read if row["source"] in apart],
@@ -125,7 +125,7 @@ def _own(data: RagData, languages: list[str]) -> dict[str, list[dict]]:
 
 def _made(data: RagData, languages: list[str]) -> dict[str, list[dict]]:
     told = passages(pages(data.path, languages), data.source_words, data.answer_words)
-    apart = held_out(((one.language, one.page) for one in told), data.held_out, data.seed)
+    apart = held_out_groups(((one.language, one.page) for one in told), data.held_out, data.seed)
     parts = {
         "train": ([one for one in told if one.page not in apart], data.train_rows),
         "held_out": ([one for one in told if one.page in apart], data.held_out_rows),

@@ -18,10 +18,11 @@ import regex
 
 from .. import registry
 from ..config import InputError
-from ..corpus import default_cache, read
-from ..curation.licences import decide_document
+from ..data.documents import read_documents
+from ..data.licences import decide_document
 from ..files import atomic
 from ..language import CODES
+from ..registry import default_cache
 
 # Collections whose pages open with what their title is; names as in corpora made from registries, and in others.
 COLLECTIONS = ("Wikipedia", "Klexikon", "* help", "Debian installation guide", "Vulgata Clementina")
@@ -65,7 +66,7 @@ def pages(path: Path | None, languages: list[str]) -> Iterator[dict]:
         InputError: when no package can be had.
     """
     if path is not None:
-        for row in read(path, languages=languages):
+        for row in read_documents(path, languages=languages):
             if any(fnmatchcase(row["collection"], one) for one in COLLECTIONS) and not decide_document(row).refused:
                 yield {**row, "language": CODES[row["language"]], "page": row["identifier"]}
         return

@@ -1,16 +1,14 @@
-"""What rows are made from: a corpus folder, of registries unless given, or files of rows; and what is held out."""
+"""Sources of task rows: a corpus folder, built from package registries unless one is given, or files of rows."""
 
 import json
-from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..config import InputError
-from ..corpus import CorpusConfig, build, default_cache
-from ..mixture import number
+from ..corpus import CorpusConfig, build
+from ..registry import default_cache
 
 MEGABYTES = 2.0  # per language, of the corpus that is made when none is given: more than a short fine-tuning reads
 
@@ -55,27 +53,3 @@ def read_columns(file: Path, columns: list[str], expected: str) -> list[dict]:
     if missing := [name for name in columns if name not in table.column_names]:
         raise InputError(f"{file} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}: {expected}")
     return table.select(columns).to_pylist()
-
-
-def held_out(groups: Iterable[tuple[str, str]], share: float, seed: int) -> set[str]:
-    """Groups, such as authors, that no training row may come from: about `share` of the rows of each language.
-
-    Groups go whole, in an order that depends on the seed and their names alone. A group that holds more than half of
-    its language's rows stays in training.
-
-    Args:
-        groups: (language, group) of each row.
-    """
-    sizes: dict[str, Counter] = {}
-    for language, group in groups:
-        sizes.setdefault(language, Counter())[group] += 1
-    chosen: set[str] = set()
-    for _, counts in sorted(sizes.items()):
-        target, had = share * counts.total(), sum(counts[group] for group in chosen)
-        for group in sorted(counts, key=lambda group: number(f"{seed}/{group}")):
-            if had >= target:
-                break
-            if group not in chosen and counts[group] <= counts.total() / 2:
-                chosen.add(group)
-                had += counts[group]
-    return chosen

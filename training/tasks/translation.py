@@ -19,15 +19,14 @@ from sacrebleu.metrics import BLEU, CHRF
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..config import InputError
-from ..corpus import checked_languages
-from ..curation.licences import decide
+from ..data.documents import checked_languages
+from ..data.licences import decide
+from ..data.split import hash_fraction, held_out_groups
 from ..generation import complete
 from ..intervals import Metric, ratio
 from ..language import JUDGED_LETTERS, identify
-from ..mixture import number
 from .aligned import segments
 from .markers import escape, unescape
-from .sources import held_out
 from .windows import spans
 
 NAME = "translation"
@@ -110,7 +109,7 @@ def rows(data: TranslationData) -> dict[str, list[dict]]:
             "at least, and --data.through one of them, or null."
         )
     found = [one for one in segments(data.path, languages) if not decide(one["license"]).refused]
-    apart = held_out((("", one["source"]) for one in found), data.held_out, data.seed)
+    apart = held_out_groups((("", one["source"]) for one in found), data.held_out, data.seed)
     candidates: dict[str, Directions] = {"train": {}, "held_out": {}}
     for one in found:
         for direction in _directions(one, languages, data):
@@ -123,7 +122,7 @@ def rows(data: TranslationData) -> dict[str, list[dict]]:
     return {
         name: sorted(
             (_row(one, *direction, data.seed) for direction, some in taken.items() for one in some),
-            key=lambda row: number(f"{data.seed}/{row['id']}"),
+            key=lambda row: hash_fraction(f"{data.seed}/{row['id']}"),
         )
         for name, taken in (("train", train), ("held_out", measured))
     }
@@ -148,7 +147,9 @@ def _take(candidates: Directions, count: int, data: TranslationData, *, known: s
         quota = left // (len(candidates) - i)
         seen: set[str] = set()
         mine = taken.setdefault(direction, [])
-        for one in sorted(candidates[direction], key=lambda one: number(f"{data.seed}/{one['id']}/{direction}")):
+        for one in sorted(
+            candidates[direction], key=lambda one: hash_fraction(f"{data.seed}/{one['id']}/{direction}")
+        ):
             if len(mine) >= quota:
                 break
             if one[direction[0]] not in seen and known.isdisjoint(one[code] for code in direction):
@@ -160,7 +161,7 @@ def _take(candidates: Directions, count: int, data: TranslationData, *, known: s
 
 def _row(one: dict, source: str, target: str, seed: int) -> dict:
     identifier = f"{one['id']}:{source}-{target}"
-    stated = source if number(f"stated/{seed}/{identifier}") < 0.5 else None
+    stated = source if hash_fraction(f"stated/{seed}/{identifier}") < 0.5 else None
     prompt, completion = format_translation(one[source], target, one[target], stated)
     return {
         **{"id": identifier, "language": target, "source": one["source"], "license": one["license"]},

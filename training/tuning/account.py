@@ -5,9 +5,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from ..curation.licences import decide
+from ..data.licences import decide
+from ..data.shard_files import ACCOUNT, tokenizer_facts
 from ..files import fingerprint, read_json, write_json
-from ..shards import ACCOUNT, tokenizer_facts
 from .examples import Examples
 
 MEASURES = ("documents", "bytes", "tokens")

@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
 from ..config import InputError
-from ..corpus import LANGUAGES, corpus_files, stored_names
+from ..data.documents import corpus_files, stored_names
+from ..data.shard_files import DOCUMENT_END, SIDECARS, TOKEN, checked
 from ..files import sha256
+from ..language import LANGUAGES
 from ..loader import Shards, permuted
-from ..shards import DOCUMENT_END, SIDECARS, TOKEN, checked
 
 IGNORED = -100  # the label of a token that is read and not learnt
 COLUMNS = ("identifier", "language", "license", "collection", "text")  # of Common Corpus, that replay needs

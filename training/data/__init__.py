@@ -1,0 +1,1 @@
+"""Training text on disk: documents, the split into training and held-out text, and token shards."""

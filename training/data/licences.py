@@ -1,0 +1,226 @@
+"""The licence gate: label and dates of a document to open, attribution, share-alike or refused, and by which rule.
+
+It fails closed: a label passes only when every part of it is understood and stands on a list of licence_labels.py.
+What licences say is read in their names alone; this is no legal advice.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cache, lru_cache
+
+from license_expression import AND, OR
+
+from . import licence_labels as labels
+from .licence_names import licensing, plain, read
+
+YEAR = 2026  # in which the public domain is reckoned; a constant, so that the same corpus gives the same decisions
+STRICTNESS = ("open", "attribution", "share-alike", "refused")
+MEANS = {
+    "open": "no condition",
+    "attribution": "credit is due",
+    "share-alike": "credit is due, and works made from it keep the licence",
+}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What may be done with a document.
+
+    Args:
+        label: as the corpus spells it.
+        spdx: SPDX expression; None where the label names no licence.
+        decision: open, attribution (credit is due), share-alike or refused.
+        rule: `code: reason`, where documents with the same code were decided by the same rule.
+    """
+
+    label: str
+    spdx: str | None
+    decision: str
+    rule: str
+
+    @property
+    def code(self) -> str:
+        """The rule without its particulars, to count by."""
+        return self.rule.partition(":")[0]
+
+    @property
+    def refused(self) -> bool:
+        return self.decision == "refused"
+
+
+def decide(
+    label: str | None,
+    *,
+    collection: str | None = "",
+    identifier: str | None = "",
+    date: str | None = "",
+    creator: str | None = "",
+    creator_died: int | None = None,
+    published_in_us: bool = False,
+    year: int = YEAR,
+) -> Decision:
+    """Decide on one document.
+
+    Dates speak where the label is silent or claims the public domain, never against a licence that reserves something.
+
+    Args:
+        label: the licence as the corpus spells it.
+        collection: and
+        identifier: where the document comes from; sources made from Common Crawl are refused by their names.
+        date: of first publication; the first number of four digits is its year.
+        creator: authors with their years ("Verne, Jules (1828-1905)"), separated by semicolons.
+        creator_died: year in which the last of the authors died, where it is known otherwise.
+        published_in_us: whether `date` is that of a publication in the United States.
+        year: in which the question is asked.
+    """
+    label = (label or "").strip()
+    if source := common_crawl_source(collection or "", identifier or ""):
+        return Decision(label, None, "refused", f"Common Crawl: {source} is made from it, whatever the label says")
+    found = _by_label(label)
+    if found.code in ("no licence", "public domain mark", "public domain in one country"):
+        died = creator_died or _last_death(creator or "", year)
+        ground = _public_domain_ground(_year(date), died, not (creator or "").strip(), published_in_us, year)
+        if ground:
+            return Decision(label, found.spdx or labels.PUBLIC_DOMAIN, "open", ground)
+    return found
+
+
+def decide_document(document: dict, *, year: int = YEAR) -> Decision:
+    """Decide on a document by its Common Corpus columns; `US-PD` collections were printed in the United States."""
+    columns = {name: document.get(name) for name in ("collection", "identifier", "date", "creator")}
+    american = (columns["collection"] or "").upper().startswith("US-PD")
+    return decide(document.get("license"), **columns, published_in_us=american, year=year)
+
+
+def common_crawl_source(collection: str, identifier: str) -> str | None:
+    """Name of the crawl that a collection or identifier names, if it does."""
+    return _crawled_collection(collection) or _named_crawl(identifier)
+
+
+# Public domain by dates ---------------------------------------------------------------------------
+
+
+def _public_domain_ground(published: int | None, died: int | None, nameless: bool, in_us: bool, year: int) -> str:
+    """The Common Corpus paper's rule that puts a work in the public domain, or "". Terms end with a year."""
+    if died is not None and died + 70 < year:
+        return f"life + 70: the last author died in {died}"
+    if in_us and published is not None and published + 95 < year:
+        return f"US publication + 95: published in the United States in {published}"
+    if nameless and died is None and published is not None and published < 1884:
+        return f"unknown author before 1884: published in {published}"
+    return ""
+
+
+def _year(date: str | None) -> int | None:
+    found = re.search(r"(?<!\d)\d{4}(?!\d)", date or "")
+    return int(found[0]) if found else None
+
+
+def _last_death(creators: str, year: int) -> int | None:
+    """Year in which the last of the authors died; None unless every one has a credible span of life."""
+    deaths = []
+    for creator in filter(str.strip, creators.split(";")):
+        spans = [
+            (int(born), int(died))
+            for born, died in re.findall(r"(?<!\d)(\d{3,4})\s*[-\u2013]\s*(\d{3,4})(?!\d)", creator)
+        ]
+        if len(spans) != 1 or not 10 < spans[0][1] - spans[0][0] < 110 or spans[0][1] > year:
+            return None
+        deaths.append(spans[0][1])
+    return max(deaths, default=None)
+
+
+# Common Crawl by name -----------------------------------------------------------------------------
+
+_CRAWLS = {name: re.compile(rf"(?<![a-z0-9])(?:{words})(?![a-z])") for name, words in labels.COMMON_CRAWL.items()}
+_ANY_CRAWL = re.compile(rf"(?<![a-z0-9])(?:{'|'.join(labels.COMMON_CRAWL.values())})(?![a-z])")
+
+
+def _named_crawl(text: str) -> str | None:
+    text = text.lower()
+    if not _ANY_CRAWL.search(text):
+        return None
+    return next(name for name, pattern in _CRAWLS.items() if pattern.search(text))
+
+
+@lru_cache(100_000)
+def _crawled_collection(collection: str) -> str | None:
+    whole = collection.strip().lower()
+    for name, word in labels.COMMON_CRAWL_WHOLE.items():
+        if re.fullmatch(rf"{word}(?:[-_ .(/]+(?:v?[\d.]+|[a-z]{{2,3}}|[a-z]+)\)?)?", whole):
+            return name
+    return _named_crawl(whole)
+
+
+# What a label says --------------------------------------------------------------------------------
+
+# Words that refuse wherever they stand, then words that explain why a label that is not understood is refused.
+_NON_COMMERCIAL = re.compile(
+    r"\b(?:nc|non ?comm(?:ercial\w*)?|not for commercial|nicht ?kommerziell\w*|niet ?commercieel|no ?comercial"
+    r"|nao ?comercial|usage commercial|utilisation commerciale|academic use|personal use)\b"
+)
+_NO_DERIVATIVES = re.compile(
+    r"\b(?:nd|no ?deriv\w*|pas de modification\w*|keine ?bearbeitung\w*|sin ?(?:obras? ?)?derivad\w*"
+    r"|non opere derivate|geen ?afgeleide ?werken|sem ?deriva\w*)\b"
+)
+_GLUED = re.compile(r"\b(?:cc)?(?:by)?(?:sa|nc|nd)*(?:nc|nd)(?:sa|nc|nd)*\b")  # CCBYNC, by-ncsa
+_REASONS = {
+    "public domain in one country": r"(?:public domain|\bpd|no copyright|\bnoc|not in copyright)[\s:,(-]*"
+    r"(?:in )?(?:the )?(?:usa?\b|united states|u\.s|canad|austral|ireland|india)|\bus[- ]pd\b",
+    "use restricted": r"rail\b|rail\+|llama|gemma|community licen|research|educational|fair use|fair dealing"
+    r"|acceptable use|ethical|evaluation|terms of|user agreement|non-?exclusive|\btdm\b|c-uda|commons clause|edu\b",
+    "rights reserved": r"reserved|copyright|\binc\b|proprietary|confidential|commercial|closed|restricted|unlicensed"
+    r"|\(c\)|\u00a9|oklr|contractual|noc-cr|standard youtube|embargo|orphan",
+    "names no licence": r"open|various|other|mixed|multiple|see |free|cc|creative commons|public|attribution|copyleft",
+}
+_SILENT = re.compile(
+    r"(?:none|null|nan|n/?a|-|unknown|unk|not ?specified|unspecified|undefined|undetermined|und|no licen[cs]e|missing"
+    r"|licen[cs]e not specified|copyright (?:not evaluated|undetermined)|cne|nkc|no known copyright(?: restrictions)?"
+    r"|(?:https?://)?rightsstatements\.org/(?:vocab|page)/(?:cne|und|nkc)/1\.0/?)?"
+)
+
+
+@lru_cache(100_000)
+def _by_label(label: str) -> Decision:
+    """What the label alone says."""
+    text = plain(label)
+    if _SILENT.fullmatch(text):
+        return Decision(label, None, "refused", "no licence: the label says nothing of rights")
+    spaced = re.sub(r"(?<=[a-z])(?=\d)|(?<=\d)(?=[a-z])|[^a-z0-9]+", " ", text).strip()
+    expression, ground = read(text) or (None, "")
+    glued = [word for word in _GLUED.findall(spaced) if word != "ncsa" or re.search(r"\bby ncsa", spaced)]
+    if _NON_COMMERCIAL.search(spaced) or any("nc" in word for word in glued):
+        return Decision(label, expression, "refused", "non-commercial: commercial use is not allowed")
+    if _NO_DERIVATIVES.search(spaced) or glued:
+        return Decision(label, expression, "refused", "no derivatives: changed versions are not allowed")
+    if expression is None:
+        code = next((code for code, words in _REASONS.items() if re.search(words, text)), "unknown licence")
+        return Decision(label, None, "refused", f"{code}: the label names no licence of the open lists")
+    tree = licensing().parse(expression)
+    decision = _weigh(tree)
+    if decision == "refused":
+        return Decision(label, expression, decision, f"not on the open lists: {expression}")
+    if expression == labels.PUBLIC_DOMAIN:
+        by = f"statute: {ground}" if ground else "public domain mark: the label places the work in the public domain"
+        return Decision(label, expression, decision, by)
+    assumed = "" if re.search(r"\d", text) or not re.search(r"\d", expression) else "; the label gives no version"
+    return Decision(label, expression, decision, f"open licence: {MEANS[decision]}{assumed}")
+
+
+def _weigh(tree) -> str:
+    """Decision on a parsed expression: AND is its strictest part, OR its lightest, and no part may be refused."""
+    if isinstance(tree, (AND, OR)):
+        parts = {_weigh(part) for part in tree.args}
+        choose = min if isinstance(tree, OR) and "refused" not in parts else max
+        return choose(parts, key=STRICTNESS.index)
+    exception = getattr(tree, "exception_symbol", None)  # of "licence WITH exception"; it only adds permissions
+    if exception is not None and exception.key.startswith("LicenseRef"):
+        return "refused"
+    key = tree.license_symbol.key if exception is not None else tree.key
+    return _classes().get(key, "refused")
+
+
+@cache
+def _classes() -> dict[str, str]:
+    lists = {"open": labels.OPEN, "attribution": labels.ATTRIBUTION, "share-alike": labels.SHARE_ALIKE}
+    return {identifier: decision for decision, identifiers in lists.items() for identifier in identifiers}
