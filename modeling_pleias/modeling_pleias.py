@@ -314,7 +314,7 @@ class PleiasModel(PleiasPreTrainedModel):
             TypeError: If a keyword is unknown.
             ValueError: Unless exactly one of `input_ids` and `inputs_embeds` is given.
         """
-        if unknown := sorted(kwargs.keys() - KNOWN_KEYWORDS):
+        if unknown := [keyword for keyword in kwargs if keyword not in KNOWN_KEYWORDS]:
             raise TypeError(
                 f"forward() got unexpected keyword arguments: {', '.join(unknown)}. If transformers passed them: "
                 f"{TESTED_VERSIONS}."

@@ -147,7 +147,10 @@ def test_what_a_run_held_out_is_told_with_register_where_its_corpus_still_is(run
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
     found = held_out(TextConfig(), tmp_path / "run")
     assert {text.register for text in found} == {"modern"}
-    rows = {row["identifier"]: row["text"] for row in texts_module.read(tiny_corpus, columns=["identifier", "text"])}
+    rows = {
+        row["identifier"]: row["text"]
+        for row in texts_module.read_documents(tiny_corpus, columns=["identifier", "text"])
+    }
     assert found and all(rows[text.identifier] == text.text for text in found)
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from datatrove.data import Document, DocumentsPipeline
 
+from ..data import licences
 from ..language import CODES, LANGUAGES, languages_of
-from . import licences, lines, ocr, pii, rewriting, toxicity
+from . import lines, ocr, pii, rewriting, toxicity
 from .blocks import Block, batches, changed, iso
 
 SCORED_DOCUMENTS, SCORED_CHARACTERS = 256, 2_000_000  # a batch for the scorer and the endpoint
