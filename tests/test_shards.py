@@ -302,12 +302,19 @@ def test_a_kill_midway_leaves_no_manifest_and_the_next_run_makes_only_what_is_mi
     write_corpus(work.corpus / "z.parquet", [{"text": "slow to tokenise " * 2000 + str(i)} for i in range(60)])
     record = work.out / "parts" / "a.json"
     stale = record.stat().st_mtime_ns
+
+    def rebuilt() -> bool:
+        try:
+            return record.stat().st_mtime_ns != stale
+        except FileNotFoundError:  # between its removal and the new one
+            return False
+
     process = subprocess.Popen(
         [sys.executable, "-c", f"if __name__ == '__main__':\n    {build_it}"],
         cwd=REPOSITORY,
         stderr=subprocess.DEVNULL,
     )
-    while process.poll() is None and not (record.is_file() and record.stat().st_mtime_ns != stale):
+    while process.poll() is None and not rebuilt():
         time.sleep(0.001)
     workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.kill()
