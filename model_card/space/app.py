@@ -38,11 +38,13 @@ class Torch:
     """
 
     def __init__(self, name: str, *, trust_remote_code: bool):
+        import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
         # float32 is lossless, and several times as fast as bfloat16 on a CPU without instructions for it.
-        settings = {"dtype": "float32", "trust_remote_code": trust_remote_code}
+        fast = torch.accelerator.is_available() or torch.cpu.get_capabilities().get("avx512_bf16", False)
+        settings = {"dtype": "auto" if fast else "float32", "trust_remote_code": trust_remote_code}
         self.model = AutoModelForCausalLM.from_pretrained(name, **settings)
 
     def knows(self, token: str) -> bool:
