@@ -33,7 +33,7 @@ MINIMUM_CHARACTERS = 200  # a document shorter than this is a stub
 
 
 def default_cache() -> Path:
-    """Where downloads are kept: below $XDG_CACHE_HOME, or ~/.cache."""
+    """Return the folder of the download cache: below $XDG_CACHE_HOME, or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "modeling-pleias"
 
 

@@ -34,7 +34,7 @@ def shard_files(shard: dict) -> list[str]:
 
 
 def tokenizer_facts(folder: Path) -> dict:
-    """What a manifest says of a tokenizer: sha256 of tokenizer.json, entries, ids of the two delimiters.
+    """Describe a tokenizer for a manifest: sha256 of tokenizer.json, vocabulary size, ids of the two delimiters.
 
     Raises:
         InputError: when a file or a delimiter is missing, or an id does not fit in 16 bits.
@@ -66,10 +66,10 @@ def checked(document: dict, source: Path) -> dict:
     """
     document = document | {"collection": document["collection"] or ""}
     named = f"{source} has a document ({document['identifier'] or 'unnamed'})"
-    mend = "build the corpus with training.corpus, which leaves such documents out."
+    fix = "build the corpus with training.corpus, which leaves such documents out."
     if lacks := [name for name in ("identifier", "language", "text") if not document[name]]:
-        raise InputError(f"{named} without {' or '.join(lacks)}: {mend}")
+        raise InputError(f"{named} without {' or '.join(lacks)}: {fix}")
     where = {name: document[name] for name in ("collection", "identifier")}
     if (licence := decide(document["license"], **where)).refused:
-        raise InputError(f"{named} whose license {licence.label!r} is not open ({licence.rule}): {mend}")
+        raise InputError(f"{named} whose license {licence.label!r} is not open ({licence.rule}): {fix}")
     return document | {"bytes": len(document["text"].encode())}
