@@ -575,7 +575,8 @@ def test_samples_trackers_and_the_summary_do_not_change_the_run(config, whole, t
 
     lines = read_metrics(config.folder / "samples.jsonl")
     assert [(line["step"], line["language"]) for line in lines] == [(s, code) for s in (5, 10, 12) for code in WORDS]
-    generate = pipeline("text-generation", model=str(config.folder / "model"), max_new_tokens=NEW_TOKENS)
+    settings = {"dtype": torch.float32, "max_new_tokens": NEW_TOKENS}  # samples are generated in the run's dtype
+    generate = pipeline("text-generation", model=str(config.folder / "model"), **settings)
     for line in lines[-2:]:
         assert line["prompt"] == OPENINGS[line["language"]]
         assert generate(line["prompt"])[0]["generated_text"] == line["prompt"] + line["continuation"]
