@@ -33,9 +33,8 @@ def rounded_to_bf16(model: torch.nn.Module):
         return tuple(map(rounded, output)) if isinstance(output, tuple) else rounded(output)
 
     hooks = []
-    for module in model.model.modules():
+    for module in (*model.model.modules(), model.lm_head):
         hooks += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
-    hooks += [model.lm_head.register_forward_pre_hook(before), model.lm_head.register_forward_hook(after)]
     try:
         yield
     finally:

@@ -1,9 +1,6 @@
 """Corpus -> token shards in datatrove's format, with a manifest that accounts for every token.
 
-A shard is three files: `X.ds`, the tokens of its documents one after the other, each delimited as
-`<|begin_of_text|> ... <|end_of_text|>`, little-endian uint16; `X.ds.index`, where each document ends, uint64; and
-`X.ds.metadata`, what datatrove prints. Beside them `X.ds.documents.parquet` names each document, its licence and its
-length in tokens and in bytes, so that any token can be led back to its source.
+The files of a shard are described in training/data/shard_files.py.
 """
 
 if not __package__:  # run by path; same as `python -m training.shards`

@@ -163,7 +163,6 @@ def language_id_accuracy(corpus: Path) -> dict:
         `languages`: for each ISO code its documents, the share of them found right, the mean share of paragraphs in
         the language, and what the others were taken for; `documents`, `megabytes`, `seconds` of identification.
     """
-
     seen, shares, size, seconds = {code: Counter() for code in LANGUAGES}, Counter(), 0, 0.0
     for row in read_documents(corpus, languages=list(LANGUAGES), columns=["text", "language"]):
         begun = time.perf_counter()
