@@ -138,7 +138,7 @@ def tiny_shards(tmp_path_factory, tiny_corpus, tiny_tokenizer):
     from training.shards import ShardsConfig, build
 
     folder = tmp_path_factory.mktemp("shards")
-    build(ShardsConfig(corpus=tiny_corpus, tokenizer=tiny_tokenizer, out=folder, validation=0.1, workers=2))
+    build(ShardsConfig(corpus=tiny_corpus, tokenizer=tiny_tokenizer, out=folder, validation_share=0.1, workers=2))
     return folder
 
 

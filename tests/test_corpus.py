@@ -477,7 +477,7 @@ def test_the_parquet_source_needs_a_path(tmp_path):
 
 
 def test_an_unknown_language_is_named(tmp_path):
-    with pytest.raises(InputError, match="xx: choose among en, fr, es, de, it, nl, la, pt"):
+    with pytest.raises(InputError, match="xx: choose from en, fr, es, de, it, nl, la, pt"):
         build(CorpusConfig(languages=["en", "xx"]), tmp_path / "out")
 
 
@@ -511,12 +511,12 @@ def test_a_file_without_a_needed_column_is_named_with_the_columns(tmp_path):
 def test_a_truncated_file_is_named(tmp_path):
     path = write(tmp_path / "a.parquet", rows(9))
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(InputError, match=f"{path} is not a whole Parquet file"):
+    with pytest.raises(InputError, match=f"{path} is not a valid Parquet file"):
         list(read_documents(tmp_path))
 
 
 def test_a_folder_without_parquet_is_named(tmp_path):
-    with pytest.raises(InputError, match="holds no .parquet file"):
+    with pytest.raises(InputError, match="contains no .parquet file"):
         list(read_documents(tmp_path))
 
 

@@ -157,7 +157,11 @@ def test_settings_that_make_no_sense_are_refused(corpus, tmp_path, changes, mess
 
 def test_shards_take_the_held_out_folder_as_validation_and_nothing_else(mixed, tiny_tokenizer, tmp_path):
     config, _ = mixed
-    options = {"corpus": config.out / "base", "held_out": config.out / "held_out", "tokenizer": tiny_tokenizer}
+    options = {
+        "corpus": config.out / "base",
+        "validation_corpus": config.out / "held_out",
+        "tokenizer": tiny_tokenizer,
+    }
     manifest = build(ShardsConfig(**options, out=tmp_path, workers=1))
     documents = Counter()
     for row in manifest["account"]:

@@ -202,7 +202,7 @@ def test_worker_processes_of_the_console_entry_write_the_same_shards(
     installed, tiny_corpus, tiny_tokenizer, tiny_shards, tmp_path
 ):
     command = [str(installed / "bin/pleias"), "shards", "--corpus", tiny_corpus, "--tokenizer", tiny_tokenizer]
-    run(installed, tmp_path, *command, "--validation", "0.1", "--workers", "2", "--out", "shards")
+    run(installed, tmp_path, *command, "--validation_share", "0.1", "--workers", "2", "--out", "shards")
     shards = [read_json(folder / "manifest.json")["shards"] for folder in (tmp_path / "shards", tiny_shards)]
     assert shards[0] == shards[1]
 
