@@ -44,8 +44,8 @@ class ShardsConfig:
         corpus: Folder of Parquet files with Common Corpus columns.
         tokenizer: Folder with tokenizer.json and tokenizer_config.json; vocabulary size at most 65,536.
         out: Folder for the shards and manifest.json.
-        validation_share: Share of the documents held out for validation, selected by a hash. Default: 0.01.
-        validation_by: Column that is hashed: identifier, or creator to hold out complete authors. Default: identifier.
+        validation_share: Share of the documents held out for validation, selected by a hash.
+        validation_by: Column that is hashed: identifier, or creator to hold out complete authors.
         validation_corpus: Corpus folder with the validation text, instead of a share (training.mixture writes one).
         workers: Number of processes. Default: one per CPU. The result does not depend on it.
     """
