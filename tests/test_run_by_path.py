@@ -1,4 +1,4 @@
-"""Programs run by path, `python training/plan.py`, as by module, from any working folder."""
+"""Programs run by path (`python training/plan.py`) as well as by module, from any working folder."""
 
 import json
 import os
