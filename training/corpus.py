@@ -19,16 +19,14 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Literal
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from . import registry
 from .config import InputError, parse, program
 from .data.documents import (
-    ROW_GROUP_BYTES,
-    SCHEMA,
     TEXT_COLUMNS,
+    DocumentWriter,
     checked_languages,
     corpus_files,
     read_documents,
@@ -74,15 +72,12 @@ class CorpusWriter:
     """Writer of one Parquet file per language, up to a maximum size, which counts written and dropped documents."""
 
     def __init__(self, folder: Path, languages: list[str], megabytes: float | None):
-        self.folder = folder
         self.cap = float("inf") if megabytes is None else megabytes * 1e6
         self.bytes = dict.fromkeys(languages, 0)
         self.full: set[str] = set()
         self.counts: dict[str, Counter] = {}  # per source
         self.dropped: Counter = Counter()
-        self._rows: dict[str, list[dict]] = {language: [] for language in languages}
-        self._pending = dict.fromkeys(languages, 0)
-        self._files: dict[str, pq.ParquetWriter] = {}
+        self._documents = DocumentWriter(folder)
         total = None if megabytes is None else int(self.cap) * len(languages)
         self.progress = tqdm(desc="text", total=total, unit="B", unit_scale=True, file=sys.stderr)
 
@@ -90,11 +85,7 @@ class CorpusWriter:
         return self
 
     def __exit__(self, *failure):
-        if failure[0] is None:
-            for language in self._rows:
-                self._flush(language)
-        for file in self._files.values():
-            file.close()
+        self._documents.__exit__(*failure)
         self.progress.close()
 
     @property
@@ -121,13 +112,10 @@ class CorpusWriter:
         filled["language"], filled["language_type"] = LANGUAGES[language], row.get("language_type") or "Spoken"
         filled["word_count"] = row.get("word_count") or len(row["text"].split())
         filled["token_count"] = row.get("token_count") or 0
-        self._rows[language].append({**filled, "text": row["text"]})
-        self._pending[language] += size
+        self._documents.add(language, {**filled, "text": row["text"]}, size)
         self.bytes[language] += size
         counts = self.counts.setdefault(source, Counter())
         counts.update({"documents": 1, "bytes": size, f"language {language}": 1, f"licence {filled['license']}": 1})
-        if self._pending[language] >= ROW_GROUP_BYTES:
-            self._flush(language)
         self.progress.update(size)
         return size
 
@@ -139,15 +127,6 @@ class CorpusWriter:
             for kind in ("language", "licence")
         }
         return {"documents": counts["documents"], "bytes": counts["bytes"], **by}
-
-    def _flush(self, language: str) -> None:
-        if not self._rows[language]:
-            return
-        if language not in self._files:
-            path = self.folder / f"{language}.parquet"
-            self._files[language] = pq.ParquetWriter(path, SCHEMA, compression="zstd")
-        self._files[language].write_table(pa.Table.from_pylist(self._rows[language], schema=SCHEMA))
-        self._rows[language], self._pending[language] = [], 0
 
 
 def build(config: CorpusConfig, out: Path) -> dict:

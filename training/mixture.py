@@ -15,18 +15,16 @@ import re
 import shlex
 import shutil
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from .config import InputError, parse, program
-from .data.documents import ROW_GROUP_BYTES, SCHEMA, corpus_files, read_documents
+from .data.documents import DocumentWriter, corpus_files, read_documents
 from .data.split import hash_fraction, select_held_out
 from .files import fingerprint, read_json, sha256, write_json
 from .language import CODES, LANGUAGES
@@ -78,32 +76,19 @@ class MixtureConfig:
 
 
 class CorpusParts:
-    """Writer of documents to FOLDER/LANGUAGE.parquet, one row group at a time, which counts them."""
+    """Writer of documents to FOLDER/LANGUAGE.parquet, which counts them."""
 
     def __init__(self, folder: Path, stack: ExitStack):
-        self.folder, self.stack = folder, stack
-        self.rows, self.sizes = defaultdict(list), Counter()
-        self.files: dict[str, pq.ParquetWriter] = {}
-        self.counts = Counter()
         folder.mkdir(parents=True)
+        self.counts = Counter()
+        self._documents = stack.enter_context(DocumentWriter(folder))
 
     def add(self, document: dict, size: int) -> None:
         """Append a document of `size` bytes."""
         part = CODES.get(document["language"], "code" if document["language_type"] == "Code" else "other")
-        self.rows[part].append(document)
-        self.sizes[part] += size
+        self._documents.add(part, document, size)
         for count, amount in (("documents", 1), ("bytes", size)):
             self.counts[document["language"], document["collection"], count] += amount
-        if self.sizes[part] >= ROW_GROUP_BYTES:
-            self.flush(part)
-
-    def flush(self, part: str) -> None:
-        """Write the pending documents of a file."""
-        if part not in self.files:
-            path = self.folder / f"{part}.parquet"
-            self.files[part] = self.stack.enter_context(pq.ParquetWriter(path, SCHEMA, compression="zstd"))
-        self.files[part].write_table(pa.Table.from_pylist(self.rows[part], schema=SCHEMA))
-        self.rows[part], self.sizes[part] = [], 0
 
     def account(self) -> list[dict]:
         """Return documents and bytes by language and collection."""
@@ -153,9 +138,6 @@ def mix(config: MixtureConfig) -> dict[str, list[dict]]:
                 epochs = next((rule.epochs for rule in rules if rule.matches(document)), 1)
                 for _ in range(int(epochs) + (hash_fraction(document["identifier"]) < epochs % 1)):
                     parts[name].add(document, size)
-        for part in parts.values():
-            for waiting in [name for name, rows in part.rows.items() if rows]:
-                part.flush(waiting)
     sources = config.corpus / "sources.json"
     command = shlex.join(["python", *sys.orig_argv[1:]])
     content = {

@@ -1,5 +1,6 @@
-"""Documents of a corpus folder: Common Corpus columns and a streaming Parquet reader."""
+"""Documents of a corpus folder: Common Corpus columns, and a streaming reader and writer of their Parquet files."""
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -79,6 +80,37 @@ def read_documents(
                             yield {column: row.get(stored.get(column)) for column in columns}
         except pa.ArrowException as error:
             raise InputError(f"{file} is not a valid Parquet file ({error}): download or build it again.") from None
+
+
+class DocumentWriter:
+    """Context manager that writes documents to FOLDER/NAME.parquet, one row group at a time."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._rows, self._sizes = defaultdict(list), Counter()
+        self._files: dict[str, pq.ParquetWriter] = {}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *failure):
+        for name in list(self._rows) if failure[0] is None else ():
+            self._flush(name)
+        for file in self._files.values():
+            file.close()
+
+    def add(self, name: str, document: dict, size: int) -> None:
+        """Append a document of `size` bytes to a file."""
+        self._rows[name].append(document)
+        self._sizes[name] += size
+        if self._sizes[name] >= ROW_GROUP_BYTES:
+            self._flush(name)
+
+    def _flush(self, name: str) -> None:
+        rows, self._sizes[name] = self._rows.pop(name), 0
+        if name not in self._files:
+            self._files[name] = pq.ParquetWriter(self.folder / f"{name}.parquet", SCHEMA, compression="zstd")
+        self._files[name].write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
 
 
 def checked_languages(languages: list[str] | None) -> list[str]:
