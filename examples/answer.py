@@ -1,4 +1,4 @@
-"""Answers from sources (RAG): what a fine-tuned model says, and which of its quotations really stand in a source.
+"""RAG: print the answer of a fine-tuned model to a question with sources, and which of its quotes are verbatim.
 
 python examples/answer.py runs/finetune_rag/model ["QUESTION" SOURCE.txt ...]
 """
@@ -18,14 +18,14 @@ SOURCES = {
     "compass": "Compass\nA compass is an instrument whose needle points to the north.",
 }
 
-folder, *asked = sys.argv[1:] or ["runs/finetune_rag/model"]
-question = asked[0] if asked else QUESTION
-sources = {Path(name).stem: Path(name).read_text(encoding="utf-8") for name in asked[1:]} or SOURCES
-model = AutoModelForCausalLM.from_pretrained(folder, dtype=cpu_compute_dtype())  # fp32 unless the CPU is fast in bf16
+folder, *arguments = sys.argv[1:] or ["runs/finetune_rag/model"]
+question = arguments[0] if arguments else QUESTION
+sources = {Path(name).stem: Path(name).read_text(encoding="utf-8") for name in arguments[1:]} or SOURCES
+model = AutoModelForCausalLM.from_pretrained(folder, dtype=cpu_compute_dtype())  # fp32 unless bf16 is fast
 tokenizer = AutoTokenizer.from_pretrained(folder)
 
-for constrain in (False, True):  # as the model likes it, and held to the words of the sources within quotations
+for constrain in (False, True):  # without and with citations constrained to the sources
     answer = rag.answer(model, tokenizer, question, sources, constrain=constrain)
-    print("declined:" if answer.refused else "answered:", answer.plain)
+    print("refused:" if answer.refused else "answered:", answer.plain)
     for citation, valid in answer.citations:
         print(f'  {"in" if valid else "NOT in"} {citation.source}: "{citation.quote}"')

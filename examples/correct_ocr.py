@@ -1,4 +1,4 @@
-"""OCR correction: a page as the machine read it, and as a fine-tuned model corrects it.
+"""OCR correction: print a page as corrected by a fine-tuned model.
 
 python examples/correct_ocr.py runs/finetune_ocr/model [PAGE.txt] [WINDOW]
 """
@@ -17,7 +17,7 @@ of belief, it was the epocb of incredulity."""
 
 folder = sys.argv[1] if len(sys.argv) > 1 else "runs/finetune_ocr/model"
 page = Path(sys.argv[2]).read_text(encoding="utf-8") if len(sys.argv) > 2 else PAGE
-window = int(sys.argv[3]) if len(sys.argv) > 3 else 60  # characters at a time: what finetune_ocr trains on
-model = AutoModelForCausalLM.from_pretrained(folder, dtype=cpu_compute_dtype())  # fp32 unless the CPU is fast in bf16
+window = int(sys.argv[3]) if len(sys.argv) > 3 else 60  # characters per window, as in finetune_ocr
+model = AutoModelForCausalLM.from_pretrained(folder, dtype=cpu_compute_dtype())  # fp32 unless bf16 is fast
 tokenizer = AutoTokenizer.from_pretrained(folder)
-print(ocr.correct(model, tokenizer, page, window=window))  # of any length: the windows overlap
+print(ocr.correct(model, tokenizer, page, window=window))  # a page of any length: windows overlap

@@ -1,4 +1,4 @@
-"""Full fine-tuning with TRL in a few lines: prompt and completion in, a folder that loads out.
+"""Full fine-tuning with TRL in a few lines: from prompts and completions to a folder that loads.
 
 python examples/finetune.py runs/demo/model runs/capitals
 """
@@ -17,7 +17,7 @@ data = Dataset.from_list(
     [{"prompt": f"The capital of {country} is", "completion": f" {city}."} for country, city in CAPITALS.items()]
 )
 
-# TRL is handed a model, not a path: it looks a path's class up in transformers alone, where Pleias does not stand.
+# Pass TRL a model, not a path: it looks up the class of a path only in transformers, which has no Pleias.
 model = AutoModelForCausalLM.from_pretrained(base, dtype="float32")
 trainer = SFTTrainer(
     model=model,

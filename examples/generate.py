@@ -1,7 +1,7 @@
-"""What a model writes: one greedy continuation in each of the eight languages.
+"""Generate a greedy continuation of a prompt in each of the eight languages.
 
-python examples/generate.py                    of the model that this checkout ships
-python examples/generate.py runs/demo/model    of another
+python examples/generate.py                    with femto, the model in this checkout
+python examples/generate.py runs/demo/model    with another model
 """
 
 import sys
@@ -23,7 +23,7 @@ PROMPTS = [
 ]
 
 folder = sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parent.parent / "model_card" / "femto"
-# Greedy, with repetition penalty 1.2: the default.
+# The model's default is greedy decoding with a repetition penalty of 1.2.
 generate = pipeline("text-generation", model=str(folder), dtype=cpu_compute_dtype(), max_new_tokens=40)
 for prompt in PROMPTS:
     print(generate(prompt)[0]["generated_text"], end="\n\n")

@@ -472,7 +472,7 @@ def carded(dist: Path, run: Path, out: Path, **options) -> Path:
 def test_a_fine_tuning_is_told_with_its_base_its_settings_its_text_and_both_sides_of_its_results(
     dist, tuned, tmp_path
 ):
-    data = {"drills": 1200, "clean": 0.2, "window": 60, "pairs": "../pairs", "path": None}
+    data = {"copy_rows": 1200, "clean_share": 0.2, "window": 60, "pairs": "../pairs", "path": None}
     folder = carded(dist, tuned(data=data, optimizer="muon", candidates=2048), tmp_path / "tuned")
     head, text = metadata(folder), (folder / "README.md").read_text(encoding="utf-8")
     assert (head["base_model"], head["base_model_relation"]) == ("PleIAs/Pleias-Nano", "finetune")
@@ -487,8 +487,8 @@ def test_a_fine_tuning_is_told_with_its_base_its_settings_its_text_and_both_side
         "| method | sft |",
         "| optimizer | muon |",
         "| candidates | 2,048 |",
-        "| data, drills | 1,200 |",
-        "| data, clean | 0.2 |",
+        "| data, copy rows | 1,200 |",
+        "| data, clean share | 0.2 |",
         "| data, pairs | ../pairs |",
         'print(ocr.correct(model, tokenizer, "Tbe old houfe ftood by tlie river.", window=60))',
         "| MPL-2.0 | 4 | 66.7% |",

@@ -216,7 +216,7 @@ def test_a_task_is_measured_by_its_own_score_on_its_held_out_rows(run, segments,
     assert value(best[name]) == pytest.approx(100) and value(found[name]) < 50
     assert task.facts(record)["signatures"] == translation.signatures()
     # A run that was fine-tuned on the task is measured on what it held out.
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"task": "translation", "data": data | {"through": None}}))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"task": "translation", "data": data | {"pivot": None}}))
     assert TrainedTask("translation", TasksConfig(examples=6), [tmp_path]).data["settings"] == data
 
 

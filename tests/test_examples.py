@@ -1,48 +1,97 @@
-"""The examples do what they say, with a model that was really fine-tuned: on one page, one sentence, one question."""
+"""The examples print what they promise, with a tiny model overfitted on their inputs, and with femto."""
 
+import ast
+import re
 import runpy
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
+from training.language import LANGUAGES, identify
 from training.tasks import ocr, translation
 from training.tasks.rag_formats import Citation, Response, format_rag
+from training.tasks.windows import over_windows
 
 pytestmark = pytest.mark.usefixtures("without_bf16")
 EXAMPLES = Path(__file__).parent.parent / "examples"
-MISREAD, PAGE = "the o1d houfe stood by the rivcr", "the old house stood by the river"
+
+
+def constants(name):
+    """Literal constants of an example: its default inputs."""
+    return {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in ast.parse((EXAMPLES / name).read_text(encoding="utf-8")).body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant | ast.Dict | ast.List)
+    }
+
+
+PAGE, HELP = constants("correct_ocr.py")["PAGE"], constants("translate.py")["HELP"]
+QUESTION, SOURCES = constants("answer.py")["QUESTION"], constants("answer.py")["SOURCES"]
+PROMPTS = dict(zip(LANGUAGES, constants("generate.py")["PROMPTS"], strict=True))
+CAPITALS = constants("finetune.py")["CAPITALS"]
+WINDOW, WINDOWS = 60, []
+over_windows(PAGE, WINDOW, WINDOW // 5, lambda windows: WINDOWS.extend(windows) or windows)
+OCR_ERRORS = {
+    "beft": "best", "tbe": "the", "tirnes": "times", "wifdom": "wisdom", "foolifhness": "foolishness", "tlie": "the",
+    "epocb": "epoch",
+}  # fmt: skip
 TRANSLATIONS = {
-    "fr": "la maison",
-    "es": "la casa",
-    "de": "das Haus",
-    "it": "la casa sua",
-    "nl": "het huis",
-    "la": "domus",
-    "pt": "a casa",
-}
-QUESTION, SOURCES = "Where is the house?", {"hills": "Bells rang over the hills.", "river": "It stood by the river."}
-FALSE = "It stood in the river"
+    HELP: {
+        "fr": "Ouvre une boîte de dialogue pour choisir le format du tableau.",
+        "es": "Abre un diálogo para elegir el formato de la tabla.",
+        "de": "Öffnet einen Dialog, um das Format der Tabelle zu wählen.",
+        "it": "Apre una finestra per scegliere il formato della tabella.",
+        "nl": "Opent een dialoogvenster om de opmaak van de tabel te kiezen.",
+        "la": "Fenestram aperit, in qua formam tabulae eligas.",
+        "pt": "Abre uma caixa de diálogo para escolher o formato da tabela.",
+    },
+    "the house": {
+        "fr": "la maison", "es": "la casa", "de": "das Haus", "it": "la casa sua", "nl": "het huis", "la": "domus",
+        "pt": "a casa",
+    },
+}  # fmt: skip
+WHERE, RIVER = "Where is the house?", {"hills": "Bells rang over the hills.", "river": "It stood by the river."}
+FALSE_QUOTE = "It stood in the river"
+DEFINITION = "A sextant is an instrument that measures angles."
+
+
+def corrected(text):
+    """The text without its OCR errors."""
+    return re.sub(r"\w+", lambda word: OCR_ERRORS.get(word[0], word[0]), text)
 
 
 @pytest.fixture(scope="module")
 def model(tiny_tokenizer, tmp_path_factory):
-    """Folder of a tiny model that has learnt all this by heart."""
-    tokenizer = PleiasTokenizer.from_pretrained(tiny_tokenizer)
-    citations = ("By the river. ", Citation("river", "It stood by"), Citation("river", FALSE))
+    """Folder of a tiny model overfitted on the right answers."""
+    by_the_river = ("By the river. ", Citation("river", "It stood by"), Citation("river", FALSE_QUOTE))
+    sextant = (f"{DEFINITION} ", Citation("sextant", "measures the angle between"))
     pairs = [
-        ocr.format_ocr(MISREAD, PAGE),
-        format_rag(QUESTION, SOURCES, Response(citations, {"source_analysis": "river."})),
-        *(translation.format_translation("the house", code, said, "en") for code, said in TRANSLATIONS.items()),
+        *(ocr.format_ocr(window, corrected(window)) for window in WINDOWS),
+        format_rag(WHERE, RIVER, Response(by_the_river, {"source_analysis": "river."})),
+        format_rag(QUESTION, SOURCES, Response(sextant, {"source_analysis": "sextant."})),
+        *(
+            translation.format_translation(text, code, translated, "en")
+            for text, translations in TRANSLATIONS.items()
+            for code, translated in translations.items()
+        ),
     ]
-    rows = [(tokenizer(a).input_ids, tokenizer(a + b, add_special_tokens=True).input_ids) for a, b in pairs]
-    width = max(len(whole) for _, whole in rows)
-    ids = torch.tensor([whole + [tokenizer.pad_token_id] * (width - len(whole)) for _, whole in rows])
-    labels = torch.full_like(ids, -100)
-    for label, (prompt, whole) in zip(labels, rows, strict=True):
-        label[len(prompt) : len(whole)] = torch.tensor(whole[len(prompt) :])
+    tokenizer = PleiasTokenizer.from_pretrained(tiny_tokenizer)
+    rows = [
+        (len(tokenizer(prompt).input_ids), tokenizer(prompt + completion).input_ids) for prompt, completion in pairs
+    ]
+    rows.sort(key=lambda row: len(row[1]))
+    batches = []
+    for start in range(0, len(rows), 8):  # of similar length
+        ids = torch.full((len(rows[start : start + 8]), len(rows[start : start + 8][-1][1])), tokenizer.pad_token_id)
+        labels = torch.full_like(ids, -100)
+        for i, (prompt_length, row) in enumerate(rows[start : start + 8]):
+            ids[i, : len(row)] = torch.tensor(row)
+            labels[i, prompt_length : len(row)] = torch.tensor(row[prompt_length:])
+        batches.append((ids, labels))
     torch.manual_seed(0)
     config = PleiasConfig(
         vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
@@ -51,48 +100,83 @@ def model(tiny_tokenizer, tmp_path_factory):
     learner = PleiasForCausalLM(config)
     optimizer = torch.optim.AdamW(learner.parameters(), lr=5e-3)
     for _ in range(300):
-        loss = learner(input_ids=ids, labels=labels).loss
-        if loss.item() < 0.01:
+        losses = [learner(input_ids=ids, labels=labels).loss for ids, labels in batches]
+        if max(losses) < 0.01:
             break
         optimizer.zero_grad()
-        loss.backward()
+        sum(losses).backward()
         optimizer.step()
-    assert loss.item() < 0.01
+    assert max(losses) < 0.01
     folder = tmp_path_factory.mktemp("model")
     learner.to(torch.bfloat16).save_pretrained(folder)  # as every program saves
     tokenizer.save_pretrained(folder)
     return folder
 
 
-def printed(name, monkeypatch, capsys, *arguments):
-    """Lines that an example prints."""
-    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
-    return capsys.readouterr().out.splitlines()
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Function: run an example with some arguments and return what it prints."""
+
+    def run_example(name, *arguments):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        capsys.readouterr()
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run_example
 
 
-def test_a_page_is_corrected(model, monkeypatch, capsys, tmp_path):
-    (tmp_path / "page.txt").write_text(MISREAD)
-    assert printed("correct_ocr.py", monkeypatch, capsys, model, tmp_path / "page.txt") == [PAGE]
+def test_correct_ocr_prints_the_corrected_page(model, run, tmp_path):
+    assert run("correct_ocr.py", model) == f"{corrected(PAGE)}\n" != f"{PAGE}\n"
+    (tmp_path / "page.txt").write_text(WINDOWS[1])
+    assert run("correct_ocr.py", model, tmp_path / "page.txt", 2 * WINDOW) == f"{corrected(WINDOWS[1])}\n"
 
 
-def test_a_sentence_is_translated_into_seven_languages(model, monkeypatch, capsys):
-    lines = printed("translate.py", monkeypatch, capsys, model, "the house")
-    assert lines == ["en  the house", *(f"{code}  {said}" for code, said in TRANSLATIONS.items())]
+def test_translate_prints_the_text_in_seven_other_languages(model, run):
+    for arguments, text in (((), HELP), (("the house",), "the house")):
+        translations = [f"{code}  {translated}" for code, translated in TRANSLATIONS[text].items()]
+        assert run("translate.py", model, *arguments).splitlines() == [f"en  {text}", *translations]
 
 
-def test_a_false_quotation_is_found_out_and_none_is_made_when_held_to_the_sources(
-    model, monkeypatch, capsys, tmp_path
-):
-    for name, text in SOURCES.items():
+def test_answer_prints_the_answer_with_its_quotes(model, run):
+    lines = [f"answered: {DEFINITION}", '  in sextant: "measures the angle between"']
+    assert run("answer.py", model).splitlines() == [*lines, *lines]
+
+
+def test_answer_reports_a_false_quote_and_prints_none_if_constrained(model, run, tmp_path):
+    for name, text in RIVER.items():
         (tmp_path / f"{name}.txt").write_text(text)
-    files = [tmp_path / f"{name}.txt" for name in SOURCES]
-    lines = printed("answer.py", monkeypatch, capsys, model, QUESTION, *files)
-    assert lines[:3] == ["answered: By the river.", '  in river: "It stood by"', f'  NOT in river: "{FALSE}"']
+    lines = run("answer.py", model, WHERE, *(tmp_path / f"{name}.txt" for name in RIVER)).splitlines()
+    assert lines[:3] == ["answered: By the river.", '  in river: "It stood by"', f'  NOT in river: "{FALSE_QUOTE}"']
     assert lines[3] == "answered: By the river." and len(lines) == 6
     assert all(line.startswith("  in river: ") for line in lines[4:])
 
 
-@pytest.mark.parametrize("name", ["correct_ocr.py", "translate.py", "answer.py"])
-def test_an_example_has_something_to_show_without_further_arguments(name, model, monkeypatch, capsys):
-    assert printed(name, monkeypatch, capsys, model)
+def test_generate_prints_a_continuation_in_the_language_of_each_prompt(run):
+    output = run("generate.py")  # with femto
+    starts = [output.index(prompt) for prompt in PROMPTS.values()]
+    assert starts[0] == 0 and starts == sorted(starts)
+    for (language, prompt), start, end in zip(PROMPTS.items(), starts, [*starts[1:], len(output)], strict=True):
+        assert identify(output[start + len(prompt) : end])[0] == language
+
+
+def test_generate_prints_the_greedy_continuations_of_another_model(model, run):
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+    texts = []
+    for prompt in PROMPTS.values():
+        ids = loaded.generate(**tokenizer(prompt, return_tensors="pt"), max_new_tokens=40, do_sample=False)
+        texts.append(tokenizer.decode(ids[0], skip_special_tokens=True))
+    assert run("generate.py", model) == "".join(f"{text}\n\n" for text in texts)
+
+
+def test_finetune_saves_a_model_that_prefers_the_completions(base_model, run, tmp_path):
+    run("finetune.py", base_model, tmp_path / "capitals")
+    tokenizer = AutoTokenizer.from_pretrained(base_model)
+    before, after = (AutoModelForCausalLM.from_pretrained(path) for path in (base_model, tmp_path / "capitals"))
+    for country, city in CAPITALS.items():
+        prompt, text = f"The capital of {country} is", f"The capital of {country} is {city}."
+        ids = tokenizer(text, return_tensors="pt").input_ids
+        labels = ids.clone()
+        labels[:, : len(tokenizer(prompt).input_ids)] = -100
+        assert after(input_ids=ids, labels=labels).loss < before(input_ids=ids, labels=labels).loss

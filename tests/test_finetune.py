@@ -371,7 +371,7 @@ GROUPS = {"per_device_train_batch_size": 4, "num_generations": 4, "max_completio
         ({"data": {"pfad": "x"}}, "data.pfad is not a setting of InstructData, which has path, "),
         ({"data": {"rows": "many"}}, "data: .*rows"),
         ({"data": {}}, "instruct has no data"),
-        ({"data": {"path": "/nowhere"}}, "/nowhere holds no .parquet or .jsonl file"),
+        ({"data": {"path": "/nowhere"}}, "/nowhere contains no .parquet or .jsonl file"),
         ({"peft": {"r": 8}}, "peft is asked for, and the original's card does not recommend LoRA"),
         ({"peft": {"r": 8}, "allow_peft": True, "optimizer": "muon"}, "optimizer muon is for all parameters"),
         ({"replay": ReplayConfig(share=0.1)}, "replay.share needs --replay.path"),
@@ -474,7 +474,7 @@ def local_data(task: str, folder: Path, chat: Path, corpus: Path) -> list[str]:
     if task == "instruct":
         return ["--data.path", str(chat), "--data.tasks", "[]"]
     if task == "ocr":
-        few = ["--data.synthetic", "40", "--data.held_out_rows", "8", "--data.held_out", "0.3"]
+        few = ["--data.synthetic_rows", "40", "--data.held_out_rows", "8", "--data.held_out", "0.3"]
         return ["--data.path", str(corpus), "--data.languages", "[en,fr]", *few]
     if task == "rag":
         lines = []
@@ -523,9 +523,9 @@ def test_a_packaged_config_runs_without_a_bf16_product_on_a_cpu_without_bf16_and
     if name in ("ocr", "translation", "rag"):  # the tests' vocabulary has fewer entries than they name
         arguments += ["--candidates", "100"]
     if name == "ocr":  # of its 51,200
-        arguments += ["--data.drills", "50"]
+        arguments += ["--data.copy_rows", "50"]
     if name == "rag":  # questions of one's own
-        arguments += ["--data.drills", "0"]
+        arguments += ["--data.copy_rows", "0"]
     if name.startswith("grpo"):
         arguments += ["--trainer.num_generations", "2", "--trainer.max_completion_length", "4"]
     monkeypatch.setattr(sys, "argv", ["finetune.py", *arguments, "--precision", precision])

@@ -1,4 +1,4 @@
-"""Completions of many prompts at once are those of each alone, by the plainest greedy loop."""
+"""Batched completions equal those of a simple greedy loop over single prompts."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def tokenizer(tiny_tokenizer):
 
 
 def greedy(model, tokenizer, prompt: str, count: int, penalty: float, ends: list[int]) -> list[int]:
-    """Without cache, padding or batch: the likeliest token again and again, what came before made less likely."""
+    """Greedy decoding with a repetition penalty, without cache, padding or batch."""
     ids = tokenizer(prompt).input_ids
     new: list[int] = []
     while len(new) < count:
@@ -40,22 +40,22 @@ def greedy(model, tokenizer, prompt: str, count: int, penalty: float, ends: list
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.2])
-def test_a_batch_gives_what_each_prompt_gives_alone(model, tokenizer, penalty):
-    found = complete(model, tokenizer, PROMPTS, max_new_tokens=12, repetition_penalty=penalty, batch_tokens=100)
+def test_a_batch_equals_its_prompts_completed_alone(model, tokenizer, penalty):
+    outputs = complete(model, tokenizer, PROMPTS, max_new_tokens=12, repetition_penalty=penalty, batch_tokens=100)
     ends = [tokenizer.eos_token_id]
-    assert found == [tokenizer.decode(greedy(model, tokenizer, prompt, 12, penalty, ends)) for prompt in PROMPTS]
+    assert outputs == [tokenizer.decode(greedy(model, tokenizer, prompt, 12, penalty, ends)) for prompt in PROMPTS]
 
 
 def test_a_continuation_ends_before_the_stop_token(model, tokenizer):
     ids = greedy(model, tokenizer, PROMPTS[0], 12, 1.2, [])
     stop = tokenizer.convert_ids_to_tokens(ids[4])
     first = ids.index(ids[4])
-    [found] = complete(model, tokenizer, PROMPTS[:1], max_new_tokens=12, stop=stop, repetition_penalty=1.2)
-    assert found == tokenizer.decode(ids[:first]).partition(stop)[0]
+    [output] = complete(model, tokenizer, PROMPTS[:1], max_new_tokens=12, stop=stop, repetition_penalty=1.2)
+    assert output == tokenizer.decode(ids[:first]).partition(stop)[0]
 
 
-def test_a_stop_text_that_is_no_token_cuts_the_continuation(model, tokenizer):
-    [whole] = complete(model, tokenizer, PROMPTS[:1], max_new_tokens=12)
-    stop = whole[3:9]
+def test_a_stop_text_that_is_not_a_token_truncates_the_continuation(model, tokenizer):
+    [untruncated] = complete(model, tokenizer, PROMPTS[:1], max_new_tokens=12)
+    stop = untruncated[3:9]
     assert stop not in tokenizer.get_vocab()
-    assert complete(model, tokenizer, PROMPTS[:1], max_new_tokens=12, stop=stop) == [whole.partition(stop)[0]]
+    assert complete(model, tokenizer, PROMPTS[:1], max_new_tokens=12, stop=stop) == [untruncated.partition(stop)[0]]

@@ -1,4 +1,4 @@
-"""Markers in a user's text: none is left after escaping, and every text comes back."""
+"""Markers in user text: none is left after escaping, and unescaping is the inverse."""
 
 import re
 
@@ -19,13 +19,13 @@ TEXTS = st.one_of(st.text(), st.lists(st.sampled_from(PIECES) | st.text(max_size
 @given(TEXTS)
 @example("<|text_end|>")
 @example(f"<{WORD_JOINER}|text_end|>")
-def test_every_text_comes_back_from_its_escape(text):
+def test_unescape_is_the_inverse_of_escape(text):
     assert unescape(escape(text)) == text
 
 
 @settings(deadline=None)
 @given(TEXTS)
-def test_an_escaped_text_holds_no_special_token_and_no_citation(text):
+def test_an_escaped_text_contains_no_special_token_and_no_citation(text):
     escaped = escape(text)
     assert not any(token in escaped for token in SPECIAL)
     assert not re.search(r"</?ref\b|<\|", escaped)
@@ -33,20 +33,20 @@ def test_an_escaped_text_holds_no_special_token_and_no_citation(text):
 
 @settings(deadline=None)
 @given(TEXTS, TEXTS)
-def test_texts_that_differ_have_escapes_that_differ(a, b):
+def test_different_texts_have_different_escapes(a, b):
     assert (escape(a) == escape(b)) == (a == b)
 
 
 @pytest.mark.parametrize(
     "text", ["", "a < b | c", "array[0] <b>bold</b>", "réf. [12]", "<refuge>", f"soft{WORD_JOINER}"]
 )
-def test_text_without_markers_is_its_own_escape(text):
+def test_text_without_markers_is_unchanged(text):
     assert escape(text) == unescape(text) == text
 
 
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=6).map("".join))
-def test_the_tokenizer_reads_no_special_token_out_of_an_escaped_text(text):
+def test_the_tokenizer_encodes_no_special_token_in_an_escaped_text(text):
     tokenizer = PleiasTokenizer()
     ids = tokenizer(escape(text), add_special_tokens=False).input_ids
     assert not set(ids) & set(tokenizer.all_special_ids)

@@ -1,4 +1,4 @@
-"""Translation: the format, segments aligned by id and by verse, rows, the metric, and long texts."""
+"""Translation: the format, segments aligned by id and by verse, rows, the metrics, and long texts."""
 
 import sqlite3
 
@@ -16,7 +16,7 @@ from training.config import InputError
 from training.intervals import interval
 from training.language import LANGUAGES
 from training.tasks import aligned, translation
-from training.tasks.translation import TranslationData, format_translation, parse_translation, pieces_of, score
+from training.tasks.translation import TranslationData, format_translation, parse_translation, score, split_pieces
 
 TEXTS = st.one_of(st.text(), st.lists(st.sampled_from([*DOCUMENT_TOKENS, "a ", "\n"]), max_size=5).map("".join))
 
@@ -30,7 +30,7 @@ WORDS = {
 @pytest.fixture(scope="module")
 def segments(tmp_path_factory):
     """File of 200 segments of 40 pages in English and French, 40 of them in Latin too."""
-    path = tmp_path_factory.mktemp("segments") / "made_up.parquet"
+    path = tmp_path_factory.mktemp("segments") / "segments.parquet"
     rows = [
         {
             "id": f"page{i // 5}#{i}",
@@ -47,9 +47,9 @@ def segments(tmp_path_factory):
 
 @settings(deadline=None)
 @given(TEXTS, st.sampled_from(list(LANGUAGES)), TEXTS, st.sampled_from([None, *LANGUAGES]))
-def test_what_format_writes_parse_reads_also_when_the_text_holds_the_markers(text, target, made, source):
-    prompt, completion = format_translation(text, target, made, source)
-    assert parse_translation(prompt + completion) == (text, target, made, source)
+def test_format_and_parse_round_trip_even_if_the_text_contains_markers(text, target, translated, source):
+    prompt, completion = format_translation(text, target, translated, source)
+    assert parse_translation(prompt + completion) == (text, target, translated, source)
     assert parse_translation(prompt) == (text, target, "", source)
 
 
@@ -59,7 +59,7 @@ def test_the_format_is_the_published_one_with_the_language_as_the_first_token_of
     assert completion == "Enregistrez le fichier.<|translation_end|>"
     tokenizer = PleiasTokenizer()
     ids = tokenizer.convert_tokens_to_ids(["<|text_start|>", "<|text_end|>", "<|translation_start|>", "<|fr|>"])
-    assert [one for one in tokenizer(prompt).input_ids[1:] if one in tokenizer.all_special_ids] == ids
+    assert [i for i in tokenizer(prompt).input_ids[1:] if i in tokenizer.all_special_ids] == ids
 
 
 PAGE = """<html><body><p id="par_id0">{outside}</p><div id="DisplayArea"><h1 id="hd_id1">{title}</h1>
@@ -79,21 +79,21 @@ FRENCH = ENGLISH | {
 }
 
 
-def test_help_pages_align_by_element_and_what_was_left_in_english_is_left_out(tmp_path):
+def test_help_pages_align_by_element_without_untranslated_english(tmp_path):
     for code, words in (("en", ENGLISH), ("fr", FRENCH), ("de", {**ENGLISH, "left": "Open <b>the</b> other file."})):
         (tmp_path / code / "shared").mkdir(parents=True)
         (tmp_path / code / "shared" / "save.html").write_text(PAGE.format(**words), encoding="utf-8")
     (tmp_path / "fr" / "lonely.html").write_text(PAGE.format(**FRENCH), encoding="utf-8")
-    found = list(aligned.help_segments({code: tmp_path / code for code in ("en", "fr", "de")}))
-    assert [(one["id"], one["en"], one["fr"]) for one in found if "fr" in one] == [
+    rows = list(aligned.help_segments({code: tmp_path / code for code in ("en", "fr", "de")}))
+    assert [(row["id"], row["en"], row["fr"]) for row in rows if "fr" in row] == [
         ("shared/save.html#hd_id1", ENGLISH["title"], FRENCH["title"]),
         ("shared/save.html#par_id2", ENGLISH["text"], FRENCH["text"]),
     ]
-    assert {one["source"] for one in found} == {"LibreOffice help shared/save.html"}
-    assert not any(one["de"] == one["en"] for one in found if "de" in one)
+    assert {row["source"] for row in rows} == {"LibreOffice help shared/save.html"}
+    assert not any(row["de"] == row["en"] for row in rows if "de" in row)
 
 
-def test_verses_align_by_number_in_the_chapters_that_both_count_alike(tmp_path):
+def test_verses_align_by_number_in_chapters_with_equal_verse_numbers(tmp_path):
     (tmp_path / "clem_vulgate.csv").write_text(
         "book,chapter,verse,latin\nGn,1,1,[In principio creavit Deus cælum et terram.]\n"
         "Gn,1,2,<Sponsa>Terra autem erat inanis et vacua\nGn,2,1,Igitur perfecti sunt cæli et terra\n"
@@ -129,25 +129,25 @@ def test_verses_align_by_number_in_the_chapters_that_both_count_alike(tmp_path):
     ]
 
 
-def test_no_page_and_no_wording_is_on_both_sides_of_the_split(segments):
+def test_no_page_and_no_text_is_in_both_parts(segments):
     data = TranslationData(path=segments, languages=["en", "fr", "la"], train_rows=120, held_out=0.2, held_out_rows=40)
-    found = translation.rows(data)
-    assert found == translation.rows(data)
-    assert len(found["train"]) == 120 and len(found["held_out"]) == 40
-    sources, texts = ({name: {row[key] for row in some} for name, some in found.items()} for key in ("source", "text"))
+    parts = translation.rows(data)
+    assert parts == translation.rows(data)
+    assert len(parts["train"]) == 120 and len(parts["held_out"]) == 40
+    sources, texts = ({name: {row[key] for row in some} for name, some in parts.items()} for key in ("source", "text"))
     assert not sources["train"] & sources["held_out"]
     assert not texts["train"] & texts["held_out"]
-    directions = {(row["source_language"], row["language"]) for row in found["train"]}
+    directions = {(row["source_language"], row["language"]) for row in parts["train"]}
     assert directions == {("en", "fr"), ("fr", "en"), ("en", "la"), ("la", "en")}
-    assert translation.rows(TranslationData(**{**vars(data), "seed": 1}))["held_out"] != found["held_out"]
-    for row in found["train"]:
-        text, target, made, source = parse_translation(row["prompt"] + row["completion"])
-        assert (text, target, made) == (row["text"], row["language"], row["translation"])
+    assert translation.rows(TranslationData(**{**vars(data), "seed": 1}))["held_out"] != parts["held_out"]
+    for row in parts["train"]:
+        text, target, translated, source = parse_translation(row["prompt"] + row["completion"])
+        assert (text, target, translated) == (row["text"], row["language"], row["translation"])
         assert source in (None, row["source_language"])
-    assert 0.3 < sum(row["prompt"].startswith("<|text_start|><|") for row in found["train"]) / 120 < 0.7
+    assert 0.3 < sum(row["prompt"].startswith("<|text_start|><|") for row in parts["train"]) / 120 < 0.7
 
 
-def test_no_wording_is_on_both_sides_in_another_direction_or_as_a_translation(tmp_path):
+def test_no_text_is_in_both_parts_in_another_direction_or_as_a_translation(tmp_path):
     repeated = {"en": "Choose a format for the cells.", "fr": "Choisissez un format.", "la": "Elige formam cellarum."}
     rows = [
         {"id": f"page{i}#{j}", "source": f"page{i}", "license": "Public Domain", **texts}
@@ -155,48 +155,48 @@ def test_no_wording_is_on_both_sides_in_another_direction_or_as_a_translation(tm
         for j, texts in enumerate(({code: f"{text} {i}" for code, text in repeated.items()}, repeated))
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "repeated.parquet")
-    found = translation.rows(
+    parts = translation.rows(
         TranslationData(path=tmp_path / "repeated.parquet", languages=["en", "fr", "la"], held_out=0.2)
     )
-    texts = {name: {row[key] for row in some for key in ("text", "translation")} for name, some in found.items()}
+    texts = {name: {row[key] for row in some for key in ("text", "translation")} for name, some in parts.items()}
     assert repeated["en"] in texts["held_out"]
-    assert found["train"] and not texts["train"] & texts["held_out"]
+    assert parts["train"] and not texts["train"] & texts["held_out"]
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ({"languages": ["fr"]}, "two languages"),
-        ({"languages": ["fr", "la"]}, "through"),
+        ({"languages": ["fr", "la"]}, "pivot"),
         ({"languages": ["en", "xx"]}, "xx"),
         ({"languages": ["en", "de"]}, "lacks the column de"),
-        ({"languages": ["en", "fr"], "longest": 3}, "no two segments"),
+        ({"languages": ["en", "fr"], "max_characters": 3}, "no parallel segments"),
     ],
 )
-def test_a_setting_that_gives_no_rows_gets_a_sentence(segments, change, told):
-    with pytest.raises(InputError, match=told):
+def test_settings_without_any_rows_are_rejected(segments, change, message):
+    with pytest.raises(InputError, match=message):
         translation.rows(TranslationData(**{"path": segments, **change}))
 
 
-def test_the_scores_are_those_of_sacrebleu(segments):
+def test_scores_equal_sacrebleu(segments):
     data = TranslationData(path=segments, languages=["en", "fr"], held_out=0.3, held_out_rows=50)
     rows = translation.rows(data)["held_out"]
     outputs = [" ".join(row["translation"].split()[::-1][:4]) + " de la" for row in rows]
     outputs[0] = ""
     references = [row["translation"] for row in rows]
     metrics = score(rows, outputs)
-    for name, oracle in (("chrf2++", CHRF(word_order=2)), ("bleu", BLEU())):
+    for name, sacrebleu in (("chrf2++", CHRF(word_order=2)), ("bleu", BLEU())):
         measured = interval(metrics[name], samples=50)
-        assert measured["value"] == oracle.corpus_score(outputs, [references]).score > 0
+        assert measured["value"] == sacrebleu.corpus_score(outputs, [references]).score > 0
         assert measured["low"] <= measured["value"] <= measured["high"]
         some = metrics[name].rows[7:19].sum(0)  # as a bootstrap sample is
-        assert float(metrics[name](some)) == oracle.corpus_score(outputs[7:19], [references[7:19]]).score
+        assert float(metrics[name](some)) == sacrebleu.corpus_score(outputs[7:19], [references[7:19]]).score
     assert next(iter(metrics)) == "chrf2++" and translation.HIGHER_IS_BETTER
     assert interval(score(rows, [row["completion"] for row in rows])["chrf2++"])["value"] == pytest.approx(100)
     assert translation.signatures()["chrf2++"].startswith("nrefs:1|case:mixed|eff:yes|nc:6|nw:2|space:no|version:2")
 
 
-def test_an_answer_in_the_wrong_language_is_found():
+def test_translations_in_the_wrong_language_are_counted():
     french = "La vieille maison était au bord de la rivière, et personne ne venait avant le printemps."
     english = "The old house stood by the river, and nobody came before the spring of that year."
     rows = [{"language": "fr", "translation": french}, {"language": "en", "translation": english}] * 2
@@ -208,19 +208,19 @@ def test_an_answer_in_the_wrong_language_is_found():
 
 @settings(deadline=None)
 @given(st.lists(st.text(alphabet="ab é.!?\n\t\u00a0", max_size=30), max_size=8).map("".join), st.integers(4, 40))
-def test_the_pieces_of_a_text_are_the_text_and_none_is_too_long(text, longest):
-    pieces = pieces_of(text, longest)
+def test_pieces_concatenate_to_the_text_within_the_maximum_length(text, longest):
+    pieces = split_pieces(text, longest)
     assert "".join(pieces) == text
     assert all(piece.isspace() or (piece == piece.strip() and len(piece) <= longest) for piece in pieces)
 
 
-def test_a_long_line_is_cut_at_the_ends_of_sentences():
+def test_a_long_line_is_split_at_the_ends_of_sentences():
     sentences = ["One is here.", "Two is there!", "Three is nowhere?"]
-    assert pieces_of(" ".join(sentences), 20) == [sentences[0], " ", sentences[1], " ", sentences[2]]
-    assert pieces_of("\n\n".join(sentences), 90) == [sentences[0], "\n\n", sentences[1], "\n\n", sentences[2]]
+    assert split_pieces(" ".join(sentences), 20) == [sentences[0], " ", sentences[1], " ", sentences[2]]
+    assert split_pieces("\n\n".join(sentences), 90) == [sentences[0], "\n\n", sentences[1], "\n\n", sentences[2]]
 
 
-def test_a_text_is_translated_piece_by_piece_and_keeps_its_layout(tiny_tokenizer, monkeypatch):
+def test_a_text_is_translated_piece_by_piece_and_its_layout_is_preserved(tiny_tokenizer, monkeypatch):
     tokenizer = PleiasTokenizer.from_pretrained(tiny_tokenizer)
     torch.manual_seed(0)
     config = PleiasConfig(
@@ -229,17 +229,17 @@ def test_a_text_is_translated_piece_by_piece_and_keeps_its_layout(tiny_tokenizer
     )  # fmt: skip
     model = PleiasForCausalLM(config).eval()
     seen = []
-    whole = translation.complete
+    complete = translation.complete
 
-    def watched(model, tokenizer, prompts, **options):
+    def recording(model, tokenizer, prompts, **options):
         seen.extend(prompts)
-        return whole(model, tokenizer, prompts, **{**options, "max_new_tokens": 4})
+        return complete(model, tokenizer, prompts, **{**options, "max_new_tokens": 4})
 
-    monkeypatch.setattr(translation, "complete", watched)
-    made = translation.translate(model, tokenizer, "the house\n\n  the river\n", target="fr", source="en")
+    monkeypatch.setattr(translation, "complete", recording)
+    translated = translation.translate(model, tokenizer, "the house\n\n  the river\n", target="fr", source="en")
     assert seen == [format_translation(text, "fr", source="en")[0] for text in ("the house", "the river")]
-    one = translation.translate(model, tokenizer, "the house", target="fr", source="en")
-    assert made.startswith(f"{one}\n\n  ") and made.endswith("\n")
+    house = translation.translate(model, tokenizer, "the house", target="fr", source="en")
+    assert translated.startswith(f"{house}\n\n  ") and translated.endswith("\n")
     assert translation.translate(model, tokenizer, " \n", target="fr") == " \n"
     with pytest.raises(InputError, match="xx"):
         translation.translate(model, tokenizer, "the house", target="xx")

@@ -148,13 +148,13 @@ def once(path: Path, key: str, make: Callable[[], list], *, main: bool) -> list:
 
 
 def spelt(decoding: dict) -> dict:
-    """Decoding settings as JSON: of a guide its name and its own settings."""
+    """Return decoding settings as JSON: of a logits processor its name and its default settings."""
 
-    def guide(make: Callable) -> dict:
-        own = inspect.signature(make).parameters.values()
-        return {"name": make.__qualname__} | {one.name: one.default for one in own if one.default is not one.empty}
+    def processor(make: Callable) -> dict:
+        parameters = inspect.signature(make).parameters.values()
+        return {"name": make.__qualname__} | {p.name: p.default for p in parameters if p.default is not p.empty}
 
-    return {name: guide(value) if callable(value) else value for name, value in decoding.items()}
+    return {name: processor(value) if callable(value) else value for name, value in decoding.items()}
 
 
 def show(config: FinetuneConfig, metrics: dict[str, dict[str, float]], rows: int) -> None:

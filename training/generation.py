@@ -1,4 +1,4 @@
-"""Completions of many prompts by any causal language model: left-padded batches of like length, greedy, in order."""
+"""Batched greedy generation with any causal language model: left-padded batches of similar length, in prompt order."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -16,25 +16,26 @@ def complete(
     max_new_tokens: int,
     stop: str | None = None,
     repetition_penalty: float = 1.0,
-    guide: Callable[[PreTrainedTokenizerBase, list[str]], LogitsProcessor] | None = None,
+    logits_processor: Callable[[PreTrainedTokenizerBase, list[str]], LogitsProcessor] | None = None,
     batch_tokens: int = 8192,
     progress: str | None = None,
 ) -> list[str]:
-    """The greedy continuation of each prompt, in the order of the prompts.
+    """Generate the greedy continuation of each prompt, in the order of the prompts.
 
-    Special tokens written out in a prompt are read as such (a task's format is made of them) and stand in the
-    continuation, except padding and the end of the text, at which it ends.
+    Special tokens written in a prompt are encoded as such, because task formats consist of them. They also appear in
+    the continuation, except padding and end of text, at which it ends.
 
     Args:
-        stop: text, best a special token, that ends a continuation besides the end of the text; not part of it. A
-            tokenizer that has no such token writes on to `max_new_tokens`, and what follows the text is cut off.
-        repetition_penalty: 1.2 is what the original's card advises for the base model.
-        guide: makes what changes the scores of the next token, for a batch of prompts (training.tasks.near).
-        batch_tokens: most tokens of a batch, prompt, padding and continuation together; one prompt at least.
-        progress: title of a progress bar; none when not given.
+        stop: Text, preferably a special token, at which a continuation ends, in addition to the end of text. It is not
+            part of the continuation. If the tokenizer has no such token, generation continues to `max_new_tokens` and
+            the continuation is truncated at the text.
+        repetition_penalty: The original model's card recommends 1.2 for the base model.
+        logits_processor: Factory that builds a LogitsProcessor for a batch of prompts (training.tasks.near).
+        batch_tokens: Maximum tokens per batch, including prompts, padding and continuations; at least one prompt.
+        progress: Title of a progress bar. Default: no bar.
     """
-    entries = tokenizer.get_vocab()
-    ends = [id for id in (tokenizer.eos_token_id, entries.get(stop)) if id is not None]
+    vocabulary = tokenizer.get_vocab()
+    ends = [id for id in (tokenizer.eos_token_id, vocabulary.get(stop)) if id is not None]
     pad = next(id for id in (tokenizer.pad_token_id, *ends, 0) if id is not None)
     encoded = [tokenizer(prompt).input_ids for prompt in prompts]
     outputs: list[str] = [""] * len(prompts)
@@ -43,6 +44,7 @@ def complete(
             width = max(len(encoded[i]) for i in batch)
             rows = [[pad] * (width - len(encoded[i])) + encoded[i] for i in batch]
             mask = [[0] * (width - len(encoded[i])) + [1] * len(encoded[i]) for i in batch]
+            processors = [logits_processor(tokenizer, [prompts[i] for i in batch])] if logits_processor else []
             ids = model.generate(
                 input_ids=torch.tensor(rows, device=model.device),
                 attention_mask=torch.tensor(mask, device=model.device),
@@ -50,7 +52,7 @@ def complete(
                 do_sample=False,
                 num_beams=1,
                 repetition_penalty=repetition_penalty,
-                logits_processor=LogitsProcessorList([guide(tokenizer, [prompts[i] for i in batch])] if guide else []),
+                logits_processor=LogitsProcessorList(processors),
                 eos_token_id=ends or None,
                 pad_token_id=pad,
             )
@@ -63,7 +65,7 @@ def complete(
 
 
 def _batches(lengths: list[int], batch_tokens: int, new_tokens: int) -> Iterator[list[int]]:
-    """Indices in batches of like length, the longest first."""
+    """Yield batches of indices of similar length, longest first."""
     batch: list[int] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         if batch and (len(batch) + 1) * (lengths[batch[0]] + new_tokens) > batch_tokens:

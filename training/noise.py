@@ -1,15 +1,15 @@
-"""Make clean text look like old print, and like what a machine reads off paper: seeded, rates written here."""
+"""Simulate historical typography and OCR errors on clean text: seeded, with the error rates below."""
 
 import random
 import re
 
-# How often which kind of page is drawn: (share, set in old type, read by a machine).
+# Kinds of pages: (share, historical typography, OCR errors).
 PAGES = ((0.25, True, False), (0.20, True, True), (0.40, False, True), (0.15, False, False))
-WRAPPED = 0.75  # share of the pages that keep their lines
-ERROR_RATES = (0.02, 0.04, 0.08)  # characters misread on a read page, one of these per document
+WRAPPED = 0.75  # share of the pages with line breaks
+ERROR_RATES = (0.02, 0.04, 0.08)  # character error rates of OCR pages; one is sampled per document
 
-# What machines make of a sign, most frequent first: a confusion's chance falls with its place in the list. Read off
-# alignments of scans with their transcriptions.
+# OCR confusions of characters, most frequent first: the probability decreases along the list. Taken from alignments of
+# scans with their transcriptions.
 CONFUSIONS = {
     "rn": ("m",), "ch": ("d",), "ck": ("d",), "tz": ("g",), "ll": ("U",), "in": ("m",), "li": ("h",), "cl": ("d",),
     "nn": ("im",), "ſſ": ("ff",), " ": ("", ". ", "-", " - ", " '"), ",": (".", ";", ""), ".": (",", ":", ""),
@@ -22,7 +22,7 @@ CONFUSIONS = {
     "E": ("S", "F"), "G": ("W", "C"), "H": ("D", "R"), "I": ("1", "l"), "S": ("E", "8"), "T": ("Z",), "D": ("O",),
 }  # fmt: skip
 
-# Machines that learned Roman type read blackletter wrongly in the same way again and again: (right, wrong, how often).
+# Systematic errors of OCR models trained on Roman type when they read blackletter: (right, wrong, probability).
 BLACKLETTER = (
     ("ch", "h", 0.15),
     ("ch", "d", 0.10),
@@ -31,7 +31,7 @@ BLACKLETTER = (
     ("k", "f", 0.30),
     ("ſ", "j", 0.10),
 )
-SPECKS = (".", " ", ":", "i", "-", "'", "‘", "_ ", "| ", "© ")  # what is read where nothing stands
+SPECKS = (".", " ", ":", "i", "-", "'", "‘", "_ ", "| ", "© ")  # recognised where nothing is printed
 
 LETTER = r"[^\W\d_]"
 LONG_S = re.compile(rf"s(?={LETTER})")
@@ -41,7 +41,7 @@ LIGATURES = (("ffi", "ﬃ"), ("ffl", "ﬄ"), ("fi", "ﬁ"), ("fl", "ﬂ"), ("ff"
 
 
 def printed(text: str, draw: random.Random) -> str:
-    """Old type: long s except at a word's end; by chance u for v, i for j, e above the vowel, ligatures, tildes."""
+    """Set a text in old type: long s inside words; at random u for v, i for j, e above vowels, ligatures, tildes."""
     text = LONG_S.sub("ſ", text)
     if draw.random() < 0.3:
         text = re.sub(rf"\bu(?={LETTER})", "v", re.sub(rf"(?<={LETTER})v", "u", text)).replace("j", "i")
@@ -56,13 +56,13 @@ def printed(text: str, draw: random.Random) -> str:
 
 
 def wrapped(text: str, draw: random.Random) -> str:
-    """Lines of 50 to 70 characters, as on the page; words are broken with a hyphen or `¬`."""
+    """Break a text into lines of 50 to 70 characters, as on a page; words are hyphenated with a hyphen or `¬`."""
     hyphen = draw.choice(("-", "-", "¬"))
     return LINE.sub(lambda line: f"{line[1]}\n" if line[0].endswith(" ") else f"{line[1]}{hyphen}\n", text)
 
 
 def read(text: str, rate: float, draw: random.Random, *, blackletter: bool = False) -> str:
-    """What a machine reads: about `rate` of the characters confused, lost or made up; long s mostly read as f."""
+    """Confuse, delete or insert about `rate` of the characters, as OCR does; long s is mostly read as f."""
     if blackletter:
         for right, wrong, share in BLACKLETTER:
             parts = text.split(right)
@@ -88,19 +88,19 @@ def read(text: str, rate: float, draw: random.Random, *, blackletter: bool = Fal
 
 
 def aged(text: str, *, seed: str, blackletter: bool = False) -> str:
-    """A text as an old page, a machine's reading of a page, or its lines alone; the same seed gives the same page.
+    """Simulate a page of a kind in PAGES from a text; the same seed results in the same page.
 
     Args:
-        text: clean text.
-        seed: decides which kind of page, and every error.
-        blackletter: whether old pages in the text's language were set in it (German).
+        text: Clean text.
+        seed: Seed of the kind of page and of every error.
+        blackletter: Old pages in the text's language were set in blackletter (German).
     """
     draw = random.Random(seed)
-    _, old, by_machine = draw.choices(PAGES, weights=[share for share, _, _ in PAGES])[0]
+    _, old, recognised = draw.choices(PAGES, weights=[share for share, _, _ in PAGES])[0]
     if old:
         text = printed(text, draw)
     if draw.random() < WRAPPED:
         text = wrapped(text, draw)
-    if by_machine:
+    if recognised:
         text = read(text, draw.choice(ERROR_RATES), draw, blackletter=old and blackletter and draw.random() < 0.7)
     return text

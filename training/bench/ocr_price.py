@@ -1,9 +1,9 @@
-"""What a change has to cost a model that corrects OCR: its error rates on training rows at several prices.
+"""Measure an OCR correction model's error rates on training rows at several edit penalties, to choose the best.
 
     python -m training.bench.ocr_price --model runs/finetune_ocr/model --data.pairs PAIRS
 
-The price is chosen on rows that the model was trained on, so that the held-out ones stay unseen; `correct` takes it as
-`price`, and training.tasks.ocr.EDIT_PRICE is what it is without.
+The penalty is chosen on rows that the model was trained on, so that held-out rows remain unseen. Pass it to `correct`
+as `edit_penalty`; the default is training.tasks.ocr.EDIT_PRICE.
 """
 
 if not __package__:  # run by path; same as `python -m training.bench.ocr_price`
@@ -28,36 +28,38 @@ from ..tasks import ocr
 
 @dataclass
 class PriceConfig:
-    """Which model, and which prices.
+    """A model and the edit penalties to compare.
 
     Args:
-        model: folder of a model fine-tuned for OCR correction.
-        data: the data that it was fine-tuned on.
-        prices: of a changed byte, in bytes that are left as they are.
-        rows: of the training part.
+        model: Folder of a model fine-tuned for OCR correction.
+        data: Data settings that it was fine-tuned with.
+        penalties: Edit penalties per changed byte, in unchanged bytes.
+        rows: Number of training rows to correct.
     """
 
     model: Path
     data: ocr.OcrData = field(default_factory=ocr.OcrData)
-    prices: list[float] = field(default_factory=lambda: [1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0])
+    penalties: list[float] = field(default_factory=lambda: [1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0])
     rows: int = 200
 
 
 def main() -> None:
     """`python -m training.bench.ocr_price`."""
-    config = parse(PriceConfig, description="Error rates of a model at several prices of a change.")
+    config = parse(PriceConfig, description="Measure a model's error rates at several edit penalties.")
     model = AutoModelForCausalLM.from_pretrained(config.model, dtype=cpu_compute_dtype()).eval()
     tokenizer = AutoTokenizer.from_pretrained(config.model)
     rows = ocr.rows(config.data)["train"][: config.rows]
     prompts = [row["prompt"] for row in rows]
-    print("price    cer    wer  error reduction          over-correction")
-    for price in config.prices:
-        decoding = {**ocr.DECODING, "guide": partial(ocr.near_input, price=price)}
-        outputs = complete(model, tokenizer, prompts, **decoding, progress=f"price {price}")
-        found = {name: interval(metric) for name, metric in ocr.score(rows, outputs).items()}
-        gain, added = found["error_reduction"], found.get("over_correction", {"value": 0.0})["value"]
-        shown = f"{gain['value']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f})"
-        print(f"{price:5.1f}  {found['cer']['value']:.3f}  {found['wer']['value']:.3f}  {shown}  {added:.4f}")
+    print("penalty    cer    wer  error reduction          over-correction")
+    for penalty in config.penalties:
+        decoding = {**ocr.DECODING, "logits_processor": partial(ocr.near_input, penalty=penalty)}
+        outputs = complete(model, tokenizer, prompts, **decoding, progress=f"penalty {penalty}")
+        metrics = {name: interval(metric) for name, metric in ocr.score(rows, outputs).items()}
+        gain, added = metrics["error_reduction"], metrics.get("over_correction", {"value": 0.0})["value"]
+        reduction = f"{gain['value']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f})"
+        print(
+            f"{penalty:7.1f}  {metrics['cer']['value']:.3f}  {metrics['wer']['value']:.3f}  {reduction}  {added:.4f}"
+        )
 
 
 if __name__ == "__main__":

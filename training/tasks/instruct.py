@@ -1,4 +1,4 @@
-"""Conversations: the chat template, rows from one's own messages and from the other tasks, the metric, and `reply`."""
+"""Conversations: the chat template, rows from user-provided messages and from other tasks, the metric, and `reply`."""
 
 import copy
 import re
@@ -15,7 +15,7 @@ from ..data.split import hash_fraction
 from ..generation import complete
 from ..intervals import Metric, ratio
 from .markers import escape, unescape
-from .sources import read_rows
+from .sources import order_by_hash, read_user_files
 
 NAME = "instruct"
 HIGHER_IS_BETTER = True
@@ -23,8 +23,8 @@ START, END = "<|im_start|>", "<|im_end|>"
 ROLES = ("system", "user", "assistant")
 DECODING = {"max_new_tokens": 256, "stop": END, "repetition_penalty": 1.1}
 
-# ChatML, after the beginning of text. Between the marks of generation stands what is learnt: an assistant's turn with
-# the token that ends it.
+# ChatML, after the begin-of-text token. The loss covers what is between the generation tags: an assistant turn with
+# its end token.
 TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' }}"
     "{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}"
@@ -32,7 +32,7 @@ TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
-# What is asked for, in the language of the text; of a translation, in the language that is wanted.
+# Requests in the language of the text; for translation, in the target language.
 REQUESTS = {
     "ocr": {
         "en": "Correct the OCR errors in this text.",
@@ -71,17 +71,17 @@ SPECIAL = re.compile(r"<\|[a-z_0-9]+\|>")
 
 @dataclass
 class InstructData:
-    """What conversations are made of.
+    """Training and evaluation data of conversations.
 
     Args:
-        path: Parquet or JSON lines, a file or a folder, with a column messages: a list of {"role", "content"}, roles
-            system, user and assistant, the last turn the assistant's. Columns id, language, source and license are
-            kept.
-        tasks: whose rows become conversations.
-        rows: most of each task, of those to learn from; a tenth as many are held out.
-        settings: of the tasks' data, by task, as under --data for the task itself.
-        held_out: share of the conversations in `path` that is not learnt; equal first turns stay together.
-        seed: decides which.
+        path: Parquet or JSON Lines file or folder with a column messages: a list of {"role", "content"}. Roles are
+            system, user and assistant; the last turn is the assistant's. Columns id, language, source and license are
+            preserved. Default: none.
+        tasks: Tasks whose rows are converted to conversations.
+        rows: Maximum number of training rows per task; a tenth as many are held out.
+        settings: Data settings per task, as under --data for the task itself.
+        held_out: Fraction of the conversations in `path` that is not trained on; equal first user turns stay together.
+        seed: Seed of the held-out split and of the order.
     """
 
     path: Path | None = None
@@ -92,34 +92,34 @@ class InstructData:
     seed: int = 0
 
 
-# The format ---------------------------------------------------------------------------------------
+# Format -------------------------------------------------------------------------------------------
 
 
 def with_template(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """A copy of a tokenizer that has the chat template; the tokenizer itself stays without."""
+    """Return a copy of a tokenizer with the chat template; the tokenizer itself is not changed."""
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.chat_template = TEMPLATE
     return tokenizer
 
 
 def format_instruct(messages: Sequence[dict[str, str]]) -> tuple[str, str]:
-    """(prompt, completion): all turns up to the assistant's last, and that one; as the template has it, without BOS.
+    """Return (prompt, completion): all turns before the last, and the assistant's last; as the template, without BOS.
 
     Raises:
-        ValueError: when the last turn is not the assistant's.
+        ValueError: If the last turn is not the assistant's.
     """
-    *asked, answer = messages
-    if answer["role"] != "assistant":
+    *context, last = messages
+    if last["role"] != "assistant":
         raise ValueError("the last turn is not the assistant's")
-    turns = (f"{START}{turn['role']}\n{escape(turn['content'])}{END}\n" for turn in asked)
-    return f"{''.join(turns)}{START}assistant\n", f"{escape(answer['content'])}{END}"
+    turns = (f"{START}{turn['role']}\n{escape(turn['content'])}{END}\n" for turn in context)
+    return f"{''.join(turns)}{START}assistant\n", f"{escape(last['content'])}{END}"
 
 
 def parse_instruct(text: str) -> list[dict[str, str]]:
-    """The messages of a prompt and its completion.
+    """Return the messages of a prompt and its completion.
 
     Raises:
-        ValueError: when the text is none.
+        ValueError: If the text does not begin with a turn.
     """
     turns = text.split(START)
     if turns.pop(0):
@@ -135,23 +135,21 @@ def parse_instruct(text: str) -> list[dict[str, str]]:
 
 
 def rows(data: InstructData) -> dict[str, list[dict]]:
-    """{"train": rows, "held_out": rows}; a row's messages are escaped, as a template must be given them.
+    """Return {"train": rows, "held_out": rows}; the messages of a row are escaped, as the chat template requires.
 
     Raises:
-        InputError: when nothing is asked for, or a file is not as it should be.
+        InputError: If neither path nor tasks are set, or a file is invalid.
     """
     if data.path is None and not data.tasks:
-        raise InputError("instruct has no data: give --data.path, with conversations, or --data.tasks, such as [ocr].")
-    made: dict[str, list[dict]] = {"train": [], "held_out": []}
-    for row in _read(data.path) if data.path else ():
+        raise InputError("instruct has no data: pass --data.path, with conversations, or --data.tasks, such as [ocr].")
+    parts: dict[str, list[dict]] = {"train": [], "held_out": []}
+    for row in _read_conversations(data.path) if data.path else ():
         first = next(turn["content"] for turn in row["messages"] if turn["role"] == "user")
-        made["held_out" if hash_fraction(f"{data.seed}/{first}") < data.held_out else "train"].append(_row(row))
+        parts["held_out" if hash_fraction(f"{data.seed}/{first}") < data.held_out else "train"].append(_row(row))
     for task in data.tasks:
-        for name, some in _of_task(task, data).items():
-            made[name] += some
-    return {
-        name: sorted(some, key=lambda row: hash_fraction(f"{data.seed}/{row['id']}")) for name, some in made.items()
-    }
+        for name, task_rows in _task_rows(task, data).items():
+            parts[name] += task_rows
+    return {name: order_by_hash(part, data.seed) for name, part in parts.items()}
 
 
 def _row(row: dict) -> dict:
@@ -160,86 +158,83 @@ def _row(row: dict) -> dict:
     return row | {"messages": escaped, "prompt": prompt, "completion": completion}
 
 
-def _read(path: Path) -> Iterator[dict]:
-    """Checked conversations of a file or folder."""
-    files = [path] if path.is_file() else sorted([*path.rglob("*.parquet"), *path.rglob("*.jsonl")])
-    if not files:
-        raise InputError(f"{path} holds no .parquet or .jsonl file: give conversations in one of the two.")
-    for file in files:
-        for i, row in enumerate(read_rows(file)):
-            usual = {"id": f"{file.name}/{i}", "language": "", "source": file.name, "license": "unknown"}
-            yield usual | _checked(row, f"{file}, row {i}")
+def _read_conversations(path: Path) -> Iterator[dict]:
+    """Yield the validated conversations of a file or folder."""
+    for file, i, row in read_user_files(path, "conversations in one of the two formats"):
+        defaults = {"id": f"{file.name}/{i}", "language": "", "source": file.name, "license": "unknown"}
+        yield defaults | _validate(row, f"{file}, row {i}")
 
 
-def _checked(row: dict, named: str) -> dict:
+def _validate(row: object, place: str) -> dict:
     if not isinstance(row, dict) or not row.get("messages"):
         columns = ", ".join(row) if isinstance(row, dict) else "none"
-        raise InputError(f"{named} has no messages (columns: {columns}): name the column of the turns messages.")
+        raise InputError(f"{place} has no messages (columns: {columns}): name the column of the turns messages.")
     for turn in row["messages"]:
         if not isinstance(turn, dict) or turn.get("role") not in ROLES or not isinstance(turn.get("content"), str):
-            raise InputError(f"{named} has a turn {turn!r}: turns have role ({', '.join(ROLES)}) and content, a text.")
+            raise InputError(f"{place} has a turn {turn!r}: turns have role ({', '.join(ROLES)}) and content, a text.")
     roles = [turn["role"] for turn in row["messages"]]
     if "user" not in roles or roles[-1] != "assistant":
-        raise InputError(f"{named} ends with a turn of the {roles[-1]}: it needs a user's, and the assistant's last.")
+        raise InputError(
+            f"{place} ends with a turn of the {roles[-1]}: add a user turn, and end with the assistant's."
+        )
     if not all(turn["content"].strip() for turn in row["messages"] if turn["role"] == "assistant"):
-        raise InputError(f"{named} has an empty turn of the assistant, which teaches nothing: leave it out.")
+        raise InputError(f"{place} has an empty assistant turn, which is useless for training: remove the row.")
     return {key: value for key, value in row.items() if value is not None}
 
 
-def _of_task(name: str, data: InstructData) -> dict[str, list[dict]]:
-    """Rows of another task as conversations of two turns."""
+def _task_rows(name: str, data: InstructData) -> dict[str, list[dict]]:
+    """Return rows of another task as conversations of two turns."""
     from . import load, settings
 
-    found = load(name).rows(typed(settings(name), data.settings.get(name, {}), f"data.settings.{name}"))
-    most = {"train": data.rows, "held_out": max(1, data.rows // 10)}
-    return {part: [_row(conversation(row, name)) for row in some[: most[part]]] for part, some in found.items()}
+    parts = load(name).rows(typed(settings(name), data.settings.get(name, {}), f"data.settings.{name}"))
+    limits = {"train": data.rows, "held_out": max(1, data.rows // 10)}
+    return {part: [_row(conversation(row, name)) for row in rows[: limits[part]]] for part, rows in parts.items()}
 
 
 def conversation(row: dict, task: str) -> dict:
-    """A task's row as a request in plain words and its answer, without the task's own markers."""
-    wanted = LANGUAGE_TOKEN.findall(row["prompt"])
-    language = wanted[-1] if wanted and task == "translation" else row["language"]
+    """Convert a task's row to a request in natural language and its answer, without the task's markers."""
+    target_languages = LANGUAGE_TOKEN.findall(row["prompt"])
+    language = target_languages[-1] if target_languages and task == "translation" else row["language"]
     request = REQUESTS[task].get(language, REQUESTS[task]["en"])
     answer = row["completion"]
     if task == "rag":
         answer = answer.rpartition("<|answer_start|>")[2]
-    kept = {key: row[key] for key in ("id", "language", "source", "license")}
     turns = [
-        {"role": "user", "content": f"{request}\n\n{plain(row['prompt'])}"},
-        {"role": "assistant", "content": plain(answer)},
+        {"role": "user", "content": f"{request}\n\n{remove_markers(row['prompt'])}"},
+        {"role": "assistant", "content": remove_markers(answer)},
     ]
-    return kept | {"task": task, "messages": turns}
+    return {key: row[key] for key in ("id", "language", "source", "license")} | {"task": task, "messages": turns}
 
 
-def plain(text: str) -> str:
-    """A task's text with its markers taken out, each a line end where it stood between words."""
+def remove_markers(text: str) -> str:
+    """Remove the markers from a task's text; between words each becomes a line break."""
     return unescape(re.sub(r"\s*\n\s*", "\n", SPECIAL.sub("\n", text)).strip())
 
 
-# The metric ---------------------------------------------------------------------------------------
+# Metric -------------------------------------------------------------------------------------------
 
 
 def score(rows: list[dict], outputs: list[str]) -> dict[str, Metric]:
-    """`answer_f1`: how many words answers and right answers share; also of each task by itself (`ocr_answer_f1`)."""
+    """Compute `answer_f1`, the F1 of words shared with the reference answers, also per task (`ocr_answer_f1`)."""
     counts = []
     for row, output in zip(rows, outputs, strict=True):
-        both = row["completion"].partition(END)[0], output
-        right, made = (Counter(unescape(text).lower().split()) for text in both)
-        counts.append([2 * (right & made).total(), right.total() + made.total()])
-    named = {"answer_f1": range(len(rows))}
+        texts = row["completion"].partition(END)[0], output
+        reference, generated = (Counter(unescape(text).lower().split()) for text in texts)
+        counts.append([2 * (reference & generated).total(), reference.total() + generated.total()])
+    groups = {"answer_f1": range(len(rows))}
     for task in sorted({row["task"] for row in rows if row.get("task")}):
-        named[f"{task}_answer_f1"] = [i for i, row in enumerate(rows) if row.get("task") == task]
-    return {name: ratio([counts[i][0] for i in some], [counts[i][1] for i in some]) for name, some in named.items()}
+        groups[f"{task}_answer_f1"] = [i for i, row in enumerate(rows) if row.get("task") == task]
+    return {name: ratio([counts[i][0] for i in some], [counts[i][1] for i in some]) for name, some in groups.items()}
 
 
 # Use ----------------------------------------------------------------------------------------------
 
 
 def reply(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]]) -> str:
-    """The assistant's next turn.
+    """Generate the assistant's next turn.
 
     Args:
-        messages: {"role", "content"}, the last of them the user's.
+        messages: Turns as {"role", "content"}, the last of them the user's.
     """
     prompt, _ = format_instruct([*messages, {"role": "assistant", "content": ""}])
     return unescape(complete(model, tokenizer, [prompt], **DECODING)[0])

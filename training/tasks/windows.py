@@ -1,7 +1,7 @@
-"""Long texts in overlapping windows, rejoined without loss; pairs of texts cut at the same places.
+"""Split long texts into overlapping windows and rejoin them without loss; split pairs of texts at aligned places.
 
-Both stand on the alignment of two spellings of one text (Levenshtein's): windows meet, and pairs are cut, at signs
-that are the same on both sides.
+Both use the character alignment of two versions of a text (Levenshtein): windows are joined, and pairs are split, at
+characters that are equal on both sides.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ Span = tuple[int, int]
 
 
 def matches(a: str, b: str) -> np.ndarray:
-    """(len(a),) place in `b` of each character of `a` that stands there unchanged in the alignment; -1 elsewhere."""
+    """Return (len(a),): the index in `b` of each character of `a` that the alignment leaves unchanged, else -1."""
     places = np.full(len(a), -1)
     for block in Levenshtein.opcodes(a, b):
         if block.tag == "equal":
@@ -22,32 +22,32 @@ def matches(a: str, b: str) -> np.ndarray:
 
 
 def spans(text: str, size: int, overlap: int) -> list[Span]:
-    """Windows of at most `size` characters that begin and end at word ends where there are some.
+    """Return windows of at most `size` characters that begin and end at word boundaries if there are any.
 
     Each shares about `overlap` characters with the next, and together they cover the text.
 
     Raises:
-        ValueError: when `size` is less than four times `overlap`: three windows would meet in one place.
+        ValueError: If `size` is less than four times `overlap`: three windows would overlap in one place.
     """
     if not 0 <= 4 * overlap <= size or size < 4:
-        raise ValueError(f"windows of {size} characters cannot overlap by {overlap}: four overlaps have to fit in one")
-    found, start = [], 0
+        raise ValueError(f"windows of {size} characters cannot overlap by {overlap}: use at most a quarter")
+    windows, start = [], 0
     while len(text) - start > size:
         end = _word_end(text, start + size // 2, start + size) or start + size
-        found.append((start, end))
+        windows.append((start, end))
         start = _word_end(text, end - overlap, end - 1) or end - overlap
-    return [*found, (start, len(text))]
+    return [*windows, (start, len(text))]
 
 
 def _word_end(text: str, low: int, high: int) -> int | None:
-    """The last place in (low, high] that a blank stands before."""
+    """Return the last position in (low, high] that follows a whitespace character."""
     return next((place for place in range(high, low, -1) if text[place - 1].isspace()), None)
 
 
 def join(text: str, windows: list[Span], outputs: list[str]) -> str:
-    """What was made of overlapping windows, as one text: neighbours meet where both left the input as it was.
+    """Join the outputs for overlapping windows into one text, where neighbours both left the input unchanged.
 
-    Outputs equal to their windows give the text itself; of any other each place comes from exactly one output.
+    Outputs equal to their windows yield the text itself. In any other case each passage comes from exactly one output.
     """
     places = [matches(text[start:end], output) for (start, end), output in zip(windows, outputs, strict=True)]
     pieces, begin = [], 0
@@ -61,38 +61,40 @@ def join(text: str, windows: list[Span], outputs: list[str]) -> str:
 
 
 def _seam(shared: str, here: np.ndarray, there: np.ndarray, before: np.ndarray, length: int) -> Span:
-    """Where the first output ends and the second begins: a blank near the middle that both left as it was."""
+    """Return the end of the first output and the begin of the second: a space near the middle, unchanged in both."""
     same = (here >= 0) & (there >= 0)
-    if not same.any():  # nothing shared was left as it was: the second output stands, after what the first has before
-        kept = before[: len(before) - len(shared)]
-        return (int(kept.max()) + 1 if len(kept) and kept.max() >= 0 else min(length, len(kept))), 0
+    if not same.any():  # nothing is unchanged in both: the second output follows the first one's own part
+        earlier = before[: len(before) - len(shared)]
+        return (int(earlier.max()) + 1 if len(earlier) and earlier.max() >= 0 else min(length, len(earlier))), 0
     middle = len(shared) / 2
     seam = min(np.flatnonzero(same), key=lambda i: (not shared[i].isspace(), abs(i - middle)))
     return int(here[seam]), int(there[seam])
 
 
+def split_spaces(text: str) -> tuple[str, str, str]:
+    """Split a text into leading whitespace, content and trailing whitespace."""
+    content = text.strip()
+    return text.partition(content) if content else (text, "", "")
+
+
 def over_windows(text: str, size: int, overlap: int, change: Callable[[list[str]], list[str]]) -> str:
-    """A text changed window by window; blanks around a window are not shown to `change`, and stay."""
+    """Apply `change` to a text window by window; whitespace around a window is not passed to it, and is preserved."""
     windows = spans(text, size, overlap)
-    shown = [text[start:end] for start, end in windows]
-    changed = iter(change([window.strip() for window in shown if window.strip()]))
-    outputs = []
-    for window in shown:
-        inner = window.strip()
-        before, _, after = window.partition(inner) if inner else (window, "", "")
-        outputs.append(before + (next(changed) if inner else "") + after)
+    parts = [split_spaces(text[start:end]) for start, end in windows]
+    changed = iter(change([content for _, content, _ in parts if content]))
+    outputs = [before + (next(changed) if content else "") + after for before, content, after in parts]
     return join(text, windows, outputs)
 
 
 def cut_pair(ocr: str, truth: str, size: int) -> Iterator[tuple[str, str]]:
-    """A pair of spellings as pairs of about `size` characters, cut at blanks that both have with like neighbours.
+    """Split an OCR text and its truth into pairs of about `size` characters, at spaces with equal neighbours in both.
 
-    Where no such blank comes in twice the size, the passage is left out: there the two do not tell the same.
+    A passage of more than twice the size without such a space is dropped: the two texts differ there.
     """
     places = matches(truth, ocr)
     same = places >= 0
-    calm = same & np.roll(same, 1) & np.roll(same, -1)
-    cuts = [i for i in np.flatnonzero(calm) if truth[i].isspace() and ocr[places[i]].isspace()]
+    unchanged = same & np.roll(same, 1) & np.roll(same, -1)
+    cuts = [i for i in np.flatnonzero(unchanged) if truth[i].isspace() and ocr[places[i]].isspace()]
     begin = (0, 0)
     for cut, following in zip([*cuts, None], [*cuts[1:], None, None], strict=False):
         end = (len(truth), len(ocr)) if cut is None else (int(cut), int(places[cut]))
