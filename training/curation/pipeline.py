@@ -1,4 +1,4 @@
-"""Corpus -> curated corpus: the stages, in order, as one executable list; and what a re-run may leave alone."""
+"""Stages of the pipeline in order, and which work of an earlier run is reused."""
 
 import shutil
 import sys
@@ -21,47 +21,53 @@ from .duplicates import Originals, Sign
 from .executors import Stage
 from .rewriting import Endpoint
 
-WORK = ".curation"  # in the output folder; hidden, so no part of the corpus
-CACHE = "cache"  # in it: answers of the endpoint, of use to the next run too
-HALVES = ("select", "finish")  # of the pipeline: before and after duplicates are known
+WORK = ".curation"  # in the output folder; hidden folders are not part of a corpus
+CACHE = "cache"  # in WORK: responses of the endpoint, which later runs reuse
+HALVES = ("select", "finish")  # stages before and after duplicates are known
 
 
 @dataclass
 class CurationConfig:
-    """What is kept, what is changed, and where it runs.
+    """Input, output, filters and execution.
 
     Args:
-        out: folder of the curated corpus: Parquet files named as those of the input, dropped/, curation.json and
+        out: Folder of the curated corpus: Parquet files named like those of the input, dropped/, curation.json and
             curation.md.
-        corpus: folder of Parquet files with Common Corpus columns; `--in` on the command line.
-        edition: base leaves out what the annealing corpus takes up: text behind a content warning, and rewritten text.
-        languages: ISO codes among en fr es de it nl la pt; all eight when not given. Other text, code included, goes.
-        lines: mend hyphenation at line ends, running heads and page numbers.
-        page_break: what a form feed becomes, such as the tokenizer's <|page_break|>; it stays when not given.
-        ocr_threshold: least OCR quality from 0 to 1; the one that was calibrated when not given, 0 for none.
-        pii: replace personal data with fictitious values.
-        seed: of the fictitious values.
-        toxicity: the scorer: lexicon, or a Celadon checkpoint by Hub name or folder; none when empty.
-        policy: what is done with toxic text: tox (Toxicity of the Commons), card (the model card) or drop.
-        device: of a neural scorer.
-        endpoint: a language model that rewrites and warns; without it, text that needs it is dropped.
-        max_megabytes: of a document; a longer one is dropped.
-        on_error: drop what cannot be read or breaks a block, by name and reason, or stop with a sentence about it.
-        executor: local processes, slurm or ray.
-        workers: tasks (files) at a time; one per CPU when not given. With one, all is done in this process.
-        options: for datatrove's Slurm or Ray executor, for example {partition: cpu, time: "24:00:00"}.
-        explain: tell the story of the document with this identifier, and do nothing else.
+        corpus: Folder of Parquet files with Common Corpus columns. --in is the same option.
+        corpus_stage: base, or annealing. The annealing corpus also keeps toxic text that --endpoint rewrote or put
+            behind a content warning; the base corpus drops it.
+        languages: ISO codes of the languages to keep, among en fr es de it nl la pt. Text in other languages, and
+            source code, is dropped. Default: all eight.
+        repair_lines: Join words that are hyphenated at line ends, and remove running heads and page numbers.
+        page_break: Replacement for form feeds, such as the tokenizer's <|page_break|>. Default: keep form feeds.
+        ocr_threshold: Minimum OCR quality, from 0 to 1; 0 keeps everything. Default: the calibrated threshold.
+        pii: Replace personal data with fictitious values.
+        toxicity: Toxicity scorer: lexicon (offline), or a Celadon checkpoint by Hub name or folder. Empty: no filter.
+        policy: Action in the annealing corpus. tox (paper): warn before mildly toxic text, rewrite toxic text. card
+            (model card): rewrite mildly toxic text, drop toxic text. drop: drop both. The base corpus drops both.
+        device: Device of a Celadon scorer.
+        endpoint: Language model that rewrites toxic text and writes content warnings. Default: none, and text that
+            needs one is dropped.
+        max_megabytes: Maximum size of a document in MB. Larger ones are dropped.
+        on_error: drop: record unreadable files and documents with the reason, and continue. stop: end the run with
+            a one-line message.
+        executor: Where tasks run: in local processes, on Slurm or on Ray.
+        workers: Number of tasks (files) that run at the same time; 1 runs everything in this process. Default: one per
+            CPU.
+        executor_options: Arguments of datatrove's Slurm or Ray executor, such as {partition: cpu, time: "24:00:00"}.
+            Slurm requires these two.
+        explain: Identifier of a document in --out. Only print what each step found, and why the document was kept
+            or dropped.
     """
 
     out: Path
     corpus: Path | None = None
-    edition: Literal["base", "annealing"] = "base"
+    corpus_stage: Literal["base", "annealing"] = "base"
     languages: list[str] | None = None
-    lines: bool = True
+    repair_lines: bool = True
     page_break: str | None = None
     ocr_threshold: float | None = None
     pii: bool = True
-    seed: int = 1281
     toxicity: str = "lexicon"
     policy: Literal["tox", "card", "drop"] = "tox"
     device: str = "cpu"
@@ -70,122 +76,112 @@ class CurationConfig:
     on_error: Literal["drop", "stop"] = "drop"
     executor: executors.Kind = "local"
     workers: int | None = None
-    options: dict = field(default_factory=dict)
+    executor_options: dict = field(default_factory=dict)
     explain: str | None = None
 
 
-WHERE = ("out", "corpus", "executor", "workers", "options", "explain", "device")  # decides nothing about the content
+# Options that do not change the result.
+EXECUTION = ("out", "corpus", "executor", "workers", "executor_options", "explain", "device")
 
 
-def stages(config: CurationConfig, files: list[str], publish: Publish) -> list[Stage]:
-    """The pipeline."""
-    work, lost, on_error = config.out / WORK, config.out / WORK / "lost", config.on_error
-    selected, signatures, matches, clusters, kept = (
-        work / name for name in ("selected", "signatures", "matches", "clusters", "kept")
+def stages(config: CurationConfig, corpus: Path, files: list[str], publish: Publish) -> list[Stage]:
+    """Return the stages of the pipeline over `files` in the folder `corpus`."""
+    work, on_error = config.out / WORK, config.on_error
+    drop_records, selected, signatures, matches, clusters, kept = (
+        work / name for name in ("drop_records", "selected", "signatures", "matches", "clusters", "kept")
     )
-    corpus = config.corpus if config.corpus.is_dir() else config.corpus.parent
     dropped = [work / "dropped" / half for half in HALVES]
     select = [
-        Read(corpus, files, lost, max_megabytes=config.max_megabytes, on_error=on_error),
+        Read(corpus, files, drop_records, max_megabytes=config.max_megabytes, on_error=on_error),
         Licence(on_error),
         Language(checked_languages(config.languages), on_error),
-        *([Lines(config.page_break, on_error)] if config.lines else []),
+        *([Lines(config.page_break, on_error)] if config.repair_lines else []),
         Ocr(config.ocr_threshold, on_error),
         Part(selected, dropped[0], files, with_digest=True),
         Sign(signatures),
     ]
-    finish = [
-        ReadSelected(selected, files, lost, clusters),
-        *([Pii(config.seed, on_error)] if config.pii else []),
-        *(
-            [
-                Toxicity(
-                    config.toxicity,
-                    device=config.device,
-                    policy=config.policy,
-                    edition=config.edition,
-                    endpoint=config.endpoint,
-                    cache=work / CACHE,
-                    on_error=on_error,
-                )
-            ]
-            if config.toxicity
-            else []
-        ),
-        Part(kept, dropped[1], files),
-        Count(corpus, kept, dropped, files, lost, work / "counts"),
-    ]
+    finish = [ReadSelected(selected, files, drop_records, clusters)]
+    if config.pii:
+        finish.append(Pii(on_error))
+    if config.toxicity:
+        finish.append(
+            Toxicity(
+                config.toxicity,
+                device=config.device,
+                policy=config.policy,
+                corpus_stage=config.corpus_stage,
+                endpoint=config.endpoint,
+                cache=work / CACHE,
+                on_error=on_error,
+            )
+        )
+    finish.append(Part(kept, dropped[1], files))
+    finish.append(Count(corpus, kept, dropped, files, drop_records, work / "counts"))
     buffered = {"config": MINHASH, "lines_to_buffer": 1000}
+    cluster = MinhashDedupCluster(str(matches), str(clusters), save_cluster_id=True, **buffered)
     return [
         Stage("select", select, len(files)),
         Stage("match", [MinhashDedupBuckets(str(signatures), str(matches), **buffered)], MINHASH.num_buckets),
-        Stage(
-            "cluster",
-            [
-                MinhashDedupCluster(str(matches), str(clusters), save_cluster_id=True, **buffered),
-                Originals(clusters, [selected / name for name in files]),
-            ],
-            1,
-        ),
+        Stage("cluster", [cluster, Originals(clusters, [selected / name for name in files])], 1),
         Stage("finish", finish, len(files)),
         Stage("publish", [publish], 1),
     ]
 
 
 def curate(config: CurationConfig) -> dict | None:
-    """Curate a corpus; what an earlier run with the same settings and input completed is kept.
+    """Curate a corpus; reuse what an earlier run with the same settings and input completed.
 
     Returns:
-        The content of curation.json; None when the work was handed to Slurm.
+        The content of curation.json, or None if the jobs were submitted to Slurm.
 
     Raises:
-        InputError: on bad input, or when nothing was kept.
+        InputError: If the input is invalid, or no document was kept.
     """
     paths = corpus_files(config.corpus)
-    base = config.corpus if config.corpus.is_dir() else config.corpus.parent
-    files = [str(path.relative_to(base)) for path in paths]
-    check_output(config, base)
-    settings = {name: value for name, value in asdict(config).items() if name not in WHERE}
+    corpus = config.corpus if config.corpus.is_dir() else config.corpus.parent
+    files = [str(path.relative_to(corpus)) for path in paths]
+    check_output(config, corpus)
+    settings = {name: value for name, value in asdict(config).items() if name not in EXECUTION}
     stats = [path.stat() for path in paths]
     stamp = {
         "settings": settings,
         "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in zip(files, stats, strict=True)],
     }
-    key, done = fingerprint(stamp), config.out / "curation.json"
-    if done.is_file() and (content := read_json(done)).get("fingerprint") == key and whole(config.out, content):
-        return content
+    key, result = fingerprint(stamp), config.out / "curation.json"
+    if result.is_file() and (content := read_json(result)).get("fingerprint") == key:
+        if all((config.out / name).is_file() for name in content["kept_files"]):
+            return content
     work = config.out / WORK
-    begin(work, stamp, done.is_file())
-    publish = Publish(work, config.out, config.corpus, settings=settings, fingerprint=key, halves=HALVES)
-    ended = executors.run(
-        stages(config, files, publish),
+    resume_or_clear(work, stamp, result.is_file())
+    publish = Publish(work, config.out, corpus, settings=settings, fingerprint=key, halves=HALVES)
+    finished = executors.run(
+        stages(config, corpus, files, publish),
         work / "logs",
         executor=config.executor,
         workers=config.workers,
-        options=config.options,
-        give_up=partial(give_up, work / "lost", files) if config.on_error == "drop" else None,
+        executor_options=config.executor_options,
+        give_up=partial(give_up, work / "drop_records", files) if config.on_error == "drop" else None,
     )
-    if not ended:
+    if not finished:
         return None
-    content = read_json(done)
+    content = read_json(result)
     if not content["kept"]["documents"]:
-        raise InputError(f"{config.corpus} gives no document to train on: {config.out / 'curation.md'} says why.")
+        raise InputError(f"No document of {config.corpus} was kept: {config.out / 'curation.md'} lists the reasons.")
     return content
 
 
-def begin(work: Path, stamp: dict, done: bool) -> None:
-    """Keep the work of a run that was cut short if it was the same run; else say what is different and start anew."""
+def resume_or_clear(work: Path, stamp: dict, published: bool) -> None:
+    """Keep the work of an interrupted run with the same stamp; otherwise report what changed and clear the folder."""
     path = work / "run.json"
     if path.is_file():
         earlier = read_json(path)
-        finished = done or (work / "logs" / "publish" / "completions" / "00000").is_file()
-        if earlier == stamp and not finished:
+        if earlier == stamp and not (published or (work / "logs" / "publish" / "completions" / "00000").is_file()):
             return
         before, now = earlier["settings"], stamp["settings"]
-        different = [name for name in now if before.get(name) != now[name]]
-        if not different:
-            different = ["the files of the curated corpus" if earlier == stamp else "the files of the corpus"]
-        print(f"{work.parent}: {', '.join(different)} changed: starting anew.", file=sys.stderr)
+        changes = [name for name in now if before.get(name) != now[name]]
+        if not changes:
+            changes = ["the files of the curated corpus" if earlier == stamp else "the files of the corpus"]
+        print(f"{work.parent}: {', '.join(changes)} changed: starting from scratch.", file=sys.stderr)
     for old in work.iterdir() if work.is_dir() else ():
         if old.is_file():
             old.unlink()
@@ -194,22 +190,18 @@ def begin(work: Path, stamp: dict, done: bool) -> None:
     write_json(path, stamp)
 
 
-def whole(out: Path, content: dict) -> bool:
-    """Whether the files that an account speaks of are there."""
-    return all((out / name).is_file() for name in content["kept_files"])
-
-
-def check_output(config: CurationConfig, base: Path) -> None:
-    """Refuse to write into the corpus that is read, or over Parquet files that are not of this program's making."""
+def check_output(config: CurationConfig, corpus: Path) -> None:
+    """Refuse to write into the input corpus, or over Parquet files that this program did not write."""
     out = config.out.resolve()
-    if out == base.resolve() or base.resolve() in out.parents:
-        raise InputError(f"--out {config.out} lies in the corpus that is read: choose another folder.")
-    ours = (config.out / "curation.json").is_file() or (config.out / WORK).is_dir()
-    if not ours and config.out.is_dir() and (foreign := next(config.out.rglob("*.parquet"), None)):
-        raise InputError(f"{foreign} is not of this program's making: choose another folder for --out.")
+    if out == corpus.resolve() or corpus.resolve() in out.parents:
+        raise InputError(f"--out {config.out} is inside the input corpus: choose another folder.")
+    if (config.out / "curation.json").is_file() or (config.out / WORK).is_dir() or not config.out.is_dir():
+        return
+    if foreign := next(config.out.rglob("*.parquet"), None):
+        raise InputError(f"{foreign} was not written by this program: choose another folder for --out.")
 
 
-def give_up(lost: Path, files: list[str], rank: int) -> None:
-    """Drop the file of a task that keeps killing its worker."""
+def give_up(drop_records: Path, files: list[str], rank: int) -> None:
+    """Drop the file of a task that repeatedly kills its worker."""
     if rank < len(files):
-        lose(lost, rank, files[rank], "its worker was killed twice (out of memory?)")
+        lose(drop_records, rank, files[rank], "its worker was killed twice (out of memory?)")
