@@ -1,4 +1,4 @@
-"""The licence gate: real spellings with the place where each is seen, dates, crawls by name, and what never passes."""
+"""The licence gate: real labels with the place where each occurs, dates, crawls by name, and what never passes."""
 
 import csv
 import json
@@ -25,52 +25,51 @@ ROOT = Path(__file__).parents[1]
 PD = "LicenseRef-scancode-public-domain"
 
 with open(ROOT / "tests/licence_labels.csv", encoding="utf-8", newline="") as file:
-    ROWS = [tuple(row) for row in csv.reader(file)][1:]  # source, label, decision, SPDX or, where there is none, rule
+    ROWS = [tuple(row) for row in csv.reader(file)][1:]  # source, label, decision, SPDX or else rule
 unhurried = settings(deadline=None)
 PASSING = sorted({label for _, label, decision, _ in ROWS if decision != "refused"})
 
 
-def test_the_table_holds_at_least_150_different_spellings():
+def test_the_table_contains_at_least_150_distinct_labels():
     assert len({label for _, label, _, _ in ROWS}) == len(ROWS) >= 150
 
 
-@pytest.mark.parametrize("source, label, decision, told", ROWS, ids=[row[1] for row in ROWS])
-def test_a_real_spelling_is_decided_rightly(source, label, decision, told):
-    found = decide(label)
-    assert found.label == label and found.decision == decision, (found, source)
-    assert told in (found.spdx, found.code)
+@pytest.mark.parametrize("source, label, decision, spdx_or_rule", ROWS, ids=[row[1] for row in ROWS])
+def test_a_real_label_is_decided_correctly(source, label, decision, spdx_or_rule):
+    result = decide(label)
+    assert result.label == label and result.decision == decision, (result, source)
+    assert spdx_or_rule in (result.spdx, result.code)
     if decision != "refused":
-        assert found.spdx == told and found.code in ("open licence", "public domain mark", "statute")
+        assert result.spdx == spdx_or_rule and result.code in ("open licence", "public domain mark", "statute")
 
 
 @pytest.mark.parametrize("label", PASSING)
 def test_the_spdx_expression_of_a_label_is_decided_like_the_label(label):
-    found = decide(label)
-    again = decide(found.spdx)
-    assert (again.decision, again.spdx) == (found.decision, found.spdx)
+    result = decide(label)
+    again = decide(result.spdx)
+    assert (again.decision, again.spdx) == (result.decision, result.spdx)
 
 
 @pytest.mark.parametrize("label", PASSING)
 def test_case_and_space_around_a_label_do_not_matter(label):
-    assert {decide(each).decision for each in (label.lower(), label.upper(), f"  {label}\t")} == {
-        decide(label).decision
-    }
+    variants = label.lower(), label.upper(), f"  {label}\t"
+    assert {decide(variant).decision for variant in variants} == {decide(label).decision}
 
 
-def test_every_listed_licence_is_known_to_spdx_or_is_declared_as_ours():
+def test_every_listed_licence_is_known_to_spdx_or_declared_by_this_project():
     known = get_spdx_licensing().known_symbols
     for name in (*licence_labels.OPEN, *licence_labels.ATTRIBUTION, *licence_labels.SHARE_ALIKE):
         assert name in known or name in licence_labels.OWN
         assert str(licensing().parse(name, validate=True)) == name
 
 
-def test_no_licence_stands_on_two_lists():
+def test_no_licence_is_on_two_lists():
     names = [*licence_labels.OPEN, *licence_labels.ATTRIBUTION, *licence_labels.SHARE_ALIKE]
     assert len(names) == len(set(names))
     assert not [name for name in names if "-NC" in name or "-ND" in name]
 
 
-def test_every_spelling_of_the_table_is_read_as_its_licence():
+def test_every_spelling_of_the_table_is_recognised_as_its_licence():
     for identifier, spellings in licence_labels.SPELLINGS.items():
         for label in filter(str.strip, spellings.replace("\n", "|").split("|")):
             assert decide(label).spdx == identifier, label
@@ -102,14 +101,14 @@ def test_a_label_with_a_token_of_non_commercial_or_no_derivatives_never_passes(l
 @given(
     st.permutations(["by", "nc", "sa"]), st.sampled_from(["", "-", " "]), st.sampled_from(["", "4.0", " 3.0", "-2.5"])
 )
-def test_non_commercial_is_seen_in_every_order_and_glue(terms, glue, version):
+def test_non_commercial_is_detected_in_every_order_and_with_every_separator(terms, glue, version):
     assert decide("cc" + glue + glue.join(terms) + version).refused
     assert decide(("CC" + glue + glue.join(terms) + version).upper()).refused
 
 
 @unhurried
 @given(st.sampled_from(PASSING), st.text("abcdefghijklmnopqrstuvwxyz0123456789", max_size=12), JOINTS, st.booleans())
-def test_an_unknown_word_beside_a_good_licence_is_refused(label, word, joint, first):
+def test_an_unknown_word_next_to_an_open_licence_is_refused(label, word, joint, first):
     assert decide(f"zq{word}{joint}{label}" if first else f"{label}{joint}zq{word}").refused
 
 
@@ -119,25 +118,25 @@ WITH or and / ( ) ; , + | - [ ] markup text of the in not only no some except ot
 
 @unhurried
 @given(st.lists(st.sampled_from(WORDS), max_size=8).map(" ".join) | st.text(max_size=40))
-def test_whatever_passes_is_an_expression_of_listed_licences_alone(text):
-    found = decide(text)
+def test_whatever_passes_is_an_expression_of_listed_licences_only(text):
+    result = decide(text)
     listed = {*licence_labels.OPEN, *licence_labels.ATTRIBUTION, *licence_labels.SHARE_ALIKE}
-    assert found.refused or {symbol.key for symbol in licensing().license_symbols(found.spdx)} <= listed
+    assert result.refused or {symbol.key for symbol in licensing().license_symbols(result.spdx)} <= listed
     words = set(re.findall("[a-z]+", text.lower()))
-    assert found.refused or not words & {"nc", "nd", "not", "no", "some", "except", "other", "google"}
+    assert result.refused or not words & {"nc", "nd", "not", "no", "some", "except", "other", "google"}
 
 
 @unhurried
 @given(st.sampled_from(PASSING), st.sampled_from("?!~^%#@\u2260\u00ac\u274c\u0416\u4e2d"))
-def test_a_sign_that_no_licence_has_makes_its_name_unknown(label, sign):
-    assert decide(f"{label}{sign}").refused and decide(f"{sign}{label}").refused
+def test_a_character_that_no_licence_has_makes_its_name_unknown(label, character):
+    assert decide(f"{label}{character}").refused and decide(f"{character}{label}").refused
 
 
 # Dates --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("label", ["", None, "unknown", "Public Domain", "Public domain in the USA."])
-def test_dates_put_a_work_in_the_public_domain_and_the_rule_is_kept(label):
+def test_dates_put_a_work_in_the_public_domain_and_the_rule_is_recorded(label):
     verne = decide(label, creator="Verne, Jules (1828-1905)")
     assert (verne.decision, verne.spdx, verne.rule) == ("open", PD, "life + 70: the last author died in 1905")
     american = decide(label, creator="Anybody", date="1929-05", published_in_us=True)
@@ -152,8 +151,8 @@ def test_dates_put_a_work_in_the_public_domain_and_the_rule_is_kept(label):
         {"creator": "Doe (1900-1956)"},  # protected to the end of the seventieth year
         {"creator": "Verne, Jules (1828-1905); Doe, Jane (1901-1999)"},  # the last author counts
         {"creator": "Verne, Jules (1828-1905); Doe, Jane"},
-        {"creator": "Verne, Jules", "date": "1883"},  # an author is named, and nothing is known of the death
-        {"creator": "Series 1850-1995"},  # no span of life
+        {"creator": "Verne, Jules", "date": "1883"},  # the author is known, the year of death is not
+        {"creator": "Series 1850-1995"},  # not years of birth and death
         {"creator": "Doe (1819-)"},
         {"date": "1884"},
         {"date": "1870", "creator": "Doe (1960-2060)"},
@@ -162,7 +161,7 @@ def test_dates_put_a_work_in_the_public_domain_and_the_rule_is_kept(label):
         {},
     ],
 )
-def test_without_a_ground_silence_is_refused(about):
+def test_a_work_without_licence_and_without_a_rule_is_refused(about):
     assert decide("", **about, year=2026).code == "no licence"
 
 
@@ -173,7 +172,7 @@ def test_terms_run_to_the_end_of_their_last_year():
 
 
 @pytest.mark.parametrize("label", ["All rights reserved", "CC-BY-NC-4.0", "In Copyright", "my own terms", "llama2"])
-def test_dates_never_speak_against_a_licence_that_reserves_something(label):
+def test_dates_never_override_a_restrictive_licence(label):
     assert decide(label, creator="Verne, Jules (1828-1905)", date="1870", published_in_us=True).refused
 
 
@@ -203,8 +202,8 @@ The Pile-CC|Pile-CC|DCLM-baseline|Dolma|Dolma-CC|allenai/dolma|Nemotron-CC|OpenW
 
 @pytest.mark.parametrize("name", CRAWLED.strip().replace("\n", "|").split("|"))
 def test_a_source_made_from_common_crawl_is_refused_by_name_whatever_its_label(name):
-    for found in (decide("CC0-1.0", collection=name), decide_document({"license": "MIT", "collection": name})):
-        assert (found.decision, found.code) == ("refused", "Common Crawl")
+    for result in (decide("CC0-1.0", collection=name), decide_document({"license": "MIT", "collection": name})):
+        assert (result.decision, result.code) == ("refused", "Common Crawl")
 
 
 @pytest.mark.parametrize(
@@ -255,15 +254,16 @@ def run(*arguments: str, stdin: str = "") -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_the_program_prints_one_json_object_a_line_with_the_four_fields():
+def test_the_program_prints_one_json_object_per_label_with_four_fields():
     labels = ["CC-By", "CC BY-NC 4.0", ""]
-    told = [json.loads(line) for line in run(*labels)]
-    assert [list(each) for each in told] == [["label", "spdx", "decision", "rule"]] * 3
-    assert [each["label"] for each in told] == labels
-    assert [each["decision"] for each in told] == ["attribution", "refused", "refused"]
+    decisions = [json.loads(line) for line in run(*labels)]
+    assert [list(decision) for decision in decisions] == [["label", "spdx", "decision", "rule"]] * 3
+    assert [decision["label"] for decision in decisions] == labels
+    assert [decision["decision"] for decision in decisions] == ["attribution", "refused", "refused"]
 
 
-def test_the_program_reads_labels_from_stdin_and_knows_of_sources():
-    told = [json.loads(line) for line in run("-", "--collection", "FineWeb", stdin="MIT\nCC0-1.0\n")]
-    assert [(each["label"], each["decision"]) for each in told] == [("MIT", "refused"), ("CC0-1.0", "refused")]
-    assert "one JSON object a line" in " ".join(run("--help"))
+def test_the_program_reads_labels_from_stdin_and_checks_collections():
+    decisions = [json.loads(line) for line in run("-", "--collection", "FineWeb", stdin="MIT\nCC0-1.0\n")]
+    assert [decision["label"] for decision in decisions] == ["MIT", "CC0-1.0"]
+    assert all(decision["decision"] == "refused" for decision in decisions)
+    assert "one JSON object per line" in " ".join(" ".join(run("--help")).split())
