@@ -12,7 +12,8 @@ import sys
 from ..config import InputError, parse, program
 from .account import explain
 from .page import summary
-from .pipeline import CurationConfig, curate
+from .pipeline import curate
+from .recipe import CurationConfig
 
 DESCRIPTION = """Filter, clean and deduplicate a corpus for training. The steps are licence, language, line repair, OCR
 quality, duplicates, personal data and toxicity. Every document is either kept in --out or written to --out/dropped

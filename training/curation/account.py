@@ -18,13 +18,13 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from datatrove.data import DocumentsPipeline
-from datatrove.pipeline.base import PipelineStep
 
 from ..config import InputError
 from ..data.documents import corpus_files
 from ..files import read_json, write_json
 from . import page
-from .blocks import DROPPED_SCHEMA, KEPT_SCHEMA, drop_record
+from .blocks import DROPPED_SCHEMA, KEPT_SCHEMA, CurationStep, drop_record
+from .recipe import HALVES, CurationConfig
 
 GROUP_COLUMNS = ("language", "license", "collection", "source", "reason")  # kept documents have no reason
 INPUT_MEASURES = ("documents", "words", "bytes")  # before curation
@@ -35,7 +35,7 @@ SOURCE = r"^(\w+:[^=@#]+?)(?:==?|@).*$"  # pip:NAME==VERSION:..., github:OWNER/R
 # One file -----------------------------------------------------------------------------------------
 
 
-def count_file(file: str, input_file: Path, kept: Path, dropped: list[Path]) -> dict:
+def count_file(file: str, input_file: Path, kept_file: Path, dropped_files: list[Path]) -> dict:
     """Count the documents of one input file: rows of `GROUP_COLUMNS` and `MEASURES`, and the changes.
 
     Raises:
@@ -43,7 +43,7 @@ def count_file(file: str, input_file: Path, kept: Path, dropped: list[Path]) -> 
     """
     seen = np.zeros(pq.ParquetFile(input_file).metadata.num_rows, np.uint8)
     sums, changes, foreign = {}, Counter(), 0
-    for path in (path for path in (kept, *dropped) if path.is_file()):
+    for path in filter(Path.is_file, (kept_file, *dropped_files)):
         for table in _batches(path):
             numbers = pc.struct_field(table["curation"], "row").to_numpy()
             inside = numbers < len(seen)
@@ -52,7 +52,7 @@ def count_file(file: str, input_file: Path, kept: Path, dropped: list[Path]) -> 
             aggregates = [(measure, "sum") for measure in MEASURES]
             groups = table.drop(["curation"]).group_by(list(GROUP_COLUMNS)).aggregate(aggregates).to_pylist()
             _add(sums, ({name.removesuffix("_sum"): value for name, value in row.items()} for row in groups))
-            if path == kept:
+            if path == kept_file:
                 changes.update(_changes(table["curation"]))
     missing, twice = int((seen == 0).sum()), int((seen > 1).sum())
     if missing or twice or foreign:
@@ -122,29 +122,24 @@ def _changes(curation: pa.ChunkedArray) -> Counter:
     return +changes
 
 
-class Count(PipelineStep):
+class Count(CurationStep):
     """Count the documents of one file, after `Part` has written them."""
 
-    type, name = "curation", "count"
-
-    def __init__(self, corpus: Path, kept: Path, dropped: list[Path], files: list[str], drop_records: Path, out: Path):
-        super().__init__()
-        self.corpus, self.kept, self.dropped, self.files = corpus, kept, dropped, files
-        self.drop_records, self.out = drop_records, out
+    name = "count"
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> None:
         for _ in data:
             pass
-        name, record = self.files[rank], drop_record(self.drop_records, rank)
+        name, work, record = self.files[rank], self.config.work, drop_record(self.config, rank)
+        kept_file, dropped_files = work / "kept" / name, [work / "dropped" / half / name for half in HALVES]
         with self.track_time():
             if record.is_file():
-                counts = lose_whole(self.corpus / name, record)
-                for folder in (self.kept, *self.dropped):
-                    (folder / name).unlink(missing_ok=True)
+                counts = lose_whole(self.config.folder / name, record)
+                for path in (kept_file, *dropped_files):
+                    path.unlink(missing_ok=True)
             else:
-                dropped = [folder / name for folder in self.dropped]
-                counts = count_file(name, self.corpus / name, self.kept / name, dropped)
-            write_json(self.out / f"{rank:06d}.json", counts)
+                counts = count_file(name, self.config.folder / name, kept_file, dropped_files)
+            write_json(work / "counts" / f"{rank:06d}.json", counts)
 
 
 def lose_whole(file: Path, record: Path) -> dict:
@@ -159,43 +154,40 @@ def lose_whole(file: Path, record: Path) -> dict:
 # All files ----------------------------------------------------------------------------------------
 
 
-class Publish(PipelineStep):
+class Publish(CurationStep):
     """Last step: moves the files to the output folder, then writes the statistics; `curation.json` is written last."""
 
-    type, name = "curation", "publish"
+    name = "publish"
 
-    def __init__(self, work: Path, out: Path, corpus: Path, *, settings: dict, fingerprint: str, halves: tuple):
-        super().__init__()
-        self.work, self.out, self.corpus, self.settings = work, out, corpus, settings
-        self.fingerprint, self.halves = fingerprint, halves
-        self.command = shlex.join(["python", *sys.orig_argv[1:]])
+    def __init__(self, config: CurationConfig, *, settings: dict, fingerprint: str):
+        super().__init__(config)
+        command = shlex.join(["python", *sys.orig_argv[1:]])
+        self.header = {"fingerprint": fingerprint, "settings": settings, "command": command}
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> None:
+        work, out = self.config.work, self.config.out
         content = {
-            "fingerprint": self.fingerprint,
-            "settings": self.settings,
-            "command": self.command,
+            **self.header,
             "versions": {name: version(name) for name in ("datatrove", "pyarrow")},
-            **merge([read_json(path) for path in sorted((self.work / "counts").glob("*.json"))]),
-            "blocks": block_speeds(self.work / "logs"),
+            **merge([read_json(path) for path in sorted((work / "counts").glob("*.json"))]),
+            "blocks": block_speeds(work / "logs"),
         }
-        started = self.work / "publishing.json"
+        started = work / "publishing.json"
         if not started.is_file():  # otherwise an interrupted attempt of this run has moved some files
-            (self.out / "curation.json").unlink(missing_ok=True)
-            for path in self.out.rglob("*.parquet"):
-                if self.work not in path.parents:
+            (out / "curation.json").unlink(missing_ok=True)
+            for path in out.rglob("*.parquet"):
+                if work not in path.parents:
                     path.unlink()
             write_json(started, {})
-        move(self.work / "kept", self.out)
-        for half in self.halves:
-            move(self.work / "dropped" / half, self.out / "dropped" / half)
-        write_json(self.out / "dropped" / "files.json", content["lost_files"])
-        if (sources := self.corpus / "sources.json").is_file():
-            shutil.copyfile(sources, self.out / "sources.json")
-        page.write(self.out, content)
-        write_json(self.out / "curation.json", content)
+        move(work / "kept", out)
+        move(work / "dropped", out / "dropped")
+        write_json(out / "dropped" / "files.json", content["lost_files"])
+        if (sources := self.config.folder / "sources.json").is_file():
+            shutil.copyfile(sources, out / "sources.json")
+        page.write(out, content)
+        write_json(out / "curation.json", content)
         for folder in ("selected", "signatures", "matches", "clusters"):
-            shutil.rmtree(self.work / folder, ignore_errors=True)
+            shutil.rmtree(work / folder, ignore_errors=True)
 
 
 def move(source: Path, target: Path) -> None:
@@ -220,19 +212,19 @@ def merge(parts: list[dict]) -> dict:
     by_reason: dict[str | None, list[dict]] = {}
     for row in rows:
         by_reason.setdefault(row["reason"], []).append(row)
-    kept = total(by_reason.pop(None, []))
+    kept_total = total(by_reason.pop(None, []))
     reasons = {reason: total(group) for reason, group in by_reason.items()}
-    dropped = total(reasons.values())
+    dropped_total = total(reasons.values())
     documents = sum(part["documents"] for part in parts if "reason" not in part)
-    if kept["documents"] + dropped["documents"] != documents:
+    if kept_total["documents"] + dropped_total["documents"] != documents:
         raise InputError(
-            f"Kept ({kept['documents']:,}) and dropped ({dropped['documents']:,}) documents do not add up to the "
-            f"{documents:,} documents of the input: delete the output and run again."
+            f"Kept ({kept_total['documents']:,}) and dropped ({dropped_total['documents']:,}) documents do not add up "
+            f"to the {documents:,} documents of the input: delete the output and run again."
         )
     return {
         "input": _input(total(rows)),
-        "kept": kept,
-        "dropped": _input(dropped),
+        "kept": kept_total,
+        "dropped": _input(dropped_total),
         "reasons": {
             name: _input(reasons[name]) for name in sorted(reasons, key=lambda name: (-reasons[name]["bytes"], name))
         },

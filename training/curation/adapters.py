@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 
 from datatrove.data import Document, DocumentsPipeline
 
@@ -15,6 +14,7 @@ BATCH_DOCUMENTS, BATCH_CHARACTERS = 256, 2_000_000  # maximum of a batch for the
 MIN_CHARACTERS = 200  # shorter texts are not relabelled, nor dropped for their OCR quality
 MIN_CONFIDENCE = 0.9  # of a language other than the label
 PII_SEED = 1281
+CACHE = "cache"  # in the working folder: outputs of the endpoint, which later runs reuse
 
 
 def iso(row: dict) -> str:
@@ -47,14 +47,10 @@ class Language(Block):
 
     name = field = "language"
 
-    def __init__(self, languages: list[str], on_error: str):
-        super().__init__(on_error)
-        self.languages = languages
-
     def judge(self, document: Document, row: dict) -> BlockResult:
-        label = row["language"]
+        label, languages = row["language"], self.config.languages or LANGUAGES
         code = label if label in LANGUAGES else CODES.get(label)
-        if label and code not in self.languages:
+        if label and code not in languages:
             return BlockResult({"label": label}, "other language", f"labelled {label}")
         detected = languages_of(document.text)
         confident = len(document.text) >= MIN_CHARACTERS and detected.confidence >= MIN_CONFIDENCE
@@ -66,7 +62,7 @@ class Language(Block):
             "confidence": detected.confidence,
             "share": detected.share,
         }
-        if code not in self.languages:
+        if code not in languages:
             return BlockResult(findings, "other language", f"the text is {LANGUAGES[code]}")
         row["language"] = LANGUAGES[code]
         return BlockResult(findings)
@@ -77,12 +73,8 @@ class Lines(Block):
 
     name = field = "lines"
 
-    def __init__(self, page_break: str | None, on_error: str):
-        super().__init__(on_error)
-        self.page_break = page_break
-
     def judge(self, document: Document, row: dict) -> BlockResult:
-        repaired = lines.repair(document.text, iso(row), page_break=self.page_break)
+        repaired = lines.repair(document.text, iso(row), page_break=self.config.page_break)
         set_text(document, repaired.text)
         return BlockResult(repaired.counts, None if repaired.text.strip() else "empty", "after line repair")
 
@@ -92,15 +84,12 @@ class Ocr(Block):
 
     name = field = "ocr"
 
-    def __init__(self, threshold: float | None, on_error: str):
-        super().__init__(on_error)
-        self.threshold = ocr.THRESHOLD if threshold is None else threshold
-
     def judge(self, document: Document, row: dict) -> BlockResult:
+        threshold = ocr.THRESHOLD if self.config.ocr_threshold is None else self.config.ocr_threshold
         quality = ocr.quality(document.text, iso(row))
-        findings = {**quality._asdict(), "threshold": self.threshold}
-        if len(document.text) >= MIN_CHARACTERS and quality.score < self.threshold:
-            return BlockResult(findings, "poor OCR", f"quality {quality.score:.3f} below {self.threshold}")
+        findings = {**quality._asdict(), "threshold": threshold}
+        if len(document.text) >= MIN_CHARACTERS and quality.score < threshold:
+            return BlockResult(findings, "poor OCR", f"quality {quality.score:.3f} below {threshold}")
         return BlockResult(findings)
 
 
@@ -120,23 +109,8 @@ class Toxicity(Block):
 
     name = field = "toxicity"
 
-    def __init__(
-        self,
-        scorer: str,
-        *,
-        device: str,
-        policy: str,
-        corpus_stage: str,
-        endpoint: rewriting.Endpoint | None,
-        cache: Path,
-        on_error: str,
-    ):
-        super().__init__(on_error)
-        self.scorer_name, self.device, self.policy, self.corpus_stage = scorer, device, policy, corpus_stage
-        self.endpoint, self.cache = endpoint, cache
-
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        scorer = toxicity.load(self.scorer_name, device=self.device)
+        scorer = toxicity.load(self.config.toxicity, device=self.config.device)
         for batch in batches(data):
             with self.track_time("batch"):
                 remaining = [document for document in batch if document.metadata["reason"] is None]
@@ -162,14 +136,14 @@ class Toxicity(Block):
         """Record the scores and apply the policy; return "rewrite" or "warn" if the endpoint has to do it."""
         if scores is None:
             return None
-        row, verdict = document.metadata, toxicity.verdict(scores)
+        config, row, verdict = self.config, document.metadata, toxicity.verdict(scores)
         row["curation"]["toxicity"] = asdict(scores) | {"total": scores.total, "verdict": verdict, "by": by}
-        action = toxicity.action(verdict, policy=self.policy, corpus_stage=self.corpus_stage)
-        if action in ("rewrite", "warn") and self.endpoint is not None:
+        action = toxicity.action(verdict, policy=config.policy, corpus_stage=config.corpus_stage)
+        if action in ("rewrite", "warn") and config.endpoint is not None:
             return action
         if action != "keep":
             row["reason"] = "mildly toxic" if verdict == "mild" else verdict
-            row["detail"] = f"total {scores.total} by {by}, policy {self.policy}: {action}"
+            row["detail"] = f"total {scores.total} by {by}, policy {config.policy}: {action}"
             if action in ("rewrite", "warn"):
                 row["detail"] += ", but no endpoint is configured"
         return None
@@ -183,9 +157,9 @@ class Toxicity(Block):
                 )
                 for document, action in requests
             ],
-            self.endpoint,
+            self.config.endpoint,
             scorer=scorer,
-            cache=self.cache,
+            cache=self.config.work / CACHE,
         )
         for (document, _), result in zip(requests, results, strict=True):
             if result.failure:

@@ -5,7 +5,7 @@ A block is a pure function of a text and its metadata. The step around it record
 `Part` writes it to the dropped documents, so that no document is lost.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
@@ -20,6 +20,7 @@ from ..config import InputError
 from ..data.documents import ROW_GROUP_BYTES, SCHEMA, stored_names
 from ..files import atomic, write_json
 from .duplicates import digest, read_originals
+from .recipe import CurationConfig
 
 BATCH_BYTES = 4_000_000  # text decoded at a time
 COUNTS = pa.map_(pa.string(), pa.int64())
@@ -145,33 +146,47 @@ def _documents(step: PipelineStep, path: Path, convert: Callable[[dict, int], Do
         yield document
 
 
-class Read(PipelineStep):
+def drop_record(config: CurationConfig, rank: int) -> Path:
+    """Path of the record that an input file was dropped."""
+    return config.work / "dropped_files" / f"{rank:06d}.json"
+
+
+def lose(config: CurationConfig, rank: int, file: str, reason: str) -> None:
+    """Record that an input file is dropped."""
+    write_json(drop_record(config, rank), {"file": file, "reason": reason})
+
+
+class CurationStep(PipelineStep):
+    """Base class of steps that need the config, and the names of the input files by rank."""
+
+    type = "curation"
+
+    def __init__(self, config: CurationConfig, files: Sequence[str] = ()):
+        super().__init__()
+        self.config, self.files = config, files
+
+
+class Read(CurationStep):
     """Reader of one corpus file per task.
 
     It reads a file twice, because a corrupt file must be found before any of its documents is passed on. A corrupt
-    file, or a file whose task the executor gave up, is dropped as a unit: it is recorded in `drop_records` and yields
-    no document.
+    file, or a file whose task the executor gave up, is dropped as a unit: it has a drop record and yields no document.
     """
 
-    type, name = "curation", "read"
-
-    def __init__(self, folder: Path, files: list[str], drop_records: Path, *, max_megabytes: float, on_error: str):
-        super().__init__()
-        self.folder, self.files, self.drop_records = folder, files, drop_records
-        self.max_bytes, self.on_error = int(max_megabytes * 1e6), on_error
+    name = "read"
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        name = self.files[rank]
-        if drop_record(self.drop_records, rank).is_file():
+        name, path = self.files[rank], self.config.folder / self.files[rank]
+        if drop_record(self.config, rank).is_file():
             return
         with self.track_time("file"):
-            reason = find_corruption(self.folder / name)
-        if reason and self.on_error == "stop":
+            reason = find_corruption(path)
+        if reason and self.config.on_error == "stop":
             raise InputError(f"{reason} To drop such files, pass --on_error drop.")
         if reason:
-            lose(self.drop_records, rank, name, reason)
+            lose(self.config, rank, name, reason)
             return
-        yield from _documents(self, self.folder / name, lambda row, number: self.document(row, name, number))
+        yield from _documents(self, path, lambda row, number: self.document(row, name, number))
 
     def document(self, row: dict, file: str, number: int) -> Document:
         """Convert a row to a document; set the reason to drop it if it is invalid."""
@@ -181,9 +196,9 @@ class Read(PipelineStep):
             row = {k: v.decode(errors="replace") if isinstance(v, bytes) else v for k, v in row.items()}
         text = row.pop("text") or ""
         size = len(text.encode())
-        if reason is None and size > self.max_bytes:
+        if reason is None and size > self.config.max_megabytes * 1e6:
             reason, detail = "too large", f"{size:,} bytes"
-        if reason and self.on_error == "stop":
+        if reason and self.config.on_error == "stop":
             raise InputError(
                 f"{file} has an invalid document in row {number} ({row['identifier']}): {reason}, {detail}. Fix it, "
                 "or drop such documents with --on_error drop."
@@ -199,30 +214,16 @@ class Read(PipelineStep):
         )
 
 
-def drop_record(folder: Path, rank: int) -> Path:
-    """Path of the record that a file was dropped."""
-    return folder / f"{rank:06d}.json"
-
-
-def lose(folder: Path, rank: int, file: str, reason: str) -> None:
-    """Record that a file is dropped."""
-    write_json(drop_record(folder, rank), {"file": file, "reason": reason})
-
-
-class ReadSelected(PipelineStep):
+class ReadSelected(CurationStep):
     """Reader of the documents that the first half of the pipeline selected; gives duplicates their reason."""
 
-    type, name = "curation", "duplicates"
-
-    def __init__(self, selected: Path, files: list[str], drop_records: Path, clusters: Path):
-        super().__init__()
-        self.selected, self.files, self.drop_records, self.clusters = selected, files, drop_records, clusters
+    name = "duplicates"
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        path = self.selected / self.files[rank]
-        if drop_record(self.drop_records, rank).is_file() or not path.is_file():  # no document was selected
+        path = self.config.work / "selected" / self.files[rank]
+        if drop_record(self.config, rank).is_file() or not path.is_file():  # no document was selected
             return
-        originals = read_originals(self.clusters, rank)
+        originals = read_originals(self.config.work / "clusters", rank)
         yield from _documents(self, path, lambda row, number: self.document(row, originals.get(number)))
 
     def document(self, row: dict, original: tuple[str, bool] | None) -> Document:
@@ -250,15 +251,10 @@ class BlockResult(NamedTuple):
     detail: str | None = None
 
 
-class Block(PipelineStep):
+class Block(CurationStep):
     """Base class of a step around a pure function, which subclasses call in `judge`."""
 
-    type = "curation"
     field: str  # of the `curation` struct
-
-    def __init__(self, on_error: str = "drop"):
-        super().__init__()
-        self.on_error = on_error
 
     def judge(self, document: Document, row: dict) -> BlockResult:
         """Process one document; may change its text and its row."""
@@ -289,7 +285,7 @@ class Block(PipelineStep):
             InputError: If `on_error` is stop.
         """
         row, detail = document.metadata, f"{type(error).__name__}: {error}"
-        if self.on_error == "stop":
+        if self.config.on_error == "stop":
             raise InputError(
                 f"The {self.name} block fails on a document of {row['curation']['file']} ({document.id}): {detail}. "
                 "Fix the document, or drop such documents with --on_error drop."
@@ -325,37 +321,33 @@ class Table:
         self.rows, self.pending = [], 0
 
 
-class Part(PipelineStep):
-    """Writer of documents to `kept` or, with their reason, to `dropped`; passes on the kept documents."""
+class Part(CurationStep):
+    """Writer of kept documents and, with their reason, dropped documents; passes on the kept ones."""
 
-    type, name = "curation", "write"
+    name = "write"
 
-    def __init__(self, kept: Path, dropped: Path, files: list[str], *, with_digest: bool = False):
-        super().__init__()
-        self.kept, self.dropped, self.files, self.with_digest = kept, dropped, files, with_digest
+    def __init__(self, config: CurationConfig, files: Sequence[str], half: str):
+        super().__init__(config, files)
+        self.half = half
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        paths = self.kept / self.files[rank], self.dropped / self.files[rank]
+        folder, schema = ("selected", SELECTED_SCHEMA) if self.half == "select" else ("kept", KEPT_SCHEMA)
+        outputs = {folder: schema, f"dropped/{self.half}": DROPPED_SCHEMA}
+        paths = [self.config.work / folder / self.files[rank] for folder in outputs]
         for path in paths:
             path.unlink(missing_ok=True)  # of an interrupted task
         with ExitStack() as stack:
-            kept = Table(paths[0], SELECTED_SCHEMA if self.with_digest else KEPT_SCHEMA, stack)
-            dropped = Table(paths[1], DROPPED_SCHEMA, stack)
+            tables = [Table(path, schema, stack) for path, schema in zip(paths, outputs.values(), strict=True)]
             for document in data:
+                row = {**document.metadata, "text": document.text}
+                is_dropped = row["reason"] is not None
                 with self.track_time():
-                    reason = self.write(document, kept, dropped)
-                if reason is None:
+                    if schema is SELECTED_SCHEMA and not is_dropped:
+                        row["digest"] = digest(document.text)
+                    tables[is_dropped].add(row)
+                    self.stat_update("bytes", value=row["curation"]["bytes"])
+                if not is_dropped:
                     yield document
             with self.track_time():
-                kept.flush()
-                dropped.flush()
-
-    def write(self, document: Document, kept: Table, dropped: Table) -> str | None:
-        """Write a document to the table it belongs to; return the reason if it is dropped."""
-        row = {**document.metadata, "text": document.text}
-        if row["reason"] is not None:
-            dropped.add(row)
-        else:
-            kept.add(row | {"digest": digest(document.text)} if self.with_digest else row)
-        self.stat_update("bytes", value=row["curation"]["bytes"])
-        return row["reason"]
+                for table in tables:
+                    table.flush()

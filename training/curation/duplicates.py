@@ -93,8 +93,8 @@ def digest(text: str) -> bytes:
 class Sign(MinhashDedupSignature):
     """datatrove's first stage with the signature of this module, which it computes in two steps."""
 
-    def __init__(self, folder: Path):
-        super().__init__(str(folder), CONFIG, language=WhitespaceTokenizer())  # the default would load spaCy
+    def __init__(self, folder: str):
+        super().__init__(folder, CONFIG, language=WhitespaceTokenizer())  # the default would load spaCy
 
     def get_shingles(self, text: str) -> np.ndarray:
         with self.track_time():
@@ -133,11 +133,7 @@ class Originals(PipelineStep):
                     originals[members[position]] = row["identifier"], row["digest"]
         for i, documents in removed.items():
             rows = [
-                {
-                    "position": position,
-                    "original": originals[cluster][0],
-                    "exact": originals[cluster][1] == own_digest,
-                }
+                {"position": position, "original": originals[cluster][0], "exact": originals[cluster][1] == own_digest}
                 for position, cluster, own_digest in documents
             ]
             with atomic(originals_file(self.clusters, i)) as temporary:

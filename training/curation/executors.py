@@ -11,7 +11,7 @@ from contextlib import redirect_stderr
 from copy import deepcopy
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
 from datatrove.executor.base import PipelineExecutor
@@ -20,8 +20,8 @@ from datatrove.utils.logging import setup_default_logger
 
 from ..config import InputError
 from ..processes import exit_with_parent
+from .recipe import CurationConfig
 
-Kind = Literal["local", "slurm", "ray"]
 MAX_DEATHS = 2  # a task that killed this many workers is given up
 
 
@@ -134,23 +134,14 @@ def _run(stage: Stage, logs: Path, rank: int) -> None:
         setup_default_logger()  # log to stderr again, not to the closed file
 
 
-def run(
-    stages: list[Stage],
-    logs: Path,
-    *,
-    executor: Kind,
-    workers: int | None,
-    executor_options: dict,
-    give_up: Callable[[int], None] | None,
-) -> bool:
-    """Run stages one after the other; skip tasks that an earlier run completed.
+def run(stages: list[Stage], config: CurationConfig, *, give_up: Callable[[int], None] | None) -> bool:
+    """Run stages one after the other as the config specifies; skip tasks that an earlier run completed.
+
+    Completions, statistics and logs are in the working folder, which all machines must share.
 
     Args:
         stages: Stages in order.
-        logs: Folder of completions, statistics and logs, shared by all machines.
-        executor: local, slurm or ray.
-        workers: Number of tasks that run at the same time. Default: one per CPU; on Slurm, no limit.
-        executor_options: Arguments of datatrove's SlurmPipelineExecutor or RayPipelineExecutor.
+        config: Config of the run.
         give_up: See `LocalExecutor`.
 
     Returns:
@@ -159,19 +150,24 @@ def run(
     Raises:
         InputError: If a task failed.
     """
-    if executor == "slurm":
+    logs = config.work / "logs"
+
+    def settings(stage: Stage) -> dict:
+        common = {"pipeline": stage.steps, "tasks": stage.tasks, "logging_dir": str(logs / stage.name)}
+        return common | {"workers": config.workers or -1} | config.executor_options
+
+    if config.executor == "slurm":
         last = None
         for stage in stages:
-            settings = _common(stage, logs) | _slurm_options(stage, executor_options)
-            last = SlurmPipelineExecutor(**settings, workers=workers or -1, depends=last)
+            last = SlurmPipelineExecutor(**_slurm_defaults(stage, config) | settings(stage), depends=last)
         last.run()  # submits the stages that it depends on first
         return False
-    size = min(workers or len(os.sched_getaffinity(0)), max(stage.tasks for stage in stages))
+    size = min(config.workers or len(os.sched_getaffinity(0)), max(stage.tasks for stage in stages))
     with Crew(size) as crew:
         for stage in stages:
             runner: PipelineExecutor
-            if executor == "ray":
-                runner = RayPipelineExecutor(**_common(stage, logs), workers=workers or -1, **executor_options)
+            if config.executor == "ray":
+                runner = RayPipelineExecutor(**settings(stage))
             else:
                 runner = LocalExecutor(stage, logs / stage.name, crew=crew, give_up=give_up)
             runner.run()
@@ -183,20 +179,16 @@ def run(
     return True
 
 
-def _common(stage: Stage, logs: Path) -> dict:
-    return {"pipeline": stage.steps, "tasks": stage.tasks, "logging_dir": str(logs / stage.name)}
-
-
-def _slurm_options(stage: Stage, executor_options: dict) -> dict:
-    """Return the user's options, a job name, and an environment with this Python and these modules."""
-    if missing := sorted({"partition", "time"} - set(executor_options)):
+def _slurm_defaults(stage: Stage, config: CurationConfig) -> dict:
+    """Return a job name, and an environment with this Python and these modules."""
+    if missing := sorted({"partition", "time"} - set(config.executor_options)):
         raise InputError(
             f"--executor slurm needs {' and '.join(missing)} in --executor_options, for example {SLURM_EXAMPLE}."
         )
     root = Path(__file__).parents[__name__.count(".")]
     paths = {"PATH": Path(sys.executable).parent, "PYTHONPATH": root}
     environment = "; ".join(f"export {name}={shlex.quote(str(path))}:${name}" for name, path in paths.items())
-    return {"job_name": f"curation-{stage.name}", "env_command": environment, "qos": "", **executor_options}
+    return {"job_name": f"curation-{stage.name}", "env_command": environment, "qos": ""}
 
 
 SLURM_EXAMPLE = """'{partition: cpu, time: "24:00:00", mem_per_cpu_gb: 4}'"""

@@ -16,7 +16,7 @@ def write(folder: Path, content: dict) -> None:
 
 def markdown(content: dict) -> str:
     """Return the Markdown report."""
-    received, kept, dropped = (content[name] for name in ("input", "kept", "dropped"))
+    received, retained, dropped = (content[name] for name in ("input", "kept", "dropped"))
     blocks = [
         (name, f"{block['seconds']:,.1f}", f"{block['megabytes']:,.1f}", block["megabytes_per_second"] or "")
         for name, block in content["blocks"].items()
@@ -29,7 +29,7 @@ def markdown(content: dict) -> str:
         "# Curation statistics",
         f"`{content['command']}`",
         f"Input: {received['documents']:,} documents, {received['bytes'] / 1e6:,.1f} MB. Kept: "
-        f"{kept['documents']:,} documents, {kept['final_bytes'] / 1e6:,.1f} MB after changes. Dropped: "
+        f"{retained['documents']:,} documents, {retained['final_bytes'] / 1e6:,.1f} MB after changes. Dropped: "
         f"{dropped['documents']:,} documents, {dropped['bytes'] / 1e6:,.1f} MB. Kept and dropped documents together "
         "are exactly the input.",
         *(f"Dropped file: {file['file']} ({file['reason']})" for file in content["lost_files"]),
@@ -50,10 +50,10 @@ def markdown(content: dict) -> str:
 
 def summary(content: dict) -> str:
     """Return a terminal summary of what was kept and dropped."""
-    received, kept = content["input"], content["kept"]
+    received, retained = content["input"], content["kept"]
     lines = [
-        f"{received['documents']:,} documents in, {received['bytes'] / 1e6:,.1f} MB: {kept['documents']:,} kept, "
-        f"{kept['final_bytes'] / 1e6:,.1f} MB; {content['dropped']['documents']:,} dropped"
+        f"{received['documents']:,} documents in, {received['bytes'] / 1e6:,.1f} MB: {retained['documents']:,} kept, "
+        f"{retained['final_bytes'] / 1e6:,.1f} MB; {content['dropped']['documents']:,} dropped"
     ]
     for reason, counts in content["reasons"].items():
         lines.append(f"  {reason:24} {counts['documents']:>9,} documents {counts['bytes'] / 1e6:>10,.2f} MB")
@@ -72,15 +72,15 @@ def _split(rows: list[dict], column: str) -> str:
     """Return a table of kept and dropped text by one column."""
     header = (column, "documents in", "MB in", "documents kept", "MB kept", "dropped")
     lines = []
-    for value, kept, dropped in largest(rows, column):
-        size = kept["bytes"] + dropped["bytes"]
+    for value, retained, dropped in largest(rows, column):
+        size = retained["bytes"] + dropped["bytes"]
         lines.append(
             (
                 value,
-                f"{kept['documents'] + dropped['documents']:,}",
+                f"{retained['documents'] + dropped['documents']:,}",
                 f"{size / 1e6:,.2f}",
-                f"{kept['documents']:,}",
-                f"{kept['final_bytes'] / 1e6:,.2f}",
+                f"{retained['documents']:,}",
+                f"{retained['final_bytes'] / 1e6:,.2f}",
                 f"{dropped['bytes'] / max(1, size):.1%}",
             )
         )
@@ -98,8 +98,8 @@ def largest(rows: list[dict], column: str) -> list[tuple[str, dict, dict]]:
     order = sorted(sums.items(), key=lambda item: -item[1][0]["bytes"] - item[1][1]["bytes"])
     result = [(value, *pair) for value, pair in order[:MAX_ROWS]]
     if rest := order[MAX_ROWS:]:
-        kept, dropped = ({m: sum(pair[i][m] for _, pair in rest) for m in measures} for i in range(2))
-        result.append((f"{len(rest)} others", kept, dropped))
+        others = ({m: sum(pair[i][m] for _, pair in rest) for m in measures} for i in range(2))
+        result.append((f"{len(rest)} others", *others))
     return result
 
 

@@ -14,9 +14,11 @@ from typing import NamedTuple
 
 from faker import Faker
 
+from ..language import LANGUAGES
+
 logging.getLogger("presidio-analyzer").setLevel(logging.CRITICAL)  # before its import, which reports a device
 
-# Signs of a value: an at sign, seven digits with few other characters between them, and forms with fewer digits.
+# Indications of a value: an at sign, seven digits with few other characters between them, and forms with fewer digits.
 CANDIDATE = re.compile(
     r"@|\d(?<!\d\d)(?:"  # at the first of consecutive digits
     r"(?:[ .\-/()\xa0]{0,2}\d){6}"
@@ -28,16 +30,7 @@ COLONS = re.compile(r":[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]{0,4}:")  # IPv6 addresses
 CONTEXT = 80  # characters that a value may extend beyond the match of CANDIDATE or COLONS
 MAX_TRIES = 10_000  # for a valid value; the rarest form takes some hundreds
 
-LOCALES = {
-    "en": "en_US",
-    "fr": "fr_FR",
-    "es": "es_ES",
-    "de": "de_DE",
-    "it": "it_IT",
-    "nl": "nl_NL",
-    "la": "it_IT",
-    "pt": "pt_PT",
-}
+LOCALES = {code: f"{code}_{code.upper()}" for code in LANGUAGES} | {"en": "en_US", "la": "it_IT"}
 # Numbers that Faker generates with valid check digits: locale and method.
 FAKER_METHODS = {
     "FR_SOCIAL_SECURITY": ("fr_FR", "ssn"),

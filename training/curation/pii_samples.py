@@ -89,11 +89,11 @@ def measure_detection(languages: list[str], *, count: int = SENTENCE_COUNT, seed
 
 def rates(counts: Counter) -> dict:
     """Return the counts with precision and recall, which are None if undefined."""
-    found, missed, false = (counts[name] for name in ("found", "missed", "false"))
+    true, missed, false = (counts[name] for name in ("found", "missed", "false"))
     return {
-        "found": found,
+        "found": true,
         "missed": missed,
         "false": false,
-        "precision": found / (found + false) if found + false else None,
-        "recall": found / (found + missed) if found + missed else None,
+        "precision": true / (true + false) if true + false else None,
+        "recall": true / (true + missed) if true + missed else None,
     }

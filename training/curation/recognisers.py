@@ -226,10 +226,7 @@ def kinds(language: str) -> tuple[Kind, ...]:
             belgian_number,
         ],
         "es": [
-            Kind(
-                EsNifRecognizer(patterns=[Pattern("NIF", r"\b\d{8}-?[A-Z]\b", 0.5)]),
-                capitals,
-            ),
+            Kind(EsNifRecognizer(patterns=[Pattern("NIF", r"\b\d{8}-?[A-Z]\b", 0.5)]), capitals),
             Kind(EsNieRecognizer(patterns=[Pattern("NIE", r"\b[XYZ]\d{7}-?[A-Z]\b", 0.5)]), capitals),
         ],
         "de": [
