@@ -1,4 +1,4 @@
-"""Curation loses no document: each is kept, or dropped by name and reason, whatever comes in or is killed."""
+"""Curation loses no document: each is kept, or dropped with a reason, whatever the input and whichever worker dies."""
 
 import os
 import random
@@ -43,14 +43,14 @@ WORDS = {language: text.split() for language, text in WORDS.items()}
 
 
 def prose(draw: random.Random, language: str = "English", words: int = 120) -> str:
-    """A text that no other is similar to, and that every block lets pass."""
+    """Return a text that is unlike any other and passes every block."""
     sentences = [" ".join(draw.choices(WORDS[language], k=12)).capitalize() + "." for _ in range(words // 12)]
     return " ".join(sentences)
 
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory, write_corpus):
-    """Folder of three files, one below a folder, with a document for every reason to drop one; not to be changed."""
+    """Folder of three files, one in a subfolder, with a document for every reason to drop one; read-only."""
     draw, folder = random.Random(0), tmp_path_factory.mktemp("original") / "corpus"
     texts = [prose(draw) for _ in range(30)]
     english = [{"text": text, "license": "CC-By", "collection": "OpenScience"} for text in texts]
@@ -71,7 +71,7 @@ def original(tmp_path_factory, write_corpus):
     write_corpus(folder / "en.parquet", english)
     write_corpus(folder / "more" / "fr.parquet", french)
     write_corpus(folder / "more" / "again.parquet", [{"text": text} for text in texts[2:6]])
-    write_json(folder / "sources.json", {"sources": [{"name": "made up", "license": "CC0-1.0"}]})
+    write_json(folder / "sources.json", {"sources": [{"name": "synthetic", "license": "CC0-1.0"}]})
     return folder
 
 
@@ -81,13 +81,13 @@ def config(corpus: Path, out: Path, **settings) -> CurationConfig:
 
 @pytest.fixture
 def corpus(original, tmp_path):
-    """A copy of it."""
+    """Copy of `original`."""
     return Path(shutil.copytree(original, tmp_path / "corpus"))
 
 
 @pytest.fixture(scope="module")
 def curated(original, tmp_path_factory):
-    """(folder, content of curation.json) of it; not to be changed."""
+    """Output folder and content of curation.json of `original`; read-only."""
     out = tmp_path_factory.mktemp("curated")
     return out, curate(config(original, out))
 
@@ -102,7 +102,7 @@ def kept(out: Path) -> list[dict]:
 
 
 def texts_of(corpus: Path) -> dict[tuple[str, int], str]:
-    """(file, row) -> text."""
+    """Return (file, row) -> text."""
     files = {str(path.relative_to(corpus)): rows(path) for path in corpus.rglob("*.parquet")}
     return {(name, i): row["text"] for name, file in files.items() for i, row in enumerate(file)}
 
@@ -112,7 +112,7 @@ def origin(row: dict) -> tuple[str, int]:
 
 
 def command(*arguments: str, **environment: str) -> subprocess.Popen:
-    """The program in a process of its own."""
+    """Start the program in a separate process."""
     return subprocess.Popen(
         [sys.executable, "-m", "training.curation", *map(str, arguments)],
         cwd=ROOT,
@@ -123,15 +123,13 @@ def command(*arguments: str, **environment: str) -> subprocess.Popen:
     )
 
 
-# What comes out -------------------------------------------------------------------------------------------
+# Output ---------------------------------------------------------------------------------------------------
 
 
-def test_every_document_is_kept_or_dropped_once_and_each_reason_finds_its_document(corpus, curated):
+def test_every_document_is_kept_or_dropped_once_with_the_expected_reason(corpus, curated):
     out, content = curated
-    came = [
-        (str(path.relative_to(corpus)), i) for path in corpus.rglob("*.parquet") for i in range(len(list(rows(path))))
-    ]
-    assert sorted(map(origin, kept(out) + dropped(out))) == sorted(came)
+    documents = list(texts_of(corpus))
+    assert sorted(map(origin, kept(out) + dropped(out))) == sorted(documents)
     reasons = {origin(row): row["reason"] for row in dropped(out)}
     expected = {
         ("en.parquet", 32): "licence refused",
@@ -145,60 +143,55 @@ def test_every_document_is_kept_or_dropped_once_and_each_reason_finds_its_docume
     assert expected.items() <= reasons.items()
     others = {key: reason for key, reason in reasons.items() if key not in expected}
     assert Counter(others.values()) == {"exact duplicate": 5, "near duplicate": 1}
-    assert content["input"]["documents"] == len(came)
+    assert content["input"]["documents"] == len(documents)
 
 
-def test_the_account_is_what_counting_the_files_by_hand_gives(corpus, curated):
+def test_the_statistics_equal_counts_of_the_files(corpus, curated):
     out, content = curated
-    texts = {
-        (str(p.relative_to(corpus)), i): row["text"]
-        for p in corpus.rglob("*.parquet")
-        for i, row in enumerate(rows(p))
-    }
-    by_hand = Counter()
+    texts, expected = texts_of(corpus), Counter()
     for row in kept(out) + dropped(out):
         text, reason = texts[origin(row)], row.get("reason")
         key = row["language"], row["license"], row["collection"], reason
-        by_hand[key, "documents"] += 1
-        by_hand[key, "words"] += len(text.split())
-        by_hand[key, "bytes"] += len(text.encode())
-        by_hand[key, "final_words"] += len(row["text"].split()) if reason is None else 0
-        by_hand[key, "final_bytes"] += len(row["text"].encode()) if reason is None else 0
+        expected[key, "documents"] += 1
+        expected[key, "words"] += len(text.split())
+        expected[key, "bytes"] += len(text.encode())
+        expected[key, "final_words"] += len(row["text"].split()) if reason is None else 0
+        expected[key, "final_bytes"] += len(row["text"].encode()) if reason is None else 0
     written = Counter()
     for row in content["account"]:
         for measure in account.MEASURES:
             written[tuple(row[c] for c in ("language", "license", "collection", "reason")), measure] += row[measure]
-    assert +written == +by_hand
+    assert +written == +expected
     assert content == read_json(out / "curation.json")
     for measure in ("documents", "words", "bytes"):
         assert content["kept"][measure] + content["dropped"][measure] == content["input"][measure]
 
 
-def test_kept_documents_carry_what_was_found_and_changed(corpus, curated):
-    found = {origin(row): row for row in kept(curated[0])}
-    one = found["en.parquet", 10]
-    assert set(one) == {*COLUMNS, "curation"}
-    assert one["license"] == one["curation"]["licence"]["spdx"] == "CC-BY-4.0" or one["license"].startswith("CC-BY")
-    assert one["curation"]["licence"]["label"] == "CC-By" and one["curation"]["licence"]["decision"] == "attribution"
-    assert one["curation"]["ocr"]["score"] >= one["curation"]["ocr"]["threshold"] > 0
-    assert one["curation"]["toxicity"]["verdict"] == "none" and one["curation"]["toxicity"]["by"]
-    relabelled = found["more/fr.parquet", 3]
+def test_kept_documents_contain_findings_and_changes(corpus, curated):
+    by_origin = {origin(row): row for row in kept(curated[0])}
+    row = by_origin["en.parquet", 10]
+    assert set(row) == {*COLUMNS, "curation"}
+    assert row["license"] == row["curation"]["licence"]["spdx"] == "CC-BY-4.0" or row["license"].startswith("CC-BY")
+    assert row["curation"]["licence"]["label"] == "CC-By" and row["curation"]["licence"]["decision"] == "attribution"
+    assert row["curation"]["ocr"]["score"] >= row["curation"]["ocr"]["threshold"] > 0
+    assert row["curation"]["toxicity"]["verdict"] == "none" and row["curation"]["toxicity"]["by"]
+    relabelled = by_origin["more/fr.parquet", 3]
     assert relabelled["language"] == "French" and relabelled["curation"]["language"]["label"] == "English"
-    personal = found["en.parquet", 39]
+    personal = by_origin["en.parquet", 39]
     assert "john.smith@company-mail.com" not in personal["text"] and "@" in personal["text"]
     assert sum(dict(personal["curation"]["pii"]).values()) == 1
     assert personal["word_count"] == len(personal["text"].split())
 
 
-def test_one_document_of_each_duplicate_stays_and_the_others_name_it(curated):
+def test_one_document_of_each_cluster_is_kept_and_its_duplicates_refer_to_it(curated):
     out, _ = curated
     names = {row["identifier"] for row in kept(out)}
-    twice = [row for row in dropped(out) if row["reason"].endswith("duplicate")]
-    assert twice and all(row["curation"]["duplicate"]["of"] in names for row in twice)
-    assert all(row["curation"]["duplicate"]["exact"] == (row["reason"] == "exact duplicate") for row in twice)
+    duplicates = [row for row in dropped(out) if row["reason"].endswith("duplicate")]
+    assert duplicates and all(row["curation"]["duplicate"]["of"] in names for row in duplicates)
+    assert all(row["curation"]["duplicate"]["exact"] == (row["reason"] == "exact duplicate") for row in duplicates)
 
 
-def test_shards_read_the_curated_corpus_and_carry_its_account(curated, tiny_tokenizer, tmp_path):
+def test_shards_read_the_curated_corpus_and_include_its_statistics(curated, tiny_tokenizer, tmp_path):
     out, content = curated
     manifest = build(ShardsConfig(corpus=out, tokenizer=tiny_tokenizer, out=tmp_path / "shards", validation_share=0.2))
     assert manifest["corpus"]["curation"] == content
@@ -213,39 +206,39 @@ def test_the_result_does_not_depend_on_the_number_of_workers(corpus, curated, tm
     assert kept(tmp_path / "two") == kept(curated[0]) and dropped(tmp_path / "two") == dropped(curated[0])
 
 
-def test_a_story_is_told_of_kept_and_of_dropped_documents(curated):
+def test_kept_and_dropped_documents_are_explained(curated):
     out, _ = curated
-    told = account.explain(out, "en/10")
-    assert "row 10 of en.parquet" in told and "CC-By" in told and "kept:" in told and "toxicity" in told
-    told = account.explain(out, "en/32")
-    assert "dropped: licence refused" in told and "kept:" not in told
-    with pytest.raises(InputError, match="has no document nowhere"):
+    text = account.explain(out, "en/10")
+    assert "row 10 of en.parquet" in text and "CC-By" in text and "kept:" in text and "toxicity" in text
+    text = account.explain(out, "en/32")
+    assert "dropped: licence refused" in text and "kept:" not in text
+    with pytest.raises(InputError, match="contains no document nowhere"):
         account.explain(out, "nowhere")
 
 
-def test_the_page_names_every_reason_and_shows_its_charts(curated):
+def test_the_report_lists_every_reason_and_shows_its_charts(curated):
     out, content = curated
-    page = (out / "curation.md").read_text()
-    assert all(f"| {reason} |" in page for reason in content["reasons"])
+    report = (out / "curation.md").read_text()
+    assert all(f"| {reason} |" in report for reason in content["reasons"])
     for name in ("curation-languages.png", "curation-collections.png"):
-        assert name in page and (out / name).read_bytes().startswith(b"\x89PNG")
+        assert name in report and (out / name).read_bytes().startswith(b"\x89PNG")
 
 
 # Bad input ------------------------------------------------------------------------------------------------
 
 
-def spoil(corpus: Path, how: str) -> str:
-    """Damage the corpus; returns the file or document and what is said of it."""
+def corrupt(corpus: Path, how: str) -> str:
+    """Corrupt a file of the corpus; return the expected message."""
     path = corpus / "more" / "fr.parquet"
     if how == "truncated":
         path.write_bytes(path.read_bytes()[:-200])
-        return "not a whole Parquet file"
-    if how == "damaged inside":
+        return "not a valid Parquet file"
+    if how == "bytes changed":
         pq.write_table(pq.read_table(path), path, write_page_checksum=True)
         content = bytearray(path.read_bytes())
         content[200:400] = bytes(200)
         path.write_bytes(content)
-        return "not a whole Parquet file"
+        return "not a valid Parquet file"
     if how == "no column":
         pq.write_table(pq.read_table(path).drop(["license", "date"]), path)
         return "lacks the columns license, date"
@@ -257,33 +250,31 @@ def spoil(corpus: Path, how: str) -> str:
     return "invalid UTF-8"
 
 
-@pytest.mark.parametrize("how", ["truncated", "damaged inside", "no column"])
-def test_a_bad_file_is_dropped_by_name_or_stops_the_run(how, corpus, tmp_path):
-    said = spoil(corpus, how)
+@pytest.mark.parametrize("how", ["truncated", "bytes changed", "no column"])
+def test_a_corrupt_file_is_dropped_and_recorded_or_stops_the_run(how, corpus, tmp_path):
+    message = corrupt(corpus, how)
     out = tmp_path / "out"
     content = curate(config(corpus, out))
-    (lost,) = content["lost_files"]
-    assert lost["file"] == "more/fr.parquet" and said in lost["reason"]
-    assert read_json(tmp_path / "out" / "dropped" / "files.json") == content["lost_files"]
-    assert not any(
-        row["curation"]["file"] == lost["file"] for row in kept(tmp_path / "out") + dropped(tmp_path / "out")
-    )
-    assert lost["file"] in (tmp_path / "out" / "curation.md").read_text()
-    with pytest.raises(InputError, match=f"fr.parquet.*{said}.*--on_error drop"):
+    (record,) = content["lost_files"]
+    assert record["file"] == "more/fr.parquet" and message in record["reason"]
+    assert read_json(out / "dropped" / "files.json") == content["lost_files"]
+    assert not any(row["curation"]["file"] == record["file"] for row in kept(out) + dropped(out))
+    assert record["file"] in (out / "curation.md").read_text()
+    with pytest.raises(InputError, match=f"fr.parquet.*{message}.*--on_error drop"):
         curate(config(corpus, tmp_path / "other", on_error="stop", max_megabytes=1))
     assert not (tmp_path / "other" / "curation.json").exists()
 
 
 def test_a_document_that_is_not_utf_8_is_dropped_or_stops_the_run(corpus, tmp_path):
-    spoil(corpus, "utf-8")
+    corrupt(corpus, "utf-8")
     curate(config(corpus, tmp_path / "out"))
     (bad,) = [row for row in dropped(tmp_path / "out") if row["reason"] == "invalid UTF-8"]
     assert origin(bad) == ("more/fr.parquet", 5) and bad["text"].startswith("caf\ufffd ") and "text" in bad["detail"]
-    with pytest.raises(InputError, match=r"fr.parquet has a bad document in row 5 .*invalid UTF-8"):
+    with pytest.raises(InputError, match=r"fr.parquet has an invalid document in row 5 .*invalid UTF-8"):
         curate(config(corpus, tmp_path / "other", on_error="stop", max_megabytes=1))
 
 
-def test_a_document_of_100_mb_is_dropped_by_name(tmp_path, write_corpus):
+def test_a_document_of_100_mb_is_dropped_as_too_large(tmp_path, write_corpus):
     huge = "the old house stood by the river and nobody came until the spring. " * 1_500_000
     write_corpus(tmp_path / "corpus" / "en.parquet", [{"text": prose(random.Random(1))}, {"text": huge}])
     content = curate(config(tmp_path / "corpus", tmp_path / "out", max_megabytes=50))
@@ -292,23 +283,23 @@ def test_a_document_of_100_mb_is_dropped_by_name(tmp_path, write_corpus):
     assert dropped(tmp_path / "out")[0]["text"] == huge
 
 
-def test_a_corpus_of_which_nothing_may_be_kept_is_refused_and_its_account_says_why(tmp_path, write_corpus):
+def test_a_corpus_without_a_document_to_keep_is_an_error_and_its_statistics_have_the_reasons(tmp_path, write_corpus):
     write_corpus(tmp_path / "corpus" / "en.parquet", [{"text": "a text", "license": "CC-BY-ND-4.0"}] * 3)
-    with pytest.raises(InputError, match="gives no document to train on"):
+    with pytest.raises(InputError, match="No document of .* was kept"):
         curate(config(tmp_path / "corpus", tmp_path / "out"))
     assert read_json(tmp_path / "out" / "curation.json")["reasons"]["licence refused"]["documents"] == 3
 
 
 def test_an_output_inside_the_input_or_over_foreign_files_is_refused(corpus, tmp_path, write_corpus):
-    with pytest.raises(InputError, match="lies in the corpus"):
+    with pytest.raises(InputError, match="is inside the input corpus"):
         curate(config(corpus, corpus / "curated"))
     write_corpus(tmp_path / "foreign" / "en.parquet", [{}])
-    with pytest.raises(InputError, match="not of this program's making"):
+    with pytest.raises(InputError, match="was not written by this program"):
         curate(config(corpus, tmp_path / "foreign"))
 
 
 @pytest.mark.parametrize("answer", ["nonsense", "error", "nothing"])
-def test_text_that_an_endpoint_fails_to_change_is_dropped_with_the_failure(answer, tmp_path, write_corpus):
+def test_a_document_that_an_endpoint_fails_to_change_is_dropped_with_the_error_type(answer, tmp_path, write_corpus):
     class Server(BaseHTTPRequestHandler):
         def do_POST(self):
             self.rfile.read(int(self.headers["Content-Length"]))
@@ -330,13 +321,13 @@ def test_text_that_an_endpoint_fails_to_change_is_dropped_with_the_failure(answe
     draw = random.Random(5)
     words, _, _ = lexicon.lists("en")
     slurs = [word for word, bits in words.items() if bits & lexicon.ANY_SLUR]
-    toxic = "".join(f" All {one} are filthy vermin. Kill the {one}." for one in slurs[:40])
+    toxic = "".join(f" All {slur} are filthy vermin. Kill the {slur}." for slur in slurs[:40])
     write_corpus(tmp_path / "corpus" / "en.parquet", [{"text": prose(draw)}, {"text": prose(draw) + toxic}])
     server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    endpoint = Endpoint(url=f"http://127.0.0.1:{server.server_port}", model="m", timeout=1, attempts=1)
+    endpoint = Endpoint(url=f"http://127.0.0.1:{server.server_port}", model="m", timeout=1, max_attempts=1)
     try:
-        content = curate(config(tmp_path / "corpus", tmp_path / "out", edition="annealing", endpoint=endpoint))
+        content = curate(config(tmp_path / "corpus", tmp_path / "out", corpus_stage="annealing", endpoint=endpoint))
     finally:
         server.shutdown()
     (row,) = dropped(tmp_path / "out")
@@ -344,23 +335,23 @@ def test_text_that_an_endpoint_fails_to_change_is_dropped_with_the_failure(answe
     assert content["kept"]["documents"] == 1
 
 
-# Runs that are cut short ----------------------------------------------------------------------------------
+# Interrupted runs -----------------------------------------------------------------------------------------
 
 
 def workers_of(process: psutil.Process) -> list[psutil.Process]:
-    found = []
+    workers = []
     for child in process.children(recursive=True):
         try:
             if "spawn_main" in " ".join(child.cmdline()):
-                found.append(child)
-        except psutil.Error:  # it ended while we looked
+                workers.append(child)
+        except psutil.Error:  # it ended in the meantime
             pass
-    return found
+    return workers
 
 
 @pytest.fixture
 def wide(tmp_path, write_corpus):
-    """A corpus of eight files; two take a second each."""
+    """Corpus of eight files, two of which take a second each."""
     draw = random.Random(7)
     for i in range(8):
         documents = 600 if i in (2, 5) else 60
@@ -368,7 +359,7 @@ def wide(tmp_path, write_corpus):
     return tmp_path / "wide"
 
 
-def test_a_killed_worker_stops_the_run_with_a_sentence_and_a_re_run_completes_only_what_is_missing(wide, tmp_path):
+def test_a_killed_worker_stops_the_run_with_a_message_and_a_second_run_completes_only_what_is_missing(wide, tmp_path):
     out = tmp_path / "out"
     arguments = ["--in", wide, "--out", out, "--workers", 2, "--on_error", "stop"]
     done = out / ".curation" / "logs" / "select" / "completions"
@@ -380,7 +371,7 @@ def test_a_killed_worker_stops_the_run_with_a_sentence_and_a_re_run_completes_on
         worker.send_signal(signal.SIGKILL)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 2
-    assert "A worker was killed" in errors and "start the same command again" in errors and "Traceback" not in errors
+    assert "A worker was killed" in errors and "Run the same command again" in errors and "Traceback" not in errors
     completed = {path: path.stat().st_mtime_ns for path in done.iterdir()}
     assert 0 < len(completed) < 8 and not (out / "curation.json").exists()
     process = command(*arguments)
@@ -392,11 +383,11 @@ def test_a_killed_worker_stops_the_run_with_a_sentence_and_a_re_run_completes_on
     assert "1,560 documents in" in printed
 
 
-def test_with_drop_a_file_that_kills_its_worker_is_tried_again_and_at_the_second_death_dropped(wide, tmp_path):
+def test_with_drop_a_file_that_kills_its_worker_twice_is_dropped(wide, tmp_path):
     deaths = Counter()
 
     def kill(rank: int, times: int, over: threading.Event) -> None:
-        """Kill whichever worker has opened the log of a task."""
+        """Kill the worker that has opened the log of a task."""
         name = f"screen_{rank:05d}.log"
         while not over.wait(0.01) and deaths[rank] < times:
             for worker in workers_of(psutil.Process()):
@@ -419,13 +410,13 @@ def test_with_drop_a_file_that_kills_its_worker_is_tried_again_and_at_the_second
         for killer in killers:
             killer.join()
     assert deaths == {2: 1, 5: 2}
-    (lost,) = content["lost_files"]
-    assert lost == {"file": "5.parquet", "documents": 600, "reason": "its worker was killed twice (out of memory?)"}
+    (record,) = content["lost_files"]
+    assert record == {"file": "5.parquet", "documents": 600, "reason": "its worker was killed twice (out of memory?)"}
     assert content["kept"]["documents"] == 960 and (tmp_path / "out" / "2.parquet").is_file()
     assert not (tmp_path / "out" / "5.parquet").exists()
 
 
-def test_a_finished_run_is_left_alone_and_another_setting_starts_anew_with_a_sentence(corpus, tmp_path, capsys):
+def test_a_finished_run_is_reused_and_changed_settings_or_files_start_from_scratch(corpus, tmp_path, capsys):
     out = tmp_path / "out"
     first = curate(config(corpus, out))
     stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")}
@@ -433,33 +424,33 @@ def test_a_finished_run_is_left_alone_and_another_setting_starts_anew_with_a_sen
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")} == stamps
     capsys.readouterr()
     second = curate(config(corpus, out, languages=["fr"]))
-    assert "languages changed: starting anew" in capsys.readouterr().err
+    assert "languages changed: starting from scratch" in capsys.readouterr().err
     assert {row["language"] for row in kept(out)} == {"French"}
     assert second["fingerprint"] != first["fingerprint"]
     (corpus / "more" / "again.parquet").unlink()
     curate(config(corpus, out, languages=["fr"]))
-    assert "the files of the corpus changed: starting anew" in capsys.readouterr().err
+    assert "the files of the corpus changed: starting from scratch" in capsys.readouterr().err
     assert not any(path.name == "again.parquet" for path in out.rglob("*.parquet"))
 
 
-def test_an_account_that_does_not_add_up_is_refused(corpus, curated, tmp_path):
+def test_counts_that_do_not_add_up_are_an_error(corpus, curated, tmp_path):
     out, _ = curated
     parts = [corpus / "en.parquet", out / "en.parquet"]
     halves = [out / "dropped" / half / "en.parquet" for half in ("select", "finish")]
-    account.count("en.parquet", *parts, halves)  # as it is
+    account.count_file("en.parquet", *parts, halves)
     table = pq.read_table(parts[1])
     pq.write_table(table.slice(1), tmp_path / "less.parquet")
     with pytest.raises(InputError, match="1 documents missing, 0 twice"):
-        account.count("en.parquet", parts[0], tmp_path / "less.parquet", halves)
+        account.count_file("en.parquet", parts[0], tmp_path / "less.parquet", halves)
     pq.write_table(pa.concat_tables([table, table.slice(0, 2)]), tmp_path / "more.parquet")
     with pytest.raises(InputError, match="0 documents missing, 2 twice"):
-        account.count("en.parquet", parts[0], tmp_path / "more.parquet", halves)
+        account.count_file("en.parquet", parts[0], tmp_path / "more.parquet", halves)
 
 
 # Executors ------------------------------------------------------------------------------------------------
 
 SBATCH = """#!/bin/bash
-# A cluster of one machine: dependencies are done by then, and the array runs here, one index after the other.
+# A cluster of one machine: all dependencies are complete, and the array runs here, one index after the other.
 cp "${@: -1}" "$JOBS/$(ls "$JOBS" | wc -l).slurm"
 script="$JOBS/$(($(ls "$JOBS" | wc -l) - 1)).slurm"
 echo "$@" > "$script.arguments"
@@ -472,8 +463,8 @@ echo "Submitted batch job $(ls "$JOBS" | wc -l)"
 """
 
 
-@pytest.mark.slow  # 13 jobs, each of which is a new Python
-def test_slurm_jobs_wait_for_each_other_and_give_what_local_processes_give(corpus, curated, tmp_path):
+@pytest.mark.slow  # 13 jobs, each in a new Python process
+def test_slurm_jobs_wait_for_each_other_and_return_the_same_as_local_processes(corpus, curated, tmp_path):
     tools, jobs = tmp_path / "tools", tmp_path / "jobs"
     jobs.mkdir()
     tools.mkdir()
@@ -485,12 +476,12 @@ def test_slurm_jobs_wait_for_each_other_and_give_what_local_processes_give(corpu
     options = '{partition: cpu, time: "1:00:00", mem_per_cpu_gb: 4}'
     done = run_program(
         *("training.curation.__main__", "--in", corpus, "--out", out, "--max_megabytes", 0.2),
-        *("--executor", "slurm", "--workers", 7, "--options", options),
+        *("--executor", "slurm", "--workers", 7, "--executor_options", options),
         environment={"PATH": f"{tools}:{os.environ['PATH']}", "JOBS": str(jobs)},
         log=tmp_path / "log",
     )
     assert done.returncode == 0, done.stderr
-    assert "submitted to Slurm" in done.stdout
+    assert "Submitted to Slurm" in done.stdout
     scripts = {}
     for path in jobs.glob("*.slurm"):
         text = path.read_text()
@@ -510,18 +501,18 @@ def test_slurm_jobs_wait_for_each_other_and_give_what_local_processes_give(corpu
     assert read_json(out / "curation.json")["account"] == curated[1]["account"]
 
 
-def test_slurm_without_partition_or_time_is_refused_with_an_example(corpus, tmp_path):
-    with pytest.raises(InputError, match=r"needs partition and time in --options, for example '\{partition: cpu"):
+def test_slurm_without_partition_or_time_is_an_error_with_an_example(corpus, tmp_path):
+    with pytest.raises(InputError, match=r"partition and time in --executor_options, for example '\{partition: cpu"):
         curate(config(corpus, tmp_path / "out", executor="slurm"))
 
 
 @pytest.mark.skipif(shutil.which("ray") is None, reason="Ray is not installed (pip install ray)")
-def test_ray_gives_what_local_processes_give(corpus, curated, tmp_path):
+def test_ray_returns_the_same_as_local_processes(corpus, curated, tmp_path):
     code = (
         "import ray; from pathlib import Path; from training.curation.pipeline import *\n"
         "ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)\n"
         f"curate(CurationConfig(corpus=Path({str(corpus)!r}), out=Path({str(tmp_path / 'ray')!r}), workers=2, "
-        "max_megabytes=0.2, executor='ray', options={'mem_per_cpu_gb': 0.5}))"
+        "max_megabytes=0.2, executor='ray', executor_options={'mem_per_cpu_gb': 0.5}))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=600, check=False
@@ -540,15 +531,15 @@ def test_the_command_line_curates_and_explains(name, corpus, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "licence refused" in done.stdout and "exact duplicate" in done.stdout
     content = read_json(tmp_path / "out" / "curation.json")
-    assert content["settings"]["edition"] == {"light": "base", "enhanced": "annealing"}[name]
+    assert content["settings"]["corpus_stage"] == {"light": "base", "enhanced": "annealing"}[name]
     assert content["command"].startswith("python -m training.curation --config")
     arguments = ["--explain", "en/32", "--out", tmp_path / "out"]
     done = run_program("training.curation.__main__", *arguments, log=tmp_path / "log")
     assert done.returncode == 0 and "dropped: licence refused" in done.stdout
 
 
-def test_in_is_asked_for_when_it_is_missing(tmp_path):
+def test_a_missing_input_is_an_error(tmp_path):
     arguments = ["--config", "light", "--out", tmp_path / "out"]
     done = run_program("training.curation.__main__", *arguments, log=tmp_path / "log")
     assert done.returncode == 2
-    assert done.stderr == "error: --in is missing: give the folder of the corpus to curate.\n"
+    assert done.stderr == "error: --in is missing: pass the folder of the corpus to curate.\n"

@@ -1,4 +1,4 @@
-"""Languages of documents: which, how sure, how far; and the measurement over a corpus."""
+"""Language of a document, its confidence and share of paragraphs; and the accuracy on a corpus."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,38 +23,38 @@ SENTENCES = {
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("gap", ["\n", "\n\n", " "])
 @pytest.mark.parametrize("times", [1, 30])
-def test_a_document_in_one_language_is_wholly_in_it(language, gap, times):
-    found = languages_of(gap.join([SENTENCES[language]] * times))
-    assert (found.language, found.share) == (language, 1.0) and found.confidence > 0.99
+def test_a_document_in_one_language_has_share_1(language, gap, times):
+    detected = languages_of(gap.join([SENTENCES[language]] * times))
+    assert (detected.language, detected.share) == (language, 1.0) and detected.confidence > 0.99
 
 
 @pytest.mark.parametrize("foreign", [0, 1, 2, 4])
-def test_the_share_counts_the_paragraphs_of_another_language(foreign):
+def test_the_share_excludes_paragraphs_in_another_language(foreign):
     paragraphs = [SENTENCES["la"]] * (8 - foreign)
     for i in range(foreign):
         paragraphs.insert(2 * i + 1, SENTENCES["de"])
-    found = languages_of("\n\n".join(paragraphs * 1))
-    assert found.language == "la" or foreign == 4
-    assert found.share == 1 - foreign / 8
+    detected = languages_of("\n\n".join(paragraphs))
+    assert detected.language == "la" or foreign == 4
+    assert detected.share == 1 - foreign / 8
 
 
-def test_a_long_document_is_judged_by_its_beginning_middle_and_end():
+def test_a_long_document_is_identified_by_its_beginning_middle_and_end():
     text = SENTENCES["nl"] * 4 + SENTENCES["en"] * 2_000 + SENTENCES["nl"] * 4
     assert languages_of(text).language in ("en", "nl")
     assert languages_of(SENTENCES["fr"] * 9 + "1234 " * 50_000 + SENTENCES["fr"] * 9).language == "fr"
 
 
-def test_paragraphs_without_letters_are_not_judged():
+def test_paragraphs_without_letters_are_ignored():
     table = "\n\n".join(["12.5 | 13.7 | 19.2 | 21.4 | 99.1 | 17.0 | 18.3 | 16.2 | 12.9"] * 30)
     assert languages_of(f"{SENTENCES['es']}\n\n{table}\n\n{SENTENCES['es']}").share == 1.0
     assert languages_of("").share == 1.0
 
 
-def test_short_documents_are_identified_whole():
+def test_short_documents_are_identified_from_all_their_text():
     assert languages_of(SENTENCES["it"])[:2] == identify(SENTENCES["it"])
 
 
-def test_a_measurement_counts_what_is_found_and_what_it_is_taken_for(tmp_path):
+def test_the_accuracy_counts_correct_documents_and_errors_by_language(tmp_path):
     rows = [(SENTENCES["la"], "Latin")] * 9 + [
         (SENTENCES["it"], "Latin"),
         (SENTENCES["it"], "Italian"),
@@ -65,8 +65,8 @@ def test_a_measurement_counts_what_is_found_and_what_it_is_taken_for(tmp_path):
         del row["word_count"], row["token_count"]
         row["word_count"] = 1
     pq.write_table(pa.Table.from_pylist(table), tmp_path / "a.parquet")
-    found = language_id_accuracy(tmp_path)
-    assert found["documents"] == 11 and list(found["languages"]) == ["it", "la"]
-    latin = found["languages"]["la"]
+    accuracy = language_id_accuracy(tmp_path)
+    assert accuracy["documents"] == 11 and list(accuracy["languages"]) == ["it", "la"]
+    latin = accuracy["languages"]["la"]
     assert (latin["documents"], latin["right"], latin["taken_for"]) == (10, 0.9, {"it": 1})
-    assert found["languages"]["it"]["right"] == 1.0 and found["megabytes"] > 0 and found["seconds"] > 0
+    assert accuracy["languages"]["it"]["right"] == 1.0 and accuracy["megabytes"] > 0 and accuracy["seconds"] > 0

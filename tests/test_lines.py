@@ -1,4 +1,4 @@
-"""Line repair: what is joined and taken out, what is left alone, and that no letter is lost on the way."""
+"""Line repair: what is joined, removed or unchanged, and that no letter is lost."""
 
 import random
 import textwrap
@@ -25,7 +25,7 @@ def joined(text: str, language: str | None = None) -> str:
 
 
 @pytest.mark.parametrize(
-    "language, printed, whole",
+    "language, printed, expected",
     [
         ("en", "the inter-\nnational law of na-\ntions\n", "the international\nlaw of nations\n"),
         ("en", "inter-\nnational, and", "international,\nand"),
@@ -38,20 +38,20 @@ def joined(text: str, language: str | None = None) -> str:
         ("pt", "a clas-\nse do inter-\nno gover-\nno", "a classe\ndo interno\ngoverno"),
         ("la", "homi-\nnibus a-\nmore", "hominibus\namore"),
         (None, "Wör\u00ad\nter und Mc\u00ad\nDonald", "Wörter\nund McDonald"),  # soft hyphen
-        (None, "foo¬\nbar", "foobar"),  # as some OCR spells it
+        (None, "foo¬\nbar", "foobar"),  # OCR error for a hyphen
         ("de", "die Haupt⸗\nſache", "die Hauptſache"),
         ("de", "Haupt=\nſache, Neben=\nſache und Ver=\nfaſſung", "Hauptſache,\nNebenſache\nund Verfaſſung"),
-        ("en", "inter-\n\fnational law", "international\n\flaw"),  # over a page
+        ("en", "inter-\n\fnational law", "international\n\flaw"),  # across a page break
         ("pt", "disse-\n-se que", "disse-se\nque"),  # Portuguese repeats the hyphen
     ],
 )
-def test_a_word_that_a_line_end_divides_is_joined(language, printed, whole):
+def test_a_word_hyphenated_at_a_line_end_is_joined(language, printed, expected):
     done = repair(printed, language)
-    assert done.text == whole and done.hyphens_joined > 0 and not done.removed
+    assert done.text == expected and done.hyphens_joined > 0 and not done.removed
 
 
 @pytest.mark.parametrize(
-    "language, printed, whole",
+    "language, printed, expected",
     [
         ("de", "die Nord-\nSüd-Achse", "die Nord-Süd-Achse"),
         ("de", "der EG-\nKonformität", "der EG-Konformität"),
@@ -66,15 +66,15 @@ def test_a_word_that_a_line_end_divides_is_joined(language, printed, whole):
         ("de", "Haupt⸗\nStraße", "Haupt⸗Straße"),
     ],
 )
-def test_a_compound_keeps_its_hyphen(language, printed, whole):
+def test_a_compound_keeps_its_hyphen(language, printed, expected):
     done = repair(printed, language)
-    assert done.text == whole and done.compounds_joined > 0 == done.hyphens_joined
+    assert done.text == expected and done.compounds_joined > 0 == done.hyphens_joined
 
 
 @pytest.mark.parametrize(
     "language, text",
     [
-        ("de", "Haupt-\nund Nebensachen"),  # the second half comes later
+        ("de", "Haupt-\nund Nebensachen"),  # the second half follows later
         ("nl", "zilver-\nen goudlaken, zilveren"),
         ("en", "pre-\nand post-war"),
         (None, "1914-\n1918"),
@@ -83,15 +83,15 @@ def test_a_compound_keeps_its_hyphen(language, printed, whole):
         (None, "sagte-\nDer Mann"),
         (None, "well --\nthen"),
         (None, "inter-\n\nnational"),  # another paragraph
-        ("en", "value=\nother"),  # no Fraktur
+        ("en", "value=\nother"),  # not Fraktur
         (None, "soft\u00adhyphen within, and a-b"),
     ],
 )
-def test_what_may_not_be_a_divided_word_is_left_alone(language, text):
+def test_what_may_not_be_a_hyphenated_word_is_unchanged(language, text):
     assert repair(text, language) == Repair(text)
 
 
-def test_verse_is_untouched():
+def test_verse_is_unchanged():
     verse = "\n".join(
         ["Shall I compare thee to a summer's day?", "Thou art more lovely and more Temper-", "Ate, and rough winds do"]
         + [
@@ -101,12 +101,12 @@ def test_verse_is_untouched():
         ]
     )
     assert joined(verse, "en") == verse
-    for refrain in ("Nevermore.", "7"):  # what repeats in a poem without pages is no head
+    for refrain in ("Nevermore.", "7"):  # a refrain of a poem without pages is not a head
         poem = "\n\n".join(f"{verse}\n{refrain}" for _ in range(9))
         assert joined(poem, "en") == poem
 
 
-def test_code_is_untouched():
+def test_code_is_unchanged():
     code = (
         'def f(x):\n    """Uses the inter-\n    national form."""\n    y = {"a": [x], "b": x}\n    return y["a"][0]\n'
         * 9
@@ -120,14 +120,14 @@ def test_code_is_untouched():
 
 
 def page(seed: int, lines: int = 36) -> str:
-    """A page of prose that begins and ends in mid-sentence, its lines full."""
+    """Return a page of prose with full lines that starts and ends within a sentence."""
     draw = random.Random(seed)
     words = [draw.choice(PROSE) for _ in range(lines * 12)]
     return "\n".join(textwrap.wrap(" ".join(words), 62)[:lines])
 
 
-def spoiled(head: str, seed: int) -> str:
-    """A head as OCR reads it: a letter is wrong now and then."""
+def with_ocr_error(head: str, seed: int) -> str:
+    """Replace one letter of a head in half of the cases."""
     draw, at = random.Random(seed), random.Random(seed).randrange(len(head))
     return head if draw.random() < 0.5 else f"{head[:at]}{draw.choice('ilt1')}{head[at + 1 :]}"
 
@@ -136,10 +136,10 @@ BODIES = [page(seed) for seed in range(12)]
 
 
 @pytest.mark.parametrize("number", ["- {} -", "{}", "[{}]", "— {} —"])
-def test_heads_and_numbers_at_page_breaks_go_and_the_text_stays(number):
+def test_heads_and_numbers_at_page_breaks_are_removed_and_the_text_is_preserved(number):
+    heads = "CHARLES DICKENS", "GREAT EXPECTATIONS"
     pages = [
-        f"{spoiled('GREAT EXPECTATIONS' if i % 2 else 'CHARLES DICKENS', i)}\n\n{body}\n\n{number.format(i + 87)}\n"
-        for i, body in enumerate(BODIES)
+        f"{with_ocr_error(heads[i % 2], i)}\n\n{body}\n\n{number.format(i + 87)}\n" for i, body in enumerate(BODIES)
     ]
     done = repair("\f".join(pages), "en")
     assert done.text.split() == " ".join(BODIES).split()
@@ -147,7 +147,7 @@ def test_heads_and_numbers_at_page_breaks_go_and_the_text_stays(number):
     assert done.text.count("\f") == 11 and len(done.removed) == 24 and number.format(90) in done.removed
 
 
-def test_heads_with_numbers_in_them_and_roman_numbers_go():
+def test_heads_with_numbers_in_them_and_roman_numbers_are_removed():
     pages = [f"{i} GREAT EXPECTATIONS\n{body}" for i, body in enumerate(BODIES, 87)]
     done = repair("\f".join(pages), "en")
     assert done.text.split() == " ".join(BODIES).split() and done.heads_removed == 12
@@ -156,7 +156,7 @@ def test_heads_with_numbers_in_them_and_roman_numbers_go():
     assert done.text.split() == " ".join(BODIES).split() and done.page_numbers_removed == 12
 
 
-def test_heads_of_two_lines_go():
+def test_heads_of_two_lines_are_removed():
     done = repair("\f".join(f"GREAT EXPECTATIONS\nVolume the second\n{body}" for body in BODIES), "en")
     assert done.text.split() == " ".join(BODIES).split() and done.heads_removed == 24
 
@@ -164,16 +164,16 @@ def test_heads_of_two_lines_go():
 @pytest.mark.parametrize(
     "between", ["\n\n{}\n\n", "\n{}\n", "\n\n{}\n\nGREAT EXPECTATIONS\n\n", "\n{} GREAT EXPECTATIONS\n"]
 )
-def test_without_page_breaks_numbers_in_step_tell_of_the_pages(between):
+def test_without_page_breaks_consecutive_numbers_indicate_the_pages(between):
     text = BODIES[0] + "".join(between.format(i) + body for i, body in enumerate(BODIES[1:], 88))
     done = repair(text, "en")
-    assert done.text == "\n".join(BODIES)  # and the sentences go on
+    assert done.text == "\n".join(BODIES)  # and the sentences continue
     assert len(done.removed) >= 11
 
 
-def test_a_word_divided_over_a_page_end_is_joined_when_its_head_is_gone():
+def test_a_word_hyphenated_at_a_page_end_is_joined_after_removal_of_the_head():
     pages = [f"{body} inter-\n{i}" for i, body in enumerate(BODIES, 20)]
-    text = "\f".join(f"GREAT EXPECTATIONS\n{'national ' if i else ''}{one}" for i, one in enumerate(pages))
+    text = "\f".join(f"GREAT EXPECTATIONS\n{'national ' if i else ''}{page}" for i, page in enumerate(pages))
     done = repair(text, "en")
     assert done.text.count("international") == 11 and done.hyphens_joined == 11
 
@@ -181,19 +181,19 @@ def test_a_word_divided_over_a_page_end_is_joined_when_its_head_is_gone():
 @pytest.mark.parametrize(
     "numbered",
     [
-        lambda i, body: f"{i}\n\n{body.capitalize()}.",  # chapters: their text ends before the next number
+        lambda i, body: f"{i}\n\n{body.capitalize()}.",  # chapters: the text ends before the next number
         lambda i, body: f"Artikel {i}\n\n{body}",
         lambda i, body: f"{i}\n{body[:100]}",  # items
-        lambda i, body: f"{(i * 7) % 12}\n{body}",  # numbers out of step
+        lambda i, body: f"{(i * 7) % 12}\n{body}",  # numbers that are not consecutive
         lambda i, body: f"Chapter {i} of the lighthouse keeper's book .... {i}",  # a table of contents
     ],
 )
-def test_numbers_that_are_the_works_own_stay(numbered):
+def test_numbers_of_the_work_are_kept(numbered):
     text = "\n\n".join(numbered(i, body) for i, body in enumerate(BODIES, 1))
     assert joined(text, "en") == text
 
 
-def test_page_breaks_become_the_tokenizers_token_as_a_setting():
+def test_page_breaks_can_be_replaced_with_the_tokenizers_token():
     assert PAGE_BREAK in DOCUMENT_TOKENS
     text = "\f".join(f"HEAD {i}\n{body}" for i, body in enumerate(BODIES))
     done = repair(text, "en", page_break=PAGE_BREAK)
@@ -202,14 +202,14 @@ def test_page_breaks_become_the_tokenizers_token_as_a_setting():
     assert repair(text, "en").text == done.text.replace(PAGE_BREAK, "\f")
 
 
-def test_as_white_space_a_page_break_does_not_cut_a_sentence():
+def test_a_page_break_replaced_with_whitespace_does_not_split_a_sentence():
     text = "the end of a sentence.\n\fAnother one that\n\fgoes on over the page.\f"
     assert repair(text, page_break="\n\n").text == (
         "the end of a sentence.\n\n\nAnother one that\ngoes on over the page.\n\n"
     )
 
 
-# Nothing is lost ----------------------------------------------------------------------------------
+# Preservation -------------------------------------------------------------------------------------
 
 PIECES = """inter national law Haupt und a B I the 12 13 14 15 iv v vi Self well-known 1,2 x= = Ver fassung é ſ ﬁ Neben
 ſache GREAT - -- 3. « » el la il""".split()
@@ -246,27 +246,27 @@ def letters(text: str) -> Counter:
 @given(TEXTS | st.text("ab-\n\f 1AB.", max_size=80), LANGUAGES, st.sampled_from([None, PAGE_BREAK, "\n\n"]))
 def test_every_letter_is_kept_or_in_a_removed_line_and_a_second_repair_finds_nothing(text, language, page_break):
     done = repair(text, language, page_break=page_break)
-    kept = done.text.replace(PAGE_BREAK, "\f")
-    assert letters(kept) + sum(map(letters, done.removed), Counter()) == letters(text)
+    result = done.text.replace(PAGE_BREAK, "\f")
+    assert letters(result) + sum(map(letters, done.removed), Counter()) == letters(text)
     assert repair(done.text, language, page_break=page_break).text == done.text
     assert done.page_breaks == text.count("\f") and len(done.removed) == done.heads_removed + done.page_numbers_removed
 
 
 @unhurried
 @given(TEXTS, LANGUAGES)
-def test_the_letters_stay_in_order_where_no_line_is_removed(text, language):
+def test_the_order_of_letters_is_preserved_if_no_line_is_removed(text, language):
     done = repair(text, language)
     if not done.removed:
         assert list(filter(str.isalpha, done.text)) == list(filter(str.isalpha, text))
 
 
 @unhurried
-@given(st.text().map(lambda text: text.translate({ord(sign): "+" for sign in "-\u00ad¬⸗=\f0123456789"})), LANGUAGES)
-def test_a_text_without_hyphens_pages_and_numbers_comes_back_byte_for_byte(text, language):
+@given(st.text().map(lambda text: text.translate({ord(c): "+" for c in "-\u00ad¬⸗=\f0123456789"})), LANGUAGES)
+def test_a_text_without_hyphens_pages_and_numbers_is_unchanged(text, language):
     assert repair(text, language) == Repair(text)
 
 
-def test_the_counts_are_those_of_the_fields():
+def test_counts_contain_the_numeric_fields():
     done = repair("inter-\nnational Nord-\nSüd x\fy", "de")
     assert done.counts == {
         "hyphens_joined": 1,

@@ -1,4 +1,4 @@
-"""OCR quality: the figures of training.curation.ocr rank misread text, and its models are what their command makes."""
+"""OCR quality: the metrics rank text with OCR errors, and the models are reproducible."""
 
 import json
 import random
@@ -13,13 +13,13 @@ from safetensors import safe_open
 
 from training.config import InputError
 from training.curation import ocr
-from training.curation.report import judged, measure_ocr, spearman
+from training.curation.report import markdown, measure_ocr, spearman, threshold_metrics
 from training.data.documents import SCHEMA
 from training.files import sha256
 from training.language import LANGUAGES
-from training.noise import read as misread
+from training.noise import read as simulate_ocr
 
-# Openings of the Declaration of Human Rights (public domain), and of Caesar's Gallic War.
+# Beginnings of the Declaration of Human Rights (public domain), and of Caesar's Gallic War.
 CLEAN = {
     "en": "Whereas recognition of the inherent dignity and of the equal and inalienable rights of all members of the "
     "human family is the foundation of freedom, justice and peace in the world, whereas disregard and contempt for "
@@ -50,15 +50,15 @@ CLEAN = {
 
 
 def pages(language: str, rate: float, count: int = 40) -> list[str]:
-    """Misread copies of the clean text."""
-    return [misread(CLEAN[language], rate, random.Random(f"{language} {rate} {i}")) for i in range(count)]
+    """Return copies of the clean text with OCR errors."""
+    return [simulate_ocr(CLEAN[language], rate, random.Random(f"{language} {rate} {i}")) for i in range(count)]
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_the_score_ranks_pages_by_how_much_of_them_is_misread(language):
-    read = [page for rate in (0.02, 0.05, 0.1, 0.2) for page in pages(language, rate)]
-    errors = np.array([ocr.error_rate(page, CLEAN[language]) for page in read])
-    scores = np.array([ocr.quality(page, language).score for page in read])
+def test_the_score_ranks_pages_by_their_error_rate(language):
+    texts = [page for rate in (0.02, 0.05, 0.1, 0.2) for page in pages(language, rate)]
+    errors = np.array([ocr.error_rate(page, CLEAN[language]) for page in texts])
+    scores = np.array([ocr.quality(page, language).score for page in texts])
     assert spearman(-scores, errors) > 0.85
 
 
@@ -69,27 +69,27 @@ def test_the_threshold_keeps_clean_text_and_drops_pages_with_a_quarter_of_the_ch
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_segments_are_recognised_in_their_own_language_and_not_in_another(language):
+def test_segments_are_recognised_in_their_language_and_not_in_another(language):
     assert ocr.quality(CLEAN[language], language).recognised > 0.65
     other = "de" if language != "de" else "it"
     assert ocr.quality(CLEAN[language], other).recognised < 0.2
 
 
-def test_capitals_line_ends_hyphenation_ligatures_and_long_s_are_no_errors():
+def test_capitals_line_ends_hyphenation_ligatures_and_long_s_are_not_errors():
     plain = "The first official office of the classical station and the missing passage of his message."
     old = "THE FIRST OﬃCIAL OFFICE OF THE CLAſſI-\nCAL STATION AND THE MIſſING PAſ¬\nSAGE\n\n\tOF HIS MESSAGE."
     assert ocr.quality(old, "en").score == ocr.quality(plain, "en").score
 
 
-def test_non_letters_are_the_share_of_signs_that_are_not_letters():
+def test_non_letters_is_the_fraction_of_characters_that_are_not_letters():
     assert ocr.quality("ab 12 ., \n é!", "fr").non_letters == pytest.approx(5 / 8)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(max_size=300), st.sampled_from(list(LANGUAGES)))
-def test_any_text_has_figures_in_range(text, language):
+def test_the_metrics_of_any_text_are_in_range(text, language):
     quality = ocr.quality(text, language)
-    assert all(0 <= figure <= 1 for figure in quality[:3])
+    assert all(0 <= value <= 1 for value in quality[:3])
     assert 0 <= quality.surprise <= 255 / ocr.BITS
 
 
@@ -98,48 +98,48 @@ def test_text_without_words_has_no_quality(text):
     assert ocr.quality(text, "en").score < 0.5
 
 
-def test_a_long_text_is_judged_by_stretches_from_all_of_it():
+def test_a_long_text_is_sampled_from_beginning_to_end():
     good, bad = CLEAN["en"] + " ", pages("en", 0.3, 1)[0] + " "
     half = ocr.quality(good * 400 + bad * 400, "en").score
     assert ocr.quality(bad * 800, "en").score + 0.02 < half < ocr.quality(good * 800, "en").score - 0.02
 
 
-def test_surprises_are_those_of_a_probability_distribution():
+def test_surprisals_are_those_of_a_probability_distribution():
     counts = np.random.default_rng(0).integers(0, 3, ocr.SYMBOLS**3)
-    counts[: ocr.SYMBOLS * 5] = 0  # contexts never seen
-    chances = 2.0 ** -ocr.surprises(counts).reshape(-1, ocr.SYMBOLS)
-    assert np.allclose(chances.sum(1), 1, atol=1e-4)
+    counts[: ocr.SYMBOLS * 5] = 0  # contexts without counts
+    probabilities = 2.0 ** -ocr.surprises(counts).reshape(-1, ocr.SYMBOLS)
+    assert np.allclose(probabilities.sum(1), 1, atol=1e-4)
 
 
-def test_packing_keeps_counts_to_half_a_doubling_and_drops_the_rare():
+def test_packing_rounds_counts_to_half_a_doubling_and_drops_rare_ones():
     counts = np.array([0, 1, 2, 3, 10, 1000, 123_456] + [0] * 1000)
-    kept = ocr.unpacked(ocr.packed(counts))
-    assert (kept[:3] == 0).all()
-    assert (np.abs(np.log2(kept[3:7] / counts[3:7])) <= 1 / (2 * ocr.STEPS) + 1e-6).all()
+    unpacked = ocr.unpacked(ocr.packed(counts))
+    assert (unpacked[:3] == 0).all()
+    assert (np.abs(np.log2(unpacked[3:7] / counts[3:7])) <= 1 / (2 * ocr.STEPS) + 1e-6).all()
 
 
-def test_the_models_are_small_hold_no_text_and_say_what_they_were_trained_on():
+def test_the_models_are_small_contain_no_text_and_state_their_training_data():
     assert ocr.MODEL.stat().st_size < 2_000_000
     with safe_open(ocr.MODEL, "numpy") as file:
         about = json.loads(file.metadata()["about"])
         assert set(file.keys()) == set(LANGUAGES)
     assert about["command"].startswith("python -m training.curation.ocr --corpus")
     assert len(about["corpus"]) == 64
-    assert all(len(of["alphabet"]) == ocr.SIGNS for of in about["languages"].values())
+    assert all(len(row["alphabet"]) == ocr.ALPHABET_SIZE for row in about["languages"].values())
 
 
 def corpus(folder, texts: dict[str, list[str]]) -> None:
-    """A corpus folder with numbered documents in each language."""
+    """Write a corpus folder with numbered documents in each language."""
     rows = [
         {**dict.fromkeys(SCHEMA.names, ""), "identifier": f"book:{code}/{i}#part1", "language": LANGUAGES[code],
          "language_type": "Spoken", "open_type": "Open Culture", "word_count": 1, "token_count": 0, "text": text}
-        for code, of in texts.items() for i, text in enumerate(of)
+        for code, values in texts.items() for i, text in enumerate(values)
     ]  # fmt: skip
     folder.mkdir()
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / "all.parquet")
 
 
-def test_training_gives_the_same_file_again_and_leaves_out_what_pages_were_made_from(tmp_path, monkeypatch):
+def test_training_is_reproducible_and_excludes_the_sources_of_calibration_pages(tmp_path, monkeypatch):
     monkeypatch.setattr(ocr, "LANGUAGES", {"en": "English"})
     secret = "zyzzogeton " * 50
     corpus(tmp_path / "corpus", {"en": [CLEAN["en"] + f" {i}." for i in range(200)] + [secret]})
@@ -149,17 +149,17 @@ def test_training_gives_the_same_file_again_and_leaves_out_what_pages_were_made_
     for out, pairs in (("a", "pairs"), ("b", "pairs"), ("c", None)):
         ocr.train(ocr.OcrConfig(tmp_path / "corpus", pairs and tmp_path / pairs, tmp_path / out))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    found = {}
+    surprisals = {}
     for out in "ac":
         monkeypatch.setattr(ocr, "MODEL", tmp_path / out)
         ocr.models.cache_clear()
-        found[out] = ocr.quality("zyzzogeton zyzzogeton", "en").surprise
+        surprisals[out] = ocr.quality("zyzzogeton zyzzogeton", "en").surprise
     monkeypatch.undo()
     ocr.models.cache_clear()
-    assert found["c"] < 1.5 < 4 < found["a"]
+    assert surprisals["c"] < 1.5 < 4 < surprisals["a"]
 
 
-def test_a_corpus_without_one_of_the_languages_is_refused_by_name(tmp_path):
+def test_a_corpus_without_one_of_the_languages_is_an_error(tmp_path):
     corpus(tmp_path / "corpus", {"en": [CLEAN["en"]] * 200})
     with pytest.raises(InputError, match="too little French"):
         ocr.train(ocr.OcrConfig(tmp_path / "corpus", out=tmp_path / "model"))
@@ -168,13 +168,13 @@ def test_a_corpus_without_one_of_the_languages_is_refused_by_name(tmp_path):
 
 def test_spearman_is_the_correlation_of_ranks_with_ties_at_their_mean():
     assert spearman(np.array([1, 2, 3, 4]), np.array([10, 100, 1000, 10000])) == pytest.approx(1)
-    assert spearman(np.array([1, 2, 2, 3]), np.array([1, 3, 2, 4])) == pytest.approx(0.9486833)  # as scipy has it
+    assert spearman(np.array([1, 2, 2, 3]), np.array([1, 3, 2, 4])) == pytest.approx(0.9486833)  # computed with scipy
     assert spearman(np.array([1, 1, 1]), np.array([1, 2, 3])) == 0
 
 
-def test_a_threshold_is_judged_by_what_it_leaves_out():
-    of = judged(np.array([0.5, 0.8, 0.95, 0.85]), np.array([0.3, 0.05, 0.02, 0.2]), 0.9)
-    assert of == {
+def test_the_metrics_of_a_threshold_describe_the_pages_that_it_drops():
+    metrics = threshold_metrics(np.array([0.5, 0.8, 0.95, 0.85]), np.array([0.3, 0.05, 0.02, 0.2]), 0.9)
+    assert metrics == {
         "pages": 4,
         "poor": 0.5,
         "left_out": 0.75,
@@ -184,7 +184,7 @@ def test_a_threshold_is_judged_by_what_it_leaves_out():
     }
 
 
-def test_pages_of_known_error_give_the_report_its_figures(tmp_path):
+def test_the_report_measures_pages_with_a_known_error_rate(tmp_path):
     rows = [
         {"id": f"{code}{i}", "ocr": page, "truth": CLEAN[code], "language": code, "source": "rendered page"}
         for code in ("en", "de")
@@ -192,16 +192,16 @@ def test_pages_of_known_error_give_the_report_its_figures(tmp_path):
         for i, page in enumerate(pages(code, rate, 20))
     ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pages.parquet")
-    figures, points = measure_ocr(tmp_path)
-    assert set(points) == {"en", "de"} and figures["all"]["pages"] == 80
-    assert figures["all"]["rank_correlation"] > 0.8
-    assert figures["threshold"]["other_half"]["de"]["balanced_accuracy"] > 0.9
+    metrics, points = measure_ocr(tmp_path)
+    assert set(points) == {"en", "de"} and metrics["all"]["pages"] == 80
+    assert metrics["all"]["rank_correlation"] > 0.8
+    assert metrics["threshold"]["other_half"]["de"]["balanced_accuracy"] > 0.9
 
 
-def test_the_report_was_made_with_these_models_and_chose_this_threshold():
+def test_the_report_is_rendered_from_its_json_which_was_measured_with_these_models_and_this_threshold():
     report = json.loads((ocr.MODEL.parent / "report.json").read_text())
     assert report["data"]["models"] == sha256(ocr.MODEL)
     assert report["ocr"]["threshold"]["best"] == report["ocr"]["threshold"]["value"] == ocr.THRESHOLD
     assert report["ocr"]["all"]["rank_correlation"] > 0.8
-    page = (ocr.MODEL.parent / "REPORT.md").read_text()
-    assert all(f"## {title}" in page for title in ("OCR quality", "Personal data", "Language", "Toxicity"))
+    assert (ocr.MODEL.parent / "REPORT.md").read_text() == markdown(report)
+    assert all(f"## {title}" in markdown(report) for title in ("OCR quality", "Personal data", "Language", "Toxicity"))

@@ -1,4 +1,4 @@
-"""Personal data: what is somebody's is replaced by something of the same form, and everything else stays."""
+"""Personal data: values are replaced with others of the same form, and nothing else changes."""
 
 import ipaddress
 import re
@@ -14,7 +14,7 @@ from training.curation import pii, pii_samples
 from training.curation.recognisers import belgian, brazilian, dutch, find, french, kinds, portuguese
 from training.language import LANGUAGES
 
-# Values out of standards and official leaflets, none of them a person's.
+# Values from standards and official leaflets; none belongs to a person.
 IBANS = [
     "GB29 NWBK 6016 1331 9268 19",
     "DE89370400440532013000",
@@ -53,15 +53,15 @@ WORD = {
 
 
 def shape(value: str) -> str:
-    """A value's form: what is a digit, what a letter, and every other sign."""
+    """Return a value with all digits and letters replaced by 0 and a."""
     return re.sub(r"[A-Za-z]", "a", re.sub(r"\d", "0", value))
 
 
-@pytest.mark.parametrize(("language", "phone"), [(code, phone) for code, of in PHONES.items() for phone in of])
+@pytest.mark.parametrize(("language", "phone"), [(code, phone) for code, phones in PHONES.items() for phone in phones])
 def test_a_telephone_number_becomes_a_valid_one_of_the_same_country_and_form(language, phone):
     before = f"Dr. A. B., {WORD[language]} "
-    text, found = pii.replace(f"{before}{phone}, 1899.", language, seed=1)
-    assert found == {"PHONE_NUMBER": 1}
+    text, counts = pii.replace(f"{before}{phone}, 1899.", language, seed=1)
+    assert counts == {"PHONE_NUMBER": 1}
     other = text.removeprefix(before).removesuffix(", 1899.")
     assert other != phone and shape(other) == shape(phone)
     regions = [None] if phone.startswith("+") else ["GB", "US", "FR", "ES", "DE", "IT", "NL", "PT", "BR"]
@@ -75,26 +75,26 @@ def test_a_telephone_number_becomes_a_valid_one_of_the_same_country_and_form(lan
 
 
 @pytest.mark.parametrize("iban", IBANS)
-def test_an_iban_becomes_another_of_the_country_with_a_right_checksum(iban):
-    text, found = pii.replace(f"IBAN: {iban}.", "de", seed=1)
+def test_an_iban_becomes_another_of_the_country_with_a_valid_checksum(iban):
+    text, counts = pii.replace(f"IBAN: {iban}.", "de", seed=1)
     other = text[6:-1]
-    assert found == {"IBAN_CODE": 1} and other != iban and shape(other) == shape(iban) and other[:2] == iban[:2]
+    assert counts == {"IBAN_CODE": 1} and other != iban and shape(other) == shape(iban) and other[:2] == iban[:2]
     bare = other.replace(" ", "")
-    assert int("".join(str(int(sign, 36)) for sign in bare[4:] + bare[:4])) % 97 == 1  # ISO 7064
+    assert int("".join(str(int(character, 36)) for character in bare[4:] + bare[:4])) % 97 == 1  # ISO 7064
 
 
-def test_an_iban_with_a_wrong_checksum_is_none():
-    assert pii.replace("IBAN: DE88370400440532013000", "de", seed=1).found == {}
+def test_an_iban_with_an_invalid_checksum_is_ignored():
+    assert pii.replace("IBAN: DE88370400440532013000", "de", seed=1).counts == {}
 
 
-@pytest.mark.parametrize(("language", "case"), [(code, case) for code, of in NATIONAL.items() for case in of])
-def test_a_national_number_becomes_another_that_its_check_digits_allow(language, case):
+@pytest.mark.parametrize(("language", "case"), [(code, case) for code, cases in NATIONAL.items() for case in cases])
+def test_a_national_number_becomes_another_with_valid_check_digits(language, case):
     kind, sentence, value = case
-    text, found = pii.replace(sentence.format(value), language, seed=1)
+    text, counts = pii.replace(sentence.format(value), language, seed=1)
     before, after = sentence.split("{}")
     other = text.removeprefix(before).removesuffix(after)
-    assert found == {kind: 1} and other != value and shape(other) == shape(value)
-    assert next(each for each in kinds(language) if each.name == kind).accepts(other)
+    assert counts == {kind: 1} and other != value and shape(other) == shape(value)
+    assert next(k for k in kinds(language) if k.name == kind).accepts(other)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_national_number_becomes_another_that_its_check_digits_allow(language,
     [(french, "184127645108946"), (belgian, "85073003328"), (dutch, "111222333"), (portuguese, "123456789"),
      (brazilian, "52998224725")],
 )  # fmt: skip
-def test_check_digits_tell_nine_of_ten_misprints_of_one_digit(valid, number):
+def test_check_digits_detect_nine_of_ten_misprints_of_one_digit(valid, number):
     assert valid(number)
     misprints = [
         number[:i] + digit + number[i + 1 :] for i in range(len(number)) for digit in "123456789" if digit != number[i]
@@ -111,28 +111,28 @@ def test_check_digits_tell_nine_of_ten_misprints_of_one_digit(valid, number):
 
 
 def test_a_card_becomes_another_of_the_same_brand_that_passes_luhn():
-    text, found = pii.replace("Visa 4111 1111 1111 1111", "en", seed=1)
+    text, counts = pii.replace("Visa 4111 1111 1111 1111", "en", seed=1)
     other = text.removeprefix("Visa ")
-    digits = [int(sign) for sign in other.replace(" ", "")]
-    assert found == {"CREDIT_CARD": 1} and other[0] == "4" and shape(other) == "0000 0000 0000 0000"
+    digits = [int(digit) for digit in other.replace(" ", "")]
+    assert counts == {"CREDIT_CARD": 1} and other[0] == "4" and shape(other) == "0000 0000 0000 0000"
     assert (sum(digits[1::2]) + sum(sum(divmod(2 * digit, 10)) for digit in digits[::2])) % 10 == 0
 
 
-def test_addresses_of_machines_become_others_that_somebody_could_have():
-    text, found = pii.replace("IP 93.184.216.34 and 2a00:1450:4001:81b::200e", "en", seed=1)
+def test_ip_addresses_become_other_public_addresses():
+    text, counts = pii.replace("IP 93.184.216.34 and 2a00:1450:4001:81b::200e", "en", seed=1)
     four, six = text.removeprefix("IP ").split(" and ")
-    assert found == {"IP_ADDRESS": 2} and (four, six) != ("93.184.216.34", "2a00:1450:4001:81b::200e")
+    assert counts == {"IP_ADDRESS": 2} and (four, six) != ("93.184.216.34", "2a00:1450:4001:81b::200e")
     assert ipaddress.IPv4Address(four).is_global and ipaddress.IPv6Address(six).is_global
 
 
-def test_an_e_mail_becomes_one_at_a_domain_that_is_nobodys():
-    text, found = pii.replace("Write to Jane.Doe@uni-köln.de!", "de", seed=1)
-    assert found == {"EMAIL_ADDRESS": 1}
+def test_an_e_mail_address_becomes_one_at_a_reserved_domain():
+    text, counts = pii.replace("Write to Jane.Doe@uni-köln.de!", "de", seed=1)
+    assert counts == {"EMAIL_ADDRESS": 1}
     assert re.fullmatch(r"Write to [\w.\-]+@example\.(com|org|net)!", text)
     assert pii.replace(text, "de", seed=2) == (text, {})
 
 
-def test_a_value_gets_one_replacement_in_a_document_however_it_is_spelled_and_another_in_another_document():
+def test_all_formats_of_a_value_get_one_replacement_per_document_and_another_in_another_document():
     text = "tel. 01 42 68 53 00, tel. 01.42.68.53.00 ou tel. 0142685300; A.B@orange.fr, a.b@orange.fr"
     numbers = [
         re.sub(r"\D", "", part) for part in pii.replace(text, "fr", seed="a").text.split(";")[0].split("tel.")[1:]
@@ -144,7 +144,7 @@ def test_a_value_gets_one_replacement_in_a_document_however_it_is_spelled_and_an
     assert pii.replace(text, "fr", seed="a").text != pii.replace(text, "fr", seed="b").text
 
 
-NOBODYS = [
+NOT_PERSONAL = [
     ("en", "1 Kings 7:23-26; Ps. 119:105-112; pp. 123-4567, 1984-1987, 1914-1918, 1939-1945."),
     ("en", "ISBN 978-0-306-40615-7, ISBN 0-306-40615-2, DOI 10.1000/182.55.66, ISSN 2049-3630"),
     ("en", "version 10.2.31.104, section 4.2.1.3, 192.168.0.1, 127.0.0.1, 255.255.255.0, 12:30:45"),
@@ -159,8 +159,8 @@ NOBODYS = [
 ]
 
 
-@pytest.mark.parametrize(("language", "text"), NOBODYS)
-def test_numbers_of_books_laws_dates_and_versions_stay(language, text):
+@pytest.mark.parametrize(("language", "text"), NOT_PERSONAL)
+def test_numbers_of_books_laws_dates_and_versions_are_unchanged(language, text):
     assert pii.replace(text, language, seed=1) == (text, {})
 
 
@@ -168,58 +168,57 @@ def test_numbers_of_books_laws_dates_and_versions_stay(language, text):
 @given(st.text(), st.sampled_from(IBANS), st.text(), st.sampled_from(list(LANGUAGES)))
 def test_only_values_change(before, value, after, language):
     text = f"{before}\nIBAN {value}\n{after}"
-    changed, found = pii.replace(text, language, seed=1)
+    changed, counts = pii.replace(text, language, seed=1)
     same = SequenceMatcher(None, text, changed, autojunk=False).get_matching_blocks()
-    if found == {"IBAN_CODE": 1}:
+    if counts == {"IBAN_CODE": 1}:
         start = len(before) + 6
         assert changed[:start] == text[:start] and changed[start + len(value) :] == text[start + len(value) :]
-    assert sum(block.size for block in same) >= len(text) - 60 * sum(found.values())
+    assert sum(block.size for block in same) >= len(text) - 60 * sum(counts.values())
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(alphabet=st.characters(codec="utf-8", exclude_categories=("Nd",), exclude_characters="@:")))
-def test_a_text_without_digits_colons_and_at_signs_comes_back_itself(text):
+def test_a_text_without_digits_colons_and_at_signs_is_returned_as_the_same_object(text):
     assert pii.replace(text, "en", seed=0).text is text
 
 
 def test_values_far_apart_and_at_the_ends_of_a_long_text_are_found():
     filler = "Il était une fois un roi. " * 2000
     text = f"a@laposte.net {filler} tel. 01 42 68 53 00 {filler} 2a00:1450:4001:81b::200e"
-    assert pii.replace(text, "fr", seed=0).found == {"EMAIL_ADDRESS": 1, "PHONE_NUMBER": 1, "IP_ADDRESS": 1}
+    assert pii.replace(text, "fr", seed=0).counts == {"EMAIL_ADDRESS": 1, "PHONE_NUMBER": 1, "IP_ADDRESS": 1}
 
 
-def test_found_values_lie_in_order_and_apart():
+def test_values_are_in_order_and_do_not_overlap():
     text = "IBAN FR14 2004 1010 0505 0001 3M02 606, carte 4111 1111 1111 1111, tél. 01 42 68 53 00, x@free.fr"
-    found = [value for start, end in pii.stretches(text) for value in find(text, "fr", start, end)]
-    assert [value.kind for value in found] == ["IBAN_CODE", "CREDIT_CARD", "PHONE_NUMBER", "EMAIL_ADDRESS"]
-    assert all(one.end <= other.start for one, other in zip(found, found[1:], strict=False))
+    values = [value for start, end in pii.candidate_spans(text) for value in find(text, "fr", start, end)]
+    assert [value.kind for value in values] == ["IBAN_CODE", "CREDIT_CARD", "PHONE_NUMBER", "EMAIL_ADDRESS"]
+    assert all(value.end <= other.start for value, other in zip(values, values[1:], strict=False))
 
 
-def test_clean_prose_comes_back_as_the_same_object():
+def test_clean_prose_is_returned_as_the_same_object():
     prose = "In the year 1848, on page 12 of the third volume, 25 persons were counted.\n" * 40
     assert pii.replace(prose, "en", seed=0).text is prose
 
 
 @pytest.mark.parametrize("text", ["1" * 50_000, "1-" * 50_000, "a" * 300_000 + "@" + "b" * 300_000, "1:" * 50_000])
-def test_endless_digits_and_addresses_come_back_unchanged(text):
-    """A pattern that backtracks quadratically would take very long here."""
+def test_very_long_digits_and_addresses_are_unchanged(text):
+    """Patterns with quadratic backtracking would take very long."""
     assert pii.replace(text, "en", seed=0).text == text
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_precision_and_recall_on_made_sentences_are_high(language):
-    figures = pii_samples.measure([language], count=400, seed=7)[language]["all"]
-    assert figures["found"] + figures["missed"] == 200
-    assert figures["precision"] > 0.97 and figures["recall"] > 0.8
+def test_precision_and_recall_on_synthetic_sentences_are_high(language):
+    rates = pii_samples.measure_detection([language], count=400, seed=7)[language]["all"]
+    assert rates["found"] + rates["missed"] == 200
+    assert rates["precision"] > 0.97 and rates["recall"] > 0.8
 
 
-def test_made_sentences_are_the_same_for_a_seed_and_place_their_values_right():
-    one, same, other = (list(pii_samples.samples("nl", count=40, seed=seed)) for seed in (1, 1, 2))
-    assert one == same != other
-    assert all(
-        text[: value.start].strip() != text.strip() and value.end <= len(text) for text, of in one for value in of
-    )
-    assert sum(bool(of) for _, of in one) == 20
+def test_synthetic_sentences_depend_on_the_seed_only_and_have_the_right_spans():
+    samples, same, other = (list(pii_samples.samples("nl", count=40, seed=seed)) for seed in (1, 1, 2))
+    assert samples == same != other
+    for text, values in samples:
+        assert all(text[: v.start].strip() != text.strip() and v.end <= len(text) for v in values)
+    assert sum(bool(values) for _, values in samples) == 20
 
 
 def test_nothing_is_logged_and_no_network_is_used(tmp_path):
@@ -228,7 +227,7 @@ def test_nothing_is_logged_and_no_network_is_used(tmp_path):
         "def refuse(*_, **__): raise SystemExit('network')\n"
         "socket.socket.connect = socket.create_connection = refuse\n"
         "from training.curation import pii\n"
-        "print(pii.replace('x@free.fr, tel. 01 42 68 53 00, FR00 2004 1010 0505 0001 3M02 606', 'fr', seed=0).found)"
+        "print(pii.replace('x@free.fr, tel. 01 42 68 53 00, FR00 2004 1010 0505 0001 3M02 606', 'fr', seed=0).counts)"
     )
     ran = run_program(None, prelude=code, log=tmp_path)
     assert (ran.returncode, ran.stdout) == (0, "{'EMAIL_ADDRESS': 1, 'PHONE_NUMBER': 1}\n")

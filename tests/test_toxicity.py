@@ -1,6 +1,6 @@
-"""The toxicity contract, the offline scorer, Celadon's architecture, and the measuring of both.
+"""Toxicity: verdict and policy, the offline scorer, Celadon's architecture, and the accuracy of both.
 
-Some sentences here are hostile: they are what must be found.
+Some sentences are hostile, because they must be detected.
 """
 
 import itertools
@@ -17,12 +17,12 @@ from transformers import DebertaV2Config, DebertaV2Tokenizer
 from training.config import InputError
 from training.curation.celadon import Celadon, CeladonScorer
 from training.curation.lexicon import KINDS, LexiconScorer, endings, lists, score_passage
-from training.curation.toxicity import POLICIES, action, load, measure, measure_corpus, verdict
-from training.curation.toxicity_axes import AXES, LEAST_SHARE, PASSAGE, Scores, combine, passages
+from training.curation.toxicity import POLICIES, action, load, measure_corpus, measure_sentences, verdict
+from training.curation.toxicity_axes import AXES, MIN_SHARE, PASSAGE, Scores, combine, passages
 from training.data.documents import SCHEMA
 from training.language import LANGUAGES
 
-# Language -> what must be found, on which axis, and a sentence of nearly the same words that must pass.
+# Language, axis, a sentence that must be detected, and one with nearly the same words that must pass.
 PAIRS = [
     ("en", "race", "I really hate immigrants.", "I really hate oranges."),
     ("en", "gender", "Women are inferior and stupid.", "Women are not inferior or stupid."),
@@ -45,19 +45,19 @@ PAIRS = [
 ]
 
 
-# The contract -------------------------------------------------------------------------------------
+# Verdict and policy -------------------------------------------------------------------------------
 
 
-def test_the_verdict_is_that_of_the_paper_for_all_1024_combinations():
+def test_the_verdict_follows_the_paper_for_all_1024_combinations():
     for levels in itertools.product(range(4), repeat=5):
         total = sum(levels)
-        one_single_3 = total == 3 and levels.count(3) == 1
-        expected = "toxic" if total >= 7 else "mild" if total >= 4 or one_single_3 else "none"
+        single_3 = total == 3 and levels.count(3) == 1
+        expected = "toxic" if total >= 7 else "mild" if total >= 4 or single_3 else "none"
         assert verdict(Scores(*levels)) == expected, levels
 
 
 @pytest.mark.parametrize(
-    "policy, corpus, actions",
+    "policy, corpus_stage, actions",
     [
         ("tox", "base", ("keep", "leave", "leave")),
         ("tox", "annealing", ("keep", "warn", "rewrite")),
@@ -67,18 +67,18 @@ def test_the_verdict_is_that_of_the_paper_for_all_1024_combinations():
         ("drop", "annealing", ("keep", "drop", "drop")),
     ],
 )
-def test_each_policy_does_what_its_source_tells(policy, corpus, actions):
-    assert tuple(action(v, policy=policy, corpus=corpus) for v in ("none", "mild", "toxic")) == actions
+def test_each_policy_follows_its_source(policy, corpus_stage, actions):
+    assert tuple(action(v, policy=policy, corpus_stage=corpus_stage) for v in ("none", "mild", "toxic")) == actions
 
 
-def test_what_leaves_the_base_corpus_is_never_lost_to_the_annealing_corpus():
+def test_the_annealing_corpus_uses_what_the_base_corpus_leaves():
     for rules in POLICIES.values():
         for base, annealing in rules.values():
             assert (base == "leave") == (annealing in ("warn", "rewrite"))
 
 
 @given(st.text(alphabet="ab .\n", max_size=3 * PASSAGE))
-def test_passages_join_to_the_text_and_none_is_too_long(text):
+def test_passages_concatenate_to_the_text_and_none_is_too_long(text):
     pieces = passages(text)
     assert "".join(pieces) == text
     assert all(len(piece) <= PASSAGE for piece in pieces) and all(len(piece) > PASSAGE // 2 for piece in pieces[:-1])
@@ -93,12 +93,12 @@ def test_one_passage_makes_a_short_document_toxic_but_not_a_novel():
     bad, good = Scores(3, 3, 3, 0, 0), Scores()
     assert combine([good] * 9 + [bad]) == bad
     assert combine([good] * 399 + [bad]) == good
-    enough = round(400 * LEAST_SHARE)
+    enough = round(400 * MIN_SHARE)
     assert combine([bad] * enough + [good] * (400 - enough)) == bad
     assert combine([bad] * (enough - 1) + [good] * (401 - enough)) == good
 
 
-def test_axes_are_combined_each_by_itself():
+def test_axes_are_combined_separately():
     assert combine([Scores(race=2), Scores(violence=3), Scores()]) == Scores(race=2, violence=3)
 
 
@@ -106,26 +106,26 @@ def test_axes_are_combined_each_by_itself():
 
 
 @pytest.mark.parametrize("language, axis, hostile, harmless", PAIRS)
-def test_hostile_sentences_are_found_and_their_harmless_likes_pass(language, axis, hostile, harmless):
-    found, passed = (score_passage(sentence, language) for sentence in (hostile, harmless))
-    assert verdict(found) != "none" and getattr(found, axis) == 3
-    assert verdict(passed) == "none"
+def test_hostile_sentences_are_detected_and_similar_harmless_ones_pass(language, axis, hostile, harmless):
+    scores = score_passage(hostile, language)
+    assert verdict(scores) != "none" and getattr(scores, axis) == 3
+    assert verdict(score_passage(harmless, language)) == "none"
 
 
 def test_every_language_has_words_of_every_kind():
     for language in LANGUAGES:
-        words, telling, phrases = lists(language)
-        meant = 0
+        words, triggers, phrases = lists(language)
+        kinds = 0
         for bits in words.values():
-            meant |= bits
-        for openings in phrases.values():
-            for _, bits in openings:
-                meant |= bits
-        assert meant & (256 << len(KINDS)) - 1 == (256 << len(KINDS)) - 1, language
-        assert telling and all(word == word.lower() for word in words)
+            kinds |= bits
+        for endings_of_phrase in phrases.values():
+            for _, bits in endings_of_phrase:
+                kinds |= bits
+        assert kinds & (256 << len(KINDS)) - 1 == (256 << len(KINDS)) - 1, language
+        assert triggers and all(word == word.lower() for word in words)
 
 
-def test_entries_stand_for_all_their_endings():
+def test_entries_expand_to_all_their_endings():
     assert endings("hat{e|ed}") == ["hate", "hated"]
     assert endings("pauvre{|s} fou{|s}") == ["pauvre fou", "pauvre fous", "pauvres fou", "pauvres fous"]
 
@@ -134,54 +134,54 @@ def test_a_call_for_violence_against_a_group_counts_on_two_axes():
     assert score_passage("All Muslims should be killed.", "en") == Scores(religion=3, violence=3)
 
 
-def test_what_is_quoted_is_reported_and_counts_less():
+def test_quotations_count_less():
     assert score_passage("I hate immigrants.", "en").race == 3
     assert score_passage('He turned. "I hate immigrants," he said.', "en").race == 2
     assert score_passage('He said "well". I hate immigrants.', "en").race == 3
     assert score_passage('An open quotation: "\n\nI hate immigrants.', "en").race == 3
 
 
-def test_a_pronoun_stands_for_the_group_of_the_sentence_before_and_of_no_earlier_one():
+def test_a_pronoun_refers_to_the_group_of_the_previous_sentence_only():
     assert score_passage("Here come the immigrants. I hate them.", "en").race == 3
     assert score_passage("Here come the immigrants. It rains. I hate them.", "en").race == 0
 
 
-def test_a_slur_by_itself_is_two_and_aimed_at_somebody_three():
+def test_a_slur_alone_is_2_and_one_addressed_to_a_person_3():
     assert score_passage("The word faggot occurs twice in the novel.", "en").gender == 2
     assert score_passage("You faggot.", "en").gender == 3
 
 
-def test_graphic_violence_is_counted_by_its_different_words():
+def test_graphic_violence_counts_distinct_words():
     words = "slaughter blood corpse entrails severed skull mutilated beheaded gore throat stabbed tortured".split()
     assert score_passage(" ".join(words[:5] * 9), "en").violence == 0
     assert score_passage(" ".join(words[:6]), "en").violence == 1
     assert score_passage(" ".join(words), "en").violence == 2
 
 
-def test_a_document_in_no_language_of_ours_is_read_as_english():
+def test_a_document_in_another_language_is_scored_as_english():
     scorer = LexiconScorer()
     assert scorer.score(["# I hate immigrants"], ["python"]) == scorer.score(["# I hate immigrants"], ["en"])
 
 
-def test_empty_and_wordless_texts_score_nothing():
+def test_texts_without_words_have_zero_scores():
     assert load().score(["", "\n\n", "12 + 30 = 42"], ["en", "la", "de"]) == [Scores()] * 3
 
 
-def test_a_hostile_sentence_is_found_wherever_it_stands_in_a_long_document():
+def test_a_hostile_sentence_is_detected_anywhere_in_a_long_document():
     filler = "The weather was fine and the road was long. "
     for before in (0, 40, 44, 45, 46, 90):
         text = filler * before + "I hate immigrants. " + filler * 50
         assert load().score([text], ["en"])[0].race == 3, before
 
 
-# Measuring ----------------------------------------------------------------------------------------
+# Accuracy -----------------------------------------------------------------------------------------
 
 
 def _csv(path: Path, rows: list[tuple[str, str, str]]) -> None:
     path.write_text("functionality,text,label\n" + "".join(f'{f},"{t}",{label}\n' for f, t, label in rows))
 
 
-def test_the_measures_are_those_counted_by_hand(tmp_path):
+def test_the_metrics_of_a_few_sentences_are_correct(tmp_path):
     _csv(
         tmp_path / "fr.csv",
         [
@@ -191,28 +191,28 @@ def test_the_measures_are_those_counted_by_hand(tmp_path):
             ("mention", "Je déteste les étrangers au récit.", "non-hateful"),
         ],
     )
-    report = measure(tmp_path)
-    figures = report["languages"]["fr"]
-    assert figures["precision"] == 0.5 and figures["recall"] == 0.5 and figures["f1"] == 0.5
-    assert figures["auc"] == (1 + 0.5 + 0.5 + 0) / 4  # (3 or 0) against (0, 3)
+    report = measure_sentences(tmp_path)
+    metrics = report["languages"]["fr"]
+    assert metrics["precision"] == 0.5 and metrics["recall"] == 0.5 and metrics["f1"] == 0.5
+    assert metrics["auc"] == (1 + 0.5 + 0.5 + 0) / 4  # (3 or 0) against (0, 3)
     assert report["functionality"] == {
         "hate": {"fr": 1.0},
         "irony": {"fr": 0.0},
         "mention": {"fr": 0.0},
         "thing": {"fr": 1.0},
     }
-    assert report["unseen"] == figures
+    assert report["unseen"] == metrics
 
 
-def test_the_language_in_which_rules_were_adjusted_is_no_part_of_the_unseen(tmp_path):
+def test_the_language_on_which_rules_were_adjusted_is_excluded_from_unseen(tmp_path):
     _csv(tmp_path / "en.csv", [("hate", "I hate immigrants.", "hateful"), ("thing", "I hate Mondays.", "non-hateful")])
-    report = measure(tmp_path)
+    report = measure_sentences(tmp_path)
     assert report["languages"]["en"]["f1"] == 1.0 and report["unseen"] is None
 
 
-def test_a_folder_without_labelled_sentences_is_named(tmp_path):
+def test_a_folder_without_labelled_sentences_is_an_error(tmp_path):
     with pytest.raises(InputError, match=str(tmp_path)):
-        measure(tmp_path)
+        measure_sentences(tmp_path)
 
 
 def test_a_corpus_is_counted_by_language_collection_and_verdict(tmp_path):
@@ -225,8 +225,8 @@ def test_a_corpus_is_counted_by_language_collection_and_verdict(tmp_path):
         for i, c, t in texts
     ]
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), tmp_path / "en.parquet")
-    found = measure_corpus(tmp_path, every=1)["English"]
-    counts = {c: [row[kind] for kind in ("documents", "none", "mild", "toxic")] for c, row in found.items()}
+    by_collection = measure_corpus(tmp_path, sample_every=1)["English"]
+    counts = {c: [row[kind] for kind in ("documents", "none", "mild", "toxic")] for c, row in by_collection.items()}
     assert counts == {"Laws": [1, 1, 0, 0], "Novels": [2, 1, 1, 0]}
 
 
@@ -235,9 +235,9 @@ def test_a_corpus_is_counted_by_language_collection_and_verdict(tmp_path):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """Random weights in the shape of the published checkpoint, but small, saved as it is published."""
+    """Folder of a small, randomly initialised checkpoint in the format of the published one."""
     torch.manual_seed(0)
-    config = DebertaV2Config(  # the settings of microsoft/deberta-v3-small, except for the sizes
+    config = DebertaV2Config(  # the config of microsoft/deberta-v3-small, except for the sizes
         vocab_size=64,
         hidden_size=32,
         num_hidden_layers=2,
@@ -253,7 +253,7 @@ def checkpoint(tmp_path_factory):
         max_position_embeddings=512,
         type_vocab_size=0,
         position_biased_input=False,
-        initializer_range=0.5,  # so that texts differ in what they get
+        initializer_range=0.5,  # large enough for different scores of different texts
     )
     folder = tmp_path_factory.mktemp("celadon")
     Celadon(config).save_pretrained(folder)
@@ -284,7 +284,7 @@ def test_celadon_has_the_published_size_and_parameter_names():
     assert heads == {f"heads.{i}.weight": (4, 768) for i in range(5)} | {f"heads.{i}.bias": (4,) for i in range(5)}
 
 
-def test_celadon_saved_and_loaded_gives_the_same_five_levels(checkpoint):
+def test_celadon_returns_the_same_five_levels_after_loading_again(checkpoint):
     with safe_open(checkpoint / "model.safetensors", "pt") as weights:
         assert "heads.4.bias" in weights.keys()
     first, second = load(str(checkpoint)), CeladonScorer(str(checkpoint))
@@ -300,14 +300,14 @@ def test_celadon_saved_and_loaded_gives_the_same_five_levels(checkpoint):
             torch.testing.assert_close(logits[:, axis], first_token @ head.weight.T + head.bias)
 
 
-def test_celadon_scores_a_document_alike_in_any_company(checkpoint):
+def test_celadon_scores_do_not_depend_on_the_batch(checkpoint):
     texts = ["the cat sat.", "a dog ran, and ran. " * 3, "no", "q " * 260, "it rains. " * 2, ""]
     alone = [CeladonScorer(str(checkpoint)).score([text], ["en"])[0] for text in texts]
     assert len(set(alone)) > 1
     assert CeladonScorer(str(checkpoint), batch_size=3).score(texts, ["en"] * len(texts)) == alone
 
 
-def test_celadon_reads_every_window_of_a_long_document(checkpoint):
+def test_celadon_scores_every_window_of_a_long_document(checkpoint):
     scorer = CeladonScorer(str(checkpoint))
     text = "the quick brown fox. " * 120
     windows = scorer._windows(text)
@@ -318,7 +318,7 @@ def test_celadon_reads_every_window_of_a_long_document(checkpoint):
     assert scorer.score([text], ["en"]) == [combine(by_window)]
 
 
-def test_a_model_without_the_five_heads_is_refused_by_name(checkpoint, tmp_path):
+def test_a_model_without_the_five_heads_is_an_error(checkpoint, tmp_path):
     scorer = CeladonScorer(str(checkpoint))
     scorer.model.deberta.save_pretrained(tmp_path)
     scorer.tokenizer.save_pretrained(tmp_path)
@@ -326,7 +326,7 @@ def test_a_model_without_the_five_heads_is_refused_by_name(checkpoint, tmp_path)
         CeladonScorer(str(tmp_path))
 
 
-def test_a_folder_that_is_no_checkpoint_is_refused_by_name(tmp_path):
+def test_a_folder_without_a_checkpoint_is_an_error(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "deberta-v2"}))
     with pytest.raises(InputError, match=str(tmp_path)):
         load(str(tmp_path))

@@ -1,4 +1,4 @@
-"""Speed and memory of curation: MB/s of every block, what a second process adds, and a much larger corpus.
+"""Measure speed and memory of curation: MB/s of every block, scaling to a second process, and a much larger corpus.
 
 python -m training.bench.curation --corpus CORPUS
 """
@@ -28,48 +28,46 @@ from ..curation.page import table
 from ..data.documents import ROW_GROUP_BYTES, SCHEMA, corpus_files, read_documents
 from ..files import read_json
 
+FILES = 8  # of a measured corpus, one task each
+
 
 @dataclass
 class CurationBench:
-    """Size of the measurement.
+    """Corpora to measure. Temporary files go to TMPDIR.
 
     Args:
-        corpus: a corpus folder; its documents are measured.
-        settings: config of training.curation, by name or path.
-        megabytes: of text, taken from all files of the corpus alike.
-        files: the measured corpus has; one task each.
-        workers: numbers of processes to compare.
-        times: the larger corpus has this many times the text of the smaller.
-        small_megabytes: of text in the smaller one.
-        out: folder for the temporary corpora; the system's when not given.
+        corpus: Corpus folder from whose documents the measured corpora are built.
+        settings: Config of training.curation, by name or path.
+        megabytes: Size of the corpus for the comparison of workers, in MB of text.
+        workers: The two numbers of processes to compare.
+        times: Size of the large corpus as a multiple of the small one.
+        small_megabytes: Size of the small corpus, in MB of text.
     """
 
     corpus: Path
     settings: str = "light"
     megabytes: float = 40
-    files: int = 8
     workers: tuple[int, int] = (1, 2)
     times: int = 20
     small_megabytes: float = 5
-    out: Path | None = None
 
 
 class Turn(NamedTuple):
-    """One run of the program, in processes of its own."""
+    """Measurements of one run of the program in separate processes."""
 
     seconds: float
     cpu_seconds: float
     peak_bytes: int  # of the largest process
-    account: dict
+    input_bytes: int
 
 
 def documents(corpus: Path) -> Iterator[dict]:
-    """Documents of all files of a corpus in turn, over and over, their words shuffled from the second time on.
+    """Yield documents from all files of a corpus alternately, endlessly, with shuffled words from the second pass on.
 
-    Shuffled text is new to the search for duplicates, and costs the other blocks what it cost before.
+    Shuffled text is no duplicate, and the other blocks take as long as before.
     """
     for copy in range(sys.maxsize):
-        draw, streams = random.Random(copy), [read_documents(file) for file in corpus_files(corpus)]
+        generator, streams = random.Random(copy), [read_documents(file) for file in corpus_files(corpus)]
         while streams:
             for stream in list(streams):
                 row = next(stream, None)
@@ -78,18 +76,18 @@ def documents(corpus: Path) -> Iterator[dict]:
                     continue
                 if copy:
                     words = row["text"].split(" ")
-                    draw.shuffle(words)
+                    generator.shuffle(words)
                     row |= {"identifier": f"{row['identifier']} again {copy}", "text": " ".join(words)}
                 yield row
 
 
-def build(corpus: Path, out: Path, megabytes: float, files: int) -> None:
-    """Write a corpus of some size."""
+def build_corpus(corpus: Path, out: Path, megabytes: float) -> None:
+    """Write a corpus of a given size in `FILES` files."""
     out.mkdir()
-    tables = [pq.ParquetWriter(out / f"{i:03d}.parquet", SCHEMA, compression="zstd") for i in range(files)]
-    pending, sizes = [[] for _ in tables], [0] * files
+    tables = [pq.ParquetWriter(out / f"{i:03d}.parquet", SCHEMA, compression="zstd") for i in range(FILES)]
+    pending, sizes = [[] for _ in tables], [0] * FILES
     for row in documents(corpus):
-        i = sizes.index(min(sizes))  # equal files, so that no process waits for another
+        i = sizes.index(min(sizes))  # files of equal size, so that no process waits for another
         pending[i].append(row)
         sizes[i] += len(row["text"].encode())
         full = sum(sizes) >= megabytes * 1e6
@@ -107,38 +105,39 @@ def turn(settings: str, corpus: Path, out: Path, workers: int) -> Turn:
     """Curate a corpus once.
 
     Raises:
-        InputError: when the program failed; its own words are on the screen.
+        InputError: If the program failed; it has printed its error message.
     """
     package = __package__.partition(".bench")[0]
     command = [sys.executable, "-m", f"{package}.curation", "--config", settings, "--in", corpus, "--out", out]
     start = time.perf_counter()
     process = subprocess.Popen([*map(str, command), "--workers", str(workers)], stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)  # with all processes that it waited for
+    _, status, usage = os.wait4(process.pid, 0)  # including all child processes
     seconds = time.perf_counter() - start
     if status:
-        raise InputError(f"{' '.join(map(str, command))} failed: see above.")
-    return Turn(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, read_json(out / "curation.json"))
+        raise InputError(f"{' '.join(map(str, command))} failed: fix the error above and run again.")
+    size = read_json(out / "curation.json")["input"]["bytes"]
+    return Turn(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024, size)
 
 
-def measure(config: CurationBench, folder: Path) -> None:
-    """Print the measurements, each as soon as it is there."""
+def measure_curation(config: CurationBench, folder: Path) -> None:
+    """Run and print the measurements."""
     few, many = config.workers
     sizes = [config.megabytes, config.small_megabytes, config.small_megabytes * config.times]
     corpora = [folder / name for name in ("corpus", "small", "large")]
     seconds = []
-    print("| run | seconds | MB/s | MB/s a core | peak MB of a process |\n| --- | ---: | ---: | ---: | ---: |")
+    print("| run | seconds | MB/s | MB/s per core | peak MB per process |\n| --- | ---: | ---: | ---: | ---: |")
     for corpus, megabytes, workers in zip([corpora[0], *corpora], [sizes[0], *sizes], [few, *[many] * 3], strict=True):
         if not corpus.is_dir():
-            build(config.corpus, corpus, megabytes, config.files)
-        one = turn(config.settings, corpus, folder / f"{corpus.name}-{workers}", workers)
-        size = one.account["input"]["bytes"] / 1e6
+            build_corpus(config.corpus, corpus, megabytes)
+        result = turn(config.settings, corpus, folder / f"{corpus.name}-{workers}", workers)
+        size = result.input_bytes / 1e6
         print(
-            f"| {size:,.1f} MB, workers: {workers} | {one.seconds:,.1f} | {size / one.seconds:.2f} | "
-            f"{size / one.cpu_seconds:.2f} | {one.peak_bytes / 1e6:,.0f} |",
+            f"| {size:,.1f} MB, workers: {workers} | {result.seconds:,.1f} | {size / result.seconds:.2f} | "
+            f"{size / result.cpu_seconds:.2f} | {result.peak_bytes / 1e6:,.0f} |",
             flush=True,
         )
-        seconds.append(one.seconds)
-    print(f"\n{many} workers have {seconds[0] / seconds[1]:.2f} times the speed of {few}\n")
+        seconds.append(result.seconds)
+    print(f"\n{many} workers are {seconds[0] / seconds[1]:.2f} times as fast as {few}\n")
     blocks = read_json(folder / f"corpus-{few}" / "curation.json")["blocks"].items()
     rows = [
         (name, f"{b['seconds']:,.2f}", f"{b['megabytes']:,.1f}", b["megabytes_per_second"] or "") for name, b in blocks
@@ -147,10 +146,10 @@ def measure(config: CurationBench, folder: Path) -> None:
 
 
 def main() -> None:
-    """`python -m training.bench.curation`."""
+    """Run the benchmark."""
     config = parse(CurationBench, description="Measure speed and memory of curation.")
-    with tempfile.TemporaryDirectory(dir=config.out) as folder:
-        measure(config, Path(folder))
+    with tempfile.TemporaryDirectory() as folder:
+        measure_curation(config, Path(folder))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The account of a curation: every document that came in is found again, kept or dropped, and counted.
+"""Statistics of a curation run: counts kept and dropped documents, publishes the result, and explains one document.
 
-It is made from the files on disk and not from what the blocks say they did.
+All counts come from the files on disk, not from what the blocks report.
 """
 
 import os
@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,62 +18,75 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from datatrove.data import DocumentsPipeline
-from datatrove.pipeline.base import PipelineStep
 
 from ..config import InputError
 from ..data.documents import corpus_files
 from ..files import read_json, write_json
 from . import page
-from .blocks import DROPPED_SCHEMA, KEPT_SCHEMA, lost_file
+from .blocks import DROPPED_SCHEMA, KEPT_SCHEMA, CurationStep, drop_record
+from .recipe import HALVES, CurationConfig
 
-ACCOUNT = ("language", "license", "collection", "source", "reason")  # what is counted by; kept has no reason
-MEASURES = ("documents", "words", "bytes", "final_words", "final_bytes")  # as they came; after curation
+GROUP_COLUMNS = ("language", "license", "collection", "source", "reason")  # kept documents have no reason
+INPUT_MEASURES = ("documents", "words", "bytes")  # before curation
+MEASURES = (*INPUT_MEASURES, "final_words", "final_bytes")  # after curation
 SOURCE = r"^(\w+:[^=@#]+?)(?:==?|@).*$"  # pip:NAME==VERSION:..., github:OWNER/REPO@COMMIT:...
 
 
-def count(file: str, input_file: Path, kept: Path, dropped: list[Path]) -> dict:
-    """The account of one input file: rows with `ACCOUNT` and `MEASURES`, and what was changed.
+# One file -----------------------------------------------------------------------------------------
+
+
+def count_file(file: str, input_file: Path, kept_file: Path, dropped_files: list[Path]) -> dict:
+    """Count the documents of one input file: rows of `GROUP_COLUMNS` and `MEASURES`, and the changes.
 
     Raises:
-        InputError: when kept and dropped are not the documents of the input, each once.
+        InputError: If kept and dropped documents together are not exactly those of the input.
     """
     seen = np.zeros(pq.ParquetFile(input_file).metadata.num_rows, np.uint8)
     sums, changes, foreign = {}, Counter(), 0
-    for path in (path for path in (kept, *dropped) if path.is_file()):
+    for path in filter(Path.is_file, (kept_file, *dropped_files)):
         for table in _batches(path):
-            place = pc.struct_field(table["curation"], "row").to_numpy()
-            inside = place < len(seen)
-            np.add.at(seen, place[inside], 1)
+            numbers = pc.struct_field(table["curation"], "row").to_numpy()
+            inside = numbers < len(seen)
+            np.add.at(seen, numbers[inside], 1)
             foreign += int((~inside).sum())
-            for row in table.drop(["curation"]).group_by(list(ACCOUNT)).aggregate(SUMS).to_pylist():
-                measures = sums.setdefault(tuple(row[column] for column in ACCOUNT), Counter())
-                measures.update({measure: row[f"{measure}_sum"] for measure in MEASURES})
-            if path == kept:
+            aggregates = [(measure, "sum") for measure in MEASURES]
+            groups = table.drop(["curation"]).group_by(list(GROUP_COLUMNS)).aggregate(aggregates).to_pylist()
+            _add(sums, ({name.removesuffix("_sum"): value for name, value in row.items()} for row in groups))
+            if path == kept_file:
                 changes.update(_changes(table["curation"]))
     missing, twice = int((seen == 0).sum()), int((seen > 1).sum())
     if missing or twice or foreign:
         raise InputError(
-            f"{file}: kept and dropped are not the input ({missing} documents missing, {twice} twice, {foreign} of "
-            "another file): the corpus changed during the run or a disk lost data; delete the output and start again."
+            f"{file}: kept and dropped documents differ from the input ({missing} documents missing, {twice} twice, "
+            f"{foreign} of another file). The corpus changed during the run, or a disk lost data: delete the output "
+            "and run again."
         )
-    rows = [
-        dict(zip(ACCOUNT, key, strict=True)) | {measure: measures[measure] for measure in MEASURES}
-        for key, measures in sums.items()
+    return {"file": file, "documents": len(seen), "account": _rows(sums), "changes": dict(changes)}
+
+
+def _add(sums: dict[tuple, Counter], rows: Iterable[dict]) -> None:
+    """Add rows to the sums of their groups."""
+    for row in rows:
+        group = sums.setdefault(tuple(row[column] for column in GROUP_COLUMNS), Counter())
+        group.update({measure: row[measure] for measure in MEASURES})
+
+
+def _rows(sums: dict[tuple, Counter]) -> list[dict]:
+    """Return sums by group as rows."""
+    return [
+        dict(zip(GROUP_COLUMNS, group, strict=True)) | {measure: measures[measure] for measure in MEASURES}
+        for group, measures in sums.items()
     ]
-    return {"file": file, "documents": len(seen), "account": rows, "changes": dict(changes)}
-
-
-SUMS = [(measure, "sum") for measure in MEASURES]
 
 
 def _batches(path: Path) -> Iterator[pa.Table]:
-    """What is counted of the documents in a curated file."""
+    """Yield the columns to count of the documents in a curated file."""
     with pq.ParquetFile(path) as file:
         dropped = "reason" in file.schema_arrow.names
         columns = ["identifier", "language", "license", "collection", "word_count", "curation"]
         for batch in file.iter_batches(2048, columns=[*columns, "reason" if dropped else "text"], use_threads=False):
             table = pa.Table.from_batches([batch])
-            nothing = pa.array(np.zeros(len(table), np.int64))
+            zeros = pa.array(np.zeros(len(table), np.int64))
             curation = table["curation"]
             coarse = pc.replace_substring_regex(table["identifier"], SOURCE, r"\1")
             named = pc.not_equal(coarse, table["identifier"])
@@ -85,55 +98,52 @@ def _batches(path: Path) -> Iterator[pa.Table]:
                     "documents": pa.array(np.ones(len(table), np.int64)),
                     "words": pc.struct_field(curation, "words"),
                     "bytes": pc.struct_field(curation, "bytes"),
-                    "final_words": nothing if dropped else table["word_count"],
-                    "final_bytes": nothing if dropped else pc.cast(pc.binary_length(table["text"]), pa.int64()),
+                    "final_words": zeros if dropped else table["word_count"],
+                    "final_bytes": zeros if dropped else pc.cast(pc.binary_length(table["text"]), pa.int64()),
                     "curation": curation,
                 }
             )
 
 
 def _changes(curation: pa.ChunkedArray) -> Counter:
-    """What was changed in kept documents: numbers by block and kind, and documents by block."""
-    found = Counter()
-    for one in curation.to_pylist():
+    """Count the changes of kept documents by block and kind, and the changed documents by block."""
+    changes = Counter()
+    for findings in curation.to_pylist():
         for block in ("lines", "pii"):
-            counts = {kind: number for kind, number in one[block] or [] if number}
-            found.update({f"{block}: {kind}": number for kind, number in counts.items()})
-            found[f"documents with {block}"] += bool(counts)
-        if one["rewriting"] and one["rewriting"]["action"]:
-            found[f"documents with {one['rewriting']['action']}"] += 1
-        if one["language"] and one["language"]["label"] != one["language"]["found"]:
-            found["documents with another language than labelled"] += 1
-        if one["licence"] and one["licence"]["label"] != one["licence"]["spdx"]:
-            found["documents with a licence label made SPDX"] += 1
-    return +found
+            counts = {kind: number for kind, number in findings[block] or [] if number}
+            changes.update({f"{block}: {kind}": number for kind, number in counts.items()})
+            changes[f"documents with {block}"] += bool(counts)
+        if findings["rewriting"] and findings["rewriting"]["action"]:
+            changes[f"documents with {findings['rewriting']['action']}"] += 1
+        if findings["language"] and findings["language"]["label"] != findings["language"]["found"]:
+            changes["documents with another language than labelled"] += 1
+        if findings["licence"] and findings["licence"]["label"] != findings["licence"]["spdx"]:
+            changes["documents with a licence label made SPDX"] += 1
+    return +changes
 
 
-class Count(PipelineStep):
-    """After `Part`: the account of one file, from disk."""
+class Count(CurationStep):
+    """Count the documents of one file, after `Part` has written them."""
 
-    type, name = "curation", "count"
-
-    def __init__(self, corpus: Path, kept: Path, dropped: list[Path], files: list[str], lost: Path, out: Path):
-        super().__init__()
-        self.corpus, self.kept, self.dropped, self.files, self.lost, self.out = corpus, kept, dropped, files, lost, out
+    name = "count"
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> None:
         for _ in data:
             pass
-        name = self.files[rank]
+        name, work, record = self.files[rank], self.config.work, drop_record(self.config, rank)
+        kept_file, dropped_files = work / "kept" / name, [work / "dropped" / half / name for half in HALVES]
         with self.track_time():
-            if lost_file(self.lost, rank).is_file():
-                record = lose_whole(self.corpus / name, lost_file(self.lost, rank))
-                for folder in (self.kept, *self.dropped):
-                    (folder / name).unlink(missing_ok=True)
+            if record.is_file():
+                counts = lose_whole(self.config.folder / name, record)
+                for path in (kept_file, *dropped_files):
+                    path.unlink(missing_ok=True)
             else:
-                record = count(name, self.corpus / name, self.kept / name, [folder / name for folder in self.dropped])
-            write_json(self.out / f"{rank:06d}.json", record)
+                counts = count_file(name, self.config.folder / name, kept_file, dropped_files)
+            write_json(work / "counts" / f"{rank:06d}.json", counts)
 
 
 def lose_whole(file: Path, record: Path) -> dict:
-    """The account of a file that is dropped whole: how many documents it has, where its footer can be read."""
+    """Return the counts of a dropped file: the number of its documents, if its footer is readable."""
     try:
         documents = pq.ParquetFile(file).metadata.num_rows
     except (pa.ArrowException, OSError):
@@ -141,120 +151,107 @@ def lose_whole(file: Path, record: Path) -> dict:
     return {**read_json(record), "documents": documents, "account": [], "changes": {}}
 
 
-# The whole ----------------------------------------------------------------------------------------
+# All files ----------------------------------------------------------------------------------------
 
 
-class Publish(PipelineStep):
-    """The last step: files take their places, the account is made whole, and `curation.json` comes last of all."""
+class Publish(CurationStep):
+    """Last step: moves the files to the output folder, then writes the statistics; `curation.json` is written last."""
 
-    type, name = "curation", "publish"
+    name = "publish"
 
-    def __init__(self, work: Path, out: Path, corpus: Path, *, settings: dict, fingerprint: str, halves: tuple):
-        super().__init__()
-        self.work, self.out, self.corpus, self.settings = work, out, corpus, settings
-        self.fingerprint, self.halves = fingerprint, halves
-        self.command = shlex.join(["python", *sys.orig_argv[1:]])
+    def __init__(self, config: CurationConfig, *, settings: dict, fingerprint: str):
+        super().__init__(config)
+        command = shlex.join(["python", *sys.orig_argv[1:]])
+        self.header = {"fingerprint": fingerprint, "settings": settings, "command": command}
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> None:
-        parts = [read_json(path) for path in sorted((self.work / "counts").glob("*.json"))]
+        work, out = self.config.work, self.config.out
         content = {
-            "fingerprint": self.fingerprint,
-            "settings": self.settings,
-            "command": self.command,
+            **self.header,
             "versions": {name: version(name) for name in ("datatrove", "pyarrow")},
-            **merge(parts),
-            "blocks": block_speeds(self.work / "logs"),
+            **merge([read_json(path) for path in sorted((work / "counts").glob("*.json"))]),
+            "blocks": block_speeds(work / "logs"),
         }
-        begun = self.work / "publishing.json"
-        if not begun.is_file():  # else files of this run are there already: an earlier attempt was cut short
-            (self.out / "curation.json").unlink(missing_ok=True)
-            for path in self.out.rglob("*.parquet"):
-                if self.work not in path.parents:
+        started = work / "publishing.json"
+        if not started.is_file():  # otherwise an interrupted attempt of this run has moved some files
+            (out / "curation.json").unlink(missing_ok=True)
+            for path in out.rglob("*.parquet"):
+                if work not in path.parents:
                     path.unlink()
-            write_json(begun, {})
-        move(self.work / "kept", self.out)
-        for half in self.halves:
-            move(self.work / "dropped" / half, self.out / "dropped" / half)
-        write_json(self.out / "dropped" / "files.json", content["lost_files"])
-        sources = (self.corpus if self.corpus.is_dir() else self.corpus.parent) / "sources.json"
-        if sources.is_file():
-            shutil.copyfile(sources, self.out / "sources.json")
-        page.write(self.out, content)
-        write_json(self.out / "curation.json", content)
+            write_json(started, {})
+        move(work / "kept", out)
+        move(work / "dropped", out / "dropped")
+        write_json(out / "dropped" / "files.json", content["lost_files"])
+        if (sources := self.config.folder / "sources.json").is_file():
+            shutil.copyfile(sources, out / "sources.json")
+        page.write(out, content)
+        write_json(out / "curation.json", content)
         for folder in ("selected", "signatures", "matches", "clusters"):
-            shutil.rmtree(self.work / folder, ignore_errors=True)
+            shutil.rmtree(work / folder, ignore_errors=True)
 
 
 def move(source: Path, target: Path) -> None:
-    """Move the files below a folder; an earlier move that was cut short is completed."""
-    if not source.is_dir():
-        return
+    """Move the Parquet files of a folder; completes an interrupted move."""
     for path in sorted(source.rglob("*.parquet")):
-        to = target / path.relative_to(source)
-        to.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(path, to)
+        destination = target / path.relative_to(source)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, destination)
 
 
 def merge(parts: list[dict]) -> dict:
-    """The account of a corpus out of those of its files: totals, rows, changes, and the files dropped whole.
+    """Merge the counts of all files: totals, rows, changes, and the dropped files.
 
     Raises:
-        InputError: when kept and dropped do not add up to the input.
+        InputError: If kept and dropped documents do not add up to the input.
     """
     sums, changes = {}, Counter()
     for part in parts:
         changes.update(part["changes"])
-        for row in part["account"]:
-            sums.setdefault(tuple(row[c] for c in ACCOUNT), Counter()).update({m: row[m] for m in MEASURES})
-    rows = [
-        dict(zip(ACCOUNT, key, strict=True)) | {measure: sums[key][measure] for measure in MEASURES}
-        for key in sorted(sums, key=lambda key: [str(value or "") for value in key])
-    ]
-    lost = [
-        {name: part[name] for name in ("file", "documents", "reason")} for part in parts if "reason" in part
-    ]  # a file dropped whole
-    kept, dropped = (total([row for row in rows if (row["reason"] is None) == is_kept]) for is_kept in (True, False))
-    whole = total(rows)
-    read = sum(part["documents"] for part in parts if "reason" not in part)
-    if kept["documents"] + dropped["documents"] != read:
+        _add(sums, part["account"])
+    rows = sorted(_rows(sums), key=lambda row: [str(row[column] or "") for column in GROUP_COLUMNS])
+    by_reason: dict[str | None, list[dict]] = {}
+    for row in rows:
+        by_reason.setdefault(row["reason"], []).append(row)
+    kept_total = total(by_reason.pop(None, []))
+    reasons = {reason: total(group) for reason, group in by_reason.items()}
+    dropped_total = total(reasons.values())
+    documents = sum(part["documents"] for part in parts if "reason" not in part)
+    if kept_total["documents"] + dropped_total["documents"] != documents:
         raise InputError(
-            f"Kept ({kept['documents']:,}) and dropped ({dropped['documents']:,}) are not the {read:,} documents that "
-            "came in: delete the output and start again."
+            f"Kept ({kept_total['documents']:,}) and dropped ({dropped_total['documents']:,}) documents do not add up "
+            f"to the {documents:,} documents of the input: delete the output and run again."
         )
     return {
-        "input": {measure: whole[measure] for measure in ("documents", "words", "bytes")},
-        "kept": kept,
-        "dropped": {measure: dropped[measure] for measure in ("documents", "words", "bytes")},
+        "input": _input(total(rows)),
+        "kept": kept_total,
+        "dropped": _input(dropped_total),
         "reasons": {
-            reason: {measure: value for measure, value in counts.items() if not measure.startswith("final")}
-            for reason, counts in by(rows, "reason").items()
-            if reason is not None
+            name: _input(reasons[name]) for name in sorted(reasons, key=lambda name: (-reasons[name]["bytes"], name))
         },
         "changes": dict(sorted(changes.items())),
         "account": rows,
         "kept_files": [part["file"] for part in parts if any(row["reason"] is None for row in part["account"])],
-        "lost_files": lost,
+        "lost_files": [
+            {name: part[name] for name in ("file", "documents", "reason")} for part in parts if "reason" in part
+        ],
     }
 
 
-def total(rows: list[dict]) -> dict:
-    """Sums of the measures over rows of an account."""
+def total(rows: Collection[dict]) -> dict:
+    """Return the sums of the measures over rows."""
     return {measure: sum(row[measure] for row in rows) for measure in MEASURES}
 
 
-def by(rows: list[dict], column: str) -> dict:
-    """Value of a column -> sums over the rows that have it, the largest first."""
-    values = {row[column] for row in rows}
-    sums = {value: total([row for row in rows if row[column] == value]) for value in values}
-    return dict(sorted(sums.items(), key=lambda item: (-item[1]["bytes"], str(item[0]))))
+def _input(sums: dict) -> dict:
+    return {measure: sums[measure] for measure in INPUT_MEASURES}
 
 
 def block_speeds(logs: Path) -> dict[str, dict]:
-    """Seconds of each block over all tasks, the text that it saw (as it came), and MB/s on one core."""
+    """Return the seconds of each block over all tasks, the MB of text before curation, and MB/s of one core."""
     seconds, size = Counter(), Counter()
     for path in sorted(logs.glob("*/stats/*.json")):
         for step in read_json(path):
-            plain = step["name"].split(": ")[-1].encode("ascii", "ignore").decode().strip()  # theirs have pictures
+            plain = step["name"].split(": ")[-1].encode("ascii", "ignore").decode().strip()  # datatrove's have emoji
             name = f"{path.parent.parent.name}: {plain}"
             seconds[name] += _sum(step["time_stats"])
             size[name] += _sum(step["stats"].get("bytes", 0))
@@ -268,50 +265,46 @@ def block_speeds(logs: Path) -> dict[str, dict]:
     }
 
 
-def _sum(measured: dict | float) -> float:
-    """The total in a statistic as datatrove writes it, which is a bare number when there is nothing else to say."""
-    return measured["total"] if isinstance(measured, dict) else measured
+def _sum(statistic: dict | float) -> float:
+    """Return the total of a datatrove statistic, which is written as a number if nothing else is known."""
+    return statistic["total"] if isinstance(statistic, dict) else statistic
 
 
 # One document -------------------------------------------------------------------------------------
 
 
 def explain(out: Path, identifier: str) -> str:
-    """One document's story, in lines: what it was, what each block found, what became of it.
+    """Describe one document: its metadata, the findings of each block, and why it was kept or dropped.
 
     Raises:
-        InputError: when no document has this identifier.
+        InputError: If no document has this identifier.
     """
-    wanted = ds.field("identifier") == identifier
-    dropped_files = sorted((out / "dropped").rglob("*.parquet"))
-    found = []
+    dropped_files, documents = sorted((out / "dropped").rglob("*.parquet")), []
     for files, schema in ((corpus_files(out), KEPT_SCHEMA), (dropped_files, DROPPED_SCHEMA)):
         columns = [name for name in schema.names if name != "text"]
-        found += ds.dataset(files, schema=schema).to_table(columns=columns, filter=wanted).to_pylist() if files else []
-    if not found:
-        raise InputError(f"{out} has no document {identifier}, kept or in dropped/: copy its identifier whole.")
-    return "\n".join(line for row in found for line in _story(row))
+        if files:
+            table = ds.dataset(files, schema=schema).to_table(columns, ds.field("identifier") == identifier)
+            documents += table.to_pylist()
+    if not documents:
+        raise InputError(f"{out} contains no document {identifier}, kept or dropped: pass its complete identifier.")
+    return "\n".join(line for row in documents for line in _describe(row))
 
 
-def _story(row: dict) -> list[str]:
+def _describe(row: dict) -> list[str]:
     curation = row["curation"]
     lines = [
         f"{row['identifier']}",
         f"  {row['title'] or 'untitled'}, by {row['creator'] or 'unknown'}, {row['date'] or 'undated'}; "
         f"{row['collection'] or 'no collection'}",
-        f"  came as row {curation['row']} of {curation['file']}: {curation['words']:,} words, "
+        f"  input: row {curation['row']} of {curation['file']}: {curation['words']:,} words, "
         f"{curation['bytes']:,} bytes",
     ]
     for block, findings in curation.items():
         if isinstance(findings, list):
-            findings = dict(findings) or {"nothing": "changed"}
+            findings = dict(findings) or {"no": "changes"}
         if isinstance(findings, dict):
-            told = ", ".join(f"{name} {_plain(value)}" for name, value in findings.items() if value is not None)
-            lines.append(f"  {block:10} {told}")
+            findings = {k: f"{v:.3f}" if isinstance(v, float) else v for k, v in findings.items() if v is not None}
+            lines.append(f"  {block:10} {', '.join(f'{name} {value}' for name, value in findings.items())}")
     if reason := row.get("reason"):
         return [*lines, f"  dropped: {reason}" + (f", {row['detail']}" if row["detail"] else "")]
     return [*lines, f"  kept: {row['word_count']:,} words, {row['language']}, {row['license']}"]
-
-
-def _plain(value) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)

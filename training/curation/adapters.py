@@ -1,58 +1,71 @@
-"""The blocks: a thin datatrove step around each pure function, in the order of the pipeline."""
+"""Pipeline blocks: a datatrove step around each pure function."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from pathlib import Path
 
 from datatrove.data import Document, DocumentsPipeline
 
 from ..data import licences
 from ..language import CODES, LANGUAGES, languages_of
 from . import lines, ocr, pii, rewriting, toxicity
-from .blocks import Block, batches, changed, iso
+from .blocks import Block, BlockResult
 
-SCORED_DOCUMENTS, SCORED_CHARACTERS = 256, 2_000_000  # a batch for the scorer and the endpoint
-ENOUGH = 200  # characters for a judgement of language or quality to count
-SURE = 0.9  # of another language than the label says
+BATCH_DOCUMENTS, BATCH_CHARACTERS = 256, 2_000_000  # maximum of a batch for the scorer and the endpoint
+MIN_CHARACTERS = 200  # shorter texts are not relabelled, nor dropped for their OCR quality
+MIN_CONFIDENCE = 0.9  # of a language other than the label
+PII_SEED = 1281
+CACHE = "cache"  # in the working folder: outputs of the endpoint, which later runs reuse
+
+
+def iso(row: dict) -> str:
+    """ISO code of a document's language."""
+    return CODES[row["language"]]
+
+
+def set_text(document: Document, text: str) -> None:
+    """Replace a document's text; count its words again and forget its token count."""
+    if text != document.text:
+        document.text = text
+        document.metadata |= {"word_count": len(text.split()), "token_count": None}
 
 
 class Licence(Block):
-    """The licence gate; what passes carries its SPDX expression from here on."""
+    """Licence filter; a document that passes gets its SPDX expression as `license`."""
 
     name = field = "licence"
 
-    def judge(self, document: Document, row: dict) -> tuple[dict | None, str | None, str | None]:
-        found = licences.decide_document(row)
-        findings = asdict(found)
-        if found.decision == "refused":
-            return findings, "licence refused", found.rule
-        row["license"] = found.spdx or found.label
-        return findings, None, None
+    def judge(self, document: Document, row: dict) -> BlockResult:
+        decision = licences.decide_document(row)
+        if decision.decision == "refused":
+            return BlockResult(asdict(decision), "licence refused", decision.rule)
+        row["license"] = decision.spdx or decision.label
+        return BlockResult(asdict(decision))
 
 
 class Language(Block):
-    """The languages that are wanted; a label that the text plainly contradicts is corrected."""
+    """Language filter; corrects a label that the text clearly contradicts."""
 
     name = field = "language"
 
-    def __init__(self, languages: list[str], on_error: str):
-        super().__init__(on_error)
-        self.languages = languages
-
-    def judge(self, document: Document, row: dict) -> tuple[dict | None, str | None, str | None]:
-        label = row["language"]
+    def judge(self, document: Document, row: dict) -> BlockResult:
+        label, languages = row["language"], self.config.languages or LANGUAGES
         code = label if label in LANGUAGES else CODES.get(label)
-        if label and code not in self.languages:
-            return {"label": label}, "other language", f"labelled {label}"
-        found = languages_of(document.text)
-        plain = len(document.text) >= ENOUGH and found.confidence >= SURE
-        if code is None or (plain and found.language != code):
-            code = found.language
-        findings = {"label": label, "found": LANGUAGES[code], "confidence": found.confidence, "share": found.share}
-        if code not in self.languages:
-            return findings, "other language", f"the text is {LANGUAGES[code]}"
+        if label and code not in languages:
+            return BlockResult({"label": label}, "other language", f"labelled {label}")
+        detected = languages_of(document.text)
+        confident = len(document.text) >= MIN_CHARACTERS and detected.confidence >= MIN_CONFIDENCE
+        if code is None or confident:
+            code = detected.language
+        findings = {
+            "label": label,
+            "found": LANGUAGES[code],
+            "confidence": detected.confidence,
+            "share": detected.share,
+        }
+        if code not in languages:
+            return BlockResult(findings, "other language", f"the text is {LANGUAGES[code]}")
         row["language"] = LANGUAGES[code]
-        return findings, None, None
+        return BlockResult(findings)
 
 
 class Lines(Block):
@@ -60,117 +73,110 @@ class Lines(Block):
 
     name = field = "lines"
 
-    def __init__(self, page_break: str | None, on_error: str):
-        super().__init__(on_error)
-        self.page_break = page_break
-
-    def judge(self, document: Document, row: dict) -> tuple[dict | None, str | None, str | None]:
-        found = lines.repair(document.text, iso(row), page_break=self.page_break)
-        changed(document, found.text)
-        return found.counts, None if found.text.strip() else "empty", "after line repair"
+    def judge(self, document: Document, row: dict) -> BlockResult:
+        repaired = lines.repair(document.text, iso(row), page_break=self.config.page_break)
+        set_text(document, repaired.text)
+        return BlockResult(repaired.counts, None if repaired.text.strip() else "empty", "after line repair")
 
 
 class Ocr(Block):
-    """The quality of the text's recognition, where there is enough text to judge."""
+    """OCR quality filter; short texts always pass."""
 
     name = field = "ocr"
 
-    def __init__(self, threshold: float | None, on_error: str):
-        super().__init__(on_error)
-        self.threshold = ocr.THRESHOLD if threshold is None else threshold
-
-    def judge(self, document: Document, row: dict) -> tuple[dict | None, str | None, str | None]:
-        found = ocr.quality(document.text, iso(row))
-        findings = {**found._asdict(), "threshold": self.threshold}
-        if len(document.text) >= ENOUGH and found.score < self.threshold:
-            return findings, "poor OCR", f"quality {found.score:.3f} below {self.threshold}"
-        return findings, None, None
+    def judge(self, document: Document, row: dict) -> BlockResult:
+        threshold = ocr.THRESHOLD if self.config.ocr_threshold is None else self.config.ocr_threshold
+        quality = ocr.quality(document.text, iso(row))
+        findings = {**quality._asdict(), "threshold": threshold}
+        if len(document.text) >= MIN_CHARACTERS and quality.score < threshold:
+            return BlockResult(findings, "poor OCR", f"quality {quality.score:.3f} below {threshold}")
+        return BlockResult(findings)
 
 
 class Pii(Block):
-    """Personal data replaced with fictitious values."""
+    """Replacement of personal data with fictitious values."""
 
     name = field = "pii"
 
-    def __init__(self, seed: int, on_error: str):
-        super().__init__(on_error)
-        self.seed = seed
-
-    def judge(self, document: Document, row: dict) -> tuple[dict | None, str | None, str | None]:
-        found = pii.replace(document.text, iso(row), seed=f"{self.seed} {document.id}")
-        changed(document, found.text)
-        return dict(found.found), None, None
+    def judge(self, document: Document, row: dict) -> BlockResult:
+        text, counts = pii.replace(document.text, iso(row), seed=f"{PII_SEED} {document.id}")
+        set_text(document, text)
+        return BlockResult(counts)
 
 
 class Toxicity(Block):
-    """Five scores, and what the policy does with them: out of this corpus, or rewritten, or behind a warning."""
+    """Toxicity filter: scores documents, then keeps, drops, rewrites or warns about each as the policy specifies."""
 
     name = field = "toxicity"
 
-    def __init__(
-        self,
-        scorer: str,
-        *,
-        device: str,
-        policy: str,
-        edition: str,
-        endpoint: rewriting.Endpoint | None,
-        cache: Path,
-        on_error: str,
-    ):
-        super().__init__(on_error)
-        self.scorer_name, self.device, self.policy, self.edition = scorer, device, policy, edition
-        self.endpoint, self.cache = endpoint, cache
-
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        scorer = toxicity.load(self.scorer_name, device=self.device)
-        for batch in batches(data, SCORED_DOCUMENTS, SCORED_CHARACTERS):
+        scorer = toxicity.load(self.config.toxicity, device=self.config.device)
+        for batch in batches(data):
             with self.track_time("batch"):
-                judged = [document for document in batch if document.metadata["reason"] is None]
-                self.stat_update("bytes", value=sum(one.metadata["curation"]["bytes"] for one in judged))
-                scored = self.score(scorer, judged)
-                actions = [self.act(*pair, scorer.name) for pair in zip(judged, scored, strict=True)]
-                requests = [(one, action) for one, action in zip(judged, actions, strict=True) if action]
+                remaining = [document for document in batch if document.metadata["reason"] is None]
+                self.stat_update("bytes", value=sum(document.metadata["curation"]["bytes"] for document in remaining))
+                scored = self.score(scorer, remaining)
+                actions = [self.act(*pair, scorer.name) for pair in zip(remaining, scored, strict=True)]
+                requests = [(document, action) for document, action in zip(remaining, actions, strict=True) if action]
                 if requests:
                     self.rewrite(scorer, requests)
             yield from batch
 
     def score(self, scorer: toxicity.Scorer, documents: list[Document]) -> list[toxicity.Scores | None]:
-        """Scores of documents; None for one that the scorer cannot take, which then has a reason to go."""
+        """Return the scores of documents; None for a document that the scorer fails on, which is then dropped."""
         try:
-            return scorer.score([one.text for one in documents], [iso(one.metadata) for one in documents])
+            return scorer.score([document.text for document in documents], [iso(d.metadata) for d in documents])
         except Exception as error:
             if len(documents) > 1:
-                return [self.score(scorer, [one])[0] for one in documents]
+                return [self.score(scorer, [document])[0] for document in documents]
             self.fail(documents[0], error)
             return [None]
 
     def act(self, document: Document, scores: toxicity.Scores | None, by: str) -> str | None:
-        """Keep the scores and do what the policy says; "rewrite" or "warn" where a language model has to do it."""
+        """Record the scores and apply the policy; return "rewrite" or "warn" if the endpoint has to do it."""
         if scores is None:
             return None
-        row, verdict = document.metadata, toxicity.verdict(scores)
+        config, row, verdict = self.config, document.metadata, toxicity.verdict(scores)
         row["curation"]["toxicity"] = asdict(scores) | {"total": scores.total, "verdict": verdict, "by": by}
-        action = toxicity.action(verdict, policy=self.policy, corpus=self.edition)
-        if action in ("rewrite", "warn") and self.endpoint is not None:
+        action = toxicity.action(verdict, policy=config.policy, corpus_stage=config.corpus_stage)
+        if action in ("rewrite", "warn") and config.endpoint is not None:
             return action
         if action != "keep":
             row["reason"] = "mildly toxic" if verdict == "mild" else verdict
-            row["detail"] = f"total {scores.total} by {by}, policy {self.policy}: " + (
-                f"{action}, and there is no endpoint to do it" if action in ("rewrite", "warn") else action
-            )
+            row["detail"] = f"total {scores.total} by {by}, policy {config.policy}: {action}"
+            if action in ("rewrite", "warn"):
+                row["detail"] += ", but no endpoint is configured"
         return None
 
     def rewrite(self, scorer: toxicity.Scorer, requests: list[tuple[Document, str]]) -> None:
-        """Have documents changed by the endpoint; one that could not be changed is dropped."""
-        asked = [
-            rewriting.Request(identifier=one.id, text=one.text, language=iso(one.metadata), action=action)
-            for one, action in requests
-        ]
-        results = rewriting.rewrite(asked, self.endpoint, scorer=scorer, cache=self.cache)
+        """Let the endpoint change documents; drop each that it fails to change."""
+        results = rewriting.rewrite(
+            [
+                rewriting.Request(
+                    identifier=document.id, text=document.text, language=iso(document.metadata), action=action
+                )
+                for document, action in requests
+            ],
+            self.config.endpoint,
+            scorer=scorer,
+            cache=self.config.work / CACHE,
+        )
         for (document, _), result in zip(requests, results, strict=True):
             if result.failure:
                 document.metadata |= {"reason": "not rewritten", "detail": result.failure}
             else:
-                changed(document, result.text)
+                set_text(document, result.text)
                 document.metadata["curation"]["rewriting"] = result.marks
+
+
+def batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Yield batches of documents; those that are already dropped add nothing to a batch's characters."""
+    batch, characters = [], 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document.text) if document.metadata["reason"] is None else 0
+        if len(batch) == BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch

@@ -1,14 +1,15 @@
-"""datatrove steps: documents in from Parquet, through the blocks, and out again, kept or dropped.
+"""Read documents from Parquet, run them through pipeline blocks, and write them to Parquet as kept or dropped.
 
-A block is a pure function on a text and its metadata; the step around it keeps its findings in the document's
-`curation` struct, and the reason when the document has to go. A document with a reason passes the blocks that follow
-untouched, and `Part` writes it beside those that are kept: none is ever lost on the way.
+A block is a pure function of a text and its metadata. The step around it records the findings in the document's
+`curation` struct, and a reason if the document must be dropped. Later blocks ignore a document with a reason, and
+`Part` writes it to the dropped documents, so that no document is lost.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,40 +18,40 @@ from datatrove.pipeline.base import PipelineStep
 
 from ..config import InputError
 from ..data.documents import ROW_GROUP_BYTES, SCHEMA, stored_names
-from ..files import atomic, read_json, write_json
-from ..language import CODES
+from ..files import atomic, write_json
 from .duplicates import digest, read_originals
+from .recipe import CurationConfig
 
-BATCH_BYTES = 4_000_000  # of text, decoded at a time
+BATCH_BYTES = 4_000_000  # text decoded at a time
 COUNTS = pa.map_(pa.string(), pa.int64())
 
 
 def struct(**fields: pa.DataType) -> pa.StructType:
-    """A struct type by keywords."""
+    """Return a struct type with these fields."""
     return pa.struct(list(fields.items()))
 
 
-STRING, WHOLE, REAL, TRUTH = pa.string(), pa.int64(), pa.float64(), pa.bool_()
+STRING, INT, FLOAT, BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 CURATION = struct(
-    file=STRING,  # where the document was read, and which row it was: with them every document is accounted for
-    row=WHOLE,
-    words=WHOLE,  # as it came
-    bytes=WHOLE,
+    file=STRING,  # input file and row number: they account for every document
+    row=INT,
+    words=INT,  # before curation
+    bytes=INT,
     licence=struct(label=STRING, spdx=STRING, decision=STRING, rule=STRING),
-    language=struct(label=STRING, found=STRING, confidence=REAL, share=REAL),
+    language=struct(label=STRING, found=STRING, confidence=FLOAT, share=FLOAT),
     lines=COUNTS,
-    ocr=struct(score=REAL, recognised=REAL, non_letters=REAL, surprise=REAL, threshold=REAL),
-    duplicate=struct(of=STRING, exact=TRUTH),
+    ocr=struct(score=FLOAT, recognised=FLOAT, non_letters=FLOAT, surprise=FLOAT, threshold=FLOAT),
+    duplicate=struct(of=STRING, exact=BOOL),
     pii=COUNTS,
     toxicity=struct(
-        race=WHOLE, gender=WHOLE, religion=WHOLE, ability=WHOLE, violence=WHOLE, total=WHOLE, verdict=STRING, by=STRING
+        race=INT, gender=INT, religion=INT, ability=INT, violence=INT, total=INT, verdict=STRING, by=STRING
     ),
     rewriting=struct(
         action=STRING,
         rewritten_by=STRING,
         prompt_version=STRING,
-        synthetic=TRUTH,
-        passages_rewritten=WHOLE,
+        synthetic=BOOL,
+        passages_rewritten=INT,
         content_warning=STRING,
     ),
 )
@@ -59,16 +60,16 @@ DROPPED_SCHEMA = KEPT_SCHEMA.append(pa.field("reason", STRING)).append(pa.field(
 SELECTED_SCHEMA = KEPT_SCHEMA.append(pa.field("digest", pa.binary()))  # between the two halves of the pipeline
 
 
-# In -----------------------------------------------------------------------------------------------
+# Reading ------------------------------------------------------------------------------------------
 
 
 def rows(path: Path) -> Iterator[dict]:
-    """The rows of a Parquet file in batches that stay small however large its documents are.
+    """Yield the rows of a Parquet file, in batches whose size does not grow with the documents.
 
-    A string that is not UTF-8 comes as bytes.
+    A string that is not valid UTF-8 is returned as bytes.
 
     Raises:
-        InputError: when a column is missing or the file is damaged.
+        InputError: If a column is missing or the file is corrupt.
     """
     try:
         with _open(path) as file:
@@ -78,11 +79,11 @@ def rows(path: Path) -> Iterator[dict]:
                 for row in _decoded(batch):
                     yield {names[stored]: value for stored, value in row.items()}
     except (pa.ArrowException, OSError) as error:
-        raise InputError(_broken(path, error)) from None
+        raise InputError(_corrupt(path, error)) from None
 
 
-def damage(path: Path) -> str | None:
-    """What is wrong with a Parquet file as a corpus, found by reading all of it; None for a whole one."""
+def find_corruption(path: Path) -> str | None:
+    """Read a complete Parquet file; return what makes it unusable as a corpus file, or None."""
     try:
         with _open(path) as file:
             for _ in _batches(file, list(stored_names(file.schema_arrow.names, path).values())):
@@ -90,22 +91,22 @@ def damage(path: Path) -> str | None:
     except InputError as error:
         return str(error)
     except (pa.ArrowException, OSError) as error:
-        return _broken(path, error)
+        return _corrupt(path, error)
     return None
 
 
-def _broken(path: Path, error: Exception) -> str:
-    said = " ".join(str(error).split())  # over several lines
-    return f"{path} is not a whole Parquet file ({said}): fetch or build it again."
+def _corrupt(path: Path, error: Exception) -> str:
+    message = " ".join(str(error).split())  # it has several lines
+    return f"{path} is not a valid Parquet file ({message}): download or build it again."
 
 
 def _open(path: Path) -> pq.ParquetFile:
-    # Without a buffer of its own whole column chunks come into memory. Checksums are checked where a file has them.
+    # Without buffer_size, complete column chunks are loaded. Checksums are verified if the file has them.
     return pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True)
 
 
 def _batches(file: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """The batches of a file, with as many rows as make `BATCH_BYTES`."""
+    """Yield batches of about `BATCH_BYTES`."""
     for i in range(file.num_row_groups):
         group = file.metadata.row_group(i)
         size = max(1, min(1024, BATCH_BYTES * group.num_rows // max(1, group.total_byte_size)))
@@ -132,56 +133,75 @@ def _text(value: bytes | None) -> str | bytes | None:
         return value
 
 
-class Read(PipelineStep):
-    """The documents of one corpus file, which is one task.
+def _documents(step: PipelineStep, path: Path, convert: Callable[[dict, int], Document]) -> Iterator[Document]:
+    """Yield the rows of a file as documents; record time and bytes in the statistics of `step`."""
+    source = rows(path)
+    for number in count():
+        with step.track_time():
+            row = next(source, None)
+            if row is None:
+                return
+            document = convert(row, number)
+            step.stat_update("bytes", value=document.metadata["curation"]["bytes"])
+        yield document
 
-    A file is read twice: that it is damaged has to be found before its first documents leave traces. A damaged file,
-    and one whose task the executor has given up, is dropped whole: its record goes to `lost`, and it gives no
-    document.
+
+def drop_record(config: CurationConfig, rank: int) -> Path:
+    """Path of the record that an input file was dropped."""
+    return config.work / "dropped_files" / f"{rank:06d}.json"
+
+
+def lose(config: CurationConfig, rank: int, file: str, reason: str) -> None:
+    """Record that an input file is dropped."""
+    write_json(drop_record(config, rank), {"file": file, "reason": reason})
+
+
+class CurationStep(PipelineStep):
+    """Base class of steps that need the config, and the names of the input files by rank."""
+
+    type = "curation"
+
+    def __init__(self, config: CurationConfig, files: Sequence[str] = ()):
+        super().__init__()
+        self.config, self.files = config, files
+
+
+class Read(CurationStep):
+    """Reader of one corpus file per task.
+
+    It reads a file twice, because a corrupt file must be found before any of its documents is passed on. A corrupt
+    file, or a file whose task the executor gave up, is dropped as a unit: it has a drop record and yields no document.
     """
 
-    type, name = "curation", "read"
-
-    def __init__(self, folder: Path, files: list[str], lost: Path, *, max_megabytes: float, on_error: str):
-        super().__init__()
-        self.folder, self.files, self.lost = folder, files, lost
-        self.max_bytes, self.on_error = int(max_megabytes * 1e6), on_error
+    name = "read"
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        name = self.files[rank]
-        if lost_file(self.lost, rank).is_file():
+        name, path = self.files[rank], self.config.folder / self.files[rank]
+        if drop_record(self.config, rank).is_file():
             return
         with self.track_time("file"):
-            reason = damage(self.folder / name)
-        if reason and self.on_error == "stop":
-            raise InputError(f"{reason} Or let such files be dropped with --on_error drop.")
+            reason = find_corruption(path)
+        if reason and self.config.on_error == "stop":
+            raise InputError(f"{reason} To drop such files, pass --on_error drop.")
         if reason:
-            lose(self.lost, rank, name, reason)
+            lose(self.config, rank, name, reason)
             return
-        source = rows(self.folder / name)
-        for i in count():
-            with self.track_time():
-                row = next(source, None)
-                if row is None:
-                    return
-                document = self.document(row, name, i)
-                self.stat_update("bytes", value=document.metadata["curation"]["bytes"])
-            yield document
+        yield from _documents(self, path, lambda row, number: self.document(row, name, number))
 
     def document(self, row: dict, file: str, number: int) -> Document:
-        """A row as a document, with a reason to drop it when it cannot be one."""
+        """Convert a row to a document; set the reason to drop it if it is invalid."""
         reason = detail = None
         if bad := [column for column, value in row.items() if isinstance(value, bytes)]:
             reason, detail = "invalid UTF-8", f"in {', '.join(bad)}"
             row = {k: v.decode(errors="replace") if isinstance(v, bytes) else v for k, v in row.items()}
         text = row.pop("text") or ""
         size = len(text.encode())
-        if reason is None and size > self.max_bytes:
+        if reason is None and size > self.config.max_megabytes * 1e6:
             reason, detail = "too large", f"{size:,} bytes"
-        if reason and self.on_error == "stop":
+        if reason and self.config.on_error == "stop":
             raise InputError(
-                f"{file} has a bad document in row {number} ({row['identifier']}): {reason}, {detail}; mend it, or "
-                "let such documents be dropped with --on_error drop."
+                f"{file} has an invalid document in row {number} ({row['identifier']}): {reason}, {detail}. Fix it, "
+                "or drop such documents with --on_error drop."
             )
         if reason is None and not text.strip():
             reason = "empty"
@@ -194,68 +214,50 @@ class Read(PipelineStep):
         )
 
 
-def lost_file(folder: Path, rank: int) -> Path:
-    """Where the record of a file that was dropped whole lies."""
-    return folder / f"{rank:06d}.json"
+class ReadSelected(CurationStep):
+    """Reader of the documents that the first half of the pipeline selected; gives duplicates their reason."""
 
-
-def lose(folder: Path, rank: int, file: str, reason: str) -> None:
-    """Record that a file is dropped whole."""
-    write_json(lost_file(folder, rank), {"file": file, "reason": reason})
-
-
-class ReadSelected(PipelineStep):
-    """The documents that the first half of the pipeline selected, in its order; duplicates get their reason."""
-
-    type, name = "curation", "duplicates"
-
-    def __init__(self, selected: Path, files: list[str], lost: Path, clusters: Path):
-        super().__init__()
-        self.selected, self.files, self.lost, self.clusters = selected, files, lost, clusters
+    name = "duplicates"
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        path = self.selected / self.files[rank]
-        if lost_file(self.lost, rank).is_file() or not path.is_file():  # none was selected
+        path = self.config.work / "selected" / self.files[rank]
+        if drop_record(self.config, rank).is_file() or not path.is_file():  # no document was selected
             return
-        originals = read_originals(self.clusters, rank)
-        source = rows(path)
-        for i in count():
-            with self.track_time():
-                row = next(source, None)
-                if row is None:
-                    return
-                curation = row["curation"]
-                for counts in ("lines", "pii"):
-                    curation[counts] = dict(curation[counts] or [])
-                reason = detail = None
-                if i in originals:
-                    of, exact = originals[i]
-                    curation["duplicate"] = {"of": of, "exact": exact}
-                    reason, detail = "exact duplicate" if exact else "near duplicate", f"of {of}"
-                self.stat_update("bytes", value=curation["bytes"])
-                del row["digest"]
-                text = row.pop("text")
-            yield Document(text, row["identifier"], metadata={**row, "reason": reason, "detail": detail})
+        originals = read_originals(self.config.work / "clusters", rank)
+        yield from _documents(self, path, lambda row, number: self.document(row, originals.get(number)))
+
+    def document(self, row: dict, original: tuple[str, bool] | None) -> Document:
+        """Convert a row to a document; `original` is set if it duplicates another one."""
+        del row["digest"]
+        curation = row["curation"]
+        for counts in ("lines", "pii"):
+            curation[counts] = dict(curation[counts] or [])
+        reason = detail = None
+        if original:
+            identifier, exact = original
+            curation["duplicate"] = {"of": identifier, "exact": exact}
+            reason, detail = "exact duplicate" if exact else "near duplicate", f"of {identifier}"
+        return Document(row.pop("text"), row["identifier"], metadata={**row, "reason": reason, "detail": detail})
 
 
-# Through ------------------------------------------------------------------------------------------
+# Blocks -------------------------------------------------------------------------------------------
 
 
-class Block(PipelineStep):
-    """A step around a pure function: subclasses say in `judge` what it finds."""
+class BlockResult(NamedTuple):
+    """Result of a block: findings for the `curation` struct, and the reason to drop the document, if any."""
 
-    type = "curation"
-    field: str  # of the curation struct
+    findings: dict
+    reason: str | None = None
+    detail: str | None = None
 
-    def __init__(self, on_error: str = "drop"):
-        super().__init__()
-        self.on_error = on_error
 
-    def judge(self, document: Document, row: dict) -> tuple[dict | None, str | None, str | None]:
-        """Findings for the curation struct, the reason to drop the document if there is one, and its detail.
+class Block(CurationStep):
+    """Base class of a step around a pure function, which subclasses call in `judge`."""
 
-        May change the document's text and its row.
-        """
+    field: str  # of the `curation` struct
+
+    def judge(self, document: Document, row: dict) -> BlockResult:
+        """Process one document; may change its text and its row."""
         raise NotImplementedError
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
@@ -267,7 +269,7 @@ class Block(PipelineStep):
             yield document
 
     def apply(self, document: Document) -> None:
-        """Judge one document; what goes wrong with it is a reason like any other, or stops the run."""
+        """Process one document and record the result; an exception drops the document or stops the run."""
         row = document.metadata
         try:
             findings, row["reason"], row["detail"] = self.judge(document, row)
@@ -277,25 +279,25 @@ class Block(PipelineStep):
             row["curation"][self.field] = findings
 
     def fail(self, document: Document, error: Exception) -> None:
-        """Drop a document that the block cannot take, or stop the run.
+        """Drop a document on which the block failed, or stop the run.
 
         Raises:
-            InputError: with on_error = stop.
+            InputError: If `on_error` is stop.
         """
         row, detail = document.metadata, f"{type(error).__name__}: {error}"
-        if self.on_error == "stop":
+        if self.config.on_error == "stop":
             raise InputError(
-                f"{row['curation']['file']} has a document ({document.id}) that the {self.name} block cannot take "
-                f"({detail}): mend it, or let such documents be dropped with --on_error drop."
+                f"The {self.name} block fails on a document of {row['curation']['file']} ({document.id}): {detail}. "
+                "Fix the document, or drop such documents with --on_error drop."
             ) from error
         row["reason"], row["detail"] = f"error in {self.name}", detail
 
 
-# Out ----------------------------------------------------------------------------------------------
+# Writing ------------------------------------------------------------------------------------------
 
 
 class Table:
-    """A Parquet file that is whole or not there, written a row group at a time; no file where there is no row."""
+    """Atomic writer of a Parquet file, one row group at a time; creates no file if there are no rows."""
 
     def __init__(self, path: Path, schema: pa.Schema, stack: ExitStack):
         self.path, self.schema, self.stack = path, schema, stack
@@ -319,69 +321,33 @@ class Table:
         self.rows, self.pending = [], 0
 
 
-class Part(PipelineStep):
-    """Writes documents to `kept` or, with their reason, to `dropped`; passes on those that are kept."""
+class Part(CurationStep):
+    """Writer of kept documents and, with their reason, dropped documents; passes on the kept ones."""
 
-    type, name = "curation", "write"
+    name = "write"
 
-    def __init__(self, kept: Path, dropped: Path, files: list[str], *, with_digest: bool = False):
-        super().__init__()
-        self.kept, self.dropped, self.files, self.with_digest = kept, dropped, files, with_digest
+    def __init__(self, config: CurationConfig, files: Sequence[str], half: str):
+        super().__init__(config, files)
+        self.half = half
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        paths = self.kept / self.files[rank], self.dropped / self.files[rank]
+        folder, schema = ("selected", SELECTED_SCHEMA) if self.half == "select" else ("kept", KEPT_SCHEMA)
+        outputs = {folder: schema, f"dropped/{self.half}": DROPPED_SCHEMA}
+        paths = [self.config.work / folder / self.files[rank] for folder in outputs]
         for path in paths:
-            path.unlink(missing_ok=True)  # of a task that was cut short
+            path.unlink(missing_ok=True)  # of an interrupted task
         with ExitStack() as stack:
-            kept = Table(paths[0], SELECTED_SCHEMA if self.with_digest else KEPT_SCHEMA, stack)
-            dropped = Table(paths[1], DROPPED_SCHEMA, stack)
+            tables = [Table(path, schema, stack) for path, schema in zip(paths, outputs.values(), strict=True)]
             for document in data:
+                row = {**document.metadata, "text": document.text}
+                is_dropped = row["reason"] is not None
                 with self.track_time():
-                    reason = self.write(document, kept, dropped)
-                if reason is None:
+                    if schema is SELECTED_SCHEMA and not is_dropped:
+                        row["digest"] = digest(document.text)
+                    tables[is_dropped].add(row)
+                    self.stat_update("bytes", value=row["curation"]["bytes"])
+                if not is_dropped:
                     yield document
             with self.track_time():
-                kept.flush()
-                dropped.flush()
-
-    def write(self, document: Document, kept: Table, dropped: Table) -> str | None:
-        """Put a document where it belongs; returns the reason why it was dropped."""
-        row = {**document.metadata, "text": document.text}
-        if row["reason"] is not None:
-            dropped.add(row)
-        elif self.with_digest:
-            kept.add({**row, "digest": digest(document.text)})
-        else:
-            kept.add(row)
-        self.stat_update("bytes", value=row["curation"]["bytes"])
-        return row["reason"]
-
-
-def lost_files(folder: Path) -> list[dict]:
-    """The records of the files that were dropped whole."""
-    return [read_json(path) for path in sorted(folder.glob("*.json"))]
-
-
-def changed(document: Document, text: str) -> None:
-    """Give a document another text; what was counted of it is counted again."""
-    if text != document.text:
-        document.text = text
-        document.metadata |= {"word_count": len(text.split()), "token_count": None}
-
-
-def iso(row: dict) -> str:
-    """ISO code of a document's language."""
-    return CODES[row["language"]]
-
-
-def batches(documents: Iterable[Document], most: int, size: int) -> Iterator[list[Document]]:
-    """Documents in lists of at most `most`, and of about `size` characters that are still to be judged."""
-    batch, pending = [], 0
-    for document in documents:
-        batch.append(document)
-        pending += len(document.text) if document.metadata["reason"] is None else 0
-        if len(batch) == most or pending >= size:
-            yield batch
-            batch, pending = [], 0
-    if batch:
-        yield batch
+                for table in tables:
+                    table.flush()

@@ -1,8 +1,8 @@
 """Celadon, the toxicity classifier of "Toxicity of the Commons" (arXiv 2410.22587), through transformers.
 
-The architecture, written here from the published description: DeBERTa-v3-small, and on the vector of its first token
-five linear heads of four classes. Parameter names are those of the published weights (`deberta.*`,
-`heads.N.weight`, `heads.N.bias`), so `PleIAs/celadon` loads by name where the Hub is reachable, or from a folder.
+The architecture follows the published description: DeBERTa-v3-small with five linear heads of four classes on the
+vector of the first token. Parameter names are those of the published weights (`deberta.*`, `heads.N.weight`,
+`heads.N.bias`), so `PleIAs/celadon` loads from the Hub by name or from a folder.
 """
 
 import torch
@@ -13,12 +13,12 @@ from ..config import InputError
 from .toxicity_axes import AXES, Scores, combine
 
 LEVELS = 4  # 0 to 3
-WINDOW = 512  # tokens, special ones included: what it was trained on and is run with
+WINDOW = 512  # tokens with special tokens, in training and inference
 BATCH = 32
 
 
 class Celadon(DebertaV2PreTrainedModel):
-    """DeBERTa-v3 with a head per axis. `config` is a `DebertaV2Config`."""
+    """DeBERTa-v3 with one classification head per axis. `config` is a `DebertaV2Config`."""
 
     def __init__(self, config):
         super().__init__(config)
@@ -28,22 +28,22 @@ class Celadon(DebertaV2PreTrainedModel):
         self.post_init()
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Token ids (B, T) and their mask -> logits (B, 5 axes, 4 levels), axes in the order of `AXES`."""
+        """Return logits (B, 5 axes, 4 levels) of token ids (B, T) and their mask; axes are in the order of `AXES`."""
         x_BTD = self.deberta(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         x_BD = self.dropout(x_BTD[:, 0])
         return torch.stack([head(x_BD) for head in self.heads], dim=1)
 
 
 class CeladonScorer:
-    """Scores documents with Celadon: every window of 512 tokens, combined as `toxicity.combine` says.
+    """Toxicity scorer that runs Celadon on every window of 512 tokens and combines the scores.
 
     Args:
-        name_or_path: on the Hub, or a folder with config.json, model.safetensors and a tokenizer.
-        device: where it runs.
-        batch_size: windows at a time.
+        name_or_path: Name on the Hub, or folder with config.json, model.safetensors and a tokenizer.
+        device: Device of the model.
+        batch_size: Number of windows per batch.
 
     Raises:
-        InputError: when it is neither, or lacks a part of the model.
+        InputError: If there is no such model, or it is incomplete.
     """
 
     def __init__(self, name_or_path: str, *, device: str = "cpu", batch_size: int = BATCH) -> None:
@@ -57,19 +57,19 @@ class CeladonScorer:
             )
         except (OSError, ValueError) as error:
             raise InputError(
-                f"--scorer {name_or_path} holds no Celadon model and tokenizer in safetensors that can be read "
-                f"({str(error).splitlines()[0]}): give PleIAs/celadon, a folder with it, or lexicon."
+                f"Cannot load a Celadon model in safetensors and its tokenizer from {name_or_path} "
+                f"({str(error).splitlines()[0]}): use PleIAs/celadon, a folder with it, or lexicon."
             ) from None
         if report["missing_keys"]:
             missing = ", ".join(sorted(report["missing_keys"])[:3])
-            raise InputError(f"--scorer {name_or_path} is not a Celadon model: it lacks {missing}.")
+            raise InputError(f"{name_or_path} is not a Celadon model: {missing} is missing. Use PleIAs/celadon.")
         self.model = model.to(device).eval()
 
     @torch.inference_mode()
     def score(self, texts: list[str], languages: list[str]) -> list[Scores]:
-        """Texts -> a Scores each; Celadon reads all languages alike, so `languages` is not used."""
+        """Return the scores of each text; `languages` is unused, because Celadon is multilingual."""
         windows = [(document, ids) for document, text in enumerate(texts) for ids in self._windows(text)]
-        windows.sort(key=lambda window: len(window[1]))  # alike in length, so that little is padded
+        windows.sort(key=lambda window: len(window[1]))  # similar lengths in a batch need little padding
         scored: list[list[Scores]] = [[] for _ in texts]
         for start in range(0, len(windows), self.batch_size):
             batch = windows[start : start + self.batch_size]
@@ -77,8 +77,8 @@ class CeladonScorer:
             logits = self.model(padded["input_ids"], padded["attention_mask"])
             for (document, _), levels in zip(batch, logits.argmax(-1).tolist(), strict=True):
                 scored[document].append(Scores(*levels))
-        return [combine(found) for found in scored]
+        return [combine(window_scores) for window_scores in scored]
 
     def _windows(self, text: str) -> list[list[int]]:
-        """Token ids of a text in windows, each with the tokens that frame a text."""
+        """Return the token ids of a text in windows, each with special tokens."""
         return self.tokenizer(text, truncation=True, max_length=WINDOW, return_overflowing_tokens=True)["input_ids"]

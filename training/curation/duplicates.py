@@ -1,8 +1,8 @@
-"""Exact and near duplicates: one signature for both, and datatrove's MinHash stages over it.
+"""Find exact and near duplicates: one signature for both, and datatrove's MinHash stages over it.
 
-A signature has 15 buckets of 8 hashes. Fourteen are MinHash over folded 5-word shingles: two texts share a bucket with
-probability `1 - (1 - s^8)^14` at Jaccard similarity s, one half near s = 0.7. The fifteenth is the hash of the text
-itself, so that one clustering finds both kinds and keeps exactly one document of each cluster.
+A signature has 15 buckets of 8 hashes. Fourteen are MinHash over normalised 5-word shingles: two texts share a bucket
+with probability `1 - (1 - s^8)^14` at Jaccard similarity s, which is 0.5 near s = 0.7. The fifteenth is the hash of
+the text, so that one clustering finds both kinds and keeps exactly one document of each cluster.
 """
 
 import struct
@@ -25,32 +25,32 @@ from ..files import atomic
 SHINGLE = 5  # words
 CONFIG = MinhashConfig(num_buckets=15, hashes_per_bucket=8, hash_config=HashConfig(precision=32))
 MINHASHES = (CONFIG.num_buckets - 1) * CONFIG.hashes_per_bucket
-LARGEST = 2**32 - 2  # datatrove ends a bucket at 2^32 - 1
-PIECE = 1 << 16  # characters hashed at a time; a longer text is hashed in pieces, and memory does not grow with it
-BLOCK = 256  # shingles times hashes at a time: stays in the cache
+MAX_HASH = 2**32 - 2  # datatrove marks the end of a bucket with 2^32 - 1
+PIECE = 1 << 16  # characters hashed at a time, so that memory does not grow with the text
+BLOCK = 256  # shingles hashed at a time: fits in the CPU cache
 
 
 def _fold(code: int) -> int:
-    """The base letter of a character in lower case; 0 for what separates words. The long s is an s."""
+    """Return the lower-case base letter of a character, 0 for a word separator. The long s becomes s."""
     letter = unicodedata.normalize("NFKD", chr(code).casefold())[0]
     return ord(letter) if letter.isalnum() else 0
 
 
-FOLDED = np.array([_fold(code) for code in range(0x3000)], np.uint64)  # higher characters stand for themselves
-_draw = np.random.default_rng(1)  # the same on every machine: signatures of one corpus are made on many
+FOLDED = np.array([_fold(code) for code in range(0x3000)], np.uint64)  # characters above are unchanged
+_random = np.random.default_rng(1)  # fixed seed: the machines of one run must agree
 BASE = 0x9E3779B97F4A7C15
 POWERS, INVERSES = (
     np.cumprod(np.array([1] + [factor] * (PIECE - 1), np.uint64)) for factor in (BASE, pow(BASE, -1, 2**64))
 )
-PLACES = _draw.integers(2**63, size=SHINGLE, dtype=np.uint64) * 2 + 1
-FACTORS = _draw.integers(2**31, size=MINHASHES, dtype=np.uint32) * 2 + 1
+POSITION_FACTORS = _random.integers(2**63, size=SHINGLE, dtype=np.uint64) * 2 + 1
+HASH_FACTORS = _random.integers(2**31, size=MINHASHES, dtype=np.uint32) * 2 + 1
 
 
 def word_hashes(text: str) -> np.ndarray:
-    """Hashes of the words of a text, (words,) uint64: case, accents and punctuation do not matter.
+    """Return the hashes of the words of a text, (words,) uint64, ignoring case, accents and punctuation.
 
-    A word is a run of letters and digits; its hash is the polynomial of its letters, taken as the difference of two
-    prefix sums, so that no Python object is made for a word.
+    A word is a sequence of letters and digits. Its hash is a polynomial of its letters, computed as the difference of
+    two prefix sums, so that no Python object is created per word.
     """
     hashes = []
     for start in range(0, len(text), PIECE):
@@ -64,26 +64,26 @@ def word_hashes(text: str) -> np.ndarray:
 
 
 def shingle_hashes(text: str) -> np.ndarray:
-    """Hashes of the 5-word shingles of a text, (shingles,) uint32; a shorter text is one shingle."""
+    """Return the hashes of the 5-word shingles of a text, (shingles,) uint32; a shorter text is one shingle."""
     words = word_hashes(text)
     words = np.pad(words, (0, max(0, SHINGLE - len(words))))
     count = len(words) - SHINGLE + 1
-    mixed = sum(words[place : place + count] * PLACES[place] for place in range(SHINGLE))
+    mixed = sum(words[i : i + count] * POSITION_FACTORS[i] for i in range(SHINGLE))
     return ((mixed ^ (mixed >> np.uint64(29))) >> np.uint64(16)).astype(np.uint32)
 
 
 def signature(text: str) -> np.ndarray:
-    """Fourteen buckets of MinHash and one of the exact text, (15, 8) uint32."""
-    shingles, smallest = shingle_hashes(text), np.full(MINHASHES, LARGEST, np.uint32)
+    """Return fourteen buckets of MinHash and one of the exact text, (15, 8) uint32."""
+    shingles, smallest = shingle_hashes(text), np.full(MINHASHES, MAX_HASH, np.uint32)
     for start in range(0, len(shingles), BLOCK):
-        products = shingles[start : start + BLOCK, None] * FACTORS
-        np.minimum(smallest, products.min(axis=0), out=smallest)
+        hashes = shingles[start : start + BLOCK, None] * HASH_FACTORS
+        np.minimum(smallest, hashes.min(axis=0), out=smallest)
     exact = np.frombuffer(digest(text), np.uint32)
-    return np.minimum(np.concatenate([smallest, exact]), LARGEST).reshape(CONFIG.num_buckets, -1)
+    return np.minimum(np.concatenate([smallest, exact]), MAX_HASH).reshape(CONFIG.num_buckets, -1)
 
 
 def digest(text: str) -> bytes:
-    """32 bytes that are equal for equal texts, runs of white space aside."""
+    """Return a 32-byte hash of a text that ignores the amount of whitespace."""
     return blake2b(" ".join(text.split()).encode("utf-8", "surrogatepass"), digest_size=32).digest()
 
 
@@ -91,10 +91,10 @@ def digest(text: str) -> bytes:
 
 
 class Sign(MinhashDedupSignature):
-    """datatrove's first stage with our signature, which it asks for in two steps."""
+    """datatrove's first stage with the signature of this module, which it computes in two steps."""
 
-    def __init__(self, folder: Path):
-        super().__init__(str(folder), CONFIG, language=WhitespaceTokenizer())  # else it would look for spaCy
+    def __init__(self, folder: str):
+        super().__init__(folder, CONFIG, language=WhitespaceTokenizer())  # the default would load spaCy
 
     def get_shingles(self, text: str) -> np.ndarray:
         with self.track_time():
@@ -106,10 +106,10 @@ class Sign(MinhashDedupSignature):
 
 
 class Originals(PipelineStep):
-    """After datatrove's clustering: for each removed document, which one stands for it, and whether it is equal.
+    """Record for each removed document which kept document it duplicates, and whether the texts are equal.
 
-    Writes `RANK.originals.parquet` (position, original, exact) beside datatrove's own files. Memory grows with the
-    number of documents that have a duplicate, as datatrove's clustering does.
+    Runs after datatrove's clustering and writes `RANK.originals.parquet` (position, original, exact) next to its
+    files. Memory grows with the number of documents that have a duplicate, as in datatrove's clustering.
     """
 
     type, name = "curation", "originals"
@@ -119,34 +119,34 @@ class Originals(PipelineStep):
         self.clusters, self.documents = clusters, documents
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> None:
-        kept, removed = {}, {}  # cluster -> (identifier, digest); rank -> [(position, cluster, digest)]
+        originals, removed = {}, {}  # cluster -> (identifier, digest); rank -> [(position, cluster, digest)]
         for i, path in enumerate(self.documents):
-            members = dict(_pairs(self.clusters / f"{i:06d}.clusters"))
+            members = dict(_tuples(self.clusters / f"{i:06d}.clusters", "<2I"))
             if not members:
                 continue
-            gone = {position for (position,) in _tuples(self.clusters / f"{i:06d}.remove", "<I")}
+            removed_positions = {position for (position,) in _tuples(self.clusters / f"{i:06d}.remove", "<I")}
             table = pq.read_table(path, columns=["identifier", "digest"]).take(sorted(members))
             for position, row in zip(sorted(members), table.to_pylist(), strict=True):
-                if position in gone:
+                if position in removed_positions:
                     removed.setdefault(i, []).append((position, members[position], row["digest"]))
                 else:
-                    kept[members[position]] = row["identifier"], row["digest"]
+                    originals[members[position]] = row["identifier"], row["digest"]
         for i, documents in removed.items():
             rows = [
-                {"position": position, "original": kept[cluster][0], "exact": kept[cluster][1] == own}
-                for position, cluster, own in documents
+                {"position": position, "original": originals[cluster][0], "exact": originals[cluster][1] == own_digest}
+                for position, cluster, own_digest in documents
             ]
             with atomic(originals_file(self.clusters, i)) as temporary:
                 pq.write_table(pa.Table.from_pylist(rows), temporary)
 
 
 def originals_file(clusters: Path, rank: int) -> Path:
-    """Where `Originals` says what became of the duplicates in one file."""
+    """Path of the file in which `Originals` records the duplicates of one task."""
     return clusters / f"{rank:06d}.originals.parquet"
 
 
 def read_originals(clusters: Path, rank: int) -> dict[int, tuple[str, bool]]:
-    """Position -> (identifier of the document that stands for it, whether the texts are equal)."""
+    """Return position -> (identifier of the kept document, whether the texts are equal)."""
     path = originals_file(clusters, rank)
     if not path.is_file():
         return {}
@@ -155,7 +155,3 @@ def read_originals(clusters: Path, rank: int) -> dict[int, tuple[str, bool]]:
 
 def _tuples(path: Path, form: str) -> list[tuple[int, ...]]:
     return list(struct.iter_unpack(form, path.read_bytes())) if path.is_file() else []
-
-
-def _pairs(path: Path) -> list[tuple[int, int]]:
-    return _tuples(path, "<2I")

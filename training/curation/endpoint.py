@@ -1,7 +1,7 @@
-"""An OpenAI-compatible endpoint that somebody else runs, behind datatrove's inference runner.
+"""Client for an external OpenAI-compatible endpoint (vLLM, llama.cpp), through datatrove's inference runner.
 
-vLLM in production, any llama.cpp server for trying. Requests go out `concurrency` at a time; what goes wrong with one
-is a `Failure` of that one, never the end of the run.
+Up to `concurrency` requests are in flight. An error of one request is a `Failure` of that request and never ends the
+run.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ from ..config import InputError
 
 
 class Failure(Exception):
-    """An answer that did not come or cannot be used. The message is the kind: here timeout, connection, server_error,
-    refused or nonsense; `rewriting` has more."""
+    """Missing or unusable response. The message is the error type: timeout, connection, server_error, refused or
+    nonsense; `rewriting` adds others."""
 
 
 @dataclass
@@ -27,72 +27,72 @@ class Endpoint:
     """An OpenAI-compatible server.
 
     Args:
-        url: its address, as http://localhost:8000 (a closing /v1 is accepted).
-        model: the name under which it serves the model; rewritten documents are marked with it.
-        timeout: seconds for one answer.
-        attempts: tries for one passage.
-        pause: seconds before the second try after a failure of transport; it doubles with each.
-        concurrency: requests in flight.
-        key_variable: environment variable that holds the endpoint's key, where it wants one.
+        url: Address, such as http://localhost:8000, with or without /v1.
+        model: Name under which the server offers the model. Rewritten documents are marked with it.
+        timeout: Maximum seconds per response.
+        max_attempts: Maximum number of requests per passage.
+        retry_delay: Seconds before the second attempt after a transport error; doubles with each attempt.
+        concurrency: Maximum number of requests in flight.
+        api_key_env: Environment variable with the API key. Default: no key.
     """
 
     url: str
     model: str
     timeout: float = 120
-    attempts: int = 4
-    pause: float = 1
+    max_attempts: int = 4
+    retry_delay: float = 1
     concurrency: int = 32
-    key_variable: str | None = None
+    api_key_env: str | None = None
 
     @property
     def base(self) -> str:
-        """The address that ends in /v1."""
+        """Address that ends in /v1."""
         return self.url.rstrip("/").removesuffix("/v1") + "/v1"
 
     def headers(self) -> dict[str, str]:
-        """The key, if there is one.
+        """Return the authorization header, or nothing if no key is configured.
 
         Raises:
-            InputError: when the variable is not set.
+            InputError: If the environment variable is not set.
         """
-        if not self.key_variable:
+        if not self.api_key_env:
             return {}
-        if not os.environ.get(self.key_variable):
-            raise InputError(f"The environment variable {self.key_variable} is not set: put the endpoint's key there.")
-        return {"Authorization": f"Bearer {os.environ[self.key_variable]}"}
+        if not os.environ.get(self.api_key_env):
+            raise InputError(f"Environment variable {self.api_key_env} is not set: set it to the endpoint's API key.")
+        return {"Authorization": f"Bearer {os.environ[self.api_key_env]}"}
 
     def check(self) -> None:
-        """See that the endpoint is there and lets us in, before documents fail one by one.
+        """Check that the endpoint responds and serves the model, before any document is sent.
 
         Raises:
-            InputError: when it is not, does not, or serves other models only.
+            InputError: If it does not respond, refuses the key, or serves only other models.
         """
         try:
-            answer = httpx.get(f"{self.base}/models", headers=self.headers(), timeout=min(self.timeout, 30))
-            answer.raise_for_status()
-            served = [model["id"] for model in answer.json()["data"]]
+            response = httpx.get(f"{self.base}/models", headers=self.headers(), timeout=min(self.timeout, 30))
+            response.raise_for_status()
+            served = [model["id"] for model in response.json()["data"]]
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"The endpoint {self.url} does not list its models at {self.base}/models "
-                f"({error or type(error).__name__}): start it, or mend --endpoint.url."
+                f"({error or type(error).__name__}): start the server, or correct --endpoint.url."
             ) from None
         if self.model not in served:
             raise InputError(
                 f"The endpoint {self.url} serves {', '.join(served) or 'no model'}, not {self.model}: "
-                "mend --endpoint.model."
+                "correct --endpoint.model."
             )
 
 
 class Server(InferenceServer):
-    """datatrove's view of an endpoint that somebody else runs.
+    """datatrove server for an external endpoint.
 
-    datatrove's own `EndpointServer` will not do (0.10.1): on localhost it has no timeout and takes the whole run down
-    at an HTTP 500; elsewhere it probes URL/v1/models but sends to URL/chat/completions, so no vLLM address suits both.
+    datatrove's `EndpointServer` (0.10.1) is unsuitable: on localhost it has no timeout and an HTTP 500 ends the run;
+    elsewhere it probes URL/v1/models but sends to URL/chat/completions, so no vLLM address works for both.
     """
 
     def __init__(self, config: InferenceConfig, rank: int, endpoint: Endpoint) -> None:
         super().__init__(config, rank)
-        self._is_master = True  # on every node of a Slurm job: there are no workers to hold
+        self._is_master = True  # on every node of a Slurm job, because there are no workers
         self.endpoint = endpoint
         self.client = httpx.AsyncClient(
             headers=endpoint.headers(),
@@ -107,7 +107,7 @@ class Server(InferenceServer):
         await asyncio.Future()
 
     async def is_ready(self) -> bool:
-        return True  # `Endpoint.check` has seen to it
+        return True  # `Endpoint.check` has checked it
 
     async def __aexit__(self, *error) -> None:
         await self.client.aclose()
@@ -115,23 +115,23 @@ class Server(InferenceServer):
 
     async def _make_request(self, payload: dict) -> dict:
         try:
-            # httpx's timeout is for each read; an answer that trickles in must end too
-            posted = self.client.post(f"{self.endpoint.base}/chat/completions", json=payload)
-            answer = await asyncio.wait_for(posted, self.endpoint.timeout)
+            # httpx's timeout applies to each read; this one limits a response that arrives in small pieces
+            post = self.client.post(f"{self.endpoint.base}/chat/completions", json=payload)
+            response = await asyncio.wait_for(post, self.endpoint.timeout)
         except (httpx.TimeoutException, asyncio.TimeoutError):
             raise Failure("timeout") from None
         except httpx.HTTPError:
             raise Failure("connection") from None
-        if answer.status_code >= 500 or answer.status_code == 429:
+        if response.status_code >= 500 or response.status_code == 429:
             raise Failure("server_error")
-        if answer.status_code != 200:
+        if response.status_code != 200:
             raise Failure("refused")
         try:
-            body = answer.json()
+            body = response.json()
             choice = body["choices"][0]
-            said = {"content": str(choice["message"]["content"])}  # and nothing else that a server may add
+            message = {"content": str(choice["message"]["content"])}  # without other fields of the server
             return {
-                "choices": [{"message": said, "finish_reason": choice["finish_reason"]}],
+                "choices": [{"message": message, "finish_reason": choice["finish_reason"]}],
                 "usage": body.get("usage") or {},
             }
         except (ValueError, LookupError, TypeError):
@@ -139,7 +139,7 @@ class Server(InferenceServer):
 
 
 class Runner(InferenceRunner):
-    """datatrove's runner on an endpoint, with the results gathered here in place of a writer."""
+    """datatrove's inference runner on an endpoint; acts as the output writer and collects the results."""
 
     def __init__(self, rollout: Callable, endpoint: Endpoint) -> None:
         config = InferenceConfig(
@@ -156,7 +156,7 @@ class Runner(InferenceRunner):
         return Server(self.config, rank, self.endpoint)
 
     async def metrics_reporter(self, interval: int = 600) -> None:
-        """Nothing: the account counts what came of it."""
+        """Report nothing: the curation statistics count the results."""
 
     def __enter__(self) -> "Runner":
         return self
@@ -165,5 +165,5 @@ class Runner(InferenceRunner):
         return None
 
     def write(self, document: Document, rank: int = 0, **kwargs) -> None:
-        """Keep a document's result, the part of datatrove's writers that the runner calls."""
+        """Store a document's result; the only method of datatrove's writers that the runner calls."""
         self.results[document.id] = document.metadata["rollout_results"][0]

@@ -1,4 +1,4 @@
-"""The same stages on local processes, Slurm or Ray, and what happens when one of their tasks fails."""
+"""Run stages on local processes, Slurm or Ray, and handle tasks that fail."""
 
 import multiprocessing
 import os
@@ -11,7 +11,7 @@ from contextlib import redirect_stderr
 from copy import deepcopy
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
 from datatrove.executor.base import PipelineExecutor
@@ -20,13 +20,13 @@ from datatrove.utils.logging import setup_default_logger
 
 from ..config import InputError
 from ..processes import exit_with_parent
+from .recipe import CurationConfig
 
-Kind = Literal["local", "slurm", "ray"]
-DEATHS = 2  # a task that has taken this many workers with it is given up
+MAX_DEATHS = 2  # a task that killed this many workers is given up
 
 
 class Stage(NamedTuple):
-    """A pipeline that runs once a task; a stage starts when the one before it is complete."""
+    """A pipeline that runs once per task. A stage starts when the previous one is complete."""
 
     name: str
     steps: list[PipelineStep]
@@ -34,35 +34,35 @@ class Stage(NamedTuple):
 
 
 class Crew:
-    """Worker processes, each in a pool of its own, so that a death costs one task; they serve all stages.
+    """Worker processes of all stages, each in a separate pool, so that a killed worker costs one task.
 
-    datatrove's own pool would wait for the task of a killed worker for ever.
+    datatrove's pool would wait forever for the task of a killed worker.
     """
 
     def __init__(self, size: int):
         self.size, self.idle = size, SimpleQueue()
         for _ in range(size):
-            self.idle.put(None)  # started when it is needed
+            self.idle.put(None)  # started when needed
 
     def __enter__(self) -> "Crew":
         return self
 
-    def __exit__(self, *failure) -> None:
+    def __exit__(self, *error) -> None:
         workers = list(filter(None, (self.idle.get() for _ in range(self.size))))
-        for wait in (False, True):  # all are told before one is waited for: leaving takes a process a second
+        for wait in (False, True):  # signal all before waiting: a process takes a second to exit
             for worker in workers:
                 worker.shutdown(wait=wait)
 
     def call(self, function: Callable, *arguments):
-        """Call a function in an idle process, waiting for one.
+        """Wait for an idle process and call a function in it.
 
         Raises:
-            BrokenProcessPool: when the process was killed.
+            BrokenProcessPool: If the process was killed.
         """
         worker = self.idle.get()
         try:
             if worker is None:
-                spawn = multiprocessing.get_context("spawn")  # not forked: the caller may hold threads and locks
+                spawn = multiprocessing.get_context("spawn")  # not fork: the caller may have threads and locks
                 worker = ProcessPoolExecutor(1, mp_context=spawn, initializer=exit_with_parent)
             return worker.submit(function, *arguments).result()
         except BrokenProcessPool:
@@ -73,11 +73,14 @@ class Crew:
 
 
 class LocalExecutor(LocalPipelineExecutor):
-    """datatrove's local executor on a crew whose workers may die; a crew of one is this process itself.
+    """datatrove's local executor on workers that may be killed. With one worker, tasks run in this process.
 
     Args:
-        give_up: called with the rank of a task whose worker has died `DEATHS` times; the task is then run once more
-            and has to end. Without it, the first death ends the run.
+        stage: Stage to run.
+        logs: Folder of completions, statistics and logs.
+        crew: Worker processes.
+        give_up: Called with the rank of a task that killed `MAX_DEATHS` workers; the task then runs once more and must
+            succeed. Without it, the first killed worker ends the run.
     """
 
     def __init__(self, stage: Stage, logs: Path, *, crew: Crew, give_up: Callable[[int], None] | None):
@@ -85,28 +88,28 @@ class LocalExecutor(LocalPipelineExecutor):
         self.stage, self.logs, self.crew, self.give_up = stage, logs, crew, give_up
 
     def run(self) -> None:
-        """Run what is incomplete.
+        """Run the incomplete tasks.
 
         Raises:
-            InputError: from a task, or when a worker died.
+            InputError: From a task, or if a worker was killed.
         """
         ranks = self.get_incomplete_ranks()
-        if self.workers == 1:  # as datatrove does it, in this process
+        if self.workers == 1:
             for rank in ranks:
                 _run(self.stage, self.logs, rank)
             return
-        with ThreadPoolExecutor(self.workers) as threads:  # they only wait
-            jobs = [threads.submit(self._see_through, rank) for rank in ranks]
+        with ThreadPoolExecutor(self.workers) as threads:  # each waits for a worker process
+            jobs = [threads.submit(self._run_task, rank) for rank in ranks]
             try:
                 for job in as_completed(jobs):
                     job.result()
             except BaseException:
-                threads.shutdown(cancel_futures=True)  # what is wrong is said now, not when the other tasks are done
+                threads.shutdown(cancel_futures=True)  # report the error without waiting for other tasks
                 raise
 
-    def _see_through(self, rank: int) -> None:
-        for deaths in range(DEATHS + 1):
-            if deaths == DEATHS:
+    def _run_task(self, rank: int) -> None:
+        for deaths in range(MAX_DEATHS + 1):
+            if deaths == MAX_DEATHS:
                 self.give_up(rank)
             try:
                 return self.crew.call(_run, self.stage, self.logs, rank)
@@ -114,81 +117,78 @@ class LocalExecutor(LocalPipelineExecutor):
                 if self.give_up is None:
                     break
         raise InputError(
-            f"A worker was killed (out of memory?) in task {rank} of stage {self.stage.name}: start the same command "
-            "again and it goes on from there, or let a file that does so be dropped with --on_error drop."
+            f"A worker was killed (out of memory?) in task {rank} of stage {self.stage.name}. Run the same command "
+            "again to resume, or pass --on_error drop to drop a file that repeatedly kills its worker."
         )
 
 
 def _run(stage: Stage, logs: Path, rank: int) -> None:
-    """One task; datatrove logs to the screen too, which is kept in a file instead."""
-    stage = deepcopy(stage)  # its statistics are those of this task
+    """Run one task; write to a file what datatrove logs to stderr."""
+    stage = deepcopy(stage)  # its statistics must contain this task only
     path = logs / "logs" / f"screen_{rank:05d}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with open(path, "w") as file, redirect_stderr(file):
             LocalPipelineExecutor(stage.steps, stage.tasks, 1, str(logs))._run_for_rank(rank, local_rank=rank)
     finally:
-        setup_default_logger()  # on the screen again, and not on a closed file
+        setup_default_logger()  # log to stderr again, not to the closed file
 
 
-def run(
-    stages: list[Stage],
-    logs: Path,
-    *,
-    executor: Kind,
-    workers: int | None,
-    options: dict,
-    give_up: Callable[[int], None] | None,
-) -> bool:
-    """Run stages one after the other; what an earlier run completed is left alone.
+def run(stages: list[Stage], config: CurationConfig, *, give_up: Callable[[int], None] | None) -> bool:
+    """Run stages one after the other as the config specifies; skip tasks that an earlier run completed.
+
+    Completions, statistics and logs are in the working folder, which all machines must share.
 
     Args:
-        stages: what to do.
-        logs: folder of completions, statistics and logs; where there are many machines, they share it.
-        executor: where.
-        workers: tasks at a time; one per CPU when not given, and as many as there are on Slurm.
-        options: arguments of datatrove's SlurmPipelineExecutor or RayPipelineExecutor.
-        give_up: see `LocalExecutor`.
+        stages: Stages in order.
+        config: Config of the run.
+        give_up: See `LocalExecutor`.
 
     Returns:
-        Whether the stages are done; False when they were submitted to Slurm.
+        True if the stages are complete, False if they were submitted to Slurm.
+
+    Raises:
+        InputError: If a task failed.
     """
-    if executor == "slurm":
+    logs = config.work / "logs"
+
+    def settings(stage: Stage) -> dict:
+        common = {"pipeline": stage.steps, "tasks": stage.tasks, "logging_dir": str(logs / stage.name)}
+        return common | {"workers": config.workers or -1} | config.executor_options
+
+    if config.executor == "slurm":
         last = None
         for stage in stages:
-            where = _common(stage, logs) | _slurm_options(stage, options)
-            last = SlurmPipelineExecutor(**where, workers=workers or -1, depends=last)
+            last = SlurmPipelineExecutor(**_slurm_defaults(stage, config) | settings(stage), depends=last)
         last.run()  # submits the stages that it depends on first
         return False
-    size = min(workers or len(os.sched_getaffinity(0)), max(stage.tasks for stage in stages))
+    size = min(config.workers or len(os.sched_getaffinity(0)), max(stage.tasks for stage in stages))
     with Crew(size) as crew:
         for stage in stages:
-            many: PipelineExecutor
-            if executor == "ray":
-                many = RayPipelineExecutor(**_common(stage, logs), workers=workers or -1, **options)
+            runner: PipelineExecutor
+            if config.executor == "ray":
+                runner = RayPipelineExecutor(**settings(stage))
             else:
-                many = LocalExecutor(stage, logs / stage.name, crew=crew, give_up=give_up)
-            many.run()
-            if missing := many.get_incomplete_ranks(skip_completed=True):
+                runner = LocalExecutor(stage, logs / stage.name, crew=crew, give_up=give_up)
+            runner.run()
+            if missing := runner.get_incomplete_ranks(skip_completed=True):
                 raise InputError(
-                    f"{len(missing)} of {stage.tasks} tasks of stage {stage.name} failed (the first is {missing[0]}): "
-                    f"see {logs / stage.name}/logs, mend what they name, and start the same command again."
+                    f"{len(missing)} of {stage.tasks} tasks of stage {stage.name} failed (first: {missing[0]}). Fix "
+                    f"the errors reported in {logs / stage.name}/logs and run the same command again."
                 )
     return True
 
 
-def _common(stage: Stage, logs: Path) -> dict:
-    return {"pipeline": stage.steps, "tasks": stage.tasks, "logging_dir": str(logs / stage.name)}
-
-
-def _slurm_options(stage: Stage, options: dict) -> dict:
-    """What a job needs to find this Python and these modules, and a name for it in the queue."""
-    if missing := sorted({"partition", "time"} - set(options)):
-        raise InputError(f"--executor slurm needs {' and '.join(missing)} in --options, for example {SLURM_EXAMPLE}.")
+def _slurm_defaults(stage: Stage, config: CurationConfig) -> dict:
+    """Return a job name, and an environment with this Python and these modules."""
+    if missing := sorted({"partition", "time"} - set(config.executor_options)):
+        raise InputError(
+            f"--executor slurm needs {' and '.join(missing)} in --executor_options, for example {SLURM_EXAMPLE}."
+        )
     root = Path(__file__).parents[__name__.count(".")]
     paths = {"PATH": Path(sys.executable).parent, "PYTHONPATH": root}
     environment = "; ".join(f"export {name}={shlex.quote(str(path))}:${name}" for name, path in paths.items())
-    return {"job_name": f"curation-{stage.name}", "env_command": environment, "qos": "", **options}
+    return {"job_name": f"curation-{stage.name}", "env_command": environment, "qos": ""}
 
 
 SLURM_EXAMPLE = """'{partition: cpu, time: "24:00:00", mem_per_cpu_gb: 4}'"""

@@ -1,8 +1,9 @@
-"""The offline toxicity scorer: words of groups, insults and harm in eight languages, and how they stand together.
+"""Offline toxicity scorer: word lists of groups, insults and harm in eight languages, and rules on their combination.
 
-No model and no download: `toxicity.yaml` names the words, a few rules say when a sentence with them is hostile. It
-knows what is said outright (insults, contempt, degradation, denied rights, calls for violence against a group) and
-lets pass what denies or denounces it. Irony, allusion and disguised spelling escape it; REPORT.md has the figures.
+It needs no model and no download: `toxicity.yaml` lists the words, and a few rules decide when a sentence with them is
+hostile. It detects explicit hostility (insults, contempt, degradation, denied rights, calls for violence against a
+group) and ignores sentences that deny or denounce it. It misses irony, allusion and obfuscated spelling. REPORT.md has
+its accuracy.
 """
 
 import re
@@ -17,25 +18,25 @@ from .toxicity_axes import AXES, Scores, combine, passages
 WORDS = Path(__file__).with_name("toxicity.yaml")
 KINDS = "hate base deed harm be must not good they you all counter gore".split()
 GROUPS = AXES[:4]
-FALLBACK = "en"  # for text in no language of ours: source code, and what curation is about to refuse
+FALLBACK = "en"  # for other languages and source code
 TOKEN = re.compile(r"""[^\W\d_]+|[.!?;"\u201c\u201d\u201e\u00ab\u00bb]|\n(?=\n)""")
 STOPS = frozenset(".!?;\n")  # a blank line ends a sentence too
 QUOTES = frozenset('"\u201c\u201d\u201e\u00ab\u00bb')
-# A word's kinds are bits: the four groups, the four kinds of insult, then KINDS; the last opens a phrase.
+# The kinds of a word are bits: four groups, four kinds of insult, then KINDS.
 BITS = {axis: 1 << i for i, axis in enumerate(GROUPS)}
 BITS |= {f"{axis}_slur": 16 << i for i, axis in enumerate(GROUPS)}
 BITS |= {kind: 256 << i for i, kind in enumerate(KINDS)}
 HATE, BASE, DEED, HARM, BE, MUST, NOT, GOOD, THEY, YOU, ALL, COUNTER, GORE = (BITS[kind] for kind in KINDS)
-OPENS, QUOTED = 256 << len(KINDS), 512 << len(KINDS)
+STARTS_PHRASE, QUOTED = 256 << len(KINDS), 512 << len(KINDS)
 ANY_GROUP, ANY_SLUR = 15, 240
-TELLING = ANY_GROUP | ANY_SLUR | HARM | GORE  # what a passage is searched for first
-VERB_LAST = {"de", "nl", "la"}  # where what is hated may stand before the verb
-NEAR, SPAN, REACH = 3, 8, 12  # words: beside; within a predicate; within a sentence's one demand
-GORE_COUNTS = (6, 12)  # different words of graphic violence in a passage that make it 1 and 2
+TRIGGERS = ANY_GROUP | ANY_SLUR | HARM | GORE  # only sentences with one of these are analysed
+VERB_LAST = {"de", "nl", "la"}  # the object of hate may precede the verb
+NEAR, SPAN, REACH = 3, 8, 12  # maximum distances in words: adjacent; within a predicate; within a demand
+GORE_COUNTS = (6, 12)  # distinct words of graphic violence in a passage for levels 1 and 2
 
 
 def endings(entry: str) -> list[str]:
-    """The forms of an entry: `hat{e|ed}` is hate and hated; braces may come more than once."""
+    """Return the forms of an entry: `hat{e|ed}` is hate and hated. An entry may have several braces."""
     before, brace, rest = entry.partition("{")
     if not brace:
         return [entry]
@@ -50,10 +51,10 @@ def _entries() -> dict[str, dict[str, str]]:
 
 @cache
 def lists(language: str) -> tuple[dict[str, int], dict[str, int], dict[str, list[tuple[list[str], int]]]]:
-    """A language's words with their bits; those that make a sentence worth a look, of a phrase its longest; and its
-    phrases by their first word."""
+    """Return a language's words with their bits, its trigger words (of a phrase, the longest word), and its phrases by
+    their first word."""
     words: dict[str, int] = {}
-    telling: dict[str, int] = {}
+    triggers: dict[str, int] = {}
     phrases: dict[str, list[tuple[list[str], int]]] = {}
     for kind, entries in _entries().get(language, _entries()[FALLBACK]).items():
         for entry in entries.split(","):
@@ -61,26 +62,26 @@ def lists(language: str) -> tuple[dict[str, int], dict[str, int], dict[str, list
                 first, *rest = form.split()
                 if rest:
                     phrases.setdefault(first, []).append((rest, BITS[kind]))
-                words[first] = words.get(first, 0) | (OPENS if rest else BITS[kind])
-                if BITS[kind] & TELLING:
-                    rarest = max(first, *rest, key=len) if rest else first
-                    telling[rarest] = telling.get(rarest, 0) | BITS[kind]
-    return words, telling, phrases
+                words[first] = words.get(first, 0) | (STARTS_PHRASE if rest else BITS[kind])
+                if BITS[kind] & TRIGGERS:
+                    longest = max(first, *rest, key=len) if rest else first
+                    triggers[longest] = triggers.get(longest, 0) | BITS[kind]
+    return words, triggers, phrases
 
 
 def _hits(tokens: list[str], start: int, end: int, quotes: list[int], language: str) -> list[tuple[int, int]]:
-    """Position and bits of the listed words of one sentence; in quotation marks they have `QUOTED` too."""
+    """Return position and bits of the listed words of one sentence, with `QUOTED` for words in quotation marks."""
     words, _, phrases = lists(language)
     hits = []
     for i in range(start, end):
         bits = words.get(tokens[i])
         if bits is None:
             continue
-        if bits & OPENS:
+        if bits & STARTS_PHRASE:
             for rest, meaning in phrases[tokens[i]]:
                 if tokens[i + 1 : i + 1 + len(rest)] == rest:
                     bits |= meaning
-            bits &= ~OPENS
+            bits &= ~STARTS_PHRASE
         if bits:
             hits.append((i, bits | QUOTED if bisect_left(quotes, i) % 2 else bits))
     return hits
@@ -91,16 +92,16 @@ def _groups(bits: int) -> int:
 
 
 class _Sentence:
-    """The rules, on the listed words of one sentence. `before`: the groups of the sentence before, for pronouns."""
+    """Rules on the listed words of one sentence. Pronouns refer to `previous_groups` if it names no group."""
 
-    def __init__(self, hits: list[tuple[int, int]], before: int, language: str) -> None:
+    def __init__(self, hits: list[tuple[int, int]], previous_groups: int, language: str) -> None:
         self.hits = hits
         self.scores = [0] * 5
         self.groups = [(i, _groups(bits)) for i, bits in hits if _groups(bits)]
         self.named = 0
         for _, groups in self.groups:
             self.named |= groups
-        meant = self.named or before
+        meant = self.named or previous_groups
         self.pronouns = [(i, meant) for i in self.at(THEY)] if meant else []
         self.verb_last = language in VERB_LAST
 
@@ -111,15 +112,15 @@ class _Sentence:
         return any(first <= n < last for n in self.at(NOT))
 
     def raise_to(self, level: int, groups: int, quoted: int) -> None:
-        """What is quoted is reported, not said: 2 at most."""
+        """Raise the scores of groups to a level; a quotation counts at most 2."""
         for axis in range(4):
             if groups >> axis & 1:
                 self.scores[axis] = max(self.scores[axis], min(level, 2) if quoted else level)
 
     def despised(self, h: int, quoted: int) -> None:
-        """I hate them; in some languages, them I hate."""
+        """Match "I hate them"; in some languages, "them I hate"."""
         if self.denied(h - NEAR, h) or any(0 < h - y <= 2 for y in self.at(YOU)):
-            return  # not I who hate, or you who do
+            return  # negated, or "you hate"
         for g, groups in self.groups:
             if 0 < g - h <= SPAN or (self.verb_last and abs(g - h) <= SPAN):
                 self.raise_to(3, groups, quoted)
@@ -128,31 +129,31 @@ class _Sentence:
                 self.raise_to(3, groups, quoted)
 
     def degraded(self, b: int, quoted: int) -> None:
-        """They are vermin; vermin like you; all those vermin."""
+        """Match "they are vermin", "vermin like you" and "all those vermin"."""
         for g, groups in self.groups + self.pronouns:
             first, last = min(g, b), max(g, b)
             if g == b or last - first > SPAN + 2 or self.denied(first - 2 * NEAR, b):
                 continue
             named = (g, groups) in self.groups
-            said = 0 < b - g <= SPAN and any(g < j < b for j in self.at(BE))
+            stated = 0 < b - g <= SPAN and any(g < j < b for j in self.at(BE))
             around = [a for a in self.at(ALL | YOU) if first - NEAR <= a <= last + NEAR and a not in (g, b)]
             marked = last - first <= NEAR and around
-            if said or (named and (marked or last - first == 1)):
+            if stated or (named and (marked or last - first == 1)):
                 self.raise_to(3, groups, quoted)
             elif named:
                 self.raise_to(1, groups, quoted)
 
-    def told(self, d: int, quoted: int) -> None:
-        """They make me sick; they do not matter."""
+    def degraded_by_predicate(self, d: int, quoted: int) -> None:
+        """Match "they make me sick" and "they do not matter"."""
         for g, groups in self.groups + self.pronouns:
             if 0 < d - g <= SPAN:
                 self.raise_to(3, groups, quoted)
 
     def harmed(self, h: int, quoted: int) -> None:
-        """They should be killed; kill all of them; and, to an individual, I will kill you."""
+        """Match "they should be killed", "kill all of them" and, to an individual, "I will kill you"."""
         wished = self.at(MUST)
         for g, groups in self.groups + [(p, meant) for p, meant in self.pronouns if abs(p - h) <= 2]:
-            addressed = self.verb_last or any(0 < y - g <= NEAR for y in self.at(YOU))  # women like you: in any order
+            addressed = self.verb_last or any(0 < y - g <= NEAR for y in self.at(YOU))  # "women like you": any order
             demanded = any(max(h, g, m) - min(h, g, m) <= REACH and (m < h or addressed) for m in wished)
             wholesale = 0 < g - h <= NEAR + 1 and any(h < a <= g for a in self.at(ALL))
             if (demanded or wholesale) and not self.denied(min(g, h) - 2 * NEAR, h):
@@ -162,7 +163,7 @@ class _Sentence:
             self.scores[4] = max(self.scores[4], 1 if quoted else 2)
 
     def refused(self, n: int, quoted: int) -> None:
-        """They are not human; they should not have rights; none of them is good."""
+        """Match "they are not human", "they should not have rights" and "none of them is good"."""
         good, verbs = self.at(GOOD), self.at(BE | MUST)
         for g, groups in self.groups:
             first, last = min(g, n), max(g, n)
@@ -170,22 +171,22 @@ class _Sentence:
                 if any(first < v <= last + NEAR + 1 for v in verbs):
                     self.raise_to(3, groups, quoted)
 
-    def judge(self) -> list[int]:
-        """The sentence's five scores."""
+    def score(self) -> list[int]:
+        """Return the sentence's five scores."""
         denounced = bool(self.at(COUNTER))
         rules = (
             (HATE, self.despised),
             (BASE, self.degraded),
-            (DEED, self.told),
+            (DEED, self.degraded_by_predicate),
             (HARM, self.harmed),
             (NOT, self.refused),
         )
-        aiming = self.at(YOU | ALL | BE | BASE | HATE | HARM | MUST)
+        targets = self.at(YOU | ALL | BE | BASE | HATE | HARM | MUST)
         for i, bits in self.hits:
             quoted = bits & QUOTED
             if bits & ANY_SLUR:
-                aimed = any(0 < abs(i - t) <= SPAN for t in aiming)
-                self.raise_to(1 if denounced else 3 if aimed else 2, (bits & ANY_SLUR) >> 4, quoted)
+                targeted = any(0 < abs(i - t) <= SPAN for t in targets)
+                self.raise_to(1 if denounced else 3 if targeted else 2, (bits & ANY_SLUR) >> 4, quoted)
             if denounced:
                 continue
             for kind, rule in rules:
@@ -195,36 +196,37 @@ class _Sentence:
 
 
 def score_passage(text: str, language: str) -> Scores:
-    """The Scores of one passage: of each axis, the highest among its sentences."""
+    """Return the scores of one passage: per axis, the maximum over its sentences."""
     tokens = TOKEN.findall(text.lower())
-    telling = lists(language)[1]
-    found = [i for i, token in enumerate(tokens) if token in telling]
-    graphic = len({tokens[i] for i in found if telling[tokens[i]] & GORE})
+    triggers = lists(language)[1]
+    hits = [i for i, token in enumerate(tokens) if token in triggers]
+    graphic = len({tokens[i] for i in hits if triggers[tokens[i]] & GORE})
     highest = [0, 0, 0, 0, sum(graphic >= count for count in GORE_COUNTS)]
-    found = [i for i in found if telling[tokens[i]] & ~GORE]
-    if not found:
+    hits = [i for i in hits if triggers[tokens[i]] & ~GORE]
+    if not hits:
         return Scores(*highest)
     stops = [-1, *(i for i, token in enumerate(tokens) if token in STOPS), len(tokens)]
     breaks = [-1, *(i for i in stops[1:-1] if tokens[i] == "\n")]
     quotes = [i for i, token in enumerate(tokens) if token in QUOTES]
-    here = {bisect_left(stops, i) for i in found}  # the sentence that ends at stops[n]; and the next, for its pronouns
-    groups, judged = 0, -1
-    for n in sorted(here | {n + 1 for n in here if n + 1 < len(stops)}):
-        opened = bisect_left(quotes, breaks[bisect_left(breaks, stops[n]) - 1])  # a paragraph's end closes quotations
-        hits = _hits(tokens, stops[n - 1] + 1, stops[n], quotes[opened:], language)
-        sentence = _Sentence(hits, groups if judged == n - 1 else 0, language)
-        highest = [max(pair) for pair in zip(highest, sentence.judge(), strict=True)]
-        groups, judged = sentence.named, n
+    # Sentence n ends at stops[n]. The sentence after a hit is analysed too, for its pronouns.
+    with_hit = {bisect_left(stops, i) for i in hits}
+    groups, last = 0, -1
+    for n in sorted(with_hit | {n + 1 for n in with_hit if n + 1 < len(stops)}):
+        opened = bisect_left(quotes, breaks[bisect_left(breaks, stops[n]) - 1])  # a paragraph closes quotations
+        words = _hits(tokens, stops[n - 1] + 1, stops[n], quotes[opened:], language)
+        sentence = _Sentence(words, groups if last == n - 1 else 0, language)
+        highest = [max(pair) for pair in zip(highest, sentence.score(), strict=True)]
+        groups, last = sentence.named, n
     return Scores(*highest)
 
 
 class LexiconScorer:
-    """Scores documents by word lists and rules (this module)."""
+    """Toxicity scorer by word lists and rules."""
 
     name = "lexicon"
 
     def score(self, texts: list[str], languages: list[str]) -> list[Scores]:
-        """Texts and their ISO codes -> a Scores each; a language without lists is read by those of English."""
+        """Return the scores of each text; a language without word lists uses those of English."""
         return [
             combine([score_passage(passage, language) for passage in passages(text)])
             for text, language in zip(texts, languages, strict=True)

@@ -1,7 +1,7 @@
-"""Personal data in a text, replaced by fictitious values of the same form: never a mask, so that the text reads on.
+"""Replace personal data with fictitious values of the same form instead of a mask, so that the text stays readable.
 
-What is found: see `recognisers`. The same value gets the same replacement throughout a document, and another one in
-another document. Nothing else in the text changes.
+`recognisers` detects the values. All occurrences of a value in a document get the same replacement, which differs
+between documents. Nothing else in the text changes.
 """
 
 import logging
@@ -14,32 +14,25 @@ from typing import NamedTuple
 
 from faker import Faker
 
+from ..language import LANGUAGES
+
 logging.getLogger("presidio-analyzer").setLevel(logging.CRITICAL)  # before its import, which reports a device
 
-# Where a value can be: an at sign, seven digits with little between them, and the few things that have fewer.
+# Indications of a value: an at sign, seven digits with few other characters between them, and forms with fewer digits.
 CANDIDATE = re.compile(
-    r"@|\d(?<!\d\d)(?:"  # at the first digit of a row
+    r"@|\d(?<!\d\d)(?:"  # at the first of consecutive digits
     r"(?:[ .\-/()\xa0]{0,2}\d){6}"
-    r"|\d{0,2}(?:\.\d{1,3}){3}"  # addresses
-    r"|\d ?\d\d ?\d\d ?[A-D]\b"  # British numbers
-    r"|\d[A-Z]\d\d[A-Z]\d{3})"  # Italian ones
+    r"|\d{0,2}(?:\.\d{1,3}){3}"  # IPv4 addresses
+    r"|\d ?\d\d ?\d\d ?[A-D]\b"  # UK_NINO
+    r"|\d[A-Z]\d\d[A-Z]\d{3})"  # IT_FISCAL_CODE
 )
-COLONS = re.compile(r":[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]{0,4}:")  # addresses of the long kind
-AROUND = 80  # characters that a value may reach beyond what its candidate is found by
-TRIES = 10_000  # for a value; the rarest right form comes up once in some hundreds
+COLONS = re.compile(r":[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]{0,4}:")  # IPv6 addresses
+CONTEXT = 80  # characters that a value may extend beyond the match of CANDIDATE or COLONS
+MAX_TRIES = 10_000  # for a valid value; the rarest form takes some hundreds
 
-LOCALES = {
-    "en": "en_US",
-    "fr": "fr_FR",
-    "es": "es_ES",
-    "de": "de_DE",
-    "it": "it_IT",
-    "nl": "nl_NL",
-    "la": "it_IT",
-    "pt": "pt_PT",
-}
-# Numbers that Faker makes whole, check digits included: locale, and the name of its method there.
-MADE = {
+LOCALES = {code: f"{code}_{code.upper()}" for code in LANGUAGES} | {"en": "en_US", "la": "it_IT"}
+# Numbers that Faker generates with valid check digits: locale and method.
+FAKER_METHODS = {
     "FR_SOCIAL_SECURITY": ("fr_FR", "ssn"),
     "BE_NATIONAL_NUMBER": ("nl_BE", "ssn"),
     "DE_SOCIAL_SECURITY": ("de_DE", "rvnr"),
@@ -49,48 +42,48 @@ MADE = {
 
 
 class Replacement(NamedTuple):
-    """A text without personal data."""
+    """A text without personal data, and the number of replacements."""
 
     text: str
-    found: dict[str, int]  # Presidio's name of the entity -> how many were replaced
+    counts: dict[str, int]  # by Presidio entity
 
 
 @cache
 def faker(locale: str) -> Faker:
-    """Faker's values of a country; seeded before each use."""
+    """Return the generator of a locale; seed it before each use."""
     return Faker(locale)
 
 
-def stretches(text: str) -> Iterator[tuple[int, int]]:
-    """Stretches of a text, in order and apart, in which values may stand."""
+def candidate_spans(text: str) -> Iterator[tuple[int, int]]:
+    """Yield the spans of a text that may contain values, in order and without overlaps."""
     spans = [match.span() for match in CANDIDATE.finditer(text)]
     spans = sorted(spans + [match.span() for match in COLONS.finditer(text)])
     start, end = 0, -1
     for first, last in spans:
-        if first - AROUND > end:
+        if first - CONTEXT > end:
             if end > 0:
                 yield start, end
-            start = max(0, first - AROUND)
-        end = min(len(text), max(end, last + AROUND))
+            start = max(0, first - CONTEXT)
+        end = min(len(text), max(end, last + CONTEXT))
     if end > 0:
         yield start, end
 
 
 def replace(text: str, language: str, *, seed: str | int) -> Replacement:
-    """A text with its personal data replaced: e-mail, telephone, IBAN, card, IP address and national numbers.
+    """Replace e-mail addresses, telephone numbers, IBANs, card numbers, IP addresses and national numbers.
 
     Args:
-        text: a document.
-        language: ISO code of one of the eight; decides whose national numbers are looked for.
-        seed: of the fictitious values, such as the document's identifier.
+        text: Text of a document.
+        language: ISO code of one of the eight languages; decides which countries' national numbers are detected.
+        seed: Seed of the fictitious values, such as the document's identifier.
     """
-    spans = list(stretches(text))
+    spans = list(candidate_spans(text))
     if not spans:
         return Replacement(text, {})
-    from .recognisers import find, kinds  # seconds to import, which text without candidates need not spend
+    from .recognisers import find, kinds  # lazy import: takes seconds
 
     accepts = {kind.name: kind.accepts for kind in kinds(language)}
-    parts, at, found = [], 0, Counter()
+    parts, at, counts = [], 0, Counter()
     for start, end in spans:
         for value in find(text, language, start, end):
             parts += [
@@ -98,49 +91,50 @@ def replace(text: str, language: str, *, seed: str | int) -> Replacement:
                 fictitious(text[value.start : value.end], value.kind, language, seed, accepts[value.kind]),
             ]
             at = value.end
-            found[value.kind] += 1
-    return Replacement("".join([*parts, text[at:]]), dict(found))
+            counts[value.kind] += 1
+    return Replacement("".join([*parts, text[at:]]), dict(counts))
 
 
 def fictitious(value: str, kind: str, language: str, seed: str | int, accepts: Callable[[str], bool]) -> str:
-    """Another value of a kind, written in the same way; the same for every spelling of a value.
+    """Return another value of a type in the same format; it does not depend on the separators in the value.
 
     Args:
-        value: as it stands in the text.
-        kind: Presidio's name of the entity.
-        language: of the text.
-        seed: of the document.
-        accepts: whether the recogniser that found the value takes another one as well.
+        value: Value in the text.
+        kind: Presidio entity.
+        language: ISO code of the text.
+        seed: Seed of the document.
+        accepts: Returns whether the recogniser of the value also accepts another one.
     """
     bare = re.sub(r"[^\w+:.@]" if kind in ("EMAIL_ADDRESS", "IP_ADDRESS") else r"[^\w+]", "", value).lower()
-    locale, method = MADE.get(kind, (LOCALES[language], ""))
+    locale, method = FAKER_METHODS.get(kind, (LOCALES[language], ""))
     fake = faker(locale)
     fake.seed_instance(f"{seed} {kind} {bare}")
     if kind == "EMAIL_ADDRESS":
         return fake.ascii_safe_email()
-    for _ in range(TRIES):
+    for _ in range(MAX_TRIES):
         if kind == "IP_ADDRESS":
             other = f"2001:{fake.ipv6().partition(':')[2]}" if ":" in value else fake.ipv4_public()
         elif method:
-            other = laid(getattr(fake, method)(), value)
+            other = apply_format(getattr(fake, method)(), value)
         else:
-            other = laid(fake.bothify(pattern(bare.upper(), kind), letters=string.ascii_uppercase), value)
+            other = fake.bothify(pattern(bare.upper(), kind), letters=string.ascii_uppercase)
+            other = apply_format(other, value)
         if other != value and accepts(other):
             break
     return other
 
 
 def pattern(bare: str, kind: str) -> str:
-    """What of a value is drawn anew, as Faker writes it: `#` a digit, `?` a letter."""
-    if kind == "IBAN_CODE":  # country and bank stay
+    """Return Faker's pattern of the replacement: `#` is a random digit, `?` a random letter."""
+    if kind == "IBAN_CODE":  # keep country and bank
         return bare[:2] + re.sub(r"\d", "#", bare[2:])
-    if kind == "PHONE_NUMBER":  # country and area stay
+    if kind == "PHONE_NUMBER":  # keep country and area
         return bare[:-7] + re.sub(r"\d", "#", bare[-7:])
-    stays = bare[:1] if kind == "CREDIT_CARD" else ""
-    return stays + re.sub(r"[A-Z]", "?", re.sub(r"\d", "#", bare[len(stays) :]))
+    prefix = bare[:1] if kind == "CREDIT_CARD" else ""
+    return prefix + re.sub(r"[A-Z]", "?", re.sub(r"\d", "#", bare[len(prefix) :]))
 
 
-def laid(bare: str, value: str) -> str:
-    """The letters and digits of one string in the places of another's."""
-    signs = iter(re.sub(r"\W", "", bare))
-    return "".join(next(signs, "") if sign.isalnum() else sign for sign in value)
+def apply_format(bare: str, value: str) -> str:
+    """Replace the letters and digits of `value` with those of `bare`, in order."""
+    characters = iter(re.sub(r"\W", "", bare))
+    return "".join(next(characters, "") if character.isalnum() else character for character in value)

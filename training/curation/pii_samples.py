@@ -1,7 +1,7 @@
-"""How well personal data is found: precision and recall on sentences that are made from a seed, per language and kind.
+"""Measure precision and recall of personal data detection on synthetic sentences, by language and type.
 
-The values come from Faker's own generators (other ones than the replacements are made with, wherever it has two), the
-check digits from its arithmetic; telephone numbers that phonenumbers holds for impossible are drawn again.
+Faker generates the values and their check digits, with other generators than those of the replacements if it has two.
+Telephone numbers that phonenumbers considers invalid are generated again.
 """
 
 import random
@@ -12,19 +12,20 @@ from pathlib import Path
 import phonenumbers
 import yaml
 
-from .pii import faker, stretches
+from .pii import candidate_spans, faker
 from .recognisers import Found, find
 
 SENTENCES = Path(__file__).with_suffix(".yaml")
-GROUPED = {"IBAN_CODE", "CREDIT_CARD"}  # written in fours half of the time
-HARD = 0.25  # share of the sentences in which no word tells what a number is, or that it is no one's
+SENTENCE_COUNT = 2000  # per language
+GROUPED = {"IBAN_CODE", "CREDIT_CARD"}  # half of them are written in groups of four
+HARD = 0.25  # share of the sentences in which no word identifies the number
 
 
-def drawn(generator: str, kind: str, draw: random.Random) -> str:
-    """A value of a kind."""
+def random_value(generator: str, kind: str, draw: random.Random) -> str:
+    """Generate a valid value of a type."""
     locale, _, method = generator.partition(".")
     fake, value = faker(locale), ""
-    while not possible(value, kind, locale[-2:]):
+    while not is_valid(value, kind, locale[-2:]):
         fake.seed_instance(draw.getrandbits(64))
         value = getattr(fake, method)()
     if kind in GROUPED and draw.random() < 0.5:
@@ -32,8 +33,8 @@ def drawn(generator: str, kind: str, draw: random.Random) -> str:
     return value
 
 
-def possible(value: str, kind: str, region: str) -> bool:
-    """Whether Faker drew what can exist: it knows no dialling codes, and has cards of odd lengths."""
+def is_valid(value: str, kind: str, region: str) -> bool:
+    """Return whether a value of Faker can exist: it does not know dialling codes, and has cards of unusual lengths."""
     if kind == "CREDIT_CARD":
         return len(value) == 16 and value[0] in "45"
     if kind == "PHONE_NUMBER":
@@ -45,9 +46,9 @@ def possible(value: str, kind: str, region: str) -> bool:
 
 
 def samples(language: str, *, count: int, seed: int) -> Iterator[tuple[str, list[Found]]]:
-    """Sentences, as many with one value as without any, and what is to be found in each."""
-    everything = yaml.safe_load(SENTENCES.read_text(encoding="utf-8"))
-    sentences, hard = everything[language], everything["hard"]
+    """Yield sentences and the values in them; half contain one value, half none."""
+    templates = yaml.safe_load(SENTENCES.read_text(encoding="utf-8"))
+    sentences, hard = templates[language], templates["hard"]
     draw = random.Random(f"{seed} {language}")
     for i in range(count):
         bare = draw.random() < HARD
@@ -57,45 +58,42 @@ def samples(language: str, *, count: int, seed: int) -> Iterator[tuple[str, list
             yield fake.numerify(draw.choice((hard if bare else sentences)["without"])), []
             continue
         kind = draw.choice(sorted(sentences["with"]))
-        value = drawn(draw.choice(sentences["values"][kind]), kind, draw)
+        value = random_value(draw.choice(sentences["values"][kind]), kind, draw)
         before, _, after = draw.choice(hard["with"] if bare else sentences["with"][kind]).partition("{}")
         yield before + value + after, [Found(len(before), len(before) + len(value), kind)]
 
 
-def measure(languages: list[str], *, count: int = 2000, seed: int = 0) -> dict:
-    """Language -> kind (and `all`) -> found, missed, false (numbers), precision and recall.
+def measure_detection(languages: list[str], *, count: int = SENTENCE_COUNT, seed: int = 0) -> dict:
+    """Return language -> type (and `all`) -> found, missed, false (numbers), precision and recall.
 
-    A value counts as found when its kind, first and last character are right.
+    A value is found if its type, first and last character are correct.
 
     Args:
         languages: ISO codes.
-        count: sentences in each.
-        seed: of the sentences.
+        count: Number of sentences per language.
+        seed: Seed of the sentences.
     """
     result = {}
     for language in languages:
         counts: dict[str, Counter] = defaultdict(Counter)
-        for text, wanted in samples(language, count=count, seed=seed):
-            got = [value for start, end in stretches(text) for value in find(text, language, start, end)]
-            for outcome, values in (
-                ("found", set(wanted) & set(got)),
-                ("missed", set(wanted) - set(got)),
-                ("false", set(got) - set(wanted)),
-            ):
-                for value in values:
-                    counts[value.kind][outcome] += 1
-                    counts["all"][outcome] += 1
-        result[language] = {kind: rates(of) for kind, of in sorted(counts.items())}
+        for text, values in samples(language, count=count, seed=seed):
+            true = set(values)
+            detected = {value for span in candidate_spans(text) for value in find(text, language, *span)}
+            for value in true | detected:
+                outcome = "missed" if value not in detected else "found" if value in true else "false"
+                counts[value.kind][outcome] += 1
+                counts["all"][outcome] += 1
+        result[language] = {kind: rates(outcomes) for kind, outcomes in sorted(counts.items())}
     return result
 
 
 def rates(counts: Counter) -> dict:
-    """Counts of found, missed and false, with precision and recall (None where nothing was found or wanted)."""
-    found, missed, false = (counts[name] for name in ("found", "missed", "false"))
+    """Return the counts with precision and recall, which are None if undefined."""
+    true, missed, false = (counts[name] for name in ("found", "missed", "false"))
     return {
-        "found": found,
+        "found": true,
         "missed": missed,
         "false": false,
-        "precision": found / (found + false) if found + false else None,
-        "recall": found / (found + missed) if found + missed else None,
+        "precision": true / (true + false) if true + false else None,
+        "recall": true / (true + missed) if true + missed else None,
     }

@@ -1,7 +1,7 @@
-"""What counts as personal data: Presidio's recognisers and a few of the same kind, with guards for books and laws.
+"""Recognisers of personal data: Presidio's and additional national ones, adapted to books and laws.
 
-Presidio finds, checks and names the values; no language model is loaded. What it leaves to context (most strings of
-nine digits with a right check digit are no citizen's number) is decided here by the words before a value.
+Presidio detects, validates and names the values; no language model is loaded. The words before a value decide whether
+it is personal data, because most strings of nine digits with a valid check digit are not a citizen's number.
 """
 
 import ipaddress
@@ -29,8 +29,8 @@ from presidio_analyzer.predefined_recognizers import (
     UsSsnRecognizer,
 )
 
-# Whose numbers are looked for in a text; one in international form is found whatever the language. Editors of Latin
-# are everywhere.
+# Countries whose telephone numbers are detected in a language. Numbers in international format are always detected.
+# Latin texts have editors in all countries.
 REGIONS = {
     "en": ("GB", "US"),
     "fr": ("FR", "BE"),
@@ -41,10 +41,10 @@ REGIONS = {
     "la": ("IT", "DE", "FR", "GB", "US", "ES", "NL", "PT"),
     "pt": ("PT", "BR"),
 }
-BEFORE = 48  # characters before a value in which a word may tell what it is
-VALID, EXACT_GROUPING = 1, 3  # of phonenumbers.Leniency: the number exists; it is also written as its country writes
+CONTEXT = 48  # characters before a value in which a word may identify it
+VALID, EXACT_GROUPING = 1, 3  # phonenumbers.Leniency: the number is valid; it also has the format of its country
 
-# What stands before numbers that are no one's: books, papers, firms, articles of law, versions, decimals.
+# Precedes numbers that are not personal data: books, papers, companies, articles of law, versions, decimals.
 PUBLIC = re.compile(
     r"(?:\b(?:ISBN|ISSN|DOI|EAN|UPC|SIRE[NT]|ECLI|CELEX|arXiv|PMID|OCLC|KBO|BCE|KvK|CNPJ|RCS|HRB|art|arts|article"
     r"|vol|pp?|v|ver|version\w*|versi\w+|vers[aã]o|release|build|Nr|No|RFC|UUID)\b|[§#°º])[\s.:=\-]*(?:\d{1,3}[\s,:]*)?$"
@@ -55,9 +55,9 @@ DATE = re.compile(r"\d{1,2}([./-])\d{1,2}\1\d{2,4}|(?:1\d|20)\d\d([./-])\d{1,2}\
 YEARS = re.compile(r"(?:1[0-9]|20)\d\d(?:\W{1,3}(?:1[0-9]|20)\d\d)+")
 
 
-def words(these: str) -> re.Pattern:
-    """Any of these whole words (patterns, separated by spaces)."""
-    return re.compile(rf"(?<!\w)(?:{'|'.join(these.split())})(?!\w)", re.I)
+def words(patterns: str) -> re.Pattern:
+    """Return a pattern that matches any of these space-separated patterns as a complete word."""
+    return re.compile(rf"(?<!\w)(?:{'|'.join(patterns.split())})(?!\w)", re.I)
 
 
 PHONE = words(
@@ -73,68 +73,68 @@ class Found(NamedTuple):
 
     start: int
     end: int
-    kind: str  # Presidio's name of the entity
+    kind: str  # Presidio entity
 
 
 class Kind(NamedTuple):
-    """One kind of value."""
+    """A type of personal data."""
 
     recogniser: EntityRecognizer
-    sure: Callable[[str], bool]  # whether a value needs no word before it
-    word: re.Pattern | None = None  # one that tells
+    is_unambiguous: Callable[[str], bool]  # True if a value needs no identifying word before it
+    word: re.Pattern | None = None  # matches identifying words
 
     @property
     def name(self) -> str:
-        """Presidio's name of the entity."""
+        """Presidio entity."""
         return self.recogniser.supported_entities[0]
 
     def accepts(self, value: str) -> bool:
-        """Whether the whole of a string is such a value."""
-        found = self.recogniser.analyze(value, [self.name])
-        return any((each.start, each.end) == (0, len(value)) for each in found)
+        """Return whether a complete string is such a value."""
+        matches = self.recogniser.analyze(value, [self.name])
+        return any((match.start, match.end) == (0, len(value)) for match in matches)
 
 
 class Email(EmailRecognizer):
-    """Presidio's, with the list of top-level domains that tldextract carries instead of one from the network."""
+    """Presidio's e-mail recogniser with tldextract's bundled list of top-level domains, without network access."""
 
     domains = tldextract.TLDExtract(suffix_list_urls=(), cache_dir=None)
 
     def validate_result(self, pattern_text: str) -> bool:
-        """Whether the domain can exist, and is not one of those that stand for none."""
+        """Return whether the domain can exist and is not a reserved example domain."""
         domain = self.domains(pattern_text.rpartition("@")[2])
         return bool(domain.suffix) and domain.domain.lower() not in ("", "example")
 
 
 class Address(IpRecognizer):
-    """Presidio's, for addresses that somebody can have: not those of a home network, of manuals or of masks."""
+    """Presidio's IP recogniser, restricted to public addresses: not private, documentation or mask addresses."""
 
     def invalidate_result(self, pattern_text: str) -> bool:
-        """Whether nobody can have the address."""
+        """Return whether the address is not public."""
         try:
             address = ipaddress.ip_address(pattern_text)
-        except ValueError:  # networks too
+        except ValueError:  # such as a network
             return True
         return not address.is_global or address.version == 6 and address.packed[0] >> 5 != 1  # 2000::/3 is in use
 
 
 class Phone(PhoneRecognizer):
-    """Presidio's, without what has the form of a date or of years."""
+    """Presidio's telephone recogniser, without dates and years."""
 
     def analyze(self, text: str, entities: list[str], nlp_artifacts=None) -> list:
         """See PhoneRecognizer."""
-        found = super().analyze(text, entities, nlp_artifacts)
-        return [each for each in found if not DATE.fullmatch(v := text[each.start : each.end]) and not YEARS.match(v)]
+        matches = super().analyze(text, entities, nlp_artifacts)
+        return [m for m in matches if not DATE.fullmatch(v := text[m.start : m.end]) and not YEARS.match(v)]
 
 
 class Checked(PatternRecognizer):
-    """A pattern and a rule for its letters and digits."""
+    """Recogniser with a pattern and a checksum over its letters and digits."""
 
     def __init__(self, entity: str, pattern: str, valid: Callable[[str], bool]):
         super().__init__(entity, patterns=[Pattern(entity, pattern, 0.5)], global_regex_flags=re.ASCII)
         self.valid = valid
 
     def validate_result(self, pattern_text: str) -> bool:
-        """Whether the check digits are right."""
+        """Return whether the check digits are correct."""
         return self.valid(re.sub(r"\W", "", pattern_text))
 
 
@@ -143,62 +143,62 @@ def _weighted(number: str, weights: range, modulus: int) -> int:
 
 
 def _check_digit(number: str, weights: range) -> int:
-    """Modulo 11; what would be 10 or 11 is 0."""
+    """Return the check digit modulo 11, where 10 and 11 become 0."""
     return (11 - _weighted(number, weights, 11)) % 11 % 10
 
 
 def french(number: str) -> bool:
-    """Numéro de sécurité sociale: 13 signs (Corsica has a letter) and 97 less their remainder."""
+    """Check a numéro de sécurité sociale: 13 characters (Corsica has a letter) and 97 minus their remainder."""
     body = number[:-2].upper().replace("2A", "19").replace("2B", "18")
     return 97 - int(body) % 97 == int(number[-2:])
 
 
 def belgian(number: str) -> bool:
-    """Rijksregisternummer: 9 digits, with a 2 before them for those born since 2000, and 97 less their remainder."""
+    """Check a rijksregisternummer: 9 digits, prefixed with 2 for births since 2000, and 97 minus their remainder."""
     month, day, check = int(number[2:4]), int(number[4:6]), int(number[9:])
     return month <= 12 and 1 <= day <= 31 and check in {97 - int(century + number[:9]) % 97 for century in ("", "2")}
 
 
 def dutch(number: str) -> bool:
-    """Burgerservicenummer: the elfproef."""
+    """Check a burgerservicenummer: the elfproef."""
     return (_weighted(number, range(9, 1, -1), 11) - int(number[8])) % 11 == 0 and int(number) > 0
 
 
 def portuguese(number: str) -> bool:
-    """Número de identificação fiscal of a person (first digit 1 to 3)."""
+    """Check a número de identificação fiscal of a person (first digit 1 to 3)."""
     return number[0] in "123" and _check_digit(number[:8], range(9, 1, -1)) == int(number[8])
 
 
 def brazilian(number: str) -> bool:
-    """Cadastro de pessoas físicas: two check digits."""
+    """Check a number of the cadastro de pessoas físicas: two check digits."""
     first = _check_digit(number[:9], range(10, 1, -1))
     second = _check_digit(number[:10], range(11, 1, -1))
     return len(set(number)) > 1 and number[9:] == f"{first}{second}"
 
 
 def written(pattern: str) -> Callable[[str], bool]:
-    """For values that only stand for themselves in one way of writing."""
+    """Return a predicate: the value is unambiguous in this format only."""
     return re.compile(pattern).fullmatch
 
 
 def always(value: str) -> bool:
-    """For values that nothing else looks like."""
+    """Accept all values: nothing else has their format."""
     return True
 
 
 def never(value: str) -> bool:
-    """For values that many other numbers look like."""
+    """Accept no value: many other numbers have the same format."""
     return False
 
 
 def capitals(value: str) -> bool:
-    """For values of letters and digits, which OCR and code are full of in small letters."""
+    """Accept upper-case values: OCR text and code contain many lower-case strings of the same format."""
     return value.upper() == value
 
 
 @cache
 def kinds(language: str) -> tuple[Kind, ...]:
-    """What is looked for in a text of a language; where two find the same place, the first has it."""
+    """Return the types to detect in a language; the first has priority if matches overlap."""
     belgian_number = Kind(
         Checked("BE_NATIONAL_NUMBER", r"\b\d{2}\.?\d{2}\.?\d{2}-?\d{3}\.?\d{2}\b", belgian),
         written(r"\d\d\.\d\d\.\d\d-\d{3}\.\d\d"),
@@ -226,10 +226,7 @@ def kinds(language: str) -> tuple[Kind, ...]:
             belgian_number,
         ],
         "es": [
-            Kind(
-                EsNifRecognizer(patterns=[Pattern("NIF", r"\b\d{8}-?[A-Z]\b", 0.5)]),
-                capitals,
-            ),
+            Kind(EsNifRecognizer(patterns=[Pattern("NIF", r"\b\d{8}-?[A-Z]\b", 0.5)]), capitals),
             Kind(EsNieRecognizer(patterns=[Pattern("NIE", r"\b[XYZ]\d{7}-?[A-Z]\b", 0.5)]), capitals),
         ],
         "de": [
@@ -270,12 +267,12 @@ def kinds(language: str) -> tuple[Kind, ...]:
 
 
 def international(value: str) -> bool:
-    """Whether a valid number is written so that it can be nothing else."""
+    """Return whether a valid telephone number has an unambiguous international format."""
     return bool(re.match(r"\+|00[1-9]\d{0,2}[ .(]|\(0?\d+\) ?\d", value))
 
 
 def national_form(value: str, language: str) -> bool:
-    """Whether a number stands as its country writes it: with the trunk 0 and its groups, or as 202-555-0143."""
+    """Return whether a number has the format of its country: trunk 0 and groups, or like 202-555-0143."""
     if re.fullmatch(r"[2-9]\d\d([-.])[2-9]\d\d\1\d{4}", value):
         return "US" in REGIONS[language]
     if not re.match(r"0\d{1,4}[ ./-]", value):
@@ -287,30 +284,30 @@ def national_form(value: str, language: str) -> bool:
 
 
 def find(text: str, language: str, start: int, end: int) -> list[Found]:
-    """Personal data in text[start:end], in order and without overlaps; words before a value count from all of `text`.
+    """Return the personal data in text[start:end], in order and without overlaps.
 
     Args:
-        text: a document.
-        language: ISO code; decides whose national numbers are looked for.
-        start: of a stretch; what it cuts in two is not found.
-        end: of it.
+        text: Text of a document; words before `start` may identify a value.
+        language: ISO code; decides which countries' national numbers are detected.
+        start: Start of the span; a value that crosses it is not detected.
+        end: End of the span.
     """
-    stretch, taken = text[start:end], []
+    values: list[Found] = []
     for kind in kinds(language):
-        for each in kind.recogniser.analyze(stretch, [kind.name]):
-            found = Found(start + each.start, start + each.end, kind.name)
-            before = text[max(0, found.start - BEFORE) : found.start].rpartition("\n\n")[2]
-            free = all(found.end <= other.start or other.end <= found.start for other in taken)
-            inside = text[found.start - 1 : found.start].isalnum() or text[found.end : found.end + 1].isalnum()
-            if free and not inside and convincing(kind, text[found.start : found.end], before, language):
-                taken.append(found)
-    return sorted(taken)
+        for match in kind.recogniser.analyze(text[start:end], [kind.name]):
+            value = Found(start + match.start, start + match.end, kind.name)
+            before = text[max(0, value.start - CONTEXT) : value.start].rpartition("\n\n")[2]
+            overlaps = any(value.start < other.end and other.start < value.end for other in values)
+            inside = text[value.start - 1 : value.start].isalnum() or text[value.end : value.end + 1].isalnum()
+            if not overlaps and not inside and is_personal(kind, text[value.start : value.end], before, language):
+                values.append(value)
+    return sorted(values)
 
 
-def convincing(kind: Kind, value: str, before: str, language: str) -> bool:
-    """Whether a value that has the right form is what it looks like, by the words before it or by itself."""
+def is_personal(kind: Kind, value: str, before: str, language: str) -> bool:
+    """Decide whether a value of the right format is personal data, by the words before it or by its format."""
     if kind.word and kind.word.search(before):
         return True
     if kind.word and PUBLIC.search(before):
         return False
-    return kind.sure(value) or kind.name == "PHONE_NUMBER" and national_form(value, language)
+    return kind.is_unambiguous(value) or kind.name == "PHONE_NUMBER" and national_form(value, language)

@@ -1,8 +1,8 @@
-"""Toxic passages rewritten, and content warnings written, by a language model behind an OpenAI-compatible endpoint.
+"""Rewrite toxic passages, or write content warnings, with a language model behind an OpenAI-compatible endpoint.
 
-An answer is taken only if it is the JSON asked for, in the document's language, of a fitting length, scored none, and
-free of the hostile sentences it was to remove; otherwise it is asked for again, and in the end the document fails with
-a reason that is counted. What is taken is marked as synthetic, with the model's name.
+An output is accepted only if it is the requested JSON, in the document's language, within length limits, scored none,
+and free of the hostile sentences that it should replace. Otherwise the request is repeated, and after the last attempt
+the document fails with a reason that is counted. Accepted text is marked as synthetic, with the model's name.
 """
 
 import asyncio
@@ -26,20 +26,20 @@ from .toxicity import verdict
 from .toxicity_axes import Scorer, passages
 
 PROMPTS = Path(__file__).with_name("rewriting.yaml")
-PROMPT_VERSION = hashlib.sha256(PROMPTS.read_bytes()).hexdigest()[:12]  # answers to other prompts are not reused
-ANSWER_KEY = {"rewrite": "text", "warn": "warning"}
-LENGTHS = (0.4, 2.5)  # of a rewritten passage against the passage; shorter is a summary or a refusal
+PROMPT_VERSION = hashlib.sha256(PROMPTS.read_bytes()).hexdigest()[:12]  # other prompts do not reuse cached outputs
+OUTPUT_KEY = {"rewrite": "text", "warn": "warning"}
+LENGTH_RATIOS = (0.4, 2.5)  # rewritten passage to passage; a shorter one is a summary or a refusal
 WARNING_CHARACTERS = (20, 400)
-JUDGED_LETTERS = 40  # below, a text is too short to tell its language
-RUN = 6  # words in a row from a hostile sentence that must not come back; all of it where it is shorter
-LONG_RUN = 40  # from a passage none of whose sentences is hostile by itself
-EXCERPT = 4_000  # characters of hostile passages that a content warning is written from
-PAUSED = ("timeout", "connection", "server_error")  # before the next try; an answer that cannot be used needs none
+MIN_LETTERS = 40  # shorter outputs are not checked for their language
+RUN = 6  # consecutive words of a hostile sentence that an output must not contain; fewer if the sentence is shorter
+LONG_RUN = 40  # the same for a passage without a sentence that is hostile on its own
+EXCERPT = 4_000  # characters of hostile passages in the request for a content warning
+TRANSPORT_ERRORS = ("timeout", "connection", "server_error")  # only these wait before the next attempt
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """A document to change: `rewrite` its hostile passages, or `warn` before it."""
+    """A document to change: `rewrite` its hostile passages, or prepend a warning (`warn`)."""
 
     identifier: str
     text: str
@@ -49,12 +49,15 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What came of a request: the text and its marks for the `curation` struct, or the kind of failure.
+    """Result of a request: the text and its fields for the `curation` struct, or the error type.
 
-    marks: `action`, `rewritten_by` (the model), `prompt_version`, `synthetic` (True), and `passages_rewritten` (how
-    many) or `content_warning` (the sentence that stands before the text).
-    failure: timeout, connection, server_error (transport); refused (the endpoint would not take the request); nonsense
-    (not the JSON asked for); cut_off; length; language; still_toxic; verbatim (hostile sentences came back).
+    Args:
+        identifier: Document identifier.
+        text: Changed text.
+        marks: `action`, `rewritten_by` (the model), `prompt_version`, `synthetic` (True), and `passages_rewritten`
+            (a number) or `content_warning` (the sentence before the text).
+        failure: timeout, connection, server_error (transport); refused (the endpoint rejected the request); nonsense
+            (not the requested JSON); cut_off; length; language; still_toxic; verbatim (hostile sentences repeated).
     """
 
     identifier: str
@@ -63,11 +66,11 @@ class Result:
     failure: str | None = None
 
 
-# The rules for an answer --------------------------------------------------------------------------
+# Acceptance ---------------------------------------------------------------------------------------
 
 
 def sentences(text: str) -> list[str]:
-    """A text in sentences, or lines of verse."""
+    """Split a text into sentences, or lines of verse."""
     return [sentence for sentence in re.findall(r"[^.!?;\n]+[.!?;]*", text) if sentence.strip()]
 
 
@@ -75,44 +78,41 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
-def comes_back(original: str, answer: str, language: str, scorer: Scorer) -> bool:
-    """Whether an answer repeats the original: `RUN` words in a row of a sentence that is hostile by itself, or
-    `LONG_RUN` of a passage of which no sentence is."""
+def repeats(original: str, output: str, language: str, scorer: Scorer) -> bool:
+    """Return whether an output repeats `RUN` consecutive words of a hostile sentence of the original.
+
+    If no sentence is hostile on its own, the limit is `LONG_RUN` words of the passage.
+    """
     parts = sentences(original)
     scored = scorer.score(parts, [language] * len(parts))
     hostile = [part for part, scores in zip(parts, scored, strict=True) if max(scores.levels) >= 2]
-    given = f" {' '.join(_words(answer))} "
+    normalized = f" {' '.join(_words(output))} "
     for part in hostile or [original]:
         words = _words(part)
         run = min(RUN if hostile else LONG_RUN, len(words))
-        if any(f" {' '.join(words[i : i + run])} " in given for i in range(len(words) - run + 1)):
+        if any(f" {' '.join(words[i : i + run])} " in normalized for i in range(len(words) - run + 1)):
             return True
     return False
 
 
-def accept(answer: str, original: str, *, action: str, language: str, scorer: Scorer) -> None:
-    """Let an answer pass, or say why not.
+def check_output(output: str, original: str, *, action: str, language: str, scorer: Scorer) -> None:
+    """Check an output for length, language, toxicity and repetition of the original.
 
     Raises:
         Failure: length, language, still_toxic or verbatim.
     """
-    if action == "warn":
-        least, most = WARNING_CHARACTERS
-        fits = "\n" not in answer
-    else:
-        least, most = (share * len(original) for share in LENGTHS)
-        fits = True
-    if not (fits and least <= len(answer) <= most):
+    shortest, longest = WARNING_CHARACTERS if action == "warn" else (ratio * len(original) for ratio in LENGTH_RATIOS)
+    if not shortest <= len(output) <= longest or (action == "warn" and "\n" in output):
         raise Failure("length")
-    if sum(map(str.isalpha, answer)) >= JUDGED_LETTERS and identify(answer)[0] != language:
+    if sum(map(str.isalpha, output)) >= MIN_LETTERS and identify(output)[0] != language:
         raise Failure("language")
-    if verdict(scorer.score([answer], [language])[0]) != "none":
+    if verdict(scorer.score([output], [language])[0]) != "none":
         raise Failure("still_toxic")
-    if comes_back(original, answer, language, scorer):
+    if repeats(original, output, language, scorer):
         raise Failure("verbatim")
 
 
-# Asking -------------------------------------------------------------------------------------------
+# Requests -----------------------------------------------------------------------------------------
 
 
 @cache
@@ -121,8 +121,8 @@ def _prompts() -> dict[str, dict[str, str]]:
 
 
 def payload(passage: str, *, action: str, language: str, attempt: int = 0) -> dict:
-    """The request for one passage; later attempts differ in seed and temperature."""
-    key = ANSWER_KEY[action]
+    """Return the request for one passage; later attempts have another seed and a higher temperature."""
+    key = OUTPUT_KEY[action]
     schema = {
         "type": "object",
         "properties": {key: {"type": "string"}},
@@ -137,12 +137,12 @@ def payload(passage: str, *, action: str, language: str, attempt: int = 0) -> di
         "response_format": {"type": "json_schema", "json_schema": {"name": action, "strict": True, "schema": schema}},
         "temperature": 0.2 + 0.2 * attempt,
         "seed": attempt,
-        "max_tokens": 256 + (len(passage) if action == "rewrite" else 0),  # a token is more than one character
+        "max_tokens": 256 + (len(passage) if action == "rewrite" else 0),  # a token has at least one character
     }
 
 
 class _Asker:
-    """Asks for passages until an answer can be used, and remembers the answers on disk."""
+    """Client that repeats requests until an output is accepted, and caches accepted outputs on disk."""
 
     def __init__(self, endpoint: Endpoint, scorer: Scorer, cache: Path | None) -> None:
         self.endpoint, self.scorer, self.cache = endpoint, scorer, cache
@@ -150,39 +150,39 @@ class _Asker:
     def _cached(self, passage: str, action: str, language: str) -> Path | None:
         if self.cache is None:
             return None
-        asked = json.dumps([PROMPT_VERSION, self.endpoint.model, action, language, passage])
-        name = hashlib.sha256(asked.encode()).hexdigest()
+        key = json.dumps([PROMPT_VERSION, self.endpoint.model, action, language, passage])
+        name = hashlib.sha256(key.encode()).hexdigest()
         return self.cache / name[:2] / f"{name}.json"
 
-    async def ask(self, passage: str, *, action: str, language: str, generate: Callable) -> str:
-        """A usable answer for a passage.
+    async def complete(self, passage: str, *, action: str, language: str, generate: Callable) -> str:
+        """Return an accepted output for a passage.
 
         Raises:
-            Failure: of the last attempt.
+            Failure: Of the last attempt.
         """
-        stored = self._cached(passage, action, language)
-        if stored is not None and stored.is_file():
+        path = self._cached(passage, action, language)
+        if path is not None and path.is_file():
             try:
-                answer = json.loads(stored.read_text(encoding="utf-8"))["answer"]
-                accept(answer, passage, action=action, language=language, scorer=self.scorer)
-                return answer
+                output = json.loads(path.read_text(encoding="utf-8"))["answer"]
+                check_output(output, passage, action=action, language=language, scorer=self.scorer)
+                return output
             except (Failure, ValueError, LookupError, TypeError):
-                pass  # accepted by another scorer, or damaged: asked for again
-        for attempt in range(self.endpoint.attempts):
+                pass  # accepted by another scorer, or corrupt: request it again
+        for attempt in range(self.endpoint.max_attempts):
             try:
-                answer = await self._once(passage, action, language, attempt, generate)
+                output = await self._request(passage, action, language, attempt, generate)
             except Failure as failure:
-                if attempt + 1 == self.endpoint.attempts or str(failure) == "refused":
+                if attempt + 1 == self.endpoint.max_attempts or str(failure) == "refused":
                     raise
-                if str(failure) in PAUSED:
-                    await asyncio.sleep(self.endpoint.pause * 2**attempt)
+                if str(failure) in TRANSPORT_ERRORS:
+                    await asyncio.sleep(self.endpoint.retry_delay * 2**attempt)
                 continue
-            if stored is not None:
-                write_json(stored, {"answer": answer, "model": self.endpoint.model, "prompt_version": PROMPT_VERSION})
-            return answer
-        raise AssertionError("attempts is at least 1")
+            if path is not None:
+                write_json(path, {"answer": output, "model": self.endpoint.model, "prompt_version": PROMPT_VERSION})
+            return output
+        raise AssertionError("max_attempts is at least 1")
 
-    async def _once(self, passage: str, action: str, language: str, attempt: int, generate: Callable) -> str:
+    async def _request(self, passage: str, action: str, language: str, attempt: int, generate: Callable) -> str:
         try:
             result = await generate(payload(passage, action=action, language=language, attempt=attempt))
         except InferenceError as error:
@@ -192,40 +192,39 @@ class _Asker:
         if result.finish_reason == "length":
             raise Failure("cut_off")
         try:
-            answer = json.loads(result.text)[ANSWER_KEY[action]].strip()
+            output = json.loads(result.text)[OUTPUT_KEY[action]].strip()
         except (ValueError, LookupError, TypeError, AttributeError):
             raise Failure("nonsense") from None
-        accept(answer, passage, action=action, language=language, scorer=self.scorer)
-        return answer
+        check_output(output, passage, action=action, language=language, scorer=self.scorer)
+        return output
 
     async def rewrite(self, text: str, language: str, generate: Callable) -> tuple[str, dict]:
-        """The text with its hostile passages rewritten, all at once, and how many they were."""
+        """Rewrite the hostile passages of a text concurrently; return the text and their number."""
         pieces = passages(text)
-        chosen = self._hostile(pieces, language)
-        bodies = {i: pieces[i].strip() for i in chosen}
-        answers = await asyncio.gather(
-            *(self.ask(bodies[i], action="rewrite", language=language, generate=generate) for i in chosen),
-            return_exceptions=True,  # the others are finished, and cached, before the first failure counts
+        bodies = {i: pieces[i].strip() for i in self._hostile(pieces, language)}
+        outputs = await asyncio.gather(
+            *(self.complete(body, action="rewrite", language=language, generate=generate) for body in bodies.values()),
+            return_exceptions=True,  # finish and cache the others before raising the first failure
         )
-        for i, answer in zip(chosen, answers, strict=True):
-            if isinstance(answer, BaseException):
-                raise answer
-            before, _, after = pieces[i].partition(bodies[i])
-            pieces[i] = before + answer + after
+        for (i, body), output in zip(bodies.items(), outputs, strict=True):
+            if isinstance(output, BaseException):
+                raise output
+            before, _, after = pieces[i].partition(body)
+            pieces[i] = before + output + after
         rewritten = "".join(pieces)
         if verdict(self.scorer.score([rewritten], [language])[0]) != "none":
             raise Failure("still_toxic")
-        return rewritten, {"passages_rewritten": len(chosen)}
+        return rewritten, {"passages_rewritten": len(bodies)}
 
     async def warn(self, text: str, language: str, generate: Callable) -> tuple[str, dict]:
-        """The text behind a content warning, and the warning."""
+        """Prepend a content warning; return the text and the warning."""
         pieces = passages(text)
         excerpt = "\n".join(pieces[i].strip() for i in self._hostile(pieces, language))[:EXCERPT]
-        warning = await self.ask(excerpt, action="warn", language=language, generate=generate)
+        warning = await self.complete(excerpt, action="warn", language=language, generate=generate)
         return f"{warning}\n\n{text}", {"content_warning": warning}
 
     def _hostile(self, pieces: list[str], language: str) -> list[int]:
-        """The passages that make a document toxic: those with a level of 2 and more, or else the worst."""
+        """Return the indices of passages with a level of at least 2, or else of those with the highest level."""
         scored = self.scorer.score(pieces, [language] * len(pieces))
         worst = max(max(scores.levels) for scores in scored)
         return [i for i, scores in enumerate(scored) if max(scores.levels) >= min(2, worst) and pieces[i].strip()]
@@ -234,31 +233,30 @@ class _Asker:
 def rewrite(
     requests: Iterable[Request], endpoint: Endpoint, *, scorer: Scorer, cache: Path | None = None
 ) -> list[Result]:
-    """A result for every request, in their order; `Counter(result.failure for ...)` counts failures by kind.
+    """Send requests to the endpoint and return their results in order.
 
     Args:
-        requests: documents; in a language other than the eight they fail with `language`.
-        endpoint: where the model is.
-        scorer: that whose verdict brought the documents here; it judges the answers too.
-        cache: a folder that keeps accepted answers by passage, prompt version and model, so that a run that was cut
-            off asks only for what is missing.
+        requests: Documents to change. A language other than the eight fails with `language`.
+        endpoint: Server of the language model.
+        scorer: Scorer that selected the documents; it also checks the outputs.
+        cache: Folder of accepted outputs by passage, prompt version and model, which an interrupted run reuses.
 
     Raises:
-        InputError: when the endpoint is not there or does not serve the model.
+        InputError: If the endpoint does not respond or does not serve the model.
     """
     requests = list(requests)
     if not requests:
         return []
     endpoint.check()
-    asker = _Asker(endpoint, scorer, cache)
+    client = _Asker(endpoint, scorer, cache)
 
     async def rollout(document: Document, generate: Callable) -> dict:
         request = requests[int(document.id)]
-        work = asker.rewrite if request.action == "rewrite" else asker.warn
+        change = client.rewrite if request.action == "rewrite" else client.warn
         try:
             if request.language not in LANGUAGES:
                 raise Failure("language")
-            text, found = await work(request.text, request.language, generate)
+            text, details = await change(request.text, request.language, generate)
         except Failure as failure:
             return {"failure": str(failure)}
         marks = {
@@ -267,7 +265,7 @@ def rewrite(
             "prompt_version": PROMPT_VERSION,
             "synthetic": True,
         }
-        return {"text": text, "marks": marks | found}
+        return {"text": text, "marks": marks | details}
 
     runner = Runner(rollout, endpoint)
     runner.run(Document(text="", id=str(i)) for i in range(len(requests)))

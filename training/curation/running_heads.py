@@ -1,4 +1,4 @@
-"""Running heads and page numbers: found by what repeats or counts on from page to page, and cut out."""
+"""Detect and remove running heads and page numbers: lines that repeat, or numbers that increase, from page to page."""
 
 import re
 from bisect import bisect
@@ -6,43 +6,43 @@ from collections import Counter
 from difflib import SequenceMatcher
 
 FORM_FEED = "\f"
-MIN_PAGES = 3  # on which a head stands, or numbers go on in step, before it is believed
-MIN_CHAIN = 4  # the same for pages that are known by their numbers alone
+MIN_PAGES = 3  # pages with a head, or with consecutive numbers, for a detection
+MIN_CHAIN = 4  # the same in a text without page breaks
 PAGE_CHARACTERS = (700, 9_000)  # of one page
-CUT_SENTENCES = 0.4  # of page ends that stop in mid-sentence; chapters, whose numbers look the same, never do
+SPLIT_SENTENCES = 0.4  # share of page ends within a sentence; chapters, whose numbers look alike, have none
 HEAD_CHARACTERS = 80
-IN_STEP = 0.7  # of the numbers between the first and the last of a chain that belong to it
-FULL_LINE = 30  # characters of a line that text fills; headings and items of lists are mostly shorter
-SIMILAR = 0.8  # difflib's ratio of two heads that differ by errors of recognition
+CHAIN_SHARE = 0.7  # of the numbers between the first and the last of a chain that belong to it
+FULL_LINE = 30  # minimum characters of a line of prose; headings and list items are mostly shorter
+SIMILAR = 0.8  # minimum difflib ratio of two heads that differ by OCR errors
 
 _ORNAMENT = r"[ \t\-\u2013\u2014\[\](){}*.,:=~|\u2022]*"
 _ROMAN = r"[ivxlc]{1,7}|[IVXLC]{1,7}"
 _NUMBER = re.compile(rf"{_ORNAMENT}(?:(\d{{1,4}})|({_ROMAN})){_ORNAMENT}\r?")
 _NUMBERED_HEAD = re.compile(r"\W*(?:(\d{1,4})\W+(\D{3,}?)|(\D{3,}?)\W+(\d{1,4}))\W*")
-_HEADING = re.compile(  # numbered, but of the work and not of the page
+_HEADING = re.compile(  # numbered parts of the work, not of the page
     r"\W*(?:art|\u00a7|sec|chap|cap|kap|hoofdst|tit|tab|fig|an[en]ex|alleg|anlage|li[bv]|buch|book|scen|sc[\u00e8\u00e9]n|act"
     r"|toon|psalm|canto|n[or]\b|num)",
     re.IGNORECASE,
 )
 _NUMBER_AT_START = re.compile(r"\n[ \t\-\u2013\u2014\[(*.]*\d{1,4}(?=[^\w])")
 _NUMBER_AT_END = re.compile(r"[0-9][^\w\n]{0,6}(?=\n)")
-_OPEN_ENDS = ",-\u00ad\u00ac"  # besides letters, what a line ends with when its sentence goes on
+_OPEN_ENDS = ",-\u00ad\u00ac"  # characters, besides letters, at the end of a line whose sentence continues
 _VALUES = {"i": 1, "v": 5, "x": 10, "l": 50, "c": 100}
 
 
 def without_page_lines(text: str, counts: Counter, removed: list[str]) -> str:
-    """Text without running heads and page numbers; of heads of several lines, one line a round."""
+    """Remove running heads and page numbers; of a head with several lines, one line per call."""
     by_breaks = text.count(FORM_FEED) >= MIN_PAGES - 1
     spans = _edges_of_pages(text) if by_breaks else _numbered_lines(text)
     for (start, end), kind in spans.items():
         removed.append(text[start:end].strip("\r\n\f"))
         counts[kind] += 1
-    return _cut(text, sorted(spans)) if spans else text
+    return _without(text, sorted(spans)) if spans else text
 
 
-def _cut(text: str, spans: list[tuple[int, int]]) -> str:
-    """Text without some lines; the white space around them closes to a line end, a blank line or a page break."""
-    wide: list[list[int]] = []  # with the white space around them, neighbours as one
+def _without(text: str, spans: list[tuple[int, int]]) -> str:
+    """Remove lines; the whitespace around them becomes a line end, an empty line or a page break."""
+    wide: list[list[int]] = []  # spans with their surrounding whitespace, adjacent ones merged
     for start, end in spans:
         least = wide[-1][1] if wide else 0
         while start > least and text[start - 1] in " \t\r\n":
@@ -60,19 +60,19 @@ def _cut(text: str, spans: list[tuple[int, int]]) -> str:
         if after == FORM_FEED:
             pieces.append("\n")
         elif before and after and before != FORM_FEED:
-            goes_on = after.islower() and (before.isalpha() or before in _OPEN_ENDS)
+            continues = after.islower() and (before.isalpha() or before in _OPEN_ENDS)
             apart = "\n\n" in text[start:end].replace("\r", "").replace(" ", "")
-            pieces.append("\n\n" if apart and not goes_on else "\n")
+            pieces.append("\n\n" if apart and not continues else "\n")
     return "".join([*pieces, text[at:]])
 
 
 def _value(roman: str) -> int:
     digits = [_VALUES[c] for c in roman.lower()]
-    return sum(-one if one < following else one for one, following in zip(digits, [*digits[1:], 0], strict=True))
+    return sum(-digit if digit < after else digit for digit, after in zip(digits, [*digits[1:], 0], strict=True))
 
 
 def _edges_of_pages(text: str) -> dict[tuple[int, int], str]:
-    """Spans of the first and last lines of pages that are page numbers or running heads, and which they are."""
+    """Return the spans of page numbers and running heads among the first and last lines of pages, with their kind."""
     edges = []  # page, span
     start = 0
     for page, content in enumerate(text.split(FORM_FEED)):
@@ -84,7 +84,7 @@ def _edges_of_pages(text: str) -> dict[tuple[int, int], str]:
             if line_end >= 0:
                 edges.append((page, (text.rfind("\n", first, last) + 1, last)))
         start += len(content) + 1
-    found: dict[tuple[int, int], str] = {}
+    spans: dict[tuple[int, int], str] = {}
     offsets = {}
     for page, span in edges:
         if span[1] - span[0] <= 20 and (number := _NUMBER.fullmatch(text, *span)):
@@ -92,16 +92,16 @@ def _edges_of_pages(text: str) -> dict[tuple[int, int], str]:
             offsets.setdefault((offset[0] - page, offset[1]), []).append((page, span))
     for same in offsets.values():
         if len({page for page, _ in same}) >= MIN_PAGES:
-            found |= {span: "page_numbers_removed" for _, span in same}
-    short = [(page, span) for page, span in edges if span not in found and span[1] - span[0] <= HEAD_CHARACTERS]
+            spans |= {span: "page_numbers_removed" for _, span in same}
+    short = [(page, span) for page, span in edges if span not in spans and span[1] - span[0] <= HEAD_CHARACTERS]
     for cluster in _similar([(text[slice(*span)], (page, span)) for page, span in short]):
         if len({page for page, _ in cluster}) >= MIN_PAGES:
-            found |= {span: "heads_removed" for _, span in cluster}
-    return found
+            spans |= {span: "heads_removed" for _, span in cluster}
+    return spans
 
 
 def _similar(lines: list[tuple[str, tuple]]) -> list[list[tuple]]:
-    """Clusters of lines that are the same but for digits, signs, case and a few letters."""
+    """Cluster lines that differ only in digits, punctuation, case and a few letters."""
     clusters: list[list[tuple]] = []
     known: dict[str, list[tuple[str, int]]] = {}  # start or end of a line -> lines with it, and their cluster
     for line, item in lines:
@@ -109,10 +109,10 @@ def _similar(lines: list[tuple[str, tuple]]) -> list[list[tuple]]:
         if len(letters) < 3:
             continue
         ends = ("^" + letters[:4], "$" + letters[-4:])
-        near = [each for end in ends for each in known.get(end, [])[-4:]]
-        number = next((n for other, n in near if other == letters), None)
+        candidates = [candidate for end in ends for candidate in known.get(end, [])[-4:]]
+        number = next((n for other, n in candidates if other == letters), None)
         if number is None:
-            number = next((n for other, n in near if _alike(other, letters)), None)
+            number = next((n for other, n in candidates if _alike(other, letters)), None)
         if number is None:
             number = len(clusters)
             clusters.append([])
@@ -123,15 +123,15 @@ def _similar(lines: list[tuple[str, tuple]]) -> list[list[tuple]]:
     return clusters
 
 
-def _alike(one: str, other: str) -> bool:
-    """Whether two lines are the same but for a few letters, which leave the first or the last third as it was."""
+def _alike(line: str, other: str) -> bool:
+    """Return whether two lines differ in a few letters only, and agree in the first or the last third."""
     third = max(4, len(other) // 3)
-    intact = one[:third] == other[:third] or one[-third:] == other[-third:]
-    return intact and SequenceMatcher(None, one, other, autojunk=False).ratio() >= SIMILAR
+    intact = line[:third] == other[:third] or line[-third:] == other[-third:]
+    return intact and SequenceMatcher(None, line, other, autojunk=False).ratio() >= SIMILAR
 
 
 def _numbered_lines(text: str) -> dict[tuple[int, int], str]:
-    """Spans of page numbers, and of heads that stand with them, where numbers are all that tells of pages."""
+    """Return the spans of page numbers, and of heads next to them, in a text without page breaks."""
     starts = {match.start() + 1 for match in _NUMBER_AT_START.finditer(text)}
     starts |= {text.rfind("\n", 0, match.start()) + 1 for match in _NUMBER_AT_END.finditer(text)}
     if len(starts) < MIN_CHAIN:
@@ -147,27 +147,27 @@ def _numbered_lines(text: str) -> dict[tuple[int, int], str]:
                 bare.append((int(number[1]), (start, end)))
         elif (number := _NUMBERED_HEAD.fullmatch(text, start, end)) and not _HEADING.match(number[2] or number[3]):
             headed.append((number[2] or number[3], (int(number[1] or number[4]), (start, end))))
-    found: dict[tuple[int, int], str] = {}
+    spans: dict[tuple[int, int], str] = {}
     for chain in _chains(bare, text):
-        found |= {span: "page_numbers_removed" for span in chain}
-        beside = [other for span in chain for other in _neighbours(text, span)]
-        for cluster in _similar([(text[slice(*span)], span) for span in beside]):
+        spans |= {span: "page_numbers_removed" for span in chain}
+        neighbours = [other for span in chain for other in _neighbours(text, span)]
+        for cluster in _similar([(text[slice(*span)], span) for span in neighbours]):
             if len(cluster) >= MIN_PAGES:
-                found |= {span: "heads_removed" for span in cluster}
+                spans |= {span: "heads_removed" for span in cluster}
     for cluster in _similar(headed):
         for chain in _chains(cluster, text):
-            found |= {span: "heads_removed" for span in chain}
-    return found
+            spans |= {span: "heads_removed" for span in chain}
+    return spans
 
 
 def _chains(numbered: list[tuple[int, tuple[int, int]]], text: str) -> list[list[tuple[int, int]]]:
-    """Runs of numbers that go up in step with the text and cut its sentences, as page numbers do."""
+    """Return sequences of numbers that increase with the text and split its sentences, as page numbers do."""
     open_chains: list[list[tuple[int, tuple[int, int]]]] = []
-    least, most = PAGE_CHARACTERS
+    shortest, longest = PAGE_CHARACTERS
     for number, span in numbered:
         for chain in reversed(open_chains[-8:]):
             last, (_, end) = chain[-1]
-            if 1 <= number - last <= 4 and least <= (span[0] - end) / (number - last) <= most:
+            if 1 <= number - last <= 4 and shortest <= (span[0] - end) / (number - last) <= longest:
                 chain.append((number, span))
                 break
         else:
@@ -175,12 +175,12 @@ def _chains(numbered: list[tuple[int, tuple[int, int]]], text: str) -> list[list
     chains = [[span for _, span in chain] for chain in open_chains if len(chain) >= MIN_CHAIN]
     positions = [start for _, (start, _) in numbered]
     among = [bisect(positions, chain[-1][0]) - bisect(positions, chain[0][0]) + 1 for chain in chains]
-    chains = [chain for chain, n in zip(chains, among, strict=True) if len(chain) >= IN_STEP * n]
-    return [chain for chain in chains if sum(_cuts(text, span) for span in chain) >= CUT_SENTENCES * len(chain)]
+    chains = [chain for chain, n in zip(chains, among, strict=True) if len(chain) >= CHAIN_SHARE * n]
+    return [chain for chain in chains if sum(_splits(text, span) for span in chain) >= SPLIT_SENTENCES * len(chain)]
 
 
-def _cuts(text: str, span: tuple[int, int]) -> bool:
-    """Whether a sentence runs over a line: a full line stops before it, and one of the two lines after it goes on."""
+def _splits(text: str, span: tuple[int, int]) -> bool:
+    """Return whether a line splits a sentence: a full line ends before it, and one of the next two continues it."""
     before = text[max(0, span[0] - 200) : span[0]].rstrip()
     if len(before) - before.rfind("\n") < FULL_LINE or not (before[-1].isalpha() or before[-1] in _OPEN_ENDS):
         return False
@@ -189,7 +189,7 @@ def _cuts(text: str, span: tuple[int, int]) -> bool:
 
 
 def _neighbours(text: str, span: tuple[int, int]) -> list[tuple[int, int]]:
-    """Spans of the next lines with text before and after a line, where they are short."""
+    """Return the spans of the short lines among the nearest non-empty lines before and after a line."""
     spans = []
     after = span[1]
     while after < len(text) and text[after].isspace():
@@ -202,4 +202,4 @@ def _neighbours(text: str, span: tuple[int, int]) -> list[tuple[int, int]]:
         before -= 1
     if before > 0:
         spans.append((text.rfind("\n", 0, before) + 1, before))
-    return [one for one in spans if one[1] - one[0] <= HEAD_CHARACTERS]
+    return [(start, end) for start, end in spans if end - start <= HEAD_CHARACTERS]
