@@ -16,10 +16,9 @@ import numpy as np
 import torch
 
 from ..config import InputError, parse, program
+from ..environment import hardware, peak_memory
 from ..files import fingerprint
 from ..intervals import Metric, ratio
-from ..record import hardware
-from ..summary import peak_memory
 from .models import Subject
 
 
