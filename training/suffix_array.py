@@ -13,7 +13,6 @@ from bisect import bisect_left, bisect_right
 from itertools import pairwise
 
 import numpy as np
-from pydivsufsort import divsufsort
 
 GRAM = 3  # bytes per hash
 WINDOW = 8  # hashes per window
@@ -51,6 +50,8 @@ def suffix_array(text: np.ndarray) -> np.ndarray:
     Args:
         text: (bytes,) uint8, writable (required by the sort), fewer than 2**31.
     """
+    from pydivsufsort import divsufsort  # lazy import: not needed for searching
+
     anchor = np.zeros(len(text), bool)
     for start in range(0, len(text), CHUNK):
         anchor[start + anchors(text[start : start + CHUNK + SHORTEST - 1])] = True
