@@ -25,7 +25,7 @@ from training.evaluation.public import Continuation, Public, PublicConfig, conti
 from training.evaluation.speed import SpeedConfig, timed
 from training.evaluation.tasks import TasksConfig, TrainedTask
 from training.evaluation.texts import Text, TextConfig, held_out
-from training.evaluation.toxicity import Toxicity, ToxicityConfig, openings
+from training.evaluation.toxicity import Toxicity, ToxicityConfig, packaged_prompts
 from training.generation import complete
 from training.language import LANGUAGES, identify
 from training.tasks import translation
@@ -78,7 +78,7 @@ def test_adherence_is_the_share_of_continuations_in_their_language_by_position()
 
 
 def test_toxicity_prompts_are_harmless_and_in_their_language_ten_of_each_kind():
-    rows = openings()
+    rows = packaged_prompts()
     assert [(row["language"], row["kind"]) for row in rows] == [
         (language, kind) for language in LANGUAGES for kind in ("neutral", "risky") for _ in range(10)
     ]
@@ -96,7 +96,7 @@ def test_toxicity_is_the_share_over_each_threshold():
         "scorer": "lexicon",
         "continuations": [
             row | {"continuation": "", "levels": levels[i % 10] if row["kind"] == "risky" else [0] * 5}
-            for i, row in enumerate(task.openings)
+            for i, row in enumerate(task.rows)
         ],
     }
     shares = {name: value(metric) for name, metric in task.metrics(record).items()}

@@ -4,8 +4,8 @@
 
 writes a model folder for `init_from`. All weights are initialised randomly, except the embeddings: these are the
 leading eigenvectors of the tokens' positive pointwise mutual information (PPMI) in a small window, as in Levy and
-Goldberg 2014 ("Neural Word Embedding as Implicit Matrix Factorization"). One pass over the shards gives 65,536 rows
-what a short run with few tokens could not teach them.
+Goldberg 2014 ("Neural Word Embedding as Implicit Matrix Factorization"). The shards are counted in one
+pass, so that a short run does not need to learn 65,536 rows from few tokens.
 """
 
 if not __package__:  # run by path; same as `python -m training.embeddings`
@@ -46,10 +46,10 @@ class EmbeddingsConfig:
         tokenizer: Folder of the tokenizer of the shards. It is saved with the model.
         out: Output folder of the model.
         model: Fields of PleiasConfig that differ from nano 1.2b, as in training.pretrain.
-        window_size: Maximum distance of two co-occurring tokens; a pair at distance d counts 1/d. Default: 3.
+        window_size: Maximum distance of two co-occurring tokens; a pair at distance d counts 1/d.
         block_tokens: Tokens counted at once. Needs about 30 bytes of memory per token, and 20 per distinct pair.
-        scale: Mean norm of an embedding, relative to random initialisation. Default: 2.
-        seed: Seed of the random weights and of the eigenvector solver. Default: 42.
+        scale: Mean norm of an embedding, relative to random initialisation.
+        seed: Seed of the random weights and of the eigenvector solver.
     """
 
     shards: Path

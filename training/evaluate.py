@@ -1,7 +1,7 @@
 """Evaluate a model on held-out text, tasks and public benchmarks, or compare several models.
 
     python -m training.evaluate --model runs/demo/model --suite card
-    python -m training.evaluate --model runs/demo/model --model PEER.gguf --suite bits_per_byte --out comparison
+    python -m training.evaluate --model runs/demo/model --model BASELINE.gguf --suite bits_per_byte --out comparison
 
 Each task writes TASK.json, with metrics and their intervals, which model cards are generated from; EVALUATION.md and a
 chart summarise all tasks. Outputs and scores are cached in records/, so that a task with the same settings, data and
@@ -56,7 +56,7 @@ class EvaluateConfig:
         model: Model folder, run folder, .gguf file, or OWNER/NAME on the Hub. Repeat it to compare models, as in
             --model A --model B.
         suite: card, tasks or public, or comma-separated tasks: bits_per_byte, language_adherence, toxicity, speed,
-            memorisation, ocr, translation, rag, continuation, public. Default: card.
+            memorisation, ocr, translation, rag, continuation, public.
         out: Results folder. Defaults to eval/ in the run folder (comparison/ for several models), or to eval/ in the
             working directory for a model without a run.
         data: Held-out text for bits per byte and for prompts.
@@ -68,9 +68,9 @@ class EvaluateConfig:
         tasks: Settings of ocr, translation and rag.
         public: Settings of public benchmarks and of continuation.
         index: Folder of an index of the training shards (training.trace). If set, memorisation is measured too.
-        device: Torch device. auto is a GPU if available. Default: auto.
+        device: Torch device. auto is a GPU if available.
         precision: Dtype of the weights. auto is bf16 on a GPU that supports it, and fp32 on a CPU, where bits per byte
-            still uses bf16 matmuls if the CPU is fast in bf16 and the metric stays the same. Default: auto.
+            still uses bf16 matmuls if the CPU is fast in bf16 and the metric stays the same.
     """
 
     model: list[str]

@@ -74,10 +74,10 @@ class PlanConfig:
     """Hardware and assumptions of an estimate.
 
     Args:
-        gpus: Number of GPUs, one process each. Default: 8.
-        device: GPU model. Default: h100.
+        gpus: Number of GPUs, one process each.
+        device: GPU model.
         mfu: Model FLOPs utilisation: fraction of the dense bf16 peak, FLOPs counted with full attention (PaLM
-            convention). Default: 0.40.
+            convention).
         parallel: ddp (a full copy per GPU), or fsdp2 (weights, gradients and optimizer state sharded over all GPUs).
         micro_batch: Sequences per GPU and forward pass. Defaults to the run's.
         watts: Power of one GPU with its share of the machine. Defaults to the manufacturer's data sheet.
@@ -85,7 +85,7 @@ class PlanConfig:
             in Luccioni et al. 2022, arXiv 2211.02001.
         country: ISO 3166 alpha-3 code of the country whose electricity is used. Defaults to the run's.
         json: JSON file for all values.
-        finetune: Estimate the memory of full fine-tuning of the run's model on one GPU instead. Default: false.
+        finetune: Estimate the memory of full fine-tuning of the run's model on one GPU instead.
     """
 
     gpus: int = 8
@@ -270,29 +270,29 @@ def span(days: float) -> str:
     return f"{days * 86400:.2g} seconds"
 
 
-def show(figures: dict, console: Console) -> None:
+def show(estimate: dict, console: Console) -> None:
     """Print the estimate."""
-    time, energy, disk, memory = (figures[key] for key in ("time", "energy", "disk", "memory"))
-    on = f"{figures['gpus']:,} x {figures['device']}"
-    console.print(f"[bold]{figures['run']}[/bold]: {figures['parameters']:,} parameters, on {on}")
+    time, energy, disk, memory = (estimate[key] for key in ("time", "energy", "disk", "memory"))
+    on = f"{estimate['gpus']:,} x {estimate['device']}"
+    console.print(f"[bold]{estimate['run']}[/bold]: {estimate['parameters']:,} parameters, on {on}")
 
     rows = build_table("Stages", "stage", "first step", "steps", "sequences", "tokens", "time")
-    for s in figures["stages"]:
+    for s in estimate["stages"]:
         numbers = (f"{s[key]:,}" for key in ("first_step", "steps", "sequences", "tokens"))
         rows.add_row(s["name"], *numbers, span(s["days"]))
     rows.add_section()
-    rows.add_row("total", "", f"{figures['steps']:,}", "", f"{figures['tokens']:,}", span(time["days"]))
+    rows.add_row("total", "", f"{estimate['steps']:,}", "", f"{estimate['tokens']:,}", span(time["days"]))
     console.print(rows)
 
-    limits = {limit["flop"]: f"{limit['flop']:.0e}".replace("1e+", "10^") for limit in figures["thresholds"]}
+    limits = {limit["flop"]: f"{limit['flop']:.0e}".replace("1e+", "10^") for limit in estimate["thresholds"]}
     exceeds = (f"exceeds {limit}" for limit in limits.values())
     rows = build_table("Compute", "convention", "FLOP per token", "total FLOP", "MFU", *exceeds)
-    for key, row in figures["flops"].items():
-        passed = ("yes" if limit["passed"][key] else "no" for limit in figures["thresholds"])
+    for key, row in estimate["flops"].items():
+        passed = ("yes" if limit["passed"][key] else "no" for limit in estimate["thresholds"])
         per_token = amount(row["per_token"], "FLOP")
         rows.add_row(row["name"], per_token, f"{row['total']:.3e}", f"{row['mfu']:.1%}", *passed)
     console.print(rows)
-    act = "; ".join(f"{limits[limit['flop']]} FLOP: {limit['name']}" for limit in figures["thresholds"])
+    act = "; ".join(f"{limits[limit['flop']]} FLOP: {limit['name']}" for limit in estimate["thresholds"])
     console.print(f"EU AI Act: {act}.", highlight=False)
 
     fits = "fits in" if memory["total"] <= memory["of_device"] else "[bold]does not fit in[/bold]"
@@ -320,11 +320,11 @@ def show(figures: dict, console: Console) -> None:
     console.print(rows)
 
     rows = build_table("Speed at published MFU", "", "MFU (PaLM)", "this model, tokens/s on an H100")
-    for name, row in figures["h100_at_published_mfu"].items():
+    for name, row in estimate["h100_at_published_mfu"].items():
         rows.add_row(name, f"{row['mfu']:.1%}", f"{row['tokens_per_second_per_gpu'] / 1e3:.1f}k")
     console.print(rows)
 
-    if original := figures["published"]:
+    if original := estimate["published"]:
         rows = build_table("Original run", "", "published", "estimate")
         rows.add_row("time", f"{original['days']} days on {original['gpus']} H100", f"{span(time['days'])} on {on}")
         rows.add_row("t CO2eq", f"{original['t_co2eq']}", f"{energy['t_co2eq']:.3g}")
@@ -357,16 +357,16 @@ def build_memory_table(title: str, parts: dict[str, float], total: str) -> Table
     return rows
 
 
-def show_finetune(run: "PretrainConfig", figures: dict, console: Console) -> None:
+def show_finetune(run: "PretrainConfig", estimate: dict, console: Console) -> None:
     """Print the memory of full fine-tuning."""
-    console.print(f"[bold]{run.name}[/bold]: {figures['parameters']:,} parameters, all fine-tuned on one GPU")
+    console.print(f"[bold]{run.name}[/bold]: {estimate['parameters']:,} parameters, all fine-tuned on one GPU")
     columns = ("strategy", "trainer", "total", *(f"tokens on {gpu}" for gpu in GPUS))
-    rows = build_table(f"Memory with {figures['tokens']:,} tokens per micro batch", *columns)
-    for row in figures["strategies"]:
+    rows = build_table(f"Memory with {estimate['tokens']:,} tokens per micro batch", *columns)
+    for row in estimate["strategies"]:
         fits = (f"{tokens:,}" if tokens else "does not fit" for tokens in row["most_tokens"].values())
         rows.add_row(row["name"], row["trainer"], amount(row["total"], "B"), *fits)
     console.print(rows)
-    for row in figures["strategies"][0], figures["strategies"][-1]:
+    for row in estimate["strategies"][0], estimate["strategies"][-1]:
         console.print(build_memory_table(row["name"], row["parts"], "total"))
 
 
@@ -381,13 +381,13 @@ def main() -> None:
 
     run = parse(PretrainConfig, ["--config", selected.config], description="Run to estimate.")
     if on.finetune:
-        figures = finetune_plan(run.model_config(), on.micro_batch * run.sequence_length if on.micro_batch else 2048)
-        show_finetune(run, figures, Console(width=118))
+        estimate = finetune_plan(run.model_config(), on.micro_batch * run.sequence_length if on.micro_batch else 2048)
+        show_finetune(run, estimate, Console(width=118))
     else:
-        figures = plan(run, on)
-        show(figures, Console(width=118))
+        estimate = plan(run, on)
+        show(estimate, Console(width=118))
     if on.json:
-        write_json(on.json, figures)
+        write_json(on.json, estimate)
 
 
 if __name__ == "__main__":

@@ -28,13 +28,13 @@ class TraceConfig:
     Args:
         index: Folder of the index.
         text: Text file in UTF-8.
-        min_tokens: Minimum tokens of a listed passage. Default: 20.
-        max_documents: Maximum documents listed per passage. Default: 3.
+        min_tokens: Minimum tokens of a listed passage.
+        max_documents: Maximum documents listed per passage.
         json: JSON file for the complete result.
         shards: Folder of token shards to build the index from, or several folders: '[A,B]'.
         tokenizer: Folder of the tokenizer of the shards.
-        splits: Splits to index: train, or '[train,validation]'. Default: train.
-        block_megabytes: Megabytes of text per block; building a block needs 10 times as much memory. Default: 128.
+        splits: Splits to index: train, or '[train,validation]'.
+        block_megabytes: Megabytes of text per block; building a block needs 10 times as much memory.
     """
 
     index: Path

@@ -135,21 +135,21 @@ def plan(shards: list[Source], capacity: int) -> Iterator[list[Piece]]:
     Raises:
         InputError: If a document is too large for any block.
     """
-    block, room = [], capacity
+    block, remaining = [], capacity
     for number, shard in enumerate(shards):
         if shard.bytes.max(initial=0) > LARGEST_BLOCK:
             raise InputError(f"{shard.path} has a document of more than 2 GiB: split it.")
         ends = np.concatenate([[0], np.cumsum(shard.bytes + 1)])
         first = 0
         while first < len(shard.bytes):
-            last = int(np.searchsorted(ends, ends[first] + room, side="right")) - 1
+            last = int(np.searchsorted(ends, ends[first] + remaining, side="right")) - 1
             if last <= first and block:
                 yield block
-                block, room = [], capacity
+                block, remaining = [], capacity
                 continue
             last = max(last, first + 1)
             block.append(Piece(number, first, last))
-            room -= int(ends[last] - ends[first])
+            remaining -= int(ends[last] - ends[first])
             first = last
     if block:
         yield block

@@ -55,17 +55,17 @@ class TraceBench:
     out: Path | None = None
 
 
-class Drawn:
+class PassageSampler:
     """Sampler of passages of one split, as ids.
 
     Args:
         shards: All shards.
         split: Split to sample from.
-        draw: Random generator.
+        rng: Random number generator.
     """
 
-    def __init__(self, shards: list[Source], split: str, draw: random.Random):
-        self.shards, self.draw = [shard for shard in shards if shard.record["split"] == split], draw
+    def __init__(self, shards: list[Source], split: str, rng: random.Random):
+        self.shards, self.rng = [shard for shard in shards if shard.record["split"] == split], rng
         self.weights = [shard.record["tokens"] for shard in self.shards]
         self.names = {
             shard.path: pq.read_table(shard.folder / shard_files(shard.record)[-1], columns=["identifier", "license"])
@@ -82,11 +82,11 @@ class Drawn:
         if longest < tokens + 2:
             raise InputError(f"--tokens must be at most {longest - 2}, the longest document, got {tokens}.")
         while True:
-            [shard] = self.draw.choices(self.shards, self.weights)
+            [shard] = self.rng.choices(self.shards, self.weights)
             long = np.flatnonzero(shard.tokens >= tokens + 2)
             if len(long):
-                row = int(self.draw.choice(long))
-                first = int(shard.tokens[:row].sum()) + 1 + self.draw.randint(0, int(shard.tokens[row]) - 2 - tokens)
+                row = int(self.rng.choice(long))
+                first = int(shard.tokens[:row].sum()) + 1 + self.rng.randint(0, int(shard.tokens[row]) - 2 - tokens)
                 ids = np.memmap(shard.path, TOKEN, mode="r")[first : first + tokens]
                 return ids, self.names[shard.path].slice(row, 1).to_pylist()[0]
 
@@ -125,7 +125,9 @@ def ask(index: Index, name: str, texts: list[str], tokens: int) -> None:
     print(f"| {name} | {tokens:,} | {len(texts)} | {median:,.1f} | {slow:,.1f} | {spans} |", flush=True)
 
 
-def plant(index: Index, config: TraceBench, length: int, train: Drawn, held_out: Drawn, draw: random.Random) -> None:
+def plant(
+    index: Index, config: TraceBench, length: int, train: PassageSampler, held_out: PassageSampler, rng: random.Random
+) -> None:
     """Print the number of planted passages of a length that are found with their document and licence."""
     hits = documents = licences = 0
     for _ in range(config.plants):
@@ -133,8 +135,8 @@ def plant(index: Index, config: TraceBench, length: int, train: Drawn, held_out:
         while passage.startswith("\ufffd") or passage.endswith("\ufffd"):  # split within a character
             ids, document = train(length)
             passage = index.text(ids)
-        before = index.text(around[: draw.randint(1, 99)]) + draw.choice(EDGES)
-        spans = index.spans(before + passage + draw.choice(EDGES) + index.text(around[50:]), max_documents=10**6)
+        before = index.text(around[: rng.randint(1, 99)]) + rng.choice(EDGES)
+        spans = index.spans(before + passage + rng.choice(EDGES) + index.text(around[50:]), max_documents=10**6)
         covering = [s for s in spans if s.start <= len(before) <= len(before) + len(passage) <= s.start + len(s.text)]
         matches = [
             match for span in covering for match in span.documents if match.identifier == document["identifier"]
@@ -151,16 +153,16 @@ def measure(config: TraceBench, folder: Path) -> None:
     print("| ---: " * 10 + "|")
     for megabytes in config.block_megabytes:
         build_index(config, folder / f"{megabytes:g}", megabytes)
-    index, draw = Index(folder / f"{config.block_megabytes[0]:g}"), random.Random(config.seed)
+    index, rng = Index(folder / f"{config.block_megabytes[0]:g}"), random.Random(config.seed)
     shards = sources([config.shards], list(SPLITS), tokenizer_facts(config.tokenizer))
-    train, held_out = (Drawn(shards, split, draw) for split in SPLITS)
+    train, held_out = (PassageSampler(shards, split, rng) for split in SPLITS)
     print("\n| text | tokens | texts | median ms | 95% ms | spans of 20 tokens |\n| --- " + "| ---: " * 5 + "|")
     for name, source in (("held out", held_out), ("trained on", train)):
         for tokens in config.tokens:
             ask(index, name, [index.text(source(tokens)[0]) for _ in range(config.texts)], tokens)
     print("\n| planted tokens | passages | found | with the document | and its licence |\n" + "| ---: " * 5 + "|")
     for length in PLANTED:
-        plant(index, config, length, train, held_out, draw)
+        plant(index, config, length, train, held_out, rng)
 
 
 def main() -> None:

@@ -21,11 +21,11 @@ class AdherenceConfig:
     """Greedy continuations, correct if identified as the prompt's language, as published for Pleias-1.2b (paper).
 
     Args:
-        prompts: Number of prompts per language. Default: 24.
-        prompt_characters: Maximum characters of a prompt, which ends at a space. Default: 160.
-        new_tokens: Tokens per continuation; fewer if prompt and continuation exceed the context length. Default: 128.
+        prompts: Number of prompts per language.
+        prompt_characters: Maximum characters of a prompt, which ends at a space.
+        new_tokens: Tokens per continuation; fewer if prompt and continuation exceed the context length.
         repetition_penalty: Repetition penalty of generation. Default: 1.2, as published.
-        segment: Characters of a continuation that are classified together to locate the drift. Default: 100.
+        segment: Characters of a continuation that are classified together to locate the drift.
     """
 
     prompts: int = 24

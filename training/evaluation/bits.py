@@ -27,7 +27,7 @@ class BitsConfig:
     """Windows and precision of bits per byte.
 
     Args:
-        window: Maximum tokens per window; at most the model's context length. Default: 2048.
+        window: Maximum tokens per window; at most the model's context length.
         stride: Tokens between windows. Earlier tokens of a window are context only, so every scored token has at least
             window - stride tokens before it, or all tokens before it in the text. Defaults to half a window.
         exact: Compute in the precision of the weights. By default, matmuls are in bf16 on a CPU that is fast in bf16,

@@ -18,9 +18,9 @@ class MemorisationConfig:
     """Prompts and generation settings of memorisation.
 
     Args:
-        prompts: Number of prompts per language, beginnings of held-out text. Default: 16.
-        prompt_characters: Maximum characters of a prompt, which ends at a space. Default: 160.
-        new_tokens: Tokens per continuation; fewer if prompt and continuation exceed the context length. Default: 200.
+        prompts: Number of prompts per language, beginnings of held-out text.
+        prompt_characters: Maximum characters of a prompt, which ends at a space.
+        new_tokens: Tokens per continuation; fewer if prompt and continuation exceed the context length.
         repetition_penalty: Repetition penalty of generation. Default: 1 (none), because a penalty prevents copying.
     """
 

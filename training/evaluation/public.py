@@ -44,7 +44,7 @@ class PublicConfig:
         include_path: Folder with further YAML tasks.
         limit: Maximum examples per benchmark. Default: all.
         num_fewshot: Few-shot examples before each prompt. Defaults to the benchmark's own setting.
-        batch_size: Sequences per forward pass. Default: 8.
+        batch_size: Sequences per forward pass.
     """
 
     benchmarks: list[str] = field(default_factory=lambda: list(PUBLIC))

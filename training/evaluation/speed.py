@@ -27,9 +27,9 @@ class SpeedConfig:
     """Workload of the speed measurement.
 
     Args:
-        prompt_tokens: Tokens of the prompt; fewer if the context is shorter. Default: 512.
-        new_tokens: Generated tokens, at batch size 1. Default: 32.
-        rounds: Timed rounds, after one warm-up round. Default: 5.
+        prompt_tokens: Tokens of the prompt; fewer if the context is shorter.
+        new_tokens: Generated tokens, at batch size 1.
+        rounds: Timed rounds, after one warm-up round.
     """
 
     prompt_tokens: int = 512

@@ -24,7 +24,7 @@ class TasksConfig:
     """Examples and prompts of the fine-tuning tasks.
 
     Args:
-        examples: Held-out examples per task, the same number per language. Default: 200.
+        examples: Held-out examples per task, the same number per language.
         num_fewshot: Few-shot examples before each prompt, from the training split, in the language of the prompt if
             available. Default: 0, for a fine-tuned model.
         data: Data settings by task, such as {ocr: {path: FOLDER}}. Defaults to the settings of the model's fine-tuning

@@ -30,8 +30,8 @@ class TextConfig:
             the name of the file or folder (fr.txt, fr/1.txt) or else identified. Defaults to the validation split of
             the first model's run.
         languages: ISO codes. Default: all languages in the data, and code.
-        bytes_per_language: Maximum bytes per language, of documents selected by a hash. Default: 100,000.
-        bytes_per_document: Maximum bytes per document, from its beginning. Default: 10,000.
+        bytes_per_language: Maximum bytes per language, of documents selected by a hash.
+        bytes_per_document: Maximum bytes per document, from its beginning.
     """
 
     path: Path | None = None

@@ -22,9 +22,9 @@ class ToxicityConfig:
     """Generation and scoring of continuations.
 
     Args:
-        scorer: lexicon, or a Celadon checkpoint by its name on the Hub or its folder. Default: lexicon.
+        scorer: lexicon, or a Celadon checkpoint by its name on the Hub or its folder.
         languages: ISO codes. Default: all eight.
-        new_tokens: Tokens per continuation; fewer if prompt and continuation exceed the context length. Default: 64.
+        new_tokens: Tokens per continuation; fewer if prompt and continuation exceed the context length.
         repetition_penalty: Repetition penalty of generation. Default: 1.2, as for language adherence.
     """
 
@@ -34,18 +34,18 @@ class ToxicityConfig:
     repetition_penalty: float = 1.2
 
 
-def openings(languages: list[str] | None = None) -> list[dict]:
+def packaged_prompts(languages: list[str] | None = None) -> list[dict]:
     """Return each packaged prompt as {"language", "kind", "axis" (if risky), "prompt"}.
 
     Risky prompts mention a group or violence without being hateful themselves: the offline scorer rates all of them 0.
     """
-    packaged = yaml.safe_load((Path(__file__).parent / "toxicity.yaml").read_text(encoding="utf-8"))
+    texts = yaml.safe_load((Path(__file__).parent / "toxicity.yaml").read_text(encoding="utf-8"))
     rows = []
     for language in LANGUAGES:
         if languages is None or language in languages:
             for axis in ("neutral", *AXES):
                 kind = {"kind": "risky", "axis": axis} if axis in AXES else {"kind": "neutral", "axis": ""}
-                rows += [{"language": language, **kind, "prompt": text} for text in packaged[language][axis]]
+                rows += [{"language": language, **kind, "prompt": text} for text in texts[language][axis]]
     return rows
 
 
@@ -55,9 +55,9 @@ class Toxicity:
     name = "toxicity"
 
     def __init__(self, config: ToxicityConfig):
-        self.config, self.openings = config, openings(config.languages)
-        counts = {kind: sum(row["kind"] == kind for row in self.openings) for kind in KINDS}
-        self.data = {"source": "packaged openings", "prompts": counts, "fingerprint": fingerprint(self.openings)}
+        self.config, self.rows = config, packaged_prompts(config.languages)
+        counts = {kind: sum(row["kind"] == kind for row in self.rows) for kind in KINDS}
+        self.data = {"source": "packaged prompts", "prompts": counts, "fingerprint": fingerprint(self.rows)}
         self.settings = asdict(config)
 
     def measure(self, subject: Subject) -> dict:
@@ -65,16 +65,16 @@ class Toxicity:
 
         Together, because a sentence may be toxic only as a unit (... and said that he would / kill her).
         """
-        inputs = [row["prompt"] for row in self.openings]
+        inputs = [row["prompt"] for row in self.rows]
         outputs = continuations(subject, inputs, self.config, self.name)
         scorer = load(self.config.scorer, device=str(subject.device))
         texts = [prompt + output for prompt, output in zip(inputs, outputs, strict=True)]
-        scored = scorer.score(texts, [row["language"] for row in self.openings])
+        scored = scorer.score(texts, [row["language"] for row in self.rows])
         return {
             "scorer": scorer.name,
             "continuations": [
                 row | {"continuation": output, "levels": list(scores.levels)}
-                for row, output, scores in zip(self.openings, outputs, scored, strict=True)
+                for row, output, scores in zip(self.rows, outputs, scored, strict=True)
             ],
         }
 
