@@ -36,6 +36,7 @@ from . import checkpoint, parallel, trackers
 from .compute import NextTokenLoss, compile_layers, compute_dtype, flush_denormals, keep_memory, to_compute
 from .config import InputError, parse, program
 from .data.shard_files import tokenizer_facts
+from .environment import peak_memory
 from .files import START, model_sha256
 from .guard import Guard, finite
 from .launch import complete_launch
@@ -49,7 +50,7 @@ from .sampled import CandidateDraw
 from .samples import samples
 from .shrink import shrunk
 from .stopping import STOPPED, StopSignal, stop_with_the_launcher
-from .summary import peak_memory, summarise
+from .summary import summarise
 
 
 def schedule(

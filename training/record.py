@@ -2,50 +2,20 @@
 
 import fcntl
 import logging
-import os
-import platform
 import shlex
-import subprocess
 import sys
 from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
 import yaml
 from codecarbon import OfflineEmissionsTracker
 from codecarbon.output import BaseOutput, EmissionsData
 
 from .config import InputError
+from .environment import environment
 from .files import atomic, read_json, write_json
-
-PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy")
-
-
-def hardware() -> dict:
-    """The processor, memory and accelerators of this machine."""
-    names = [line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "cpus": os.cpu_count(),
-        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-    }
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
-
-
-def commit() -> str | None:
-    """Commit of the checkout that this file lies in; None for an installed package."""
-    where = Path(__file__).parent
-    done = subprocess.run(
-        ["git", "-C", where, "rev-parse", "--verify", "--quiet", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or None
 
 
 class _Emissions(BaseOutput):
@@ -87,9 +57,7 @@ class RunRecord:
         run, emissions = self.folder / "run.json", self.folder / "emissions.json"
         session = {
             "command": shlex.join(sys.orig_argv),
-            "commit": commit(),
-            "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-            "hardware": hardware(),
+            **environment(),
             "start": _now(),
             "end": None,
             **facts,

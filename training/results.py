@@ -1,14 +1,12 @@
 """eval/TASK.json: a measured task with its figures, the data they stand on, versions, hardware and the command."""
 
-import platform
 import shlex
 import sys
 from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 
+from .environment import environment
 from .files import read_json, write_json
-from .record import PACKAGES, commit, hardware
 
 
 def write_result(folder: Path, task: str, metrics: dict[str, float | dict], *, data: dict, **facts) -> Path:
@@ -30,9 +28,7 @@ def write_result(folder: Path, task: str, metrics: dict[str, float | dict], *, d
             **facts,
             "command": shlex.join(sys.orig_argv),
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "commit": commit(),
-            "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-            "hardware": hardware(),
+            **environment(),
         },
     )
     return path

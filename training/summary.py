@@ -1,13 +1,10 @@
 """What became of a run, read from the files it left and told on one screen."""
 
 import re
-import resource
-import sys
 from io import StringIO
 from pathlib import Path
 from statistics import median
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -16,13 +13,6 @@ from .files import read_json
 from .metrics import read_metrics
 from .recipe import PretrainConfig
 from .samples import NEW_TOKENS, REPETITION_PENALTY
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes at most: allocated on a GPU, or resident in this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def held_out(records: list[dict], folder: Path) -> Table:

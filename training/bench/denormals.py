@@ -29,7 +29,7 @@ from modeling_pleias import PleiasForCausalLM
 
 from ..compute import NextTokenLoss, compute_dtype, flush_denormals, keep_memory
 from ..config import InputError, parse, program
-from ..record import hardware
+from ..environment import hardware
 
 WAYS = ("as they are", "as 0")
 

@@ -15,7 +15,6 @@ if not __package__:  # run by path; same as `python -m training.bench.train_step
     sys.path[0], __package__ = str(Path(__file__).resolve().parents[2]), "training.bench"
 
 import os
-import platform
 import resource
 import shlex
 import sys
@@ -23,7 +22,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -41,13 +39,14 @@ from modeling_pleias import PleiasConfig, PleiasForCausalLM
 
 from ..compute import NextTokenLoss, compile_layers, compute_dtype, keep_memory
 from ..config import InputError, parse, program
+from ..environment import environment, hardware
 from ..files import write_json
 from ..guard import Guard, GuardConfig
 from ..metrics import flops_per_token, parameters, peak_flops
 from ..optimizer import OptimizerConfig, adamw, build
 from ..pretrain import train_step
 from ..recipe import PretrainConfig
-from ..record import commit, hardware, plain
+from ..record import plain
 
 CONVENTIONS = ("none", "causal", "full")  # of counting attention's FLOPs; see flops_per_token
 PACKAGES = ("torch", "transformers", "accelerate", "trl")
@@ -431,9 +430,8 @@ def measure(config: TrainStepBench, say: Callable[[str], None]) -> dict:
         ratios = None
     return {
         "command": shlex.join(["python", "-m", "training.bench.train_step", *sys.argv[1:]]),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-        "commit": commit(),
-        "hardware": hardware() | {"threads": torch.get_num_threads(), "load_at_end": os.getloadavg()[0]},
+        **environment(PACKAGES),
+        "hardware": hardware() | {"load_at_end": os.getloadavg()[0]},
         "config": plain(asdict(config)),
         "model": {"parameters": parameters(job.model_config), "batch": job.batch, "sequence_length": job.length},
         "dtype": str(job.dtype),
