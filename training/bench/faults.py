@@ -409,7 +409,7 @@ class Trials:
         shutil.rmtree(run.folder)
 
     def look(self, run: PretrainConfig, draw: random.Random) -> None:
-        """Perhaps corrupt the latest checkpoint; check that the latest valid one is found and the corrupt one reported.
+        """Perhaps corrupt the latest checkpoint; check that the latest valid one is found, and the corrupt one logged.
 
         Raises:
             Failure: If not.
