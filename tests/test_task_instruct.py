@@ -12,7 +12,6 @@ from transformers import AutoTokenizer
 from training.config import InputError
 from training.tasks import instruct
 from training.tuning import measures
-from training.tuning.examples import IGNORED, encode
 
 TURNS = st.lists(st.text(max_size=30), min_size=1, max_size=4)
 
@@ -42,9 +41,10 @@ def test_the_template_writes_what_the_format_writes(tokenizer):
     )
     asked = chat.apply_chat_template(row["messages"][:-1], add_generation_prompt=True)["input_ids"]
     assert asked == tokenizer(row["prompt"]).input_ids
-    ids, labels = encode(row, chat)
-    learnt = tokenizer.decode([token for token in labels if token != IGNORED])
-    assert learnt == "rang<|im_end|>" and ids.count(chat.convert_tokens_to_ids("<|im_end|>")) == 3
+    encoded = chat.apply_chat_template(row["messages"], return_dict=True, return_assistant_tokens_mask=True)
+    ids, masks = encoded["input_ids"], encoded["assistant_masks"]
+    in_loss = tokenizer.decode([token for token, mask in zip(ids, masks, strict=True) if mask])
+    assert in_loss == "rang<|im_end|>" and ids.count(chat.convert_tokens_to_ids("<|im_end|>")) == 3
 
 
 # Rows ---------------------------------------------------------------------------------------------
