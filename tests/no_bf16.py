@@ -1,4 +1,4 @@
-"""A CPU without bfloat16 instructions: declared to the programs, and any bfloat16 matrix product on it an error."""
+"""Simulate a CPU without bfloat16 instructions, on which any bfloat16 matmul is an error."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "linear", "ma
 
 
 class RefuseBf16Products(TorchDispatchMode):
-    """Raise at a matrix product or attention that has a bfloat16 argument on the CPU, in forward or backward."""
+    """Raise at a matmul or attention with a bfloat16 argument on the CPU, in forward or backward."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
@@ -25,7 +25,7 @@ class RefuseBf16Products(TorchDispatchMode):
 
 @contextmanager
 def cpu_without_bf16() -> Iterator[None]:
-    """Run the block, and the processes it starts, as on a CPU with AVX2 alone; a bf16 product in this one fails."""
+    """Run the block, and the processes it starts, as on a CPU with only AVX2; bf16 matmuls in this process fail."""
     with pytest.MonkeyPatch.context() as patch, RefuseBf16Products():
         patch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
         patch.setenv("ATEN_CPU_CAPABILITY", "avx2")

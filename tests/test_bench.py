@@ -1,4 +1,4 @@
-"""The measurements measure what they say: equal work for every contender, and faults that are noticed."""
+"""The benchmarks measure equal work for every implementation, and detect faults."""
 
 import json
 import os
@@ -37,7 +37,7 @@ CONFIG = TrainStepBench(
 
 
 def python(*arguments: str, code: str = "") -> subprocess.CompletedProcess:
-    """Run a program of the checkout, or code, in a process of its own."""
+    """Run a program of the checkout, or code, in its own process."""
     command = [sys.executable, *(["-c", code] if code else ["-m"]), *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
@@ -52,15 +52,15 @@ def our_loss() -> float:
 
 
 @pytest.mark.parametrize("name", [name for name in CONTENDERS if name != "ours"])
-def test_every_contender_trains_the_same_model_on_the_same_batch(name, our_loss):
+def test_every_implementation_trains_the_same_model_on_the_same_batch(name, our_loss):
     turn = take_turn(CONFIG, name)
-    # Five steps over one batch at 1e-3 take the loss from 6.26 to 6.1. Another batch, targets shifted once more, other
-    # weights, clipping or rate would show in the third digit; what is left are the norms, which only ours decays.
+    # Five steps over one batch at 1e-3 lower the loss from 6.26 to 6.1. Another batch, targets shifted twice, other
+    # weights, clipping or rate would change the third digit; the rest is weight decay of norms, in pretraining only.
     assert turn.loss == pytest.approx(our_loss, abs=2e-5)
     assert len(turn.seconds) == CONFIG.steps and min(turn.seconds) > 0
 
 
-def test_the_loss_that_is_compared_tells_other_targets_and_other_rates_apart(our_loss):
+def test_the_compared_loss_differs_for_other_targets_and_other_rates(our_loss):
     assert abs(take_turn(replace(CONFIG, seed=1), "ours").loss - our_loss) > 1e-3
     assert abs(take_turn(replace(CONFIG, learning_rate=5e-4), "ours").loss - our_loss) > 1e-3
 
@@ -82,14 +82,14 @@ def test_warm_up_steps_are_not_timed(monkeypatch):
 
 
 @pytest.mark.parametrize("change", [{"rounds": 0}, {"warmup": 0}, {"contenders": []}])
-def test_nothing_to_time_is_refused(change):
+def test_nothing_to_time_is_rejected(change):
     with pytest.raises(InputError, match="at least"):
         Job(replace(CONFIG, **change))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_cuda_without_a_gpu_is_refused():
-    with pytest.raises(InputError, match="--backend cuda: torch sees no CUDA device"):
+def test_cuda_without_a_gpu_is_rejected():
+    with pytest.raises(InputError, match="--backend cuda: torch finds no CUDA device"):
         Job(replace(CONFIG, backend="cuda"))
 
 
@@ -106,42 +106,42 @@ def test_the_program_prints_ratios_and_writes_them_as_json(tmp_path):
     assert report["ratios"]["tokens_per_second"] == ours["tokens_per_second"] / other["tokens_per_second"]
     assert report["ratios"]["peak_bytes"] == ours["peak_bytes"] / other["peak_bytes"]
     assert report["peak_flops"] == max(report["matrix_flops"].values()) and len(report["matrix_flops"]) == 3
-    for one in (ours, other):
-        assert len(one["tokens_per_second_by_round"]) == 2 and one["step_seconds_p50"] <= one["step_seconds_p95"]
-        assert one["mfu"]["none"] < one["mfu"]["causal"] < one["mfu"]["full"]
+    for row in (ours, other):
+        assert len(row["tokens_per_second_by_round"]) == 2 and row["step_seconds_p50"] <= row["step_seconds_p95"]
+        assert row["mfu"]["none"] < row["mfu"]["causal"] < row["mfu"]["full"]
         flops = report["flops_per_token"]["full"]
-        assert one["mfu"]["full"] == pytest.approx(one["tokens_per_second"] * flops / report["peak_flops"])
-        assert 0 < one["training_bytes"] < one["peak_bytes"]
+        assert row["mfu"]["full"] == pytest.approx(row["tokens_per_second"] * flops / report["peak_flops"])
+        assert 0 < row["training_bytes"] < row["peak_bytes"]
     assert {"command", "versions", "commit", "hardware", "config", "dtype"} <= set(report)
     ratio = report["ratios"]["tokens_per_second"]
     assert f"ours has {ratio:.2f} times the tokens/s of accelerate" in " ".join(done.stdout.split())
 
 
-# Numbers too small for full precision ----------------------------------------------------------------------
+# Denormals -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_both_ways_have_the_same_loss():
+def test_flushing_denormals_does_not_change_the_loss():
     done = python(
         "training.bench.denormals", "--rounds", "1", "--steps", "1", "--batch", "1", "--sequence_length", "64"
     )
     assert done.returncode == 0, done.stderr
-    as_they_are, as_zero = (line.split("│") for line in done.stdout.splitlines() if "│ as " in line)
-    assert as_they_are[5:7] == as_zero[5:7]
+    kept, flushed = (line.split("│") for line in done.stdout.splitlines() if line.startswith(("│ kept", "│ flushed")))
+    assert kept[5:7] == flushed[5:7]
 
 
 # Faults --------------------------------------------------------------------------------------------------
 
-needs_fork = pytest.mark.skipif(sys.platform != "linux", reason="forks, and reads what Linux leaves")
+needs_fork = pytest.mark.skipif(sys.platform != "linux", reason="needs fork and Linux")
 
 
 @pytest.mark.slow
 @needs_fork
-def test_runs_that_are_killed_damaged_and_resumed_end_as_the_uninterrupted_one():
+def test_runs_that_are_killed_corrupted_and_resumed_end_like_the_uninterrupted_one():
     done = python("training.bench.faults", "--trials", "6", "--damage", "0.5")
     assert done.returncode == 0, done.stderr
-    said = " ".join(done.stdout.split())
-    assert "6 runs on 1 process," in said and "every run ended as the uninterrupted one, byte for byte" in said
+    output = " ".join(done.stdout.split())
+    assert "6 runs on 1 process," in output and "every run ended byte-identical to the uninterrupted one" in output
     kills = [int(line.split("│")[2]) for line in done.stdout.splitlines() if line.startswith("│ killed")]
     assert len(kills) == 8 and sum(kills) >= 4
 
@@ -149,14 +149,14 @@ def test_runs_that_are_killed_damaged_and_resumed_end_as_the_uninterrupted_one()
 @pytest.mark.slow
 @needs_fork
 @pytest.mark.parametrize(
-    "fault, said",
+    "fault, message",
     [
-        ("checkpoint.damage = lambda path: None", "was found, and"),  # nobody looks whether a checkpoint is whole
+        ("checkpoint.damage = lambda path: None", "was found, and"),  # no check for corruption
         ("checkpoint.Checkpoint.restore = lambda self, model, optimizer: None", "differs from that of the"),
         ("pretrain.begun = lambda data, done: 1 / 0", "ZeroDivisionError"),
     ],
 )
-def test_an_engine_with_a_fault_does_not_pass(fault, said):
+def test_a_faulty_engine_is_detected(fault, message):
     code = f"""
 import sys
 if __name__ == "__main__":
@@ -167,7 +167,7 @@ if __name__ == "__main__":
     faults.main()
 """
     done = python(code=code)
-    assert done.returncode == 1 and "of seed 0: " in done.stderr and said in done.stderr, done.stderr
+    assert done.returncode == 1 and "of seed 0: " in done.stderr and message in done.stderr, done.stderr
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Whatever happens while a checkpoint is written, a whole one is found, and a run goes on from it bit for bit."""
+"""Whatever happens while a checkpoint is written, a valid one is found, and a run resumes from it bit for bit."""
 
 import errno
 import json
@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).parent.parent
 
 
 def tensors(step: int) -> dict[str, dict[str, torch.Tensor]]:
-    """What a tiny run would save at a step; every step's differ."""
+    """Return the tensors that a tiny run would save at a step; they differ between steps."""
     generator = torch.Generator().manual_seed(step)
     return {
         "model": {"w": torch.randn(31, 2, generator=generator), "n.weight": torch.full((2,), 0.1).bfloat16()},
@@ -33,47 +33,46 @@ def tensors(step: int) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def share(step: int, rank: int, writers: int) -> checkpoint.Tensors:
-    """What one of some processes holds of these when FSDP has cut them."""
+    """Return the part of these tensors that one of several processes stores under FSDP."""
     parts = {part: {} for part in checkpoint.PARTS}
     for part, all_of_them in tensors(step).items():
-        for name, whole in all_of_them.items():
-            if whole.dim() == 0:
+        for name, full in all_of_them.items():
+            if full.dim() == 0:
                 if rank == 0:
-                    parts[part][name] = Piece(whole, (), ())
+                    parts[part][name] = Piece(full, (), ())
                 continue
-            rows = -(-len(whole) // writers)
-            begin = min(rank * rows, len(whole))
-            piece = Piece(whole[begin : begin + rows], tuple(whole.shape), (begin, 0)[: whole.dim()])
+            rows = -(-len(full) // writers)
+            begin = min(rank * rows, len(full))
+            piece = Piece(full[begin : begin + rows], tuple(full.shape), (begin, 0)[: full.dim()])
             parts[part][name] = piece
     return parts
 
 
-def save(folder: Path, step: int, *, keep: int = 2, permanent: int | None = None, rank: int = 0, writers: int = 1):
-    """Write one process's part of a checkpoint; its folder."""
+def save(folder: Path, step: int, *, keep: int = 2, rank: int = 0, writers: int = 1):
+    """Write one process's part of a checkpoint; return its folder."""
     state = {"loss_sum": step / 7}
-    how = {"keep": keep, "permanent": permanent, "rank": rank, "writers": writers}
-    checkpoint.write(folder, step, share(step, rank, writers), state=state, **how)
+    checkpoint.write(folder, step, share(step, rank, writers), state=state, keep=keep, rank=rank, writers=writers)
     return folder / f"step-{step}"
 
 
 def save_cut(folder: Path, step: int, *, writers: int, keep: int = 2) -> Path:
-    """Write a checkpoint of a model that is cut, the first process last."""
+    """Write a checkpoint of a sharded model, the first process last."""
     return [save(folder, step, keep=keep, rank=rank, writers=writers) for rank in reversed(range(writers))][-1]
 
 
 def assert_holds(folder: Path, step: int):
-    """The checkpoint is there with the very bits that were saved."""
-    found = Checkpoint(folder, step)
-    assert found.state == {"step": step, "loss_sum": step / 7}
+    """Check that the checkpoint exists and is bit-identical to what was saved."""
+    saved = Checkpoint(folder, step)
+    assert saved.state == {"step": step, "loss_sum": step / 7}
     for part, expected in tensors(step).items():
-        assert found.tensors[part].keys() == expected.keys()
+        assert saved.tensors[part].keys() == expected.keys()
         for name, tensor in expected.items():
-            loaded = found.read(part, name)
+            loaded = saved.read(part, name)
             assert loaded.dtype == tensor.dtype and torch.equal(loaded, tensor)
 
 
 class Tiny(torch.nn.Module):
-    """Weights that are the tensors of a step, and an optimizer that holds its moments."""
+    """Model with the weights of a step, and an optimizer with its state."""
 
     def __init__(self, step: int):
         super().__init__()
@@ -83,24 +82,24 @@ class Tiny(torch.nn.Module):
         self.train_to(step)
 
     def train_to(self, step: int) -> None:
-        """In place, as an optimizer would."""
-        found = tensors(step)
+        """Set the weights and the state of a step in place, as an optimizer would."""
+        values = tensors(step)
         with torch.no_grad():
-            self.w.copy_(found["model"]["w"])
-            self.n.weight.copy_(found["model"]["n.weight"])
+            self.w.copy_(values["model"]["w"])
+            self.n.weight.copy_(values["model"]["n.weight"])
         for key in ("exp_avg", "step"):
-            self.optimizer.state[self.w].setdefault(key, torch.zeros_like(found["optimizer"][f"w/{key}"]))
-            self.optimizer.state[self.w][key].copy_(found["optimizer"][f"w/{key}"])
+            self.optimizer.state[self.w].setdefault(key, torch.zeros_like(values["optimizer"][f"w/{key}"]))
+            self.optimizer.state[self.w][key].copy_(values["optimizer"][f"w/{key}"])
 
     def saver(self, folder: Path, **how) -> Saver:
         return Saver(folder, self, self.optimizer, **{"keep": 2, **how})
 
 
-# A run goes on ---------------------------------------------------------------------------------------
+# Resuming --------------------------------------------------------------------------------------------
 
 
 def run(seed: int):
-    from modeling_pleias import PleiasConfig, PleiasForCausalLM  # the processes below do without these seconds
+    from modeling_pleias import PleiasConfig, PleiasForCausalLM  # slow, and not needed by the processes below
 
     torch.manual_seed(seed)
     shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -120,7 +119,7 @@ def train(model, optimizer, steps: range) -> list[float]:
     return losses
 
 
-def test_a_restored_model_and_optimizer_train_on_bit_for_bit(tmp_path):
+def test_a_restored_model_and_optimizer_continue_bit_for_bit(tmp_path):
     model, optimizer = run(seed=0)
     losses = train(model, optimizer, range(3))
     saver = Saver(tmp_path, model, optimizer, keep=1)
@@ -130,16 +129,16 @@ def test_a_restored_model_and_optimizer_train_on_bit_for_bit(tmp_path):
 
     other, other_optimizer = run(seed=1)
     saved = Checkpoint(tmp_path, checkpoint.latest_step(tmp_path))
-    assert saved.state == {"step": 3, "losses": losses}  # floats come back from JSON as they were
+    assert saved.state == {"step": 3, "losses": losses}  # floats round-trip through JSON
     saved.restore(other, other_optimizer)
     assert train(other, other_optimizer, range(3, 8)) == expected
     for name, parameter in model.named_parameters():
         assert torch.equal(parameter, dict(other.named_parameters())[name]), name
     pairs = ((model, optimizer), (other, other_optimizer))
-    mine, theirs = (checkpoint.pieces(*pair)["optimizer"] for pair in pairs)
-    assert mine.keys() == theirs.keys() and len(mine) == 3 * len(list(model.parameters()))
-    for name, piece in mine.items():
-        assert torch.equal(piece.tensor, theirs[name].tensor) and piece.tensor.dtype == theirs[name].tensor.dtype, name
+    first, second = (checkpoint.pieces(*pair)["optimizer"] for pair in pairs)
+    assert first.keys() == second.keys() and len(first) == 3 * len(list(model.parameters()))
+    for name, piece in first.items():
+        assert torch.equal(piece.tensor, second[name].tensor) and piece.tensor.dtype == second[name].tensor.dtype, name
     # Tied embeddings are one tensor, on disk too.
     assert "lm_head.weight" not in saved.tensors["model"] and "model.embed_tokens.weight" in saved.tensors["model"]
 
@@ -153,7 +152,7 @@ def test_restoring_before_the_first_step_of_the_optimizer_works(tmp_path):
     assert train(model, optimizer, range(3)) == train(other, other_optimizer, range(3))
 
 
-def test_weights_of_another_shape_are_refused(tmp_path):
+def test_weights_of_another_shape_are_rejected(tmp_path):
     save(tmp_path, 1)
     with pytest.raises(InputError, match="other names or shapes than the model of this config"):
         Checkpoint(tmp_path, 1).restore(*run(seed=0))
@@ -176,7 +175,7 @@ def test_nothing_in_a_checkpoint_is_a_pickle(writers, tmp_path):
 
 
 @pytest.mark.parametrize("umask, mode", [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
-def test_who_may_read_a_checkpoint_is_what_the_umask_says(umask, mode, tmp_path):
+def test_the_umask_determines_who_may_read_a_checkpoint(umask, mode, tmp_path):
     before = os.umask(umask)
     try:
         path = save(tmp_path, 1)
@@ -185,21 +184,21 @@ def test_who_may_read_a_checkpoint_is_what_the_umask_says(umask, mode, tmp_path)
     assert {file.name: file.stat().st_mode & 0o777 for file in path.iterdir()} == dict.fromkeys(FILES, mode)
 
 
-# A model that is cut ---------------------------------------------------------------------------------
+# Sharded models --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("writers", [1, 2, 4])
-def test_any_stretch_of_a_tensor_is_read_whatever_files_it_lies_in(writers, tmp_path):
-    save_cut(tmp_path, 1, writers=writers)  # n.weight has two rows: of four processes two hold none of it
+def test_any_slice_of_a_tensor_is_read_whatever_files_contain_it(writers, tmp_path):
+    save_cut(tmp_path, 1, writers=writers)  # n.weight has two rows: two of four processes store none of it
     assert_holds(tmp_path, 1)
-    found, whole = Checkpoint(tmp_path, 1), tensors(1)["model"]["w"]
+    saved, full = Checkpoint(tmp_path, 1), tensors(1)["model"]["w"]
     for begin in range(0, 32, 3):
         for size in (0, 1, 7, 8, 31):
-            expected = whole[begin : begin + size, 1:]
-            assert torch.equal(found.read("model", "w", (begin, 1), tuple(expected.shape)), expected)
+            expected = full[begin : begin + size, 1:]
+            assert torch.equal(saved.read("model", "w", (begin, 1), tuple(expected.shape)), expected)
 
 
-def test_a_part_that_cannot_be_written_ends_the_first_process_in_a_sentence_that_says_why(tmp_path, monkeypatch):
+def test_a_part_that_cannot_be_written_ends_the_first_process_with_the_reason(tmp_path, monkeypatch):
     def full(tensors, path):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
@@ -213,11 +212,11 @@ def test_a_part_that_cannot_be_written_ends_the_first_process_in_a_sentence_that
     assert sorted(os.listdir(tmp_path)) == ["LATEST", "step-1"]
 
 
-def test_a_part_that_never_comes_or_is_of_an_earlier_session_makes_no_checkpoint(tmp_path, monkeypatch):
+def test_a_missing_part_or_one_of_an_earlier_session_makes_no_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "PATIENCE", 0.2)
     how = {"keep": 2, "writers": 2, "state": {}}
     checkpoint.write(tmp_path, 1, share(1, 1, 2), rank=1, session="earlier", **how)
-    with pytest.raises(InputError, match="share-00001.json of another process did not come within 0.2 s"):
+    with pytest.raises(InputError, match="share-00001.json of another process was not written within 0.2 s"):
         checkpoint.write(tmp_path, 1, share(1, 0, 2), rank=0, session="this", **how)
     assert checkpoint.steps(tmp_path) == []
     checkpoint.clear_unfinished(tmp_path)
@@ -229,7 +228,7 @@ def test_a_part_that_never_comes_or_is_of_an_earlier_session_makes_no_checkpoint
 
 @pytest.fixture
 def gate(monkeypatch) -> threading.Event:
-    """Files are written only once it is set."""
+    """Event without which no file is written."""
     opened, save_file = threading.Event(), checkpoint.save_file
 
     def when_open(tensors, path):
@@ -240,7 +239,7 @@ def gate(monkeypatch) -> threading.Event:
     return opened
 
 
-def test_training_goes_on_while_a_checkpoint_is_written_and_does_not_change_it(tmp_path, gate):
+def test_training_continues_while_a_checkpoint_is_written_and_does_not_change_it(tmp_path, gate):
     tiny = Tiny(step=1)
     saver = tiny.saver(tmp_path)
     saver.save(1, {"loss_sum": 1 / 7})
@@ -253,7 +252,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_does_not_change_it(t
     assert_holds(tmp_path, 1)
 
 
-def test_the_next_save_waits_for_the_one_under_way_and_uses_its_memory(tmp_path, gate):
+def test_the_next_save_waits_for_the_previous_one_and_reuses_its_memory(tmp_path, gate):
     tiny = Tiny(step=1)
     saver = tiny.saver(tmp_path)
     saver.save(1, {"loss_sum": 1 / 7})
@@ -270,14 +269,14 @@ def test_the_next_save_waits_for_the_one_under_way_and_uses_its_memory(tmp_path,
 
 
 @pytest.mark.parametrize("moment", ["check", "wait", "save"])
-def test_what_goes_wrong_in_the_background_is_raised_once_in_training(moment, tmp_path):
+def test_an_error_in_the_background_is_raised_once_in_training(moment, tmp_path):
     tiny, folder = Tiny(step=1), tmp_path / "checkpoints"
     saver = tiny.saver(folder)
     folder.write_text("not a folder")
     saver.save(1, {"loss_sum": 1 / 7})
     if moment == "check":
         saver.thread.join()
-    with pytest.raises(InputError, match=r"/checkpoints/step-1 could not be written \(.*the run can start again"):
+    with pytest.raises(InputError, match=r"/checkpoints/step-1 could not be written \(.*again to start over"):
         saver.save(2, {}) if moment == "save" else getattr(saver, moment)()
     folder.unlink()
     saver.check()
@@ -286,10 +285,10 @@ def test_what_goes_wrong_in_the_background_is_raised_once_in_training(moment, tm
     assert_holds(folder, 1)
 
 
-# Which ones stay -------------------------------------------------------------------------------------
+# Retention -------------------------------------------------------------------------------------------
 
 
-def test_the_newest_few_stay_and_latest_names_the_newest(tmp_path):
+def test_the_latest_few_are_kept_and_latest_contains_the_name_of_the_last(tmp_path):
     for step in (2, 10, 9, 100):  # by number and not by name
         save(tmp_path, step, keep=2)
         assert (tmp_path / "LATEST").read_text() == f"step-{step}\n"
@@ -297,26 +296,18 @@ def test_the_newest_few_stay_and_latest_names_the_newest(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["LATEST", "step-10", "step-100"]
 
 
-def test_permanent_ones_are_never_removed(tmp_path):
-    for step in range(1, 11):
-        save(tmp_path, step, keep=2, permanent=4)
-    assert checkpoint.steps(tmp_path) == [4, 8, 9, 10]
-    for step in (4, 8, 9, 10):
-        assert_holds(tmp_path, step)
-
-
-def test_a_damaged_later_one_does_not_push_out_the_only_whole_one(tmp_path):
+def test_a_corrupt_later_checkpoint_does_not_replace_the_only_valid_one(tmp_path):
     save(tmp_path, 1)
     (save(tmp_path, 5) / "state.json").unlink()
     assert checkpoint.latest_step(tmp_path) == 1
     save(tmp_path, 2, keep=1)
     assert checkpoint.latest_step(tmp_path) == 2
-    save(tmp_path, 5, keep=1)  # the run passes it again
+    save(tmp_path, 5, keep=1)  # the run reaches it again
     assert checkpoint.steps(tmp_path) == [5] and checkpoint.latest_step(tmp_path) == 5
     assert_holds(tmp_path, 5)
 
 
-def test_folders_that_are_no_checkpoints_are_left_alone(tmp_path):
+def test_folders_that_are_no_checkpoints_are_ignored(tmp_path):
     (tmp_path / "step-2-copy").mkdir()
     (tmp_path / "step-9").write_text("a file")
     save(tmp_path, 1, keep=1)
@@ -330,7 +321,7 @@ def test_an_empty_or_absent_folder_has_no_checkpoint(tmp_path):
     checkpoint.clear_unfinished(tmp_path / "absent")
 
 
-# Damage ----------------------------------------------------------------------------------------------
+# Corruption ------------------------------------------------------------------------------------------
 
 FILES = ["model.safetensors", "optimizer.safetensors", "tensors.json", "state.json", "MANIFEST.json"]
 CUT_FILES = ["model-00000.safetensors", "model-00001.safetensors", "optimizer-00001.safetensors", *FILES[2:]]
@@ -338,7 +329,7 @@ CUT_FILES = ["model-00000.safetensors", "model-00001.safetensors", "optimizer-00
 
 @pytest.mark.parametrize("harm", ["missing", "empty", "truncated", "longer", "flipped"])
 @pytest.mark.parametrize("name", sorted({*FILES, *CUT_FILES}))
-def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, capsys, name, harm):
+def test_a_corrupt_checkpoint_is_reported_and_skipped(tmp_path, capsys, name, harm):
     save(tmp_path, 1)
     file = save_cut(tmp_path, 2, writers=1 if name in FILES else 2) / name
     content = bytearray(file.read_bytes())
@@ -346,51 +337,51 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path, capsys, name, h
     if harm == "missing":
         file.unlink()
     else:
-        whole = file.read_bytes()
-        harmed = {"empty": b"", "truncated": whole[:-1], "longer": whole + b"\0", "flipped": bytes(content)}[harm]
+        data = file.read_bytes()
+        harmed = {"empty": b"", "truncated": data[:-1], "longer": data + b"\0", "flipped": bytes(content)}[harm]
         file.write_bytes(harmed)
-    if (name, harm) == ("MANIFEST.json", "truncated"):  # of its final line end, which says nothing
+    if (name, harm) == ("MANIFEST.json", "truncated"):  # of its final line end, which is irrelevant
         assert checkpoint.latest_step(tmp_path) == 2
         return
     assert checkpoint.latest_step(tmp_path) == 1
-    said = capsys.readouterr().err
-    assert said.startswith(f"warning: {tmp_path / 'step-2'} is damaged and passed over: ")
-    assert said.count("\n") == 1 and (name in said or name == "MANIFEST.json")
+    warning = capsys.readouterr().err
+    assert warning.startswith(f"warning: {tmp_path / 'step-2'} is corrupt and skipped: ")
+    assert warning.count("\n") == 1 and (name in warning or name == "MANIFEST.json")
     assert_holds(tmp_path, 1)
 
 
 @pytest.mark.parametrize("name, writers", [*((name, 1) for name in FILES), *((name, 2) for name in CUT_FILES)])
 def test_no_flipped_bit_goes_unnoticed(tmp_path, name, writers):
     path = save_cut(tmp_path, 1, writers=writers)
-    whole = (path / name).read_bytes()
+    data = (path / name).read_bytes()
     assert checkpoint.damage(path) is None
-    for bit in range(0, 8 * len(whole), 13):
-        flipped = bytearray(whole)
+    for bit in range(0, 8 * len(data), 13):
+        flipped = bytearray(data)
         flipped[bit // 8] ^= 1 << bit % 8
         (path / name).write_bytes(flipped)
         assert checkpoint.damage(path), f"bit {bit} of {name}"
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "3", '{"model.safetensors": 1}', "null"])
-def test_a_manifest_that_names_nothing_vouches_for_nothing(tmp_path, content):
+def test_a_manifest_that_lists_nothing_is_invalid(tmp_path, content):
     path = save(tmp_path, 1)
     (path / "MANIFEST.json").write_text(content)
     assert checkpoint.damage(path).startswith("MANIFEST.json was altered")
 
 
-def test_a_manifest_that_leaves_out_a_part_vouches_for_nothing(tmp_path):
+def test_a_manifest_without_a_part_is_invalid(tmp_path):
     path = save_cut(tmp_path, 1, writers=2)
     manifest = json.loads((path / "MANIFEST.json").read_text())
     del manifest["optimizer-00001.safetensors"]
     (path / "MANIFEST.json").write_text(json.dumps(manifest))
-    assert checkpoint.damage(path) == "MANIFEST.json was altered (it does not name optimizer-00001.safetensors)"
+    assert checkpoint.damage(path) == "MANIFEST.json was altered (it does not list optimizer-00001.safetensors)"
 
 
 # Kills -----------------------------------------------------------------------------------------------
 
-# One process imports torch once; then a child for each moment. A child dies by SIGKILL before its n-th event (a file
-# opened, made, renamed, removed, listed: what Python audits, and each flush, which it does not), or by SIGXFSZ inside
-# a write, at the n-th byte. It is a whole run that saves and waits ("event", "write"), one that trains on while its
+# One process imports torch once and forks a child for each moment. A child dies by SIGKILL before its n-th event (a
+# file opened, created, renamed, removed, listed: what Python audits, and each flush, which it does not), or by SIGXFSZ
+# inside a write, at the n-th byte. It is a run that saves and waits ("event", "write"), one that continues while its
 # thread writes ("background"), or one of two processes that write their parts ("first", "second").
 DYING = """
 import os, resource, shutil, signal, sys, time
@@ -421,7 +412,7 @@ def child(folder, prepare):
             save(folder, 3, rank=int(kind == "second"), writers=writers)
         os._exit(0)
     status = os.waitpid(pid, 0)[1]
-    if kind == "second":  # the first process waits for it, is killed in its turn, or makes it a checkpoint
+    if kind == "second":  # the first process waits for it, is killed too, or completes the checkpoint
         if (pid := os.fork()) == 0:
             save(folder, 3, rank=0, writers=2)
             os._exit(0)
@@ -437,7 +428,7 @@ def die_at(n):
         nonlocal left
         if event == "open" or event.startswith(("os.", "shutil.")):
             left -= 1
-            if left == -1:  # once: kill is an event, too
+            if left == -1:  # only once, because the kill is an event too
                 os.kill(os.getpid(), signal.SIGKILL)
     flush = os.fsync
     os.fsync = lambda descriptor: (count("os.fsync"), flush(descriptor))
@@ -456,16 +447,16 @@ while status := child(root / f"dead-{moments:03}", lambda: how(moments * 40 if k
 
 
 @pytest.mark.parametrize("kind", ["event", "write", "background", "first", "second"])
-def test_a_kill_at_any_moment_of_a_save_leaves_the_newest_whole_checkpoint_to_be_found(kind, tmp_path, capsys):
+def test_after_a_kill_at_any_moment_of_a_save_the_latest_valid_checkpoint_is_found(kind, tmp_path, capsys):
     result = run_program(None, tmp_path, kind, prelude=DYING, log=tmp_path / "log")
     assert result.returncode == 0, result.stderr
-    killed, found = sorted(tmp_path.glob("dead-*")), []
+    killed, latest = sorted(tmp_path.glob("dead-*")), []
     assert len(killed) > {"write": 5, "second": 15}.get(kind, 40)
     for folder in killed:
         newest = checkpoint.latest_step(folder)
         assert newest in (2, 3), folder.name
         assert_holds(folder, newest)
-        # Nothing was removed for a checkpoint that was not there yet, and nothing is there by half.
+        # Nothing was removed for a checkpoint that did not exist yet, and nothing is partial.
         assert newest == 3 or checkpoint.steps(folder) == [1, 2], folder.name
         assert all(checkpoint.damage(folder / f"step-{step}") is None for step in checkpoint.steps(folder)), (
             folder.name
@@ -473,18 +464,18 @@ def test_a_kill_at_any_moment_of_a_save_leaves_the_newest_whole_checkpoint_to_be
         assert checkpoint.damage(folder / (folder / "LATEST").read_text().strip()) is None, folder.name
         checkpoint.clear_unfinished(folder)
         assert all(file.name.startswith(("step-", "LATEST", ".LATEST")) for file in folder.iterdir()), folder.name
-        found.append(newest)
-    if kind != "second":  # there the first process is killed in its turn, before or after it made the checkpoint
-        assert found == sorted(found)  # once it is there it stays
-        assert set(found) == {2, 3}
-    # The next save takes what was left behind in its stride.
+        latest.append(newest)
+    if kind != "second":  # there the first process is killed too, before or after it completes the checkpoint
+        assert latest == sorted(latest)  # once it exists it is kept
+        assert set(latest) == {2, 3}
+    # The next save works with what the kill left.
     for folder in killed[:: len(killed) // 5]:
         save(folder, 3)
         assert checkpoint.latest_step(folder) == 3 and checkpoint.steps(folder) == [2, 3]
-    assert "damaged" not in capsys.readouterr().err
+    assert "corrupt" not in capsys.readouterr().err
 
 
-# Disks that refuse -----------------------------------------------------------------------------------
+# Full and read-only disks ----------------------------------------------------------------------------
 
 FULL = """
 import json, os, resource, signal, sys
@@ -495,7 +486,7 @@ from training.config import InputError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as Python does: the write fails, as on a full disk
 folder = Path(sys.argv[1])
 save(folder, 1)
-said = {}
+results = {}
 for size in map(int, sys.argv[2:]):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
     try:
@@ -503,14 +494,14 @@ for size in map(int, sys.argv[2:]):
         failure = None
     except InputError as error:
         failure = str(error)
-    said[size] = [failure, sorted(os.listdir(folder)), checkpoint.latest_step(folder)]
+    results[size] = [failure, sorted(os.listdir(folder)), checkpoint.latest_step(folder)]
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 save(folder, 2, keep=1)
-print(json.dumps(said))
+print(json.dumps(results))
 """
 
 
-def test_a_full_disk_ends_in_a_sentence_and_the_earlier_checkpoint_and_no_rest_of_the_new_one(tmp_path):
+def test_a_full_disk_gives_a_message_keeps_the_earlier_checkpoint_and_leaves_no_part_of_the_new_one(tmp_path):
     sizes = [file.stat().st_size for file in save(tmp_path / "measure", 2).iterdir()]
     refused = [0, 1, *(size - 1 for size in sizes)]
     result = run_program(None, tmp_path / "run", *refused, prelude=FULL, log=tmp_path / "log")
@@ -519,24 +510,24 @@ def test_a_full_disk_ends_in_a_sentence_and_the_earlier_checkpoint_and_no_rest_o
         assert (
             failure.startswith(f"{tmp_path / 'run' / 'step-2'} could not be written (") and "File too large" in failure
         )
-        assert f"the run can resume from {tmp_path / 'run' / 'step-1'} once there is room" in failure
+        assert failure.endswith(f"run the command again to resume from {tmp_path / 'run' / 'step-1'}.")
         assert files == ["LATEST", "step-1"] and newest == 1
-    # And with room again the same save works.
+    # With free space the same save works.
     assert checkpoint.steps(tmp_path / "run") == [2]
     assert_holds(tmp_path / "run", 2)
 
 
-def test_a_folder_that_cannot_be_written_ends_in_a_sentence(tmp_path):
+def test_a_folder_that_cannot_be_written_gives_a_message(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(
-        InputError, match=r"/file/checkpoints/step-1 could not be written \(.*Not a directory.*start again"
+        InputError, match=r"/file/checkpoints/step-1 could not be written \(.*Not a directory.*start over"
     ):
         save(tmp_path / "file" / "checkpoints", 1)
 
 
 @contextmanager
 def as_nobody(folder: Path):
-    """Root may write anywhere: be somebody else for a while."""
+    """Run the block as another user, because root may write anywhere."""
     root = os.geteuid() == 0
     if root:
         os.chown(folder, 65534, 65534)
@@ -549,8 +540,8 @@ def as_nobody(folder: Path):
 
 
 @pytest.mark.parametrize("background", [False, True])
-def test_a_read_only_folder_ends_in_a_sentence_and_keeps_its_checkpoint(background):
-    with tempfile.TemporaryDirectory() as temporary:  # pytest's own is closed to others
+def test_a_read_only_folder_gives_a_message_and_keeps_its_checkpoint(background):
+    with tempfile.TemporaryDirectory() as temporary:  # other users cannot read pytest's folder
         Path(temporary).chmod(0o755)
         folder = Path(temporary) / "checkpoints"
         save(folder, 1)
@@ -564,7 +555,7 @@ def test_a_read_only_folder_ends_in_a_sentence_and_keeps_its_checkpoint(backgrou
         assert sorted(os.listdir(folder)) == ["LATEST", "step-1"]
 
 
-def test_a_copy_of_a_checkpoint_elsewhere_is_as_good(tmp_path):
+def test_a_moved_checkpoint_is_valid(tmp_path):
     shutil.move(save(tmp_path / "here", 4), (tmp_path / "there").mkdir() or tmp_path / "there")
     assert checkpoint.latest_step(tmp_path / "there") == 4
     assert_holds(tmp_path / "there", 4)

@@ -1,4 +1,4 @@
-"""How a step computes: bf16 follows fp32, compiled layers keep fused attention, freed memory stays."""
+"""Compute settings: bf16 follows fp32, compiled layers use fused attention, freed memory is kept."""
 
 import platform
 from pathlib import Path
@@ -22,11 +22,11 @@ def model() -> PleiasForCausalLM:
 
 
 def losses(dtype: torch.dtype, *, steps: int, compiled: bool = False) -> list[float]:
-    """Of training on sequences in which every id is the one before times 3 plus 1: learnt within some dozen steps."""
-    one, generator = model(), torch.Generator().manual_seed(0)
+    """Return losses on sequences whose ids are 3 times the previous one plus 1; it takes some dozen steps to learn."""
+    pleias, generator = model(), torch.Generator().manual_seed(0)
     if compiled:
-        compile_layers(one)
-    module, optimizer = NextTokenLoss(one, dtype), adamw(one.parameters(), OptimizerConfig(learning_rate=5e-3))
+        compile_layers(pleias)
+    module, optimizer = NextTokenLoss(pleias, dtype), adamw(pleias.parameters(), OptimizerConfig(learning_rate=5e-3))
     seen = []
     for _ in range(steps):
         ids = [torch.randint(256, (8,), generator=generator)]
@@ -34,7 +34,7 @@ def losses(dtype: torch.dtype, *, steps: int, compiled: bool = False) -> list[fl
             ids.append((ids[-1] * 3 + 1) % 256)
         loss = module(torch.stack(ids, 1))
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(one.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(pleias.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         seen.append(loss.item())
@@ -43,28 +43,28 @@ def losses(dtype: torch.dtype, *, steps: int, compiled: bool = False) -> list[fl
 
 def test_training_in_bf16_follows_training_in_fp32():
     fp32, bf16 = losses(torch.float32, steps=60), losses(torch.bfloat16, steps=60)
-    assert fp32[0] > 5.4 and fp32[-1] < 1.0  # it learns what there is to learn
+    assert fp32[0] > 5.4 and fp32[-1] < 1.0  # the task is learned
     assert max(abs(a - b) for a, b in zip(fp32, bf16, strict=True)) < 0.1
     assert abs(sum(fp32) - sum(bf16)) / len(fp32) < 0.02
 
 
-def test_bf16_keeps_weights_gradients_and_moments_in_fp32_and_the_residual_stream_in_bf16():
-    one = model()
+def test_bf16_keeps_weights_gradients_and_optimizer_state_in_fp32_and_the_residual_stream_in_bf16():
+    pleias = model()
     seen = []
-    for layer in one.model.layers:
-        layer.register_forward_hook(lambda module, given, out: seen.append(out.dtype))
-    NextTokenLoss(one, torch.bfloat16)(torch.randint(256, (2, 33))).backward()
+    for layer in pleias.model.layers:
+        layer.register_forward_hook(lambda module, inputs, out: seen.append(out.dtype))
+    NextTokenLoss(pleias, torch.bfloat16)(torch.randint(256, (2, 33))).backward()
     assert seen == [torch.bfloat16] * 2
-    optimizer = adamw(one.parameters(), OptimizerConfig())
+    optimizer = adamw(pleias.parameters(), OptimizerConfig())
     optimizer.step()
-    held = [p for p in one.parameters()] + [p.grad for p in one.parameters()]
+    held = [p for p in pleias.parameters()] + [p.grad for p in pleias.parameters()]
     held += [value for state in optimizer.state.values() for value in state.values()]
     assert {tensor.dtype for tensor in held} == {torch.float32}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_compiled_layer_hands_causal_grouped_attention_on_without_mask_or_repeated_heads(dtype):
-    calls, one = [], model()
+def test_a_compiled_layer_calls_causal_grouped_attention_without_mask_or_repeated_heads(dtype):
+    calls, pleias = [], model()
 
     def backend(graph, inputs):
         for node in graph.graph.nodes:
@@ -73,9 +73,9 @@ def test_a_compiled_layer_hands_causal_grouped_attention_on_without_mask_or_repe
                 calls.append((heads, dict(node.kwargs)))
         return graph
 
-    for layer in one.model.layers:
+    for layer in pleias.model.layers:
         layer.compile(backend=backend)
-    NextTokenLoss(one, dtype)(torch.randint(256, (2, 33))).backward()
+    NextTokenLoss(pleias, dtype)(torch.randint(256, (2, 33))).backward()
     assert len(calls) == 1  # one graph for all layers, without a break
     heads, options = calls[0]
     assert heads == [4, 2, 2]
@@ -83,14 +83,14 @@ def test_a_compiled_layer_hands_causal_grouped_attention_on_without_mask_or_repe
 
 
 @pytest.mark.slow
-def test_compiled_layers_train_as_the_others():
+def test_compiled_layers_train_like_the_others():
     torch._dynamo.reset()
     plain, compiled = losses(torch.float32, steps=5), losses(torch.float32, steps=5, compiled=True)
     assert compiled == pytest.approx(plain, abs=1e-4)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
-def test_freed_memory_stays_with_the_process(monkeypatch, tmp_path):
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_freed_memory_is_kept_by_the_process(monkeypatch, tmp_path):
     code = """
 import resource, sys, torch
 from training.compute import keep_memory
@@ -102,19 +102,19 @@ for _ in range(3):
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
-    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)  # a run in this very process may have set it already
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)  # a run in this process may have set it
 
     def faults(how: str) -> int:
         return int(run_program(None, how, prelude=code, log=tmp_path).stdout)
 
     left = faults("leave")
     assert left > 20_000  # 100 MB in pages of 4 KB
-    assert faults("keep") < left / 10  # nearly none, but a kernel short of memory takes back some of what is idle
+    assert faults("keep") < left / 10  # almost none, but a kernel short of memory reclaims some
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="what else flushes, PyTorch says")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="other CPUs may not support it")
 @pytest.mark.parametrize("how, left", [("leave", True), ("flush", False)])
-def test_numbers_too_small_for_full_precision_count_as_0_in_every_thread(how, left, tmp_path):
+def test_denormals_are_flushed_to_zero_in_every_thread(how, left, tmp_path):
     code = """
 import sys, torch
 from training.compute import flush_denormals
@@ -130,9 +130,9 @@ print(sorted({bool(half.any()) for x in (out, small.grad) for half in x.detach()
     assert done.stdout.split() == [f"[{left}]"]
 
 
-def test_precision_is_as_asked_and_auto_is_what_the_processor_has_instructions_for():
+def test_precision_is_as_requested_and_auto_is_what_the_cpu_has_instructions_for():
     cpu = torch.device("cpu")
-    # ATEN_CPU_CAPABILITY=avx2 makes torch compute as on a CPU without the instructions that this one has.
+    # ATEN_CPU_CAPABILITY=avx2 makes torch compute as on a CPU without AVX512.
     fast = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch.cpu._is_avx512_bf16_supported()
     assert compute_dtype("bf16", cpu) == torch.bfloat16 and compute_dtype("fp32", cpu) == torch.float32
     assert compute_dtype("auto", cpu) == (torch.bfloat16 if fast else torch.float32)

@@ -70,7 +70,7 @@ def test_the_demo_times_its_steps_once_and_a_rerun_resumes_with_them(run_demo, t
     assert MINIMUM_STEPS <= steps <= 700 and steps % 10 == 0 and records[-1]["step"] == steps
     screen = capfd.readouterr().out
     assert f"{steps} steps for a run of 180 s" in screen
-    assert screen.count(" steps left out, ") == 1  # only the run's summary, not that of the short run that was timed
+    assert screen.count(" steps skipped, ") == 1  # only the run's summary, not that of the short run that was timed
     times = [line for line in screen.splitlines() if line.startswith("Time: ")]
     assert len(times) == 1 and all(part in times[0] for part in ("data ", "step timing ", "pretraining ", "total "))
     [session] = read_json(tmp_path / "run" / "run.json")["sessions"]

@@ -1,4 +1,4 @@
-"""The loss's kernels: the C functions and PyTorch's operations agree with fp64, and impossible numbers stay so."""
+"""The loss's kernels: C functions and PyTorch's operations agree with fp64, and NaN and infinity propagate."""
 
 import shutil
 
@@ -25,45 +25,45 @@ def logits(V: int, n: int, *, scale: float = 4.0) -> torch.Tensor:
 
 @pytest.mark.parametrize("way", WAYS, indirect=True)
 @pytest.mark.parametrize("V, n", [(1, 1), (PIECES - 1, 3), (101, 37), (1000, 512), (333, 1025)])
-def test_exponentials_are_those_of_fp64_rounded_once_and_their_sum_is_not_rounded(way, V, n):
-    given = logits(V, n)
-    taken = given.clone()
-    assert kernels.in_c(taken) is way
-    largest, total = exponentials_(taken)
-    exact = (given.double() - given.double().amax(0)).exp()
-    assert torch.equal(largest, given.float().amax(0))
+def test_exponentials_equal_those_of_fp64_rounded_once_and_their_sum_is_not_rounded(way, V, n):
+    values = logits(V, n)
+    exponentials = values.clone()
+    assert kernels.in_c(exponentials) is way
+    largest, total = exponentials_(exponentials)
+    exact = (values.double() - values.double().amax(0)).exp()
+    assert torch.equal(largest, values.float().amax(0))
     torch.testing.assert_close(total.double(), exact.sum(0), rtol=2e-6, atol=0)
-    # Half a unit of the last of eight bits, and where it decides the error of exp; below 1.2e-38 nothing is exact.
-    torch.testing.assert_close(taken.double(), exact, rtol=2**-8 * 1.001, atol=1.2e-38)
+    # Half a unit of the last of eight bits, plus the error of exp near a tie; denormals (below 1.2e-38) are not exact.
+    torch.testing.assert_close(exponentials.double(), exact, rtol=2**-8 * 1.001, atol=1.2e-38)
 
 
 @pytest.mark.parametrize("way", WAYS, indirect=True)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("bad", [torch.nan, -torch.nan, torch.inf])
-def test_a_logit_that_is_no_number_makes_the_sum_of_its_position_no_number_and_leaves_the_others(way, dtype, bad):
-    given = logits(200, 40).to(dtype)
-    given[17, 3] = bad
-    _, total = exponentials_(given)
+def test_a_non_finite_logit_makes_the_sum_of_its_position_nan_and_no_other(way, dtype, bad):
+    values = logits(200, 40).to(dtype)
+    values[17, 3] = bad
+    _, total = exponentials_(values)
     assert total.isnan().nonzero().tolist() == [[3]]
 
 
 @pytest.mark.parametrize("way", WAYS, indirect=True)
-def test_entries_that_nothing_can_predict_weigh_nothing(way):
-    given = logits(200, 40)
-    given[:, 3] = -1e30
-    given[5, 3] = 2.0
-    largest, total = exponentials_(given)
-    assert largest[3] == 2.0 and total[3] == 1.0 and given[5, 3] == 1.0
+def test_impossible_tokens_add_nothing_to_the_sum(way):
+    values = logits(200, 40)
+    values[:, 3] = -1e30
+    values[5, 3] = 2.0
+    largest, total = exponentials_(values)
+    assert largest[3] == 2.0 and total[3] == 1.0 and values[5, 3] == 1.0
 
 
 @needs_compiler
-def test_the_number_of_threads_changes_no_bit():
+def test_results_are_bit_identical_for_any_number_of_threads():
     before, results = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            given = logits(5000, 70)
-            results.append((*exponentials_(given), given))
+            values = logits(5000, 70)
+            results.append((*exponentials_(values), values))
     finally:
         torch.set_num_threads(before)
     for other in results[1:]:

@@ -20,7 +20,7 @@ CORES = min(psutil.cpu_count(logical=False) or 1, len(os.sched_getaffinity(0)))
         pytest.param([], {"OMP_NUM_THREADS": "1"}, 1, marks=pytest.mark.slow),
     ],
 )
-def test_all_cores_compute_unless_somebody_said_how_many(options, environment, threads, tmp_path):
+def test_all_cores_compute_unless_the_number_of_threads_is_specified(options, environment, threads, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(
         "import torch\nfrom training.launch import complete_launch\n"

@@ -1,4 +1,4 @@
-"""The chunked loss equals cross-entropy on full logits, in value and gradients, and never holds those logits."""
+"""The chunked loss equals cross-entropy on full logits, in value and gradients, and never stores those logits."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def plain(hidden, weight, targets):
 
 
 class Recorder(TorchDispatchMode):
-    """Notes every operation and the number of elements of every tensor it returns."""
+    """Record every operation and the size of the largest tensor returned."""
 
     def __init__(self):
         super().__init__()
@@ -43,28 +43,28 @@ class Recorder(TorchDispatchMode):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("rows", [1, 5, N - 1, N, 10 * N], ids=lambda rows: f"{rows} rows at once")
-def test_value_and_gradients_are_those_of_full_logits_whatever_the_chunk(monkeypatch, rows, dtype):
+def test_value_and_gradients_equal_those_of_full_logits_for_every_chunk_size(monkeypatch, rows, dtype):
     monkeypatch.setattr(loss, "CHUNK_BYTES", rows * V * dtype.itemsize)
     hidden, weight, targets = problem(dtype)
     ours = LinearCrossEntropy.apply(hidden, weight, targets, dtype)
     expected = plain(hidden, weight, targets)
     assert ours.dtype == torch.float32 and ours.item() == pytest.approx(expected.item(), rel=1e-6)
-    for mine, oracle in zip(*(torch.autograd.grad(x, (hidden, weight)) for x in (ours, expected)), strict=True):
-        assert mine.dtype == dtype
-        assert (mine - oracle).abs().max() < 1e-6 * oracle.abs().max()
+    for gradient, oracle in zip(*(torch.autograd.grad(x, (hidden, weight)) for x in (ours, expected)), strict=True):
+        assert gradient.dtype == dtype
+        assert (gradient - oracle).abs().max() < 1e-6 * oracle.abs().max()
 
 
-def test_bf16_products_are_close_to_fp32_and_gradients_keep_the_weights_precision():
+def test_bf16_matmuls_are_close_to_fp32_and_gradients_have_the_dtype_of_the_weights():
     hidden, weight, targets = problem(torch.float32)
     ours = LinearCrossEntropy.apply(hidden, weight, targets, torch.bfloat16)
     expected = plain(hidden, weight, targets)
     assert ours.item() == pytest.approx(expected.item(), rel=5e-3)  # bf16 has 8 bits of mantissa
-    for mine, oracle in zip(*(torch.autograd.grad(x, (hidden, weight)) for x in (ours, expected)), strict=True):
-        assert mine.dtype == torch.float32
-        assert (mine - oracle).norm() < 0.02 * oracle.norm()
+    for gradient, oracle in zip(*(torch.autograd.grad(x, (hidden, weight)) for x in (ours, expected)), strict=True):
+        assert gradient.dtype == torch.float32
+        assert (gradient - oracle).norm() < 0.02 * oracle.norm()
 
 
-def test_the_gradient_is_scaled_by_the_one_that_comes_in():
+def test_the_gradient_is_scaled_by_the_incoming_gradient():
     hidden, weight, targets = problem(torch.float32)
 
     def gradients(factor):
@@ -72,8 +72,8 @@ def test_the_gradient_is_scaled_by_the_one_that_comes_in():
         return torch.autograd.grad(ours * factor, (hidden, weight))
 
     once, scaled = gradients(1.0), gradients(0.25)
-    for one, quarter in zip(once, scaled, strict=True):
-        assert torch.equal(one * 0.25, quarter)  # a power of two: exact
+    for gradient, quarter in zip(once, scaled, strict=True):
+        assert torch.equal(gradient * 0.25, quarter)  # a power of two: exact
 
 
 def test_certain_and_hopeless_predictions_stay_finite():
@@ -85,7 +85,7 @@ def test_certain_and_hopeless_predictions_stay_finite():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_no_tensor_of_all_logits_is_ever_made(dtype, monkeypatch):
+def test_no_tensor_of_all_logits_is_created(dtype, monkeypatch):
     rows, entries = 1024, 65_536
     monkeypatch.setattr(loss, "CHUNK_BYTES", rows * entries * dtype.itemsize // 4)
     hidden = torch.randn(rows, 4).requires_grad_()
@@ -103,35 +103,35 @@ def tiny_model(*, tied: bool) -> PleiasForCausalLM:
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-def test_a_model_gets_the_gradients_of_the_plain_way_and_tied_weights_the_sum_of_both_uses(tied):
+def test_a_model_gets_the_gradients_of_the_plain_loss_and_tied_weights_the_sum_of_both_uses(tied):
     model = tiny_model(tied=tied).double()
     windows = torch.randint(V, (3, 9), generator=torch.Generator().manual_seed(1))
     ours = next_token_loss(model, windows, dtype=torch.float64)
     ours.backward()
-    found = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    gradients = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
     model.zero_grad()
     # The Function computes softmax and sums in fp32, hence the tolerance.
     logits = model(input_ids=windows[:, :-1]).logits
     expected = functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
     expected.backward()
     assert ours.item() == pytest.approx(expected.item(), rel=1e-6)
-    assert ("lm_head.weight" in found) is not tied
+    assert ("lm_head.weight" in gradients) is not tied
     for name, parameter in model.named_parameters():
-        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-5, atol=1e-8, msg=name)
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-5, atol=1e-8, msg=name)
     if tied:
-        # Tokens that are read but never predicted, and the other way round, both move the shared weight.
-        rows = found["model.embed_tokens.weight"].abs().sum(-1)
+        # Tokens that occur only as inputs, and only as targets, both change the shared weight.
+        rows = gradients["model.embed_tokens.weight"].abs().sum(-1)
         assert (rows > 0).all()
 
 
-def test_it_is_the_mean_over_every_token_but_the_first_as_transformers_computes_it():
+def test_it_is_the_mean_over_every_token_except_the_first_as_in_transformers():
     model = tiny_model(tied=True)
     windows = torch.randint(V, (3, 9), generator=torch.Generator().manual_seed(1))
     expected = model(input_ids=windows, labels=windows).loss
     assert next_token_loss(model, windows, dtype=torch.float32).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_validation_spends_nothing_on_gradients(monkeypatch):
+def test_validation_computes_no_gradients(monkeypatch):
     monkeypatch.setattr(loss, "CHUNK_BYTES", 8 * V * 4)
     model = tiny_model(tied=True)
     windows = torch.randint(V, (2, 9))
@@ -140,7 +140,7 @@ def test_validation_spends_nothing_on_gradients(monkeypatch):
     assert not value.requires_grad
     with Recorder() as training:
         next_token_loss(model, windows, dtype=torch.float32)
-    # Two chunks; for each, one product makes logits and two more would make gradients.
+    # Two chunks; each has one matmul for logits and two for gradients.
     assert training.operations.count("mm") - recorder.operations.count("mm") == 4
 
 
@@ -153,7 +153,7 @@ def test_a_second_backward_fails_and_does_not_return_gradients_scaled_twice():
 
 
 @pytest.mark.parametrize("rows", [5, 10 * N], ids=lambda rows: f"{rows} rows at once")
-def test_where_no_kernel_can_be_compiled_bf16_gives_the_same_up_to_rounding(monkeypatch, rows):
+def test_without_compiled_kernels_bf16_gives_the_same_up_to_rounding(monkeypatch, rows):
     monkeypatch.setattr(loss, "CHUNK_BYTES", rows * V * 2)
     hidden, weight, targets = problem(torch.float32)
 
@@ -163,5 +163,5 @@ def test_where_no_kernel_can_be_compiled_bf16_gives_the_same_up_to_rounding(monk
 
     first = results()
     monkeypatch.setattr(kernels, "compiled", lambda: None)
-    for mine, other in zip(first, results(), strict=True):
-        assert (mine - other).norm() <= 0.005 * other.norm()
+    for first_result, other in zip(first, results(), strict=True):
+        assert (first_result - other).norm() <= 0.005 * other.norm()

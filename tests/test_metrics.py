@@ -1,4 +1,4 @@
-"""What is measured equals what can be counted, and the log survives what can happen to it."""
+"""Metrics equal direct counts, and the metrics log survives kills."""
 
 import json
 import math
@@ -40,13 +40,13 @@ def test_parameters_are_those_of_the_model(config):
 
 
 @pytest.mark.parametrize(("attention", "gigaflops"), [("none", 7.172), ("causal", 7.726), ("full", 8.280)])
-def test_the_nano_model_needs_the_known_operations_per_token_at_2048(attention, gigaflops):
+def test_the_nano_model_needs_the_known_flops_per_token_at_2048(attention, gigaflops):
     assert flops_per_token(PleiasConfig(), 2048, attention=attention) / 1e9 == pytest.approx(gigaflops, abs=1e-3)
 
 
-def test_full_attention_counts_every_product_of_the_forward_pass_three_times():
-    # Forward FLOPs as PyTorch counts them; the backward pass does each product twice. The embedding is a look-up and
-    # no product, but 6N counts tied weights once, as the head.
+def test_full_attention_counts_every_matmul_of_the_forward_pass_three_times():
+    # Forward FLOPs as PyTorch counts them; the backward pass computes each matmul twice. The embedding is a look-up,
+    # not a matmul, but 6N counts tied weights once, as the head.
     from torch.utils.flop_counter import FlopCounterMode
 
     T = 40
@@ -57,7 +57,7 @@ def test_full_attention_counts_every_product_of_the_forward_pass_three_times():
     assert flops_per_token(model.config, T) * T == 3 * counter.get_total_flops() + 6 * norms * T
 
 
-def test_utilisation_is_only_claimed_where_the_peak_is_known(monkeypatch):
+def test_utilisation_is_only_computed_if_the_peak_is_known(monkeypatch):
     assert peak_flops(torch.device("cpu")) is None
     for name, peak in [("NVIDIA H100 80GB HBM3", 989.4e12), ("NVIDIA A100-SXM4-80GB", 312e12), ("NVIDIA T4", None)]:
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
@@ -90,11 +90,11 @@ def test_a_new_run_starts_an_empty_log(tmp_path):
     assert read_metrics(path) == []
 
 
-def test_a_last_line_that_a_kill_cut_short_is_left_out_wherever_it_was_cut(tmp_path):
+def test_a_last_line_that_a_kill_truncated_anywhere_is_skipped(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    whole, cut = '{"step": 10, "loss": 1.5}\n', '{"step": 20, "loss": 2.5}\n'
+    complete, cut = '{"step": 10, "loss": 1.5}\n', '{"step": 20, "loss": 2.5}\n'
     for length in range(len(cut)):
-        path.write_text(whole + cut[:length])
+        path.write_text(complete + cut[:length])
         assert read_metrics(path) == [{"step": 10, "loss": 1.5}]
         MetricsLog(path, resume_step=20).write({"step": 20, "loss": 3.5})
         assert [record["loss"] for record in map(json.loads, path.read_text().splitlines())] == [1.5, 3.5]
@@ -114,17 +114,17 @@ def test_a_kill_while_a_resumed_run_rewrites_the_log_does_not_lose_it(tmp_path, 
 
 
 @pytest.mark.parametrize("languages", [("en", "fr", "la"), ()])
-def test_the_plot_is_a_png_of_the_whole_run(tmp_path, languages):
+def test_the_plot_is_a_png_of_the_run(tmp_path, languages):
     records = [{"step": step, "loss": 10 / (step + 1)} for step in range(1, 30)]
     for step in (0, 15, 29) if languages else ():
-        records.append({"step": step, "validation": {one: {"bits_per_byte": 2 - step / 30} for one in languages}})
+        records.append({"step": step, "validation": {code: {"bits_per_byte": 2 - step / 30} for code in languages}})
     plot(records, tmp_path / "loss.png")
     content = (tmp_path / "loss.png").read_bytes()
     assert content[:8] == b"\x89PNG\r\n\x1a\n" and content[-8:-4] == b"IEND"
     assert struct.unpack(">II", content[16:24]) == (1200, 480)
 
 
-def test_the_plot_of_a_fine_tuning_has_the_line_of_its_metric(tmp_path):
+def test_the_plot_of_a_fine_tuning_run_has_the_line_of_its_metric(tmp_path):
     records = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
     plot(records, tmp_path / "bare.png")
     figures = [{"step": step, "held_out": {"cer": cer, "wer": 1.0}} for step, cer in ((1, 0.5), (2, None), (3, 0.25))]

@@ -1,6 +1,6 @@
-"""A model cut over processes trains as the whole one does, and its checkpoints open on any number of processes.
+"""A sharded model trains like the unsharded one, and its checkpoints open on any number of processes.
 
-Processes are forked, meet over gloo, and run the very code that GPUs run.
+Processes are forked, communicate over gloo, and run the code that GPUs run.
 """
 
 import fcntl
@@ -57,7 +57,7 @@ BATCH, STEPS = 8, 6
 
 
 def in_processes(number: int, work, *arguments) -> list:
-    """What `work(rank, *arguments)` returns in each of `number` forked processes; all end when one fails."""
+    """Return the results of `work(rank, *arguments)` in each of `number` forked processes; all end if one fails."""
     context = multiprocessing.get_context("fork")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -92,27 +92,27 @@ def in_processes(number: int, work, *arguments) -> list:
     try:
         results = []
         for rank, pipe in enumerate(pipes):
-            assert pipe.poll(300), f"process {rank} of {number} said nothing"
+            assert pipe.poll(300), f"process {rank} of {number} did not answer"
             outcome, result = pipe.recv()
             assert outcome == "done", result
             results.append(result)
         return results
     finally:
-        for one in children:
-            one.kill()
-            one.join()
+        for process in children:
+            process.kill()
+            process.join()
 
 
 @contextmanager
 def gloo(layout: Layout, rank: int):
-    """The process group, and this process's layout."""
+    """Set up the process group; yield the layout of this process."""
     dist.init_process_group("gloo")
     yield replace(layout, rank=rank)
     dist.destroy_process_group()
 
 
-def made(layout: Layout, seed: int = 0, dtype: torch.dtype = torch.float32):
-    """A model, cut if the layout says so, and its optimizer."""
+def build(layout: Layout, seed: int = 0, dtype: torch.dtype = torch.float32):
+    """Return a model, sharded by the layout, and its optimizer."""
     torch.manual_seed(seed)
     loss_model = NextTokenLoss(PleiasForCausalLM(PleiasConfig(**SHAPE)), dtype)
     if layout.sharded:
@@ -121,14 +121,14 @@ def made(layout: Layout, seed: int = 0, dtype: torch.dtype = torch.float32):
 
 
 def train(layout: Layout, loss_model, optimizer, steps: range) -> list[tuple[float, float]]:
-    """Loss and gradient norm, over all processes, of each step."""
-    told = []
+    """Train; return loss and gradient norm, over all processes, of each step."""
+    results = []
     for step in steps:
         windows = torch.randint(SHAPE["vocab_size"], (BATCH, 17), generator=torch.Generator().manual_seed(step))
         share = BATCH // layout.data_processes
-        mine = windows[layout.data_rank * share :][:share]
+        local = windows[layout.data_rank * share :][:share]
         total = torch.zeros(())
-        for micro in mine.split(max(1, share // 2)):  # two a step, where there are two
+        for micro in local.split(max(1, share // 2)):  # two per step if there are two
             loss = loss_model(micro) * len(micro) / share
             loss.backward()
             total += loss.detach()
@@ -137,8 +137,8 @@ def train(layout: Layout, loss_model, optimizer, steps: range) -> list[tuple[flo
         optimizer.zero_grad()
         if dist.is_initialized():
             dist.all_reduce(total)
-        told.append((total.item() / (layout.data_processes * layout.tensor), norm.item()))
-    return told
+        results.append((total.item() / (layout.data_processes * layout.tensor), norm.item()))
+    return results
 
 
 def processes(layout: Layout) -> int:
@@ -150,43 +150,43 @@ def processes(layout: Layout) -> int:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> dict:
-    """What one process does: its losses and norms, and a checkpoint after three steps."""
+    """Losses and norms of a single process, and its checkpoint after three steps."""
     folder = tmp_path_factory.mktemp("alone")
-    loss_model, optimizer = made(ALONE)
-    told = train(ALONE, loss_model, optimizer, range(3))
+    loss_model, optimizer = build(ALONE)
+    steps = train(ALONE, loss_model, optimizer, range(3))
     Saver(folder, loss_model.model, optimizer, keep=1, background=False).save(3, {})
-    told += train(ALONE, loss_model, optimizer, range(3, STEPS))
-    return {"folder": folder, "told": told, "bf16": train(ALONE, *made(ALONE, dtype=torch.bfloat16), range(STEPS))}
+    steps += train(ALONE, loss_model, optimizer, range(3, STEPS))
+    return {"folder": folder, "steps": steps, "bf16": train(ALONE, *build(ALONE, dtype=torch.bfloat16), range(STEPS))}
 
 
-def assert_close(told, expected, *, loss: float = 2e-5, norm: float = 2e-4):
-    """Absolute difference of the losses, relative difference of the norms."""
-    for (a, n), (b, m) in zip(told, expected, strict=True):
-        assert a == pytest.approx(b, abs=loss) and n == pytest.approx(m, rel=norm), (told, expected)
+def assert_close(steps, expected, *, loss: float = 2e-5, norm: float = 2e-4):
+    """Compare losses by absolute and norms by relative difference."""
+    for (a, n), (b, m) in zip(steps, expected, strict=True):
+        assert a == pytest.approx(b, abs=loss) and n == pytest.approx(m, rel=norm), (steps, expected)
 
 
 def from_the_start(rank: int, layout: Layout, dtype: torch.dtype, folder: Path):
     with gloo(layout, rank) as layout:
-        loss_model, optimizer = made(layout, dtype=dtype)
+        loss_model, optimizer = build(layout, dtype=dtype)
         assert all(isinstance(parameter, DTensor) for parameter in loss_model.parameters())
-        told = train(layout, loss_model, optimizer, range(3))
+        steps = train(layout, loss_model, optimizer, range(3))
         saver = Saver(folder, loss_model.model, optimizer, keep=2)
         saver.save(3, {})
-        told += train(layout, loss_model, optimizer, range(3, STEPS))
+        steps += train(layout, loss_model, optimizer, range(3, STEPS))
         saver.wait()
         dist.barrier()
         held = sum(parallel.local(parameter).numel() for parameter in loss_model.parameters())
-        whole = parallel.gathered(loss_model.model, torch.float32, keep=rank == 0)
+        full_model = parallel.gathered(loss_model.model, torch.float32, keep=rank == 0)
         saver.save(STEPS, {})
         saver.wait()
-        tensors = {name: p.detach().numpy() for name, p in whole.named_parameters()} if whole else None
-        return told, held, tensors
+        tensors = {name: p.detach().numpy() for name, p in full_model.named_parameters()} if full_model else None
+        return steps, held, tensors
 
 
 def resumed(rank: int, layout: Layout, folder: Path, out: Path):
-    """Go on from a checkpoint, whoever wrote it, and write what was read as another."""
+    """Resume from a checkpoint of any layout, and save what was read as another checkpoint."""
     with gloo(layout, rank) as layout:
-        loss_model, optimizer = made(layout, seed=1)
+        loss_model, optimizer = build(layout, seed=1)
         Checkpoint(folder, 3).restore(loss_model.model, optimizer)
         saver = Saver(out, loss_model.model, optimizer, keep=1, background=False)
         saver.save(3, {})
@@ -194,16 +194,16 @@ def resumed(rank: int, layout: Layout, folder: Path, out: Path):
 
 
 def assert_same_tensors(folder: Path, other: Path, step: int = 3):
-    one, two = Checkpoint(folder, step), Checkpoint(other, step)
+    first, second = Checkpoint(folder, step), Checkpoint(other, step)
     for part in checkpoint.PARTS:
-        assert one.tensors[part].keys() == two.tensors[part].keys() and one.tensors[part]
-        for name in one.tensors[part]:
-            assert torch.equal(one.read(part, name), two.read(part, name)), name
+        assert first.tensors[part].keys() == second.tensors[part].keys() and first.tensors[part]
+        for name in first.tensors[part]:
+            assert torch.equal(first.read(part, name), second.read(part, name)), name
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """Function (name in CUT): what its processes told of a run from the start, and where its checkpoints lie."""
+    """Function (name in CUT): the results of its processes in a run, and the folder of its checkpoints."""
     known = {}
 
     def run(name: str):
@@ -216,25 +216,25 @@ def written(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", CUT)
-def test_a_cut_model_trains_as_a_whole_one_and_each_process_holds_its_share(name, alone, written):
+def test_a_sharded_model_trains_like_an_unsharded_one_and_each_process_stores_its_share(name, alone, written):
     layout, (results, folder) = CUT[name], written(name)
-    for told, _, _ in results:
-        assert_close(told, alone["told"])
-    total = sum(parameter.numel() for parameter in made(ALONE)[0].parameters())
+    for steps, _, _ in results:
+        assert_close(steps, alone["steps"])
+    total = sum(parameter.numel() for parameter in build(ALONE)[0].parameters())
     held = [held for _, held, _ in results]
-    if layout.tensor == 1:  # a group holds the whole once
+    if layout.tensor == 1:  # a group stores the full model once
         assert sum(held) == total * layout.replicate
-    else:  # embedding and norms are held by each of `tensor`
-        matrices = sum(p.numel() for p in made(ALONE)[0].model.model.layers.parameters() if p.dim() == 2)
+    else:  # each process of `tensor` stores embedding and norms
+        matrices = sum(p.numel() for p in build(ALONE)[0].model.model.layers.parameters() if p.dim() == 2)
         assert sum(held) == matrices + (total - matrices) * layout.tensor
-    # The last checkpoint is what the processes hold, put together.
+    # The last checkpoint combines the parts of the processes.
     last = Checkpoint(folder, STEPS)
-    for parameter, whole in results[0][2].items():
-        assert torch.equal(last.read("model", parameter), torch.from_numpy(whole)), parameter
-    assert all(whole is None for _, _, whole in results[1:])
+    for parameter, tensor in results[0][2].items():
+        assert torch.equal(last.read("model", parameter), torch.from_numpy(tensor)), parameter
+    assert all(tensor is None for _, _, tensor in results[1:])
 
 
-def test_each_process_writes_its_part_and_a_copy_of_the_whole_is_written_once(written):
+def test_each_process_writes_its_part_and_copies_are_written_once(written):
     def files(name):
         return sorted(path.name for path in (written(name)[1] / f"step-{STEPS}").glob("*.safetensors"))
 
@@ -246,12 +246,12 @@ def test_each_process_writes_its_part_and_a_copy_of_the_whole_is_written_once(wr
     assert max(stored.values()) < 1.15 * min(stored.values()), stored  # headers aside
 
 
-def test_with_bf16_products_a_cut_model_trains_as_a_whole_one(alone, tmp_path):
+def test_with_bf16_matmuls_a_sharded_model_trains_like_an_unsharded_one(alone, tmp_path):
     layout = CUT["FSDP x TP on 2 x 2"]
     results = in_processes(4, from_the_start, layout, torch.bfloat16, tmp_path)
-    # Weights travel in bf16, norms too; steps of one process in bf16 and in fp32 are this far apart, too.
+    # Weights and norms are gathered in bf16; steps of one process in bf16 and in fp32 differ as much.
     assert_close(results[0][0], alone["bf16"], loss=5e-3, norm=4e-2)
-    assert_close(alone["told"], alone["bf16"], loss=5e-3, norm=4e-2)
+    assert_close(alone["steps"], alone["bf16"], loss=5e-3, norm=4e-2)
 
 
 @pytest.mark.parametrize(
@@ -268,27 +268,27 @@ def test_with_bf16_products_a_cut_model_trains_as_a_whole_one(alone, tmp_path):
     ],
 )
 def test_a_checkpoint_opens_bit_for_bit_on_any_number_of_processes(writer, reader, alone, written, tmp_path):
-    """Sharded to whole, whole to sharded, and one sharding to another; then training goes on as it would have."""
+    """From sharded to unsharded, the reverse, and between layouts; training then continues unchanged."""
     folder = written(writer)[1] if writer else alone["folder"]
     layout = CUT[reader] if reader else ALONE
     results = in_processes(processes(layout), resumed, layout, folder, tmp_path / "read")
     assert_same_tensors(folder, tmp_path / "read")
-    for told in results:
-        assert_close(told, alone["told"][3:])
+    for steps in results:
+        assert_close(steps, alone["steps"][3:])
 
 
-# What the launcher asks for --------------------------------------------------------------------------
+# Requests of the launcher ----------------------------------------------------------------------------
 
 FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 
 
-def launched(monkeypatch, processes: int, **asked: str) -> Layout:
-    for name, value in {"RANK": "3", "WORLD_SIZE": str(processes), **asked}.items():
+def launched(monkeypatch, processes: int, **requested: str) -> Layout:
+    for name, value in {"RANK": "3", "WORLD_SIZE": str(processes), **requested}.items():
         monkeypatch.setenv(name, value)
     return Layout.from_launcher()
 
 
-def test_the_launcher_says_what_is_cut_and_accelerate_does_not_hear_of_it(monkeypatch):
+def test_the_launcher_specifies_the_layout_and_accelerate_does_not_see_it(monkeypatch):
     assert launched(monkeypatch, 4) == Layout(rank=3, replicate=4)
     assert launched(monkeypatch, 4, **FSDP2) == Layout(rank=3, shard=4, sharded=True)
     assert not [name for name in os.environ if name in FSDP2]
@@ -297,29 +297,29 @@ def test_the_launcher_says_what_is_cut_and_accelerate_does_not_hear_of_it(monkey
     layout = launched(monkeypatch, 24, **FSDP2, **sizes)
     assert layout == Layout(rank=3, replicate=2, shard=3, tensor=4, sharded=True, reshard=False)
     assert (layout.data_rank, layout.data_processes) == (0, 6)
-    assert launched(monkeypatch, 1, **FSDP2) == Layout(rank=3)  # nothing to cut
+    assert launched(monkeypatch, 1, **FSDP2) == Layout(rank=3)  # nothing to shard
 
 
 @pytest.mark.parametrize(
-    "asked, said",
+    "requested, message",
     [
-        ({"FSDP_VERSION": "1"}, "asks for FSDP 1; set fsdp_version: 2"),
-        ({"FSDP_ACTIVATION_CHECKPOINTING": "true"}, "asks for fsdp_activation_checkpointing, which is not done"),
-        ({"PARALLELISM_CONFIG_CP_SIZE": "2"}, "cp or sp, which is not done"),
-        ({"PARALLELISM_CONFIG_TP_SIZE": "3"}, r"1 x 4 x 3 processes .* and there are 4; change it or --num_processes"),
+        ({"FSDP_VERSION": "1"}, "requests FSDP 1. Set fsdp_version: 2"),
+        ({"FSDP_ACTIVATION_CHECKPOINTING": "true"}, "requests fsdp_activation_checkpointing: not supported"),
+        ({"PARALLELISM_CONFIG_CP_SIZE": "2"}, "requests cp or sp: not supported"),
+        ({"PARALLELISM_CONFIG_TP_SIZE": "3"}, r"1 x 4 x 3 processes .* but there are 4. Change it or --num_processes"),
     ],
 )
-def test_what_is_not_done_here_is_refused(asked, said, monkeypatch):
-    with pytest.raises(InputError, match=said):
-        launched(monkeypatch, 4, **(FSDP2 | asked))
+def test_unsupported_features_are_rejected(requested, message, monkeypatch):
+    with pytest.raises(InputError, match=message):
+        launched(monkeypatch, 4, **(FSDP2 | requested))
 
 
-def test_heads_that_do_not_divide_are_refused():
+def test_heads_that_do_not_divide_are_rejected():
     def cut(rank: int):
         with gloo(Layout(tensor=3, sharded=True), rank) as layout:
-            with pytest.raises(InputError, match="num_key_value_heads 2 does not divide by tp_size 3"):
-                made(layout)
-            dist.barrier()  # the first rank, which holds the store, waits for the others
+            with pytest.raises(InputError, match="num_key_value_heads must be a multiple of tp_size 3, got 2"):
+                build(layout)
+            dist.barrier()  # the first rank, which runs the store, waits for the others
 
     in_processes(3, cut)
 
@@ -350,8 +350,8 @@ def config(tiny_shards, tiny_tokenizer, tmp_path_factory) -> PretrainConfig:
 
 
 def run(rank: int, config: PretrainConfig, environment: dict[str, str], stop_after: int | None = None) -> None:
-    """The whole program; a `stop_after` is a SIGTERM in that step."""
-    AcceleratorState._reset_state(reset_partial_state=True)  # of a run in this process before it was forked
+    """Run the program; `stop_after` is a step with a SIGTERM."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # state of a run in this process before the fork
     GradientState._reset_state()
     os.environ |= environment
     if stop_after:
@@ -370,20 +370,20 @@ def lines(config: PretrainConfig) -> list[dict]:
     return read_metrics(config.folder / "metrics.jsonl")
 
 
-def assert_same_training(config: PretrainConfig, whole: PretrainConfig):
+def assert_same_training(config: PretrainConfig, reference: PretrainConfig):
     """Equal up to the order of sums: another batch would show in the first digits."""
-    assert [line["step"] for line in lines(config)] == [line["step"] for line in lines(whole)]
-    for mine, other in zip(lines(config), lines(whole), strict=True):
-        if "loss" in mine:
-            assert mine["loss"] == pytest.approx(other["loss"], abs=1e-3)
-            assert mine["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=2e-2)
+    assert [line["step"] for line in lines(config)] == [line["step"] for line in lines(reference)]
+    for line, other in zip(lines(config), lines(reference), strict=True):
+        if "loss" in line:
+            assert line["loss"] == pytest.approx(other["loss"], abs=1e-3)
+            assert line["gradient_norm"] == pytest.approx(other["gradient_norm"], rel=2e-2)
         else:
             for language, held in other["validation"].items():
-                assert mine["validation"][language]["loss"] == pytest.approx(held["loss"], abs=1e-3)
+                assert line["validation"][language]["loss"] == pytest.approx(held["loss"], abs=1e-3)
 
 
 @pytest.fixture(scope="module")
-def whole(config) -> PretrainConfig:
+def reference(config) -> PretrainConfig:
     in_processes(1, run, config, {})
     return config
 
@@ -399,22 +399,22 @@ SESSIONS = {
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if "both times" in name else ()) for name in SESSIONS]
 )
-def test_a_run_goes_on_when_the_number_of_processes_or_what_they_hold_changes(name, config, whole, tmp_path):
+def test_a_run_resumes_when_the_number_of_processes_or_the_layout_changes(name, config, reference, tmp_path):
     config = replace(config, out=tmp_path / "run")
     sessions = SESSIONS[name]
     for (number, environment), stop_after in zip(sessions, [*(3, 9)[: len(sessions) - 1], None], strict=True):
         codes = in_processes(number, run, config, environment, stop_after)
         assert codes == [pretrain.STOPPED if stop_after else None] * number
         assert checkpoint.latest_step(config.folder / "checkpoints") == (stop_after or 12)
-    assert_same_training(config, whole)
-    tensors, expected = (load_file(run.folder / "model" / "model.safetensors") for run in (config, whole))
+    assert_same_training(config, reference)
+    tensors, expected = (load_file(run.folder / "model" / "model.safetensors") for run in (config, reference))
     assert tensors.keys() == expected.keys()
     for key, tensor in tensors.items():
         assert tensor.dtype == torch.bfloat16 and torch.allclose(tensor, expected[key], atol=2e-2), key
 
 
 def launch(config: PretrainConfig, tmp_path: Path, *settings: str) -> subprocess.Popen:
-    """The program under `accelerate launch`."""
+    """Start the program under `accelerate launch`."""
     command = [sys.executable, "-m", "accelerate.commands.launch", *settings]
     command += ["-m", "training.pretrain", "--config", str(as_yaml(config, tmp_path / "config.yaml"))]
     log = open(tmp_path / "log", "w")
@@ -423,12 +423,12 @@ def launch(config: PretrainConfig, tmp_path: Path, *settings: str) -> subprocess
 
 
 @pytest.mark.slow
-def test_accelerate_launch_with_the_packaged_settings_cuts_the_model_on_cpus_too(config, whole, tmp_path):
+def test_accelerate_launch_with_the_packaged_settings_shards_the_model_on_cpus_too(config, reference, tmp_path):
     config = replace(config, out=tmp_path / "run")
     settings = str(ROOT / "training" / "accelerate" / "fsdp2.yaml")
     process = launch(config, tmp_path, "--config_file", settings, "--num_processes", "2")
     assert process.wait(300) == 0, (tmp_path / "log").read_text()
-    assert_same_training(config, whole)
+    assert_same_training(config, reference)
     files = [path.name for path in (config.folder / "checkpoints" / "step-12").glob("model-*.safetensors")]
     assert sorted(files) == ["model-00000.safetensors", "model-00001.safetensors"]
 
@@ -445,7 +445,7 @@ def test_sigterm_to_accelerate_launch_reaches_the_run_which_saves(number, config
             assert time.monotonic() < give_up and process.poll() is None, (tmp_path / "log").read_text()
             time.sleep(0.1)
         process.terminate()
-        with open(config.folder / ".lock") as lock:  # the run holds it until it has ended
+        with open(config.folder / ".lock") as lock:  # the run locks it until it has ended
             while True:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""The pretraining program: what it leaves, that it can be stopped anywhere, and what bad input gets."""
+"""The pretraining program: the files of a run, resuming after any stop, and errors for bad input."""
 
 import fcntl
 import json
@@ -23,12 +23,11 @@ from training_runs import as_yaml, handlers_kept, state
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from modeling_pleias import PleiasForCausalLM
-from training import checkpoint, pretrain
+from training import checkpoint, guard, pretrain
 from training.config import InputError, parse
 from training.corpus import CorpusConfig
 from training.data.documents import SCHEMA
 from training.files import read_json, sha256
-from training.guard import GuardConfig
 from training.language import LANGUAGES
 from training.loader import Shards, batch_windows
 from training.metrics import read_metrics
@@ -51,12 +50,12 @@ MODEL = {
     "num_key_value_heads": 2,
 }
 TWO = ("--num_processes", "2")  # as a user types it
-TIMES = ("tokens_per_second", "mfu")  # what may differ between two equal runs
+TIMES = ("tokens_per_second", "mfu")  # metrics that may differ between two equal runs
 
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
-    """Two languages, 60 documents each, in the corpus contract."""
+    """Corpus of two languages with 60 documents each."""
     folder = tmp_path_factory.mktemp("text")
     for language, words in WORDS.items():
         words, rows = words.split(), []
@@ -73,13 +72,13 @@ def corpus(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def config(corpus, tmp_path_factory) -> PretrainConfig:
-    """Twelve steps of a tiny model; its data are made by the first run that needs them."""
+    """Twelve steps of a tiny model; the first run that needs its data builds them."""
     return PretrainConfig(
         name="tiny",
         stages=[Stage("base", steps=8, sequences=8), Stage("annealing", steps=4, sequences=4)],
         model=MODEL,
         corpus=CorpusConfig(source="parquet", languages=list(WORDS), path=corpus),
-        data=DataConfig(folder=tmp_path_factory.mktemp("data"), validation=0.1),
+        data=DataConfig(folder=tmp_path_factory.mktemp("data"), validation_share=0.1),
         optimizer=OptimizerConfig(learning_rate=1e-2, final_learning_rate=1e-3, warmup_steps=3),
         every=EveryConfig(log=2, validate=6, checkpoint=3, keep=2),
         sequence_length=32,
@@ -89,21 +88,21 @@ def config(corpus, tmp_path_factory) -> PretrainConfig:
 
 
 @pytest.fixture(scope="module")
-def whole(config, tmp_path_factory) -> PretrainConfig:
-    """A run that nothing interrupted."""
-    config = replace(config, out=tmp_path_factory.mktemp("runs") / "whole")
+def reference(config, tmp_path_factory) -> PretrainConfig:
+    """A run without interruption."""
+    config = replace(config, out=tmp_path_factory.mktemp("runs") / "reference")
     run(config)
     return config
 
 
 def run(config: PretrainConfig) -> None:
-    """Pretrain in this process, and leave its signal handlers as they were."""
+    """Pretrain in this process, and restore its signal handlers."""
     with handlers_kept():
         pretrain.pretrain(config)
 
 
 def start(config: PretrainConfig, tmp_path: Path, prelude: str = "", processes: int = 1) -> tuple[int, str]:
-    """Exit status and output of the program in other processes; `prelude` is Python run before it, an accident."""
+    """Return exit status and output of the program in other processes; `prelude` is Python code that makes it fail."""
     file = as_yaml(config, tmp_path / "config.yaml")
     options = {"log": tmp_path / "log", "cwd": tmp_path, "prelude": prelude, "processes": processes}
     done = run_program("training.pretrain", "--config", file, **options)
@@ -111,7 +110,7 @@ def start(config: PretrainConfig, tmp_path: Path, prelude: str = "", processes: 
 
 
 def launch(config: PretrainConfig, tmp_path: Path, *options: str) -> tuple[int, str]:
-    """Exit status and output of the program under `accelerate launch`, as a user starts it."""
+    """Return exit status and output of the program under `accelerate launch`, as a user starts it."""
     command = [sys.executable, "-m", "accelerate.commands.launch", *options, "-m", "training.pretrain"]
     command += ["--config", str(as_yaml(config, tmp_path / "config.yaml"))]
     pipes = {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "start_new_session": True}
@@ -126,7 +125,7 @@ def launch(config: PretrainConfig, tmp_path: Path, *options: str) -> tuple[int, 
 
 
 def at_step(step: int, signal_name: str) -> str:
-    """A prelude: the process signals itself where that step asks for its learning rate."""
+    """Return a prelude with which the process signals itself when that step gets its learning rate."""
     return (
         "import os, signal\n"
         "from training import pretrain\n"
@@ -138,25 +137,25 @@ def at_step(step: int, signal_name: str) -> str:
 
 
 def timeless(config: PretrainConfig) -> list[dict]:
-    """The metrics without what the clock decides."""
+    """Return the metrics without those that depend on time."""
     records = read_metrics(config.folder / "metrics.jsonl")
     return [{key: value for key, value in record.items() if key not in TIMES} for record in records]
 
 
-def assert_same_run(one: PretrainConfig, other: PretrainConfig) -> None:
-    assert timeless(one) == timeless(other)
-    a, b = (state(config, config.steps) for config in (one, other))
+def assert_same_run(first: PretrainConfig, other: PretrainConfig) -> None:
+    assert timeless(first) == timeless(other)
+    a, b = (state(config, config.steps) for config in (first, other))
     assert a.keys() == b.keys()
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_a_run_leaves_every_file_of_its_contract(whole):
-    folder = whole.folder
+def test_a_run_writes_every_file_of_its_contract(reference):
+    folder = reference.folder
     for name in ("config.yaml", "run.json", "metrics.jsonl", "emissions.json", "loss.png", "model/config.json"):
         assert (folder / name).stat().st_size > 0, name
     assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
     session = read_json(folder / "run.json")["sessions"][0]
-    manifest = read_json(whole.data.folder / "shards" / "manifest.json")
+    manifest = read_json(reference.data.folder / "shards" / "manifest.json")
     assert session["steps"] == 12 and session["end"] >= session["start"]
     assert session["data"] == [manifest["fingerprint"]] * 2
     assert session["versions"]["torch"] == version("torch") and session["hardware"]["cpus"] == os.cpu_count()
@@ -166,35 +165,35 @@ def test_a_run_leaves_every_file_of_its_contract(whole):
     assert (folder / "checkpoints" / "LATEST").read_text() == "step-12\n"
 
 
-def test_pretraining_and_its_data_need_neither_trl_nor_datasets(config, whole, tmp_path):
+def test_pretraining_and_its_data_need_neither_trl_nor_datasets(config, reference, tmp_path):
     config = replace(config, out=tmp_path / "run", data=replace(config.data, folder=tmp_path / "data"))
     code = "import runpy, sys; sys.modules.update(trl=None, datasets=None); "  # both imports fail
     code += "runpy.run_module('training.pretrain', run_name='__main__')"
     command = [sys.executable, "-c", code, "--config", str(as_yaml(config, tmp_path / "config.yaml"))]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=300)
-    assert_same_run(config, whole)
+    assert_same_run(config, reference)
 
 
-def test_the_resolved_config_is_saved_and_is_a_config(whole):
-    assert parse(PretrainConfig, ["--config", str(whole.folder / "config.yaml")], description="") == whole
+def test_the_resolved_config_is_saved_and_is_a_config(reference):
+    assert parse(PretrainConfig, ["--config", str(reference.folder / "config.yaml")], description="") == reference
 
 
-def test_the_model_folder_opens_with_auto_classes_and_pipeline(whole):
-    model = AutoModelForCausalLM.from_pretrained(whole.folder / "model")
-    tokenizer = AutoTokenizer.from_pretrained(whole.folder / "model")
+def test_the_model_folder_opens_with_auto_classes_and_pipeline(reference):
+    model = AutoModelForCausalLM.from_pretrained(reference.folder / "model")
+    tokenizer = AutoTokenizer.from_pretrained(reference.folder / "model")
     assert type(model).__name__ == "PleiasForCausalLM"
-    assert read_json(whole.folder / "model" / "config.json")["dtype"] == "bfloat16"
-    trained = state(whole, whole.steps)["model:model.layers.0.mlp.up_proj.weight"]
+    assert read_json(reference.folder / "model" / "config.json")["dtype"] == "bfloat16"
+    trained = state(reference, reference.steps)["model:model.layers.0.mlp.up_proj.weight"]
     # A CPU without bfloat16 instructions loads it widened to float32.
     assert torch.equal(model.model.layers[0].mlp.up_proj.weight.bfloat16(), trained.bfloat16())
     assert tokenizer.model_max_length == 32 and tokenizer.decode(tokenizer("a ship!").input_ids[1:]) == "a ship!"
-    generate = pipeline("text-generation", model=str(whole.folder / "model"), max_new_tokens=5)
+    generate = pipeline("text-generation", model=str(reference.folder / "model"), max_new_tokens=5)
     assert generate("the ship")[0]["generated_text"].startswith("the ship")
 
 
-def test_training_lowers_the_loss_and_the_bits_per_byte_of_held_out_text(whole):
-    records = read_metrics(whole.folder / "metrics.jsonl")
+def test_training_lowers_the_loss_and_the_bits_per_byte_of_held_out_text(reference):
+    records = read_metrics(reference.folder / "metrics.jsonl")
     losses = [record["loss"] for record in records if "loss" in record]
     held = [record["validation"] for record in records if "validation" in record]
     assert losses[-1] < losses[0] - 0.5
@@ -202,14 +201,14 @@ def test_training_lowers_the_loss_and_the_bits_per_byte_of_held_out_text(whole):
         assert held[-1][language]["bits_per_byte"] < held[0][language]["bits_per_byte"]
 
 
-def test_stages_switch_at_their_step_and_the_metrics_say_so(whole):
-    records = [record for record in read_metrics(whole.folder / "metrics.jsonl") if "loss" in record]
+def test_stages_switch_at_their_step_and_the_metrics_show_it(reference):
+    records = [record for record in read_metrics(reference.folder / "metrics.jsonl") if "loss" in record]
     assert [(r["step"], r["stage"], r["sequences"]) for r in records] == [
         (2, "base", 8), (4, "base", 8), (6, "base", 8), (8, "base", 8), (10, "annealing", 4), (12, "annealing", 4),
     ]  # fmt: skip
 
 
-def test_the_learning_rate_warms_up_linearly_and_falls_by_a_cosine(config):
+def test_the_learning_rate_warms_up_linearly_and_decays_by_a_cosine(config):
     rates = [config.learning_rate(step) for step in range(1, 13)]
     assert rates[:3] == pytest.approx([1e-2 / 3, 2e-2 / 3, 1e-2])
     assert rates[11] == pytest.approx(1e-3) and config.learning_rate(100) == pytest.approx(1e-3)
@@ -219,12 +218,12 @@ def test_the_learning_rate_warms_up_linearly_and_falls_by_a_cosine(config):
 
 
 @pytest.mark.parametrize("accident", ["between checkpoints", "during a checkpoint", "before the first checkpoint"])
-def test_a_killed_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(accident, config, whole, tmp_path):
+def test_a_killed_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(accident, config, reference, tmp_path):
     config = replace(config, out=tmp_path / "run")
     prelude = {
         "between checkpoints": at_step(8, "SIGKILL"),
         "before the first checkpoint": at_step(2, "SIGKILL"),
-        "during a checkpoint": (  # the tensors of the second are written, its folder has not got its name
+        "during a checkpoint": (  # the tensors of the second are written, its folder is not renamed yet
             "import os, signal\n"
             "from training import checkpoint\n"
             "saves = []\n"
@@ -236,16 +235,16 @@ def test_a_killed_and_resumed_run_equals_the_uninterrupted_one_bit_for_bit(accid
     }[accident]
     status, output = start(config, tmp_path, prelude=prelude)
     assert status == -signal.SIGKILL, output
-    # Two tiny steps after the sixth, its checkpoint may or may not have been written: that goes on in the background.
-    kept = {"between checkpoints": ([3], [3, 6]), "during a checkpoint": ([3],), "before the first checkpoint": ([],)}
-    assert checkpoint.steps(config.folder / "checkpoints") in kept[accident]
+    # Two tiny steps after the sixth, its checkpoint may or may not be written: that happens in the background.
+    steps = {"between checkpoints": ([3], [3, 6]), "during a checkpoint": ([3],), "before the first checkpoint": ([],)}
+    assert checkpoint.steps(config.folder / "checkpoints") in steps[accident]
     run(config)
-    assert_same_run(config, whole)
+    assert_same_run(config, reference)
     assert len(read_json(config.folder / "run.json")["sessions"]) == 2
 
 
 def test_a_run_over_candidates_resumes_bit_for_bit_and_ends_elsewhere_than_one_over_the_vocabulary(
-    config, whole, tmp_path
+    config, reference, tmp_path
 ):
     stages = [replace(config.stages[0], candidates=200), config.stages[1]]
     unbroken, stopped = (replace(config, stages=stages, out=tmp_path / name) for name in ("unbroken", "stopped"))
@@ -254,13 +253,13 @@ def test_a_run_over_candidates_resumes_bit_for_bit_and_ends_elsewhere_than_one_o
     assert status == STOPPED, output
     run(stopped)
     assert_same_run(stopped, unbroken)
-    ours, over_all = state(unbroken, 12), state(whole, 12)
+    ours, over_all = state(unbroken, 12), state(reference, 12)
     assert any(not torch.equal(ours[key], over_all[key]) for key in ours)
     late = [line["validation"] for line in read_metrics(unbroken.folder / "metrics.jsonl") if "validation" in line]
     assert late[-1]["en"]["loss"] < late[0]["en"]["loss"] - 0.1  # over the vocabulary, and falling
 
 
-def test_a_kill_while_the_model_folder_is_written_does_not_leave_one_that_looks_finished(config, whole, tmp_path):
+def test_a_kill_while_the_model_folder_is_written_does_not_leave_one_that_looks_complete(config, reference, tmp_path):
     config = replace(config, out=tmp_path / "run")
     prelude = (
         "import os, signal\n"
@@ -271,19 +270,19 @@ def test_a_kill_while_the_model_folder_is_written_does_not_leave_one_that_looks_
     assert status == -signal.SIGKILL, output
     assert not (config.folder / "model").exists()
     run(config)
-    names = {file.name for file in (whole.folder / "model").iterdir()}
+    names = {file.name for file in (reference.folder / "model").iterdir()}
     assert {file.name for file in (config.folder / "model").iterdir()} == names
-    assert_same_run(config, whole)
+    assert_same_run(config, reference)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
-def test_a_signal_saves_exits_with_its_own_status_and_the_run_goes_on(name, config, whole, tmp_path):
+def test_a_signal_saves_exits_with_its_own_status_and_the_run_resumes(name, config, reference, tmp_path):
     config = replace(config, out=tmp_path / "run")
     status, output = start(config, tmp_path, prelude=at_step(5, name))
-    assert status == STOPPED and f"stopped by {name} after step 5" in output
+    assert status == STOPPED and f"Stopped by {name} after step 5" in output
     assert checkpoint.latest_step(config.folder / "checkpoints") == 5
     run(config)
-    assert_same_run(config, whole)
+    assert_same_run(config, reference)
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
@@ -291,16 +290,16 @@ def test_a_second_signal_ends_the_process_at_once(name, config, tmp_path):
     every = replace(config.every, background=False)  # so that the save at step 3 is over by then
     config = replace(config, out=tmp_path / "run", every=every)
     status, output = start(config, tmp_path, prelude=f"{at_step(5, name)}\n{at_step(5, 'SIGUSR1')}")
-    assert status == 128 + signal.Signals[name] and "stopped by" not in output
+    assert status == 128 + signal.Signals[name] and "Stopped by" not in output
     assert checkpoint.latest_step(config.folder / "checkpoints") == 3
 
 
-# Steps left out ---------------------------------------------------------------------------------------------------
+# Skipped steps ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def poison(monkeypatch):
-    """Makes the loss of some steps, in this process, a multiple of what it is."""
+    """Function that multiplies the loss of some steps, in this process, by factors."""
 
     def poison(factors: dict[int, float]) -> None:
         rate, forward, now = PretrainConfig.learning_rate, pretrain.NextTokenLoss.forward, [0]
@@ -319,10 +318,10 @@ def poison(monkeypatch):
 
 
 def events(config: PretrainConfig) -> list[tuple[int, dict]]:
-    return [(one["step"], one["event"]) for one in read_metrics(config.folder / "metrics.jsonl") if "event" in one]
+    return [(line["step"], line["event"]) for line in read_metrics(config.folder / "metrics.jsonl") if "event" in line]
 
 
-def test_a_step_that_is_no_number_changes_nothing_and_is_told_with_its_windows(config, poison, tmp_path):
+def test_a_non_finite_step_changes_nothing_and_is_logged_with_its_windows(config, poison, tmp_path):
     poison({5: math.nan, 10: math.inf})
     config = replace(config, out=tmp_path / "run", every=replace(config.every, checkpoint=1, keep=100))
     run(config)
@@ -332,21 +331,22 @@ def test_a_step_that_is_no_number_changes_nothing_and_is_told_with_its_windows(c
         after = state(config, step + 1)
         assert not any(torch.equal(before[key], after[key]) for key in before)
     stream = Shards(config.data.folder / "shards").train(sequence_length=32, vocab_size=400)
-    told = events(config)
-    assert [(step, one["kind"], one["skipped"]) for step, one in told] == [(s, "not finite", True) for s in (5, 10)]
-    assert told[0][1]["windows"] == batch_windows(stream, 4, sequences=8, seed=42).tolist()
-    assert told[1][1]["windows"] == batch_windows(stream, 1, sequences=4, seed=43).tolist()
-    logged = [one for one in read_metrics(config.folder / "metrics.jsonl") if "loss" in one]
-    assert [one["skipped"] for one in logged] == [0, 0, 1, 1, 2, 2]
-    assert all(1 < one["loss"] < 7 for one in logged)  # the mean of the steps that were taken
+    logged_events = events(config)
+    assert [(step, event["kind"]) for step, event in logged_events] == [(5, "not finite"), (10, "not finite")]
+    assert all(event["skipped"] for _, event in logged_events)
+    assert logged_events[0][1]["windows"] == batch_windows(stream, 4, sequences=8, seed=42).tolist()
+    assert logged_events[1][1]["windows"] == batch_windows(stream, 1, sequences=4, seed=43).tolist()
+    logged = [line for line in read_metrics(config.folder / "metrics.jsonl") if "loss" in line]
+    assert [line["skipped"] for line in logged] == [0, 0, 1, 1, 2, 2]
+    assert all(1 < line["loss"] < 7 for line in logged)  # the mean of the steps that were taken
 
 
-def test_a_run_with_steps_left_out_resumes_bit_for_bit(config, poison, tmp_path, monkeypatch):
+def test_a_run_with_skipped_steps_and_spikes_resumes_bit_for_bit(config, poison, tmp_path, monkeypatch):
     poison({3: math.nan, 4: math.nan, 6: 1e4, 8: math.nan})
-    guard = GuardConfig(window=4, skip_spikes=True)
-    whole, parts = (replace(config, guard=guard, out=tmp_path / name) for name in ("whole", "parts"))
-    run(whole)
-    assert {(step, one["kind"]) for step, one in events(whole)} >= {(6, "spike"), (8, "not finite")}
+    monkeypatch.setattr(guard, "WINDOW", 4)
+    reference, parts = (replace(config, out=tmp_path / name) for name in ("reference", "parts"))
+    run(reference)
+    assert {(step, event["kind"]) for step, event in events(reference)} >= {(6, "spike"), (8, "not finite")}
     rate, todo = PretrainConfig.learning_rate, [4, 7, 9]
 
     def stop(self, step):
@@ -360,21 +360,19 @@ def test_a_run_with_steps_left_out_resumes_bit_for_bit(config, poison, tmp_path,
         with pytest.raises(SystemExit, match=str(STOPPED)):
             run(parts)
     run(parts)
-    assert_same_run(parts, whole)
+    assert_same_run(parts, reference)
 
 
-def test_too_many_steps_in_a_row_that_are_no_numbers_end_the_run_and_name_the_last_good_checkpoint(
-    config, poison, tmp_path
-):
+def test_too_many_consecutive_non_finite_steps_end_the_run_with_the_latest_valid_checkpoint(config, poison, tmp_path):
     poison({2: math.nan, **dict.fromkeys(range(5, 13), math.nan)})
-    config = replace(config, out=tmp_path / "run", guard=GuardConfig(stop_after=4))
-    with pytest.raises(InputError, match="last 4 steps, up to step 8, were not finite.*checkpoint is .*step-6: go on"):
+    config = replace(config, out=tmp_path / "run", max_nonfinite_steps=4)
+    with pytest.raises(InputError, match=r"last 4 steps, up to step 8, were not finite.* is .*step-6\. Resume"):
         run(config)
     assert [step for step, _ in events(config)] == [2, 5, 6, 7, 8]
     assert checkpoint.latest_step(config.folder / "checkpoints") == 6
 
 
-def test_one_process_with_a_loss_that_is_no_number_makes_all_leave_the_step_out(config, poison, tmp_path):
+def test_a_non_finite_loss_of_one_process_makes_all_skip_the_step(config, poison, tmp_path):
     prelude = (
         "import math, os\n"
         "from training import pretrain\n"
@@ -388,106 +386,107 @@ def test_one_process_with_a_loss_that_is_no_number_makes_all_leave_the_step_out(
         "pretrain.PretrainConfig.learning_rate, pretrain.NextTokenLoss.forward = learning_rate, forward\n"
     )
     poison({5: math.nan})
-    one, two = (replace(config, out=tmp_path / name) for name in ("one", "two"))
-    run(one)
-    status, output = start(two, tmp_path, prelude=prelude, processes=2)
+    single, double = (replace(config, out=tmp_path / name) for name in ("single", "double"))
+    run(single)
+    status, output = start(double, tmp_path, prelude=prelude, processes=2)
     assert status == 0, output
-    for a, b in zip(timeless(one), timeless(two), strict=True):
+    for a, b in zip(timeless(single), timeless(double), strict=True):
         if "event" in a:
             assert a["step"] == b["step"] == 5 and a["event"]["windows"] == b["event"]["windows"]
         elif "loss" in a:
             assert b["loss"] == pytest.approx(a["loss"], abs=1e-3) and a["skipped"] == b["skipped"]
 
 
-def test_a_complete_run_is_left_as_it_is(whole, capfd):
+def test_a_complete_run_is_not_changed(reference, capfd):
     before = (
-        (whole.folder / "metrics.jsonl").read_bytes(),
-        (whole.folder / "model" / "model.safetensors").stat().st_mtime_ns,
+        (reference.folder / "metrics.jsonl").read_bytes(),
+        (reference.folder / "model" / "model.safetensors").stat().st_mtime_ns,
     )
-    run(whole)
+    run(reference)
     assert "is complete: 12 of 12 steps" in capfd.readouterr().out
     assert before == (
-        (whole.folder / "metrics.jsonl").read_bytes(),
-        (whole.folder / "model" / "model.safetensors").stat().st_mtime_ns,
+        (reference.folder / "metrics.jsonl").read_bytes(),
+        (reference.folder / "model" / "model.safetensors").stat().st_mtime_ns,
     )
 
 
-def test_two_processes_take_the_same_batches_and_end_at_the_same_loss(config, whole, tmp_path):
+def test_two_processes_use_the_same_batches_and_end_at_the_same_loss(config, reference, tmp_path):
     config = replace(config, out=tmp_path / "run")
     status, output = start(config, tmp_path, processes=2)
     assert status == 0, output
+    assert output.count("bits per byte of held-out text") == 3  # of steps 0, 6 and 12, once for all processes
     assert read_json(config.folder / "run.json")["sessions"][0]["processes"] == 2
-    for two, one in zip(timeless(config), timeless(whole), strict=True):
-        if "loss" in one:
+    for double, single in zip(timeless(config), timeless(reference), strict=True):
+        if "loss" in single:
             # Equal up to the order of sums; the first log line covers two steps, so other rows would show at once.
-            assert two["loss"] == pytest.approx(one["loss"], abs=1e-5 if one["step"] == 2 else 1e-3)
+            assert double["loss"] == pytest.approx(single["loss"], abs=1e-5 if single["step"] == 2 else 1e-3)
         else:
-            for language, held in one["validation"].items():
-                assert two["validation"][language]["loss"] == pytest.approx(held["loss"], abs=1e-3)
+            for language, held in single["validation"].items():
+                assert double["validation"][language]["loss"] == pytest.approx(held["loss"], abs=1e-3)
 
 
-def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_taken(config, whole, tmp_path, capfd):
+def test_a_corrupt_latest_checkpoint_is_reported_and_the_one_before_used(config, reference, tmp_path, capfd):
     config = replace(config, out=tmp_path / "run")
-    shutil.copytree(whole.folder, config.folder)
+    shutil.copytree(reference.folder, config.folder)
     shutil.rmtree(config.folder / "model")
     file = config.folder / "checkpoints" / "step-12" / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
     run(config)
-    assert "step-12 is damaged and passed over: model.safetensors has" in capfd.readouterr().err
-    assert_same_run(config, whole)
+    assert "step-12 is corrupt and skipped: model.safetensors has" in capfd.readouterr().err
+    assert_same_run(config, reference)
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    "change, message",
     [
-        ({"seed": 43}, "another seed"),
-        ({"sequence_length": 16}, "another model and sequence_length"),
-        ({"model": MODEL | {"num_hidden_layers": 3}}, "another model"),
-        ({"optimizer": OptimizerConfig(name="muon")}, "another optimizer"),
+        ({"seed": 43}, "step-12: seed changed. Use another --out"),
+        ({"sequence_length": 16}, ": model and sequence_length changed"),
+        ({"model": MODEL | {"num_hidden_layers": 3}}, ": model changed"),
+        ({"optimizer": OptimizerConfig(name="muon")}, ": optimizer changed"),
     ],
 )
-def test_resuming_with_another_model_or_seed_is_refused_and_changes_nothing(change, said, whole):
-    files = [whole.folder / name for name in ("config.yaml", "run.json", "metrics.jsonl", "emissions.json")]
+def test_resuming_with_another_model_or_seed_is_rejected_and_changes_nothing(change, message, reference):
+    files = [reference.folder / name for name in ("config.yaml", "run.json", "metrics.jsonl", "emissions.json")]
     before = [file.read_bytes() for file in files]
-    with pytest.raises(InputError, match=said):
-        run(replace(whole, **change))
+    with pytest.raises(InputError, match=message):
+        run(replace(reference, **change))
     assert [file.read_bytes() for file in files] == before
-    assert checkpoint.latest_step(whole.folder / "checkpoints") == 12
+    assert checkpoint.latest_step(reference.folder / "checkpoints") == 12
 
 
-def test_resuming_with_another_tokenizer_is_refused(config, whole, tmp_path):
+def test_resuming_with_another_tokenizer_is_rejected(config, reference, tmp_path):
     other = tmp_path / "tokenizer"
     shutil.copytree(config.data.tokenizer_folder, other)
     vocabulary = read_json(other / "tokenizer.json")
     vocabulary["model"]["merges"] = vocabulary["model"]["merges"][:-1]
     (other / "tokenizer.json").write_text(json.dumps(vocabulary))
     data = replace(config.data, folder=tmp_path / "data", tokenizer=other)
-    with pytest.raises(InputError, match="another tokenizer and data"):
-        run(replace(whole, data=data))
+    with pytest.raises(InputError, match=": tokenizer and data changed"):
+        run(replace(reference, data=data))
 
 
-def test_a_stage_not_yet_begun_may_change_and_one_that_was_may_not(config, whole, tmp_path):
+def test_only_a_stage_that_has_not_started_may_change(config, reference, tmp_path):
     base, annealing = config.stages
     longer = replace(config, out=tmp_path / "run", stages=[base, replace(annealing, steps=6)])
-    shutil.copytree(whole.folder, longer.folder)
-    run(longer)  # the last stage goes on from the 4 steps that were done
+    shutil.copytree(reference.folder, longer.folder)
+    run(longer)  # the last stage continues after its first 4 steps
     assert checkpoint.latest_step(longer.folder / "checkpoints") == 14
-    with pytest.raises(InputError, match="another data"):
+    with pytest.raises(InputError, match=": data changed"):
         run(replace(longer, stages=[replace(base, steps=7), annealing]))
 
 
-def test_another_tokenizer_than_the_shards_is_refused_before_the_first_step(config, whole, tmp_path):
+def test_another_tokenizer_than_that_of_the_shards_is_rejected_before_the_first_step(config, reference, tmp_path):
     other = tmp_path / "tokenizer"
     shutil.copytree(config.data.tokenizer_folder, other)
     (other / "tokenizer.json").write_text((other / "tokenizer.json").read_text() + " ")
     stages = [replace(stage, shards=config.data.folder / "shards") for stage in config.stages]
     data = replace(config.data, tokenizer=other)
-    with pytest.raises(InputError, match="is not the tokenizer that the shards were made with"):
+    with pytest.raises(InputError, match="The shards were not built with the tokenizer .*tokenizer. Rebuild"):
         run(replace(config, stages=stages, data=data, out=tmp_path / "run"))
 
 
 @pytest.mark.parametrize(
-    "model, said",
+    "model, message",
     [
         ({"num_attention_heads": 5}, "model: .*not a multiple of the number of attention heads"),
         ({"num_key_value_heads": 3}, "model: .*not a multiple of the number of key/value heads"),
@@ -496,41 +495,41 @@ def test_another_tokenizer_than_the_shards_is_refused_before_the_first_step(conf
         ({"hidden_size": "wide"}, "model: .*hidden_size"),
     ],
 )
-def test_an_impossible_model_gets_one_sentence(model, said, config, tmp_path):
-    with pytest.raises(InputError, match=said) as error:
+def test_an_impossible_model_gets_a_one_line_message(model, message, config, tmp_path):
+    with pytest.raises(InputError, match=message) as error:
         run(replace(config, model=MODEL | model, out=tmp_path))
     assert "\n" not in str(error.value)
 
 
-def test_sequences_that_do_not_divide_among_the_processes_are_refused_unless_their_stage_is_over(config):
+def test_sequences_that_do_not_divide_among_the_processes_are_rejected_unless_their_stage_is_complete(config):
     config = replace(config, stages=[Stage("odd", steps=2, sequences=7), Stage("even", steps=2, sequences=4)])
     for done in (0, 1):
-        with pytest.raises(InputError, match="stage odd: 7 sequences a step do not divide among 2 processes"):
+        with pytest.raises(InputError, match="stage odd: 7 sequences per step do not divide among 2 processes"):
             pretrain.check_shares(config, done, processes=2)
     pretrain.check_shares(config, 2, processes=2)
     pretrain.check_shares(config, 0, processes=1)
 
 
 @pytest.mark.slow
-def test_a_stage_that_is_over_need_not_divide_among_the_processes_that_go_on(config, whole, tmp_path):
+def test_a_complete_stage_need_not_divide_among_the_processes_that_resume(config, reference, tmp_path):
     config = replace(config, out=tmp_path / "run", stages=[Stage("odd", steps=2, sequences=1), config.stages[1]])
     status, output = launch(config, tmp_path, *TWO)
-    assert status != 0 and "stage odd: 1 sequences a step do not divide among 2 processes" in output
+    assert status != 0 and "stage odd: 1 sequences per step do not divide among 2 processes" in output
     status, output = start(config, tmp_path, prelude=at_step(3, "SIGTERM"))
     assert status == STOPPED, output
     status, output = launch(config, tmp_path, *TWO)
     assert status == 0, output
     sessions = read_json(config.folder / "run.json")["sessions"]
-    assert [(one["processes"], one["steps"]) for one in sessions] == [(1, 3), (2, 6)]
+    assert [(session["processes"], session["steps"]) for session in sessions] == [(1, 3), (2, 6)]
 
 
-def test_a_folder_that_cannot_be_written_is_named(config, tmp_path):
+def test_a_folder_that_is_not_writable_is_reported(config, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="The run folder .*file/run cannot be written .*give another --out"):
+    with pytest.raises(InputError, match="The run folder .*file/run is not writable .*Use another --out"):
         run(replace(config, out=tmp_path / "file" / "run"))
 
 
-def test_two_runs_on_one_folder_are_refused(config, tmp_path):
+def test_two_runs_in_one_folder_are_rejected(config, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     with open(folder / ".lock", "w") as lock:
@@ -539,7 +538,7 @@ def test_two_runs_on_one_folder_are_refused(config, tmp_path):
             run(replace(config, out=folder))
 
 
-def test_an_unknown_yaml_key_ends_in_a_sentence_and_a_status(config, tmp_path):
+def test_an_unknown_yaml_key_ends_with_a_message_and_a_status(config, tmp_path):
     file = as_yaml(config, tmp_path / "config.yaml")
     file.write_text(file.read_text() + "learning_rat: 3\n")
     done = run_program("training.pretrain", "--config", file, log=tmp_path / "log")
@@ -547,7 +546,7 @@ def test_an_unknown_yaml_key_ends_in_a_sentence_and_a_status(config, tmp_path):
     assert "learning_rat" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_full_disk_during_a_checkpoint_leaves_the_one_before_usable(config, whole, tmp_path):
+def test_a_full_disk_during_a_checkpoint_leaves_the_one_before_usable(config, reference, tmp_path):
     config = replace(config, out=tmp_path / "run")
     prelude = (
         "import errno\nfrom training import checkpoint\nsaves = []\n"
@@ -559,19 +558,19 @@ def test_a_full_disk_during_a_checkpoint_leaves_the_one_before_usable(config, wh
     )
     status, output = start(config, tmp_path, prelude=prelude)
     assert status == 2 and "Traceback" not in output
-    assert "step-6 could not be written" in output and "can resume from" in output and "step-3" in output
+    assert "step-6 could not be written" in output and "again to resume from" in output and "step-3" in output
     assert list((config.folder / "checkpoints").glob(".*")) == []
     run(config)
-    assert_same_run(config, whole)
+    assert_same_run(config, reference)
 
 
-# Watching ---------------------------------------------------------------------------------------------------------
+# Monitoring -------------------------------------------------------------------------------------------------------
 
 
-def test_samples_trackers_and_the_summary_do_not_change_the_run(config, whole, tmp_path, capsys):
+def test_samples_trackers_and_the_summary_do_not_change_the_run(config, reference, tmp_path, capsys):
     every = replace(config.every, samples=5)
     run(config := replace(config, out=tmp_path / "run", every=every, trackers=["tensorboard"]))
-    assert_same_run(config, whole)
+    assert_same_run(config, reference)
 
     lines = read_metrics(config.folder / "samples.jsonl")
     assert [(line["step"], line["language"]) for line in lines] == [(s, code) for s in (5, 10, 12) for code in WORDS]
@@ -580,66 +579,66 @@ def test_samples_trackers_and_the_summary_do_not_change_the_run(config, whole, t
     for line in lines[-2:]:
         assert line["prompt"] == OPENINGS[line["language"]]
         assert generate(line["prompt"])[0]["generated_text"] == line["prompt"] + line["continuation"]
-    assert read_metrics(whole.folder / "samples.jsonl") == lines[-2:]
+    assert read_metrics(reference.folder / "samples.jsonl") == lines[-2:]
 
-    told = tensorboard(config)
+    tracked = tensorboard(config)
     for record in read_metrics(config.folder / "metrics.jsonl"):
         if "loss" in record:
-            assert told["loss"][record["step"]] == pytest.approx(record["loss"])
+            assert tracked["loss"][record["step"]] == pytest.approx(record["loss"])
         else:
             value = record["validation"]["fr"]["bits_per_byte"]
-            assert told["validation/fr/bits_per_byte"][record["step"]] == pytest.approx(value)
+            assert tracked["validation/fr/bits_per_byte"][record["step"]] == pytest.approx(value)
 
     summary = (config.folder / "summary.txt").read_text()
     assert summary in capsys.readouterr().out
     seen = 8 * 8 * 32 + 4 * 4 * 32
-    assert f"tiny: {seen:,} tokens in 12 steps" in summary and "0 steps left out, 0 spikes" in summary
+    assert f"tiny: {seen:,} tokens in 12 steps" in summary and "0 steps skipped, 0 spikes" in summary
     held = [record["validation"] for record in read_metrics(config.folder / "metrics.jsonl") if "validation" in record]
     for code in WORDS:
-        before, after = (f"{one[code]['bits_per_byte']:.3f}" for one in (held[0], held[-1]))
+        before, after = (f"{scores[code]['bits_per_byte']:.3f}" for scores in (held[0], held[-1]))
         assert re.search(rf"{code} +│ {before} +│ {after} +│", summary)
     assert " ".join(lines[-1]["continuation"].split())[:20] in summary
 
 
 def tensorboard(config: PretrainConfig) -> dict[str, dict[int, float]]:
-    """Every scalar that TensorBoard was told, by name and step."""
+    """Return every scalar in the TensorBoard log, by name and step."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(config.folder / "trackers" / config.name), size_guidance={"scalars": 0})
     events.Reload()
-    return {name: {one.step: one.value for one in events.Scalars(name)} for name in events.Tags()["scalars"]}
+    return {name: {event.step: event.value for event in events.Scalars(name)} for name in events.Tags()["scalars"]}
 
 
-def test_a_tracker_that_is_not_installed_is_refused_with_the_command_that_mends_it(config, tmp_path):
-    with pytest.raises(InputError, match="trackers: wandb is not installed; pip install wandb, or leave it out"):
+def test_a_tracker_that_is_not_installed_is_rejected_with_the_command_that_installs_it(config, tmp_path):
+    with pytest.raises(InputError, match="trackers: wandb is not installed. Run pip install wandb, or remove it"):
         run(replace(config, out=tmp_path / "run", trackers=["tensorboard", "wandb"]))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_goes_on_from_the_weights_of_another_and_says_so(whole, tmp_path):
-    """Two steps at a learning rate of 0 leave the model as it was; the run's own account names its files."""
-    still = replace(whole.optimizer, learning_rate=0.0, final_learning_rate=0.0)
+def test_a_run_continues_the_model_of_another_and_records_it(reference, tmp_path):
+    """Two steps at a learning rate of 0 do not change the model; the record of the run lists its files."""
+    still = replace(reference.optimizer, learning_rate=0.0, final_learning_rate=0.0)
     config = replace(
-        whole, name="on", model={}, init_from=whole.folder / "model", out=tmp_path / "on", optimizer=still
+        reference, name="on", model={}, init_from=reference.folder / "model", out=tmp_path / "on", optimizer=still
     )
     run(replace(config, stages=[Stage("more", steps=2, sequences=8)]))
-    before, after = (load_file(folder / "model/model.safetensors") for folder in (whole.folder, tmp_path / "on"))
+    before, after = (load_file(folder / "model/model.safetensors") for folder in (reference.folder, tmp_path / "on"))
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
     session = read_json(tmp_path / "on/run.json")["sessions"][0]
-    assert session["init_from"]["model.safetensors"] == sha256(whole.folder / "model/model.safetensors")
-    with pytest.raises(InputError, match="another model and init_from"):
-        run(replace(config, init_from=None, model=whole.model, stages=[Stage("more", steps=4, sequences=8)]))
+    assert session["init_from"]["model.safetensors"] == sha256(reference.folder / "model/model.safetensors")
+    with pytest.raises(InputError, match=": model and init_from changed"):
+        run(replace(config, init_from=None, model=reference.model, stages=[Stage("more", steps=4, sequences=8)]))
 
 
-def test_a_run_goes_on_from_the_mean_of_two_models_and_says_so(whole, tmp_path):
+def test_a_run_goes_on_from_the_mean_of_two_models_and_says_so(reference, tmp_path):
     """A step at a learning rate of 0 leaves the mean as it was, but for its rounding to bf16."""
     torch.manual_seed(0)
-    PleiasForCausalLM(whole.model_config()).to(torch.bfloat16).save_pretrained(tmp_path / "other")
-    still = replace(whole.optimizer, learning_rate=0.0, final_learning_rate=0.0)
+    PleiasForCausalLM(reference.model_config()).to(torch.bfloat16).save_pretrained(tmp_path / "other")
+    still = replace(reference.optimizer, learning_rate=0.0, final_learning_rate=0.0)
     config = replace(
-        whole,
+        reference,
         model={},
-        init_from=whole.folder / "model",
+        init_from=reference.folder / "model",
         average_with=tmp_path / "other",
         out=tmp_path / "mean",
         optimizer=still,
@@ -655,24 +654,24 @@ def test_a_run_goes_on_from_the_mean_of_two_models_and_says_so(whole, tmp_path):
         assert torch.equal(mean[name], ((a[name].float() + b[name].float()) / 2).to(torch.bfloat16)), name
     session = read_json(tmp_path / "mean/run.json")["sessions"][0]
     assert session["average_with"]["model.safetensors"] == sha256(tmp_path / "other/model.safetensors")
-    with pytest.raises(InputError, match="another average_with"):
+    with pytest.raises(InputError, match=": average_with changed"):
         run(replace(config, average_with=None, stages=[Stage("more", steps=2, sequences=8)]))
 
 
-def test_a_mean_takes_two_models_of_one_shape(whole, tmp_path):
+def test_a_mean_takes_two_models_of_one_shape(reference, tmp_path):
     with pytest.raises(InputError, match="name the other as init_from"):
-        replace(whole, average_with=whole.folder / "model").model_config()
-    with pytest.raises(InputError, match="average_with .* no folder of a model"):
-        replace(whole, init_from=whole.folder / "model", average_with=tmp_path, model={}).model_config()
-    narrow = replace(whole, model=whole.model | {"intermediate_size": 48}).model_config()
+        replace(reference, average_with=reference.folder / "model").model_config()
+    with pytest.raises(InputError, match="average_with .* is not a model folder"):
+        replace(reference, init_from=reference.folder / "model", average_with=tmp_path, model={}).model_config()
+    narrow = replace(reference, model=reference.model | {"intermediate_size": 48}).model_config()
     PleiasForCausalLM(narrow).save_pretrained(tmp_path / "narrow")
-    model = PleiasForCausalLM.from_pretrained(whole.folder / "model")
+    model = PleiasForCausalLM.from_pretrained(reference.folder / "model")
     with pytest.raises(InputError, match="it has another shape than init_from"):
         pretrain.average(model, tmp_path / "narrow")
 
 
-def test_going_on_from_a_model_takes_its_shape(whole, tmp_path):
-    with pytest.raises(InputError, match="leave model out"):
-        replace(whole, init_from=whole.folder / "model").model_config()
-    with pytest.raises(InputError, match="no folder of a model"):
-        replace(whole, init_from=tmp_path, model={}).model_config()
+def test_continuing_a_model_uses_its_architecture(reference, tmp_path):
+    with pytest.raises(InputError, match="Remove model"):
+        replace(reference, init_from=reference.folder / "model").model_config()
+    with pytest.raises(InputError, match="is not a model folder"):
+        replace(reference, init_from=tmp_path, model={}).model_config()

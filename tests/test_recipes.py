@@ -1,4 +1,4 @@
-"""The packaged recipes are the published runs, figure by figure; a dry run of one takes every switch at its step."""
+"""The packaged recipes equal the published runs in every value; a dry run switches stages at the right steps."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from training.pretrain import pretrain
 from training.recipe import PretrainConfig, Stage
 from training.shrink import shrunk
 
-# What the original's settings files (Pleias/nanotron-pleias, configs/pleias) and config.json say, and what follows.
+# Values in the original's settings files (Pleias/nanotron-pleias, configs/pleias) and config.json, and derived ones.
 RECIPES = {
     "pico_350m": {
         "size": PleiasConfig.pico_350m,
@@ -70,31 +70,31 @@ def first_steps(config: PretrainConfig) -> list[int]:
 
 @each
 def test_the_model_is_the_published_one(name):
-    config, said = recipe(name).model_config(), RECIPES[name]
-    assert config.to_dict() == said["size"]().to_dict()
-    assert parameters(config) == said["parameters"]
+    config, published = recipe(name).model_config(), RECIPES[name]
+    assert config.to_dict() == published["size"]().to_dict()
+    assert parameters(config) == published["parameters"]
     shape = (config.hidden_size, config.intermediate_size, config.num_hidden_layers)
-    assert (*shape, config.num_attention_heads, config.num_key_value_heads, config.head_dim) == said["shape"]
+    assert (*shape, config.num_attention_heads, config.num_key_value_heads, config.head_dim) == published["shape"]
     assert config.pretraining_init_std == 0.025
 
 
 @each
 def test_stages_begin_at_the_published_steps_with_the_published_batches(name):
-    config, said = recipe(name), RECIPES[name]
-    found = zip(first_steps(config), config.stages, strict=True)
-    assert [(first, s.steps, s.sequences, str(s.shards)) for first, s in found] == said["stages"]
-    assert config.sequence_length == said["sequence_length"]
-    assert sum(s.steps * s.sequences for s in config.stages) * config.sequence_length == said["tokens"]
+    config, published = recipe(name), RECIPES[name]
+    stages = zip(first_steps(config), config.stages, strict=True)
+    assert [(first, s.steps, s.sequences, str(s.shards)) for first, s in stages] == published["stages"]
+    assert config.sequence_length == published["sequence_length"]
+    assert sum(s.steps * s.sequences for s in config.stages) * config.sequence_length == published["tokens"]
 
 
 @each
 def test_the_optimizer_is_the_published_one(name):
-    config, said = recipe(name), RECIPES[name]
+    config, published = recipe(name), RECIPES[name]
     o = config.optimizer
-    assert (o.learning_rate, o.final_learning_rate, o.warmup_steps, o.decay_steps) == said["rates"]
+    assert (o.learning_rate, o.final_learning_rate, o.warmup_steps, o.decay_steps) == published["rates"]
     assert (o.beta1, o.beta2, o.epsilon, o.weight_decay, o.clip) == (0.9, 0.95, 1e-8, 0.01, 1.0)
     assert (config.seed, config.micro_batch, config.precision) == (42, 8, "bf16")
-    assert config.every.checkpoint == said["checkpoint"]
+    assert config.every.checkpoint == published["checkpoint"]
 
 
 @each
@@ -108,7 +108,7 @@ def test_the_learning_rate_is_at_its_peak_after_the_warm_up_and_at_its_end_after
     assert config.steps == {"pico_350m": 518_000}.get(name, warmup + decay)
 
 
-def test_a_stage_may_have_a_rate_of_its_own():
+def test_a_stage_may_have_its_own_learning_rate():
     base = recipe("nano_1.2b")
     instruct = [Stage(f"instruct {i}", steps=73_000, sequences=256, learning_rate=2e-5) for i in (1, 2, 3)]
     config = replace(base, stages=[*base.stages, *instruct])
@@ -121,7 +121,7 @@ def test_a_stage_may_have_a_rate_of_its_own():
 # Dry runs ---------------------------------------------------------------------------------------------------------
 
 
-def test_500_shrinks_every_step_of_the_nano_run_without_a_rest():
+def test_500_divides_every_step_of_the_nano_run_without_a_remainder():
     config = shrunk(recipe("nano_1.2b"), 500, text=recipe("demo"))
     assert [(stage.name, stage.steps, stage.sequences, stage.shards) for stage in config.stages] == [
         ("base", 647, 6, None),
@@ -134,9 +134,8 @@ def test_500_shrinks_every_step_of_the_nano_run_without_a_rest():
     assert (config.every.validate, config.every.checkpoint) == (6, 6)
     assert config.optimizer.learning_rate == 1e-3 and config.name == "nano_1.2b-shrunk-500"
     assert config.data == recipe("demo").data and config.shrink == 1
-    rarely = replace(recipe("nano_1.2b").every, samples=1000, permanent=50_000)
-    every = shrunk(replace(recipe("nano_1.2b"), every=rarely), 500, text=recipe("demo")).every
-    assert (every.samples, every.permanent) == (2, 100) and config.every.samples is None
+    with_samples = replace(recipe("nano_1.2b"), every=replace(recipe("nano_1.2b").every, samples=1000))
+    assert shrunk(with_samples, 500, text=recipe("demo")).every.samples == 2 and config.every.samples is None
 
 
 @each
@@ -147,40 +146,40 @@ def test_a_shrunk_recipe_is_a_recipe(name, factor, processes):
     small = shrunk(config, factor, text=demo, processes=processes)
     assert [stage.name for stage in small.stages] == [stage.name for stage in config.stages]
     assert all(stage.steps >= 1 and stage.sequences % processes == 0 and stage.sequences for stage in small.stages)
-    shape, whole = small.model_config(), config.model_config()
+    shape, original = small.model_config(), config.model_config()
     assert shape.vocab_size == demo.model_config().vocab_size
     assert shape.hidden_size == shape.num_attention_heads * shape.head_dim
-    ratio = whole.num_attention_heads // whole.num_key_value_heads
+    ratio = original.num_attention_heads // original.num_key_value_heads
     assert shape.num_attention_heads == ratio * shape.num_key_value_heads
-    assert parameters(shape) < parameters(whole)
+    assert parameters(shape) < parameters(original)
     assert shrunk(small, 1, text=demo, processes=processes).stages == small.stages
 
 
 @pytest.mark.parametrize("factor", [0, -5])
-def test_a_factor_that_does_not_divide_is_refused(factor):
-    with pytest.raises(InputError, match=f"--shrink {factor} is not a number to divide by"):
+def test_a_factor_below_1_is_rejected(factor):
+    with pytest.raises(InputError, match=f"--shrink must be at least 1, got {factor}"):
         shrunk(recipe("demo"), factor, text=recipe("demo"))
 
 
-def test_a_dry_run_switches_at_every_stage_and_the_metrics_say_so(tmp_path, tiny_corpus, tiny_tokenizer, restore):
+def test_a_dry_run_switches_at_every_stage_and_the_metrics_show_it(tmp_path, tiny_corpus, tiny_tokenizer, restore):
     demo = recipe("demo")
     text = replace(
         demo,
-        data=DataConfig(folder=tmp_path / "data", tokenizer=tiny_tokenizer, validation=0.1),
+        data=DataConfig(folder=tmp_path / "data", tokenizer=tiny_tokenizer, validation_share=0.1),
         corpus=replace(demo.corpus, source="parquet", path=tiny_corpus, languages=["en", "fr"]),
         model=demo.model | {"vocab_size": 400},
     )
     config = replace(shrunk(recipe("nano_1.2b"), 20_000, text=text), out=tmp_path / "run")
     pretrain(replace(config, every=replace(config.every, validate=100, checkpoint=100), precision="fp32"))
-    records = [one for one in read_metrics(tmp_path / "run" / "metrics.jsonl") if "loss" in one]
+    records = [record for record in read_metrics(tmp_path / "run" / "metrics.jsonl") if "loss" in record]
     stages = [("base", 16), ("annealing pass 1", 9), ("annealing pass 2", 9), ("annealing last 4,000 steps", 1)]
     assert [stage.steps for stage in config.stages] == [steps for _, steps in stages]
     expected, first = [], 1
     for name, steps in stages:
         expected += [(step, name, first) for step in range(first, first + steps)]
         first += steps
-    assert [(one["step"], one["stage"], one["stage_first_step"]) for one in records] == expected
-    assert [one["learning_rate"] for one in records] == [config.learning_rate(step) for step, _, _ in expected]
+    assert [(record["step"], record["stage"], record["stage_first_step"]) for record in records] == expected
+    assert [record["learning_rate"] for record in records] == [config.learning_rate(step) for step, _, _ in expected]
 
 
 PACKAGED = [path.stem for path in CONFIGS.glob("*.yaml") if "\nstages:" in path.read_text(encoding="utf-8")]
@@ -193,7 +192,7 @@ def test_a_packaged_pretraining_config_takes_no_bf16_product_on_a_cpu_without_bf
     text = replace(recipe("demo"), data=DataConfig(tokenizer=tiny_tokenizer, verify=False))
     text = replace(text, model=text.model | {"vocab_size": 400})
     config = recipe(name)
-    if config.init_from is not None:  # a run that is not in the checkout
+    if config.init_from is not None:  # a model that is not in the checkout
         config = replace(config, init_from=base_model, average_with=None)
     config = shrunk(config, 10**9, text=text)  # one step per stage of the smallest model
     stages = [replace(stage, shards=tiny_shards, candidates=stage.candidates and 64) for stage in config.stages[:1]]
@@ -201,7 +200,7 @@ def test_a_packaged_pretraining_config_takes_no_bf16_product_on_a_cpu_without_bf
     pretrain(replace(config, stages=stages, corpus=corpus, out=tmp_path / "run"))
     session = read_json(tmp_path / "run" / "run.json")["sessions"][0]
     assert session["dtype"] == "torch.float32" and session["steps"] == 1
-    assert PleiasConfig.from_pretrained(tmp_path / "run" / "model").dtype == torch.bfloat16  # as it is stored
+    assert PleiasConfig.from_pretrained(tmp_path / "run" / "model").dtype == torch.bfloat16  # as stored
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The loss over candidates: what it is of what, that the estimate has no bias, and which candidates a step gets."""
+"""Sampled softmax: its definition, an estimate without bias, and the candidates of a step."""
 
 from itertools import combinations
 from types import SimpleNamespace
@@ -24,13 +24,13 @@ def problem(dtype=torch.float64):
 
 
 def drawn(size: int = 40, seed: int = 1) -> Candidates:
-    """Some candidates, half of them certain."""
+    """Return some candidates, half of them certain."""
     ids = torch.randperm(V, generator=torch.Generator().manual_seed(seed))[:size]
     return Candidates(ids, size // 2, float(np.log((V - size // 2) / (size - size // 2))))
 
 
 def by_definition(hidden, weight, targets, candidates):
-    """One position after the other: the target, and each other candidate with its weight."""
+    """Compute the loss per position: the target, and each other candidate with its weight."""
     losses = []
     for row, target in zip(hidden.double(), targets, strict=True):
         terms = [row @ weight[target].double()]
@@ -46,26 +46,26 @@ def by_definition(hidden, weight, targets, candidates):
 def test_value_and_gradients_are_those_of_the_definition(dtype, close):
     hidden, weight, targets = problem(torch.promote_types(dtype, torch.float32))
     candidates = drawn()
-    assert 0 < sum(target in candidates.ids for target in targets) < N  # targets that were drawn, and others
+    assert 0 < sum(target in candidates.ids for target in targets) < N  # sampled targets, and others
     ours = SampledCrossEntropy.apply(hidden, weight, targets, candidates, dtype)
     expected = by_definition(hidden, weight, targets, candidates)
     assert ours.item() == pytest.approx(expected.item(), rel=max(close, 1e-6) / 3)  # the value itself is fp32
-    for mine, oracle in zip(*(torch.autograd.grad(x, (hidden, weight)) for x in (ours, expected)), strict=True):
-        assert mine.dtype == hidden.dtype
-        assert (mine - oracle).norm() < close * oracle.norm()
+    for gradient, oracle in zip(*(torch.autograd.grad(x, (hidden, weight)) for x in (ours, expected)), strict=True):
+        assert gradient.dtype == hidden.dtype
+        assert (gradient - oracle).norm() < close * oracle.norm()
 
 
 def test_with_every_token_certain_it_is_the_loss_over_the_vocabulary():
     hidden, weight, targets = problem()
     ours = SampledCrossEntropy.apply(hidden, weight, targets, Candidates(torch.randperm(V), V, 5.0), torch.float64)
-    whole = LinearCrossEntropy.apply(hidden, weight, targets, torch.float64)
-    assert ours.item() == pytest.approx(whole.item(), rel=1e-6)
-    for mine, oracle in zip(*(torch.autograd.grad(x, (hidden, weight)) for x in (ours, whole)), strict=True):
-        torch.testing.assert_close(mine, oracle, rtol=1e-6, atol=1e-12)
+    full = LinearCrossEntropy.apply(hidden, weight, targets, torch.float64)
+    assert ours.item() == pytest.approx(full.item(), rel=1e-6)
+    for gradient, oracle in zip(*(torch.autograd.grad(x, (hidden, weight)) for x in (ours, full)), strict=True):
+        torch.testing.assert_close(gradient, oracle, rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize("target", [1, 5], ids=["a common target", "a rare target"])
-def test_over_all_that_could_be_drawn_the_mean_sum_of_exponentials_is_that_of_the_vocabulary(target):
+def test_over_all_possible_samples_the_mean_sum_of_exponentials_is_that_of_the_vocabulary(target):
     generator = torch.Generator().manual_seed(2)
     hidden = torch.randn(1, 4, generator=generator, dtype=torch.float64)
     weight = torch.randn(8, 4, generator=generator, dtype=torch.float64)
@@ -84,8 +84,8 @@ def test_the_mean_over_micro_batches_is_the_loss_of_the_step():
         SampledCrossEntropy.apply(hidden[rows], weight, targets[rows], drawn(), torch.float64) * len(rows) / N
         for rows in torch.arange(N).split(8)
     ]
-    whole = SampledCrossEntropy.apply(hidden, weight, targets, drawn(), torch.float64)
-    assert sum(parts).item() == pytest.approx(whole.item(), rel=1e-6)
+    full = SampledCrossEntropy.apply(hidden, weight, targets, drawn(), torch.float64)
+    assert sum(parts).item() == pytest.approx(full.item(), rel=1e-6)
 
 
 def test_a_certain_prediction_has_no_gradient_left_in_bf16():
@@ -98,7 +98,7 @@ def test_a_certain_prediction_has_no_gradient_left_in_bf16():
 
 
 def stream(tokens: np.ndarray) -> SimpleNamespace:
-    """What a draw reads of a TokenStream: shards behind it would be the same to it."""
+    """Return the part of a TokenStream that the sampler reads, without shards."""
     return SimpleNamespace(starts=np.array([0, len(tokens)]), tokens=lambda start, stop: tokens[start:stop])
 
 
@@ -110,26 +110,26 @@ def test_half_of_the_candidates_are_the_most_common_tokens_and_the_others_change
     draw = CandidateDraw(stream(tokens), 20, vocab_size=V, seed=3)
     first, again, second = draw(1, CPU), draw(1, CPU), draw(2, CPU)
     assert torch.equal(first.ids, again.ids) and not torch.equal(first.ids, second.ids)
-    for one in (first, second):
-        assert len(set(one.ids.tolist())) == 20 and one.certain == 10
-        common, rare = counts[one.ids[:10]], np.delete(counts, one.ids[:10])
+    for candidates in (first, second):
+        assert len(set(candidates.ids.tolist())) == 20 and candidates.certain == 10
+        common, rare = counts[candidates.ids[:10]], np.delete(counts, candidates.ids[:10])
         assert common.min() >= rare.max()
-        assert one.log_weight == pytest.approx(np.log((V - 10) / 10))
+        assert candidates.log_weight == pytest.approx(np.log((V - 10) / 10))
 
 
 @pytest.mark.parametrize("size", [0, 21, V + 1])
-def test_an_impossible_number_of_candidates_is_refused(size):
-    with pytest.raises(InputError, match=f"candidates {size} must be an even number below"):
+def test_an_impossible_number_of_candidates_is_rejected(size):
+    with pytest.raises(InputError, match=f"candidates must be even and below the vocabulary's {V}, got {size}"):
         CandidateDraw(stream(np.zeros(10, np.uint16)), size, vocab_size=V, seed=0)
 
 
-def test_only_training_is_over_candidates():
+def test_only_training_uses_candidates():
     torch.manual_seed(0)
     shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
     model = PleiasForCausalLM(PleiasConfig(**shape, num_key_value_heads=2, vocab_size=V, tie_word_embeddings=True))
     windows = torch.randint(V, (3, 9), generator=torch.Generator().manual_seed(1))
-    whole = next_token_loss(model, windows, dtype=torch.float32)
-    assert next_token_loss(model, windows, dtype=torch.float32, candidates=drawn()).item() != whole.item()
+    full = next_token_loss(model, windows, dtype=torch.float32)
+    assert next_token_loss(model, windows, dtype=torch.float32, candidates=drawn()).item() != full.item()
     with torch.no_grad():
         held_out = next_token_loss(model, windows, dtype=torch.float32, candidates=drawn())
-    assert held_out.item() == pytest.approx(whole.item(), rel=1e-6)
+    assert held_out.item() == pytest.approx(full.item(), rel=1e-6)

@@ -1,4 +1,4 @@
-"""The summary of a run says what its files say, whatever a model wrote."""
+"""The summary of a run shows the values in its files, whatever text a model generated."""
 
 import json
 from dataclasses import replace
@@ -13,7 +13,7 @@ from training.summary import summarise
 
 @pytest.fixture
 def run(tmp_path) -> PretrainConfig:
-    """The files of a run of the demo's length, two sessions long, in which the last steps were left out."""
+    """The files of a run of the demo's length, in two sessions, with its last steps skipped."""
     config = replace(parse(PretrainConfig, ["--config", "demo"], description=""), out=tmp_path)
     step = {"tokens_per_second": 1000.0, "mfu": 0.4, "skipped": 0, "spikes": 0}
     metrics = [
@@ -42,17 +42,17 @@ def run(tmp_path) -> PretrainConfig:
     return config
 
 
-def test_the_summary_holds_the_figures_of_the_files(run):
+def test_the_summary_contains_the_values_of_the_files(run):
     text = summarise(run)
-    said = " ".join(text.split())
+    words = " ".join(text.split())
     assert text == (run.folder / "summary.txt").read_text(encoding="utf-8")
-    assert "demo: 1,433,600 tokens in 700 steps and 1,234 s; 2,000 tokens/s, 45.0% of the peak; " in said
-    assert "at most 3.00 GB a process." in said
-    assert "Loss 8.500 -> 4.250 nats per token; 10 steps left out, 2 spikes." in said
-    assert "500.00 Wh, 25.00 g CO2eq (codecarbon)." in said
-    assert "│ la │ 5.000 │ 3.000 │" in said
+    assert "demo: 1,433,600 tokens in 700 steps and 1,234 s; 2,000 tokens/s, 45.0% of the peak; " in words
+    assert "at most 3.00 GB per process." in words
+    assert "Loss 8.500 -> 4.250 nats per token; 10 steps skipped, 2 spikes." in words
+    assert "500.00 Wh, 25.00 g CO2eq (codecarbon)." in words
+    assert "│ la │ 5.000 │ 3.000 │" in words
 
 
-def test_what_a_model_wrote_is_shown_as_it_is_and_only_the_last_of_it(run):
-    said = " ".join(summarise(run).split())
-    assert "│ en │ 4.000 │ 2.500 │ In the [/end] [UNK] [bold]red │" in said and "An early" not in said
+def test_only_the_last_samples_are_shown_and_verbatim(run):
+    words = " ".join(summarise(run).split())
+    assert "│ en │ 4.000 │ 2.500 │ In the [/end] [UNK] [bold]red │" in words and "An early" not in words

@@ -1,10 +1,10 @@
-"""Checkpoints that are whole or not there: safetensors and JSON, written beside, flushed, renamed, then pointed to.
+"""Atomic checkpoints in safetensors and JSON: written to a temporary folder, flushed, renamed, then set as LATEST.
 
-`step-N/` holds the tensors, `tensors.json` (the shape of each, and the files and offsets of its pieces), `state.json`,
-and `MANIFEST.json` with the size and sha256 of each file; `LATEST` names the newest. Where every process holds the
-whole model the first writes `model.safetensors` and `optimizer.safetensors`. Where the model is cut each process
-writes its part, `model-00003.safetensors`, and any other number of processes can read it. A kill at any moment leaves
-the older checkpoints untouched and at most a `.step-N.*.tmp` that the next run removes.
+`step-N/` contains the tensors, `tensors.json` (shape, files and offsets of each), `state.json`, and `MANIFEST.json`
+with the size and sha256 of each file; `LATEST` contains the name of the latest checkpoint. If every process stores the
+full model, the first writes `model.safetensors` and `optimizer.safetensors`. If the model is sharded, each process
+writes its part, such as `model-00003.safetensors`, and any other number of processes can read it. A kill at any moment
+leaves older checkpoints untouched and at most a `.step-N.*.tmp` that the next run removes.
 """
 
 import os
@@ -28,16 +28,16 @@ from .parallel import like, local, offset, writers, writes
 
 PARTS = ("model", "optimizer")
 FACTS = ("tensors.json", "state.json")
-PATIENCE = 1800  # seconds that the first process waits for the others' files: what collectives wait, too
+PATIENCE = 1800  # seconds that the first process waits for the others' files, the timeout of collectives too
 
 
 class Piece(NamedTuple):
-    """What one process holds of a tensor.
+    """Part of a tensor that one process stores.
 
     Args:
-        tensor: its part.
-        shape: of the whole.
-        offset: of the part in the whole; zeros where the part is the whole.
+        tensor: The part.
+        shape: Shape of the full tensor.
+        offset: Offset of the part in the full tensor.
     """
 
     tensor: torch.Tensor
@@ -48,34 +48,34 @@ class Piece(NamedTuple):
 Tensors = dict[str, dict[str, Piece]]  # by PARTS, then by name
 
 
-# A run's state, in and out -----------------------------------------------------------------------------------------
+# State of a run: collect, save, restore ----------------------------------------------------------------------------
 
 
 def pieces(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Tensors:
-    """What this process has to write of a run's tensors; the optimizer's are named `parameter name/state name`."""
-    found: Tensors = {part: {} for part in PARTS}
+    """Return the tensors of a run that this process must write, optimizer state as `parameter name/state name`."""
+    tensors: Tensors = {part: {} for part in PARTS}
     for name, parameter in model.named_parameters():
         if not writes(parameter):
             continue
         shape, start = tuple(parameter.shape), offset(parameter)
-        found["model"][name] = Piece(local(parameter.detach()), shape, start)
+        tensors["model"][name] = Piece(local(parameter.detach()), shape, start)
         for key, value in optimizer.state.get(parameter, {}).items():
             if value.shape == parameter.shape:
-                found["optimizer"][f"{name}/{key}"] = Piece(local(value), shape, start)
-            elif not any(start):  # a count of steps: whole on every process, so whoever has the first part writes it
-                found["optimizer"][f"{name}/{key}"] = Piece(value, tuple(value.shape), (0,) * value.dim())
-    return found
+                tensors["optimizer"][f"{name}/{key}"] = Piece(local(value), shape, start)
+            elif not any(start):  # a step count, the same on every process: written with the first part
+                tensors["optimizer"][f"{name}/{key}"] = Piece(value, tuple(value.shape), (0,) * value.dim())
+    return tensors
 
 
 class Checkpoint:
-    """A whole checkpoint, opened: its state, and any stretch of any of its tensors, in whatever files they lie."""
+    """An opened checkpoint: its state, and any slice of its tensors, whatever files contain it."""
 
     def __init__(self, folder: Path, step: int):
-        self.path, self.files = folder / f"step-{step}", {}
+        self.step, self.path, self.files = step, folder / f"step-{step}", {}
         self.state, self.tensors = (read_json(self.path / name) for name in ("state.json", "tensors.json"))
 
     def read(self, part: str, name: str, start: Sequence[int] = (), shape: Sequence[int] | None = None):
-        """The stretch of a tensor that begins at `start` and has this shape; all of it when neither is given."""
+        """Read the slice of a tensor with this start and shape. Default: the full tensor."""
         facts = self.tensors[part][name]
         shape = facts["shape"] if shape is None else shape
         start, result = start or [0] * len(shape), None
@@ -84,28 +84,28 @@ class Checkpoint:
                 self.files[file] = safe_open(self.path / file, "pt")
             piece = self.files[file].get_slice(name)
             ends = [begin + size for begin, size in zip(begins, piece.get_shape(), strict=True)]
-            low = [max(one, other) for one, other in zip(begins, start, strict=True)]
-            high = [min(end, one + size) for end, one, size in zip(ends, start, shape, strict=True)]
-            stretch = piece[tuple(slice(a - b, max(a, c) - b) for a, b, c in zip(low, begins, high, strict=True))]
+            low = [max(pair) for pair in zip(begins, start, strict=True)]
+            high = [min(end, first + size) for end, first, size in zip(ends, start, shape, strict=True)]
+            part = piece[tuple(slice(a - b, max(a, c) - b) for a, b, c in zip(low, begins, high, strict=True))]
             if result is None:
-                result = torch.empty(tuple(shape), dtype=stretch.dtype)
+                result = torch.empty(tuple(shape), dtype=part.dtype)
             if all(a < b for a, b in zip(low, high, strict=True)):
-                result[tuple(slice(a - b, c - b) for a, b, c in zip(low, start, high, strict=True))] = stretch
+                result[tuple(slice(a - b, c - b) for a, b, c in zip(low, start, high, strict=True))] = part
         return result
 
     def restore(self, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Put the tensors into a model and its optimizer, to each process its part.
+        """Load the tensors into a model and its optimizer, on each process its part.
 
         Raises:
-            InputError: when names or shapes are not those of the model.
+            InputError: If names or shapes differ from those of the model.
         """
         parameters = dict(model.named_parameters())
         saved = {name: facts["shape"] for name, facts in self.tensors["model"].items()}
         if {name: list(p.shape) for name, p in parameters.items()} != saved:
-            raise InputError("The checkpoint's weights have other names or shapes than the model of this config.")
+            raise InputError(f"{self.path}: the weights have other names or shapes than the model of this config.")
         for name, parameter in parameters.items():
-            mine = local(parameter.detach())
-            mine.copy_(self.read("model", name, offset(parameter), mine.shape))
+            part = local(parameter.detach())
+            part.copy_(self.read("model", name, offset(parameter), part.shape))
         entries: dict[str, dict[str, torch.Tensor]] = {}
         for full_name, facts in self.tensors["optimizer"].items():
             name, key = full_name.rsplit("/", 1)
@@ -115,7 +115,7 @@ class Checkpoint:
                 entry[key] = like(value, parameter)
             else:
                 entry[key] = self.read("optimizer", full_name)
-        # The optimizer's own loader knows which of its values live where; it counts parameters in group order.
+        # The optimizer's own loader moves values to their devices; it numbers parameters in group order.
         names = {parameter: name for name, parameter in parameters.items()}
         state = optimizer.state_dict()
         order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -124,19 +124,18 @@ class Checkpoint:
 
 
 class Saver:
-    """Writes a run's checkpoints in the background; every process has one.
+    """Writer of a run's checkpoints, in the background. Every process needs one.
 
-    Training waits while the tensors are copied to host memory, and no longer: a thread does the rest. The copies are
-    made once and used again, so a process that writes keeps as much host memory as its weights and moments take (12
-    bytes a parameter, 14.3 GB for the 1.2b on one process). At most one checkpoint is being written: the next waits.
+    Training waits only while tensors are copied to host memory; a thread does the rest. The memory of the copies is
+    reused, so that a writing process permanently needs host memory for its weights and optimizer state (12 bytes per
+    parameter, 14.3 GB for the 1.2b on one process). A save waits until the previous checkpoint is written.
 
     Args:
-        folder: of the checkpoints.
-        model: whole, or cut by `training.parallel`.
-        optimizer: of its parameters.
-        keep: newest checkpoints that stay.
-        permanent: a checkpoint whose step is a multiple of it stays for good.
-        background: if not, `save` returns when all is written, and needs no copies of tensors in host memory.
+        folder: Folder of the checkpoints.
+        model: Model, unsharded or sharded by `training.parallel`.
+        optimizer: Optimizer of its parameters.
+        keep: Number of latest checkpoints to keep.
+        background: If false, `save` returns after writing, and needs no copies of tensors in host memory.
     """
 
     def __init__(
@@ -146,45 +145,43 @@ class Saver:
         optimizer: torch.optim.Optimizer,
         *,
         keep: int,
-        permanent: int | None = None,
         background: bool = True,
     ):
         self.folder, self.model, self.optimizer, self.background = folder, model, optimizer, background
         self.copies: dict[str, torch.Tensor] = {}
         self.thread: threading.Thread | None = None
         self.error: Exception | None = None
-        # A process that outlived an earlier session of this run must not write into what this one is writing.
+        # A process that survived an earlier session of this run must not write into the files of this session.
         session, rank = [str(time.time_ns())], 0
         if dist.is_initialized():
             dist.broadcast_object_list(session)
             rank = dist.get_rank()
-        self.how = {"keep": keep, "permanent": permanent, "session": session[0]}
-        self.how |= {"rank": rank, "writers": writers(model)}
+        self.how = {"keep": keep, "session": session[0], "rank": rank, "writers": writers(model)}
 
     def save(self, step: int, state: dict) -> None:
-        """Copy the tensors and write them, and on the first process what else the run needs to go on (JSON).
+        """Save the tensors, and on the first process the other state that the run needs to resume (JSON).
 
         Raises:
-            InputError: when an earlier checkpoint could not be written, or this one, if it is not for the background.
+            InputError: If an earlier checkpoint, or without `background` this one, could not be written.
         """
         self.wait()
         if self.how["rank"] >= self.how["writers"]:
             return
-        assert writers(self.model) == self.how["writers"], "a part of the model is not as it was cut"
+        assert writers(self.model) == self.how["writers"], "the sharding of the model changed"
         tensors = pieces(self.model, self.optimizer)
         if not self.background:
             return write(self.folder, step, tensors, state=state, **self.how)
-        for part, found in tensors.items():
-            tensors[part] = {name: self._copied(f"{part}:{name}", piece) for name, piece in found.items()}
+        for part, named in tensors.items():
+            tensors[part] = {name: self._copied(f"{part}:{name}", piece) for name, piece in named.items()}
         if torch.accelerator.is_available():
             torch.accelerator.synchronize()
-        # A daemon: when training fails the process must end, even if the others' parts of a checkpoint never come.
+        # A daemon: if training fails the process must end, even if other processes never write their parts.
         self.thread = threading.Thread(target=self._write, args=(step, tensors, state), daemon=True)
         self.thread.start()
 
     def _copied(self, key: str, piece: Piece) -> Piece:
         if key not in self.copies:
-            # From page-locked memory the copies of all tensors are under way at once, at the bus's full rate.
+            # Copies to page-locked memory run concurrently, at the full rate of the bus.
             self.copies[key] = torch.empty(
                 piece.tensor.shape, dtype=piece.tensor.dtype, pin_memory=piece.tensor.is_cuda
             )
@@ -194,19 +191,19 @@ class Saver:
     def _write(self, *arguments) -> None:
         try:
             write(self.folder, *arguments[:2], state=arguments[2], **self.how)
-        except Exception as error:  # for the training thread, where it can end the program with a sentence
+        except Exception as error:  # raised in the training thread, where it ends the program with its message
             self.error = error
 
     def check(self) -> None:
-        """Raise what went wrong in the background, if anything did; waits for nothing."""
+        """Raise the error of a background save, if any, without waiting."""
         if self.thread and not self.thread.is_alive():
             self.wait()
 
     def wait(self) -> None:
-        """Wait until what is being written is on disk.
+        """Wait until the current save is on disk.
 
         Raises:
-            InputError: when it could not be written.
+            InputError: If it could not be written.
         """
         if self.thread:
             self.thread.join()
@@ -226,17 +223,16 @@ def write(
     *,
     state: dict,
     keep: int,
-    permanent: int | None = None,
     rank: int = 0,
     writers: int = 1,
     session: str = "0",
 ) -> None:
-    """Write this process's part of `folder/step-N`; the first then waits for the others' and makes it a checkpoint.
+    """Write this process's part of `folder/step-N`; the first process then waits for the others and completes it.
 
-    That is: facts and manifest, the folder's name, LATEST; and only then are older checkpoints removed.
+    It writes facts and manifest, renames the folder, updates LATEST, and only then removes older checkpoints.
 
     Raises:
-        InputError: when the disk refuses; names what is still good.
+        InputError: If the disk fails (the message gives the latest valid checkpoint).
     """
     final, temporary = folder / f"step-{step}", folder / f".step-{step}.{session}.tmp"
     suffix = f"-{rank:05}" if writers > 1 else ""
@@ -246,41 +242,39 @@ def write(
             share = _write_share(temporary, tensors, suffix)
         except (OSError, SafetensorError) as error:
             if rank:
-                with suppress(OSError):  # the first process would have to wait for it in vain
+                with suppress(OSError):  # or the first process would wait in vain
                     write_json(temporary / f"share{suffix}.json", {"error": str(error)})
             raise
         if rank:
             return write_json(temporary / f"share{suffix}.json", share)
         shares = [share, *(_await_share(temporary / f"share-{other:05}.json") for other in range(1, writers))]
         _write_facts(temporary, {"step": step, **state}, shares)
-        if final.exists():  # a damaged checkpoint of the same step that the run has passed again
+        if final.exists():  # a corrupt checkpoint of the same step, which the run has reached again
             _remove(final)
         os.replace(temporary, final)
         sync_folder(folder)
         with atomic(folder / "LATEST") as latest:
             latest.write_text(final.name + "\n")
-        # Later steps can only be damaged ones, which the run has yet to pass again: they are not among the newest.
+        # Later steps can only be corrupt ones, which the run will reach again: they do not count as latest.
         for old in [known for known in steps(folder) if known <= step][:-keep]:
-            if not permanent or old % permanent:
-                _remove(folder / f"step-{old}")
+            _remove(folder / f"step-{old}")
     except (OSError, SafetensorError) as error:
         if not rank:
             shutil.rmtree(temporary, ignore_errors=True)
         good = latest_step(folder)
         raise InputError(
-            f"{final} could not be written ({error}); "
-            + (f"the run can resume from {folder / f'step-{good}'}" if good is not None else "the run can start again")
-            + " once there is room and the folder can be written to."
+            f"{final} could not be written ({error}). Free space or make the folder writable, then run the command "
+            + (f"again to resume from {folder / f'step-{good}'}." if good is not None else "again to start over.")
         ) from error
 
 
 def _write_share(folder: Path, tensors: Tensors, suffix: str) -> dict:
-    """Write and flush one process's tensors; returns the facts of its files and where its pieces lie."""
+    """Write and flush one process's tensors; return the facts of its files and the location of each part."""
     files, places = {}, {}
     for part in PARTS:
         path = folder / f"{part}{suffix}.safetensors"
         save_file({name: piece.tensor.cpu().contiguous() for name, piece in tensors[part].items()}, path)
-        path.chmod(folder.stat().st_mode & 0o666)  # safetensors lets nobody else read them; the umask decides
+        path.chmod(folder.stat().st_mode & 0o666)  # safetensors denies others access; follow the umask instead
         with open(path, "rb+") as file:
             os.fsync(file.fileno())
         files[path.name] = _facts(path)
@@ -289,11 +283,11 @@ def _write_share(folder: Path, tensors: Tensors, suffix: str) -> dict:
 
 
 def _await_share(path: Path) -> dict:
-    """What another process says of its part, once that is on disk."""
+    """Wait for another process's part; return its facts."""
     give_up = time.monotonic() + PATIENCE
     while not path.exists():
         if time.monotonic() > give_up:
-            raise TimeoutError(f"{path.name} of another process did not come within {PATIENCE} s")
+            raise TimeoutError(f"{path.name} of another process was not written within {PATIENCE} s")
         time.sleep(0.02)
     share = read_json(path)
     path.unlink()
@@ -321,20 +315,20 @@ def _facts(path: Path) -> dict:
 
 
 def _remove(path: Path) -> None:
-    """Remove a checkpoint; a kill in between must not leave half of one under its name."""
+    """Remove a checkpoint atomically: a kill must not leave a partial one under its name."""
     aside = path.with_name(f".{path.name}.removed.tmp")
     os.replace(path, aside)
     shutil.rmtree(aside)
 
 
 def steps(folder: Path) -> list[int]:
-    """Steps of the checkpoints in a folder, whole or damaged, oldest first."""
+    """Return the steps of the checkpoints in a folder, valid or corrupt, in order."""
     names = [path.name.removeprefix("step-") for path in folder.glob("step-*") if path.is_dir()]
     return sorted(int(name) for name in names if name.isdecimal())
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, or None when its files have the size and sha256 of its MANIFEST.json."""
+    """Return what is wrong with a checkpoint, or None if its files match size and sha256 in its MANIFEST.json."""
     try:
         manifest = read_json(path / "MANIFEST.json")
         for name in {**dict.fromkeys(FACTS), **manifest}:
@@ -346,7 +340,7 @@ def damage(path: Path) -> str | None:
         tensors = read_json(path / "tensors.json")
         needed = {file for part in PARTS for facts in tensors[part].values() for file in facts["pieces"]}
         if missing := sorted(needed - set(manifest)):
-            return f"MANIFEST.json was altered (it does not name {missing[0]})"
+            return f"MANIFEST.json was altered (it does not list {missing[0]})"
     except (OSError, InputError) as error:
         return str(error)
     except (LookupError, TypeError, ValueError) as error:
@@ -355,15 +349,15 @@ def damage(path: Path) -> str | None:
 
 
 def latest_step(folder: Path) -> int | None:
-    """The newest whole checkpoint; damaged ones are named on stderr and passed over."""
+    """Return the latest valid step; report corrupt checkpoints on stderr and skip them."""
     for step in reversed(steps(folder)):
         if (problem := damage(folder / f"step-{step}")) is None:
             return step
-        print(f"warning: {folder / f'step-{step}'} is damaged and passed over: {problem}", file=sys.stderr)
+        print(f"warning: {folder / f'step-{step}'} is corrupt and skipped: {problem}", file=sys.stderr)
     return None
 
 
 def clear_unfinished(folder: Path) -> None:
-    """Remove what a killed save left behind."""
+    """Remove the temporary folders of killed saves."""
     for path in folder.glob(".step-*.tmp"):
         shutil.rmtree(path)

@@ -155,7 +155,7 @@ def continuation(config: PretrainConfig, model: Path) -> tuple[PretrainConfig, l
         The config of the continuation and its arguments.
     """
     text = config.data.folder / ("curated" if config.data.curation else "corpus")
-    share = {"validation": config.data.validation, "validation_by": config.data.validation_by}
+    share = {"validation": config.data.validation_share, "validation_by": config.data.validation_by}
     arguments = ["--config", "continue", "--init_from", str(model), "--data.tokenizer", str(model)]
     more = parse(PretrainConfig, arguments, description="Continue the shipped model.")
     shards.build(shards.ShardsConfig(corpus=text, tokenizer=model, out=more.stages[0].shards, **share))

@@ -1,10 +1,10 @@
-"""What the loss does to logits between its matrix products, in as few passes as the device allows.
+"""Cross-entropy kernels: the operations on logits between the matmuls of the loss, in few passes over memory.
 
 PyTorch has no operation that reads bf16 logits, sums their exponentials in fp32 and writes them back in bf16, and it
-copies a bf16 matrix to fp32 before it adds it to one. On a CPU a few lines of C do both, compiled by the machine's own
-compiler when first needed (0.1 s, nothing is kept): the exponentials 3 times as fast as what torch.compile makes of
-the same, whose exp is not inlined (training/bench/RESULTS.md). On CUDA torch.compile does them, elsewhere and in other
-precisions PyTorch's operations one after the other.
+copies a bf16 matrix to fp32 before adding it to one. On a CPU a few lines of C do both, compiled with the machine's
+compiler at first use (0.1 s, nothing is stored). Their exponentials are 3 times as fast as those of torch.compile,
+whose exp is not inlined (training/bench/RESULTS.md). CUDA uses torch.compile; other devices and dtypes use PyTorch's
+operations one after the other.
 """
 
 import ctypes
@@ -18,19 +18,19 @@ from pathlib import Path
 
 import torch
 
-PIECES = 64  # of the vocabulary, each summed by itself and by one thread: equal bits for any number of threads
-POSITIONS = 64  # widened to fp32 at once where no kernel is: with V = 65,536, 16 MB, which caches hold
+PIECES = 64  # parts of the vocabulary, each summed by one thread: bit-identical for any number of threads
+POSITIONS = 64  # positions widened to fp32 at once without a kernel: with V = 65,536, 16 MB, which fits in caches
 
-# exp after Cephes' expf: 2^n times a polynomial on half a binade, within 1e-7 of the true value; written out, so that
-# the compiler makes vectors of the loops. NaN and infinite logits end as NaN sums. Columns are taken 512 at a time:
-# whole rows of 1,024 or 2,048 take up to twice as long.
+# exp is Cephes' expf: 2^n times a polynomial on half a binade, within 1e-7 of the true value; written out so that the
+# compiler vectorises the loops. NaN and infinite logits result in NaN sums. Columns are processed 512 at a time:
+# complete rows of 1,024 or 2,048 take up to twice as long.
 SOURCE = """
 #include <stdint.h>
 #include <string.h>
 static inline float from_bf16(int16_t x) {
     uint32_t u = (uint32_t)(uint16_t)x << 16; float f; memcpy(&f, &u, 4); return f; }
 static inline int16_t to_bf16(float f) { uint32_t u; memcpy(&u, &f, 4); return (u + 0x7fff + ((u >> 16) & 1)) >> 16; }
-static inline int16_t ordered(int16_t x) { return x ^ ((x >> 15) & 0x7fff); }  /* as the floats are */
+static inline int16_t ordered(int16_t x) { return x ^ ((x >> 15) & 0x7fff); }  /* like the floats */
 static inline float exponential(float x) {
     x = x < -87.0f ? -87.0f : x;
     float n = __builtin_rintf(x * 1.44269504f), f = x - n * 0.693359375f + n * 2.12194440e-4f;
@@ -39,7 +39,7 @@ static inline float exponential(float x) {
     p = p * f + 1.6666665459e-1f; p = p * f + 5.0000001201e-1f; p = p * f * f + f + 1.0f;
     int32_t bits = ((int32_t)n + 127) << 23; float power; memcpy(&power, &bits, 4);
     return p * power; }
-/* logits (V, n); most and sum (pieces, n): of each piece of V by itself */
+/* logits (V, n); most and sum (pieces, n): of each piece of V separately */
 void largest(const int16_t *restrict logits, int16_t *restrict most, int64_t V, int64_t n, int64_t pieces) {
     #pragma omp parallel for
     for (int64_t p = 0; p < pieces; p++) {
@@ -64,8 +64,8 @@ void add(float *restrict sum, const int16_t *restrict part, int64_t size) {
     #pragma omp parallel for
     for (int64_t i = 0; i < size; i++) sum[i] += from_bf16(part[i]); }
 """
-# Sums may be split over the lanes of a vector, products and sums joined. Not -ffast-math: linked in, it changes how
-# the whole process treats tiny numbers, and it takes NaN for impossible.
+# Sums may be split over vector lanes, and products and sums fused. Not -ffast-math: linked in, it changes how the
+# process treats denormals, and it assumes that NaN does not occur.
 FLAGS = (
     "-O3 -march=native -fopenmp -shared -fPIC -ffp-contract=fast -fassociative-math -fno-signed-zeros "
     "-fno-trapping-math -fno-math-errno"
@@ -74,7 +74,7 @@ FLAGS = (
 
 @cache
 def compiled() -> ctypes.CDLL | None:
-    """The C functions, or None where they cannot be made. Their threads are PyTorch's own: the same OpenMP library."""
+    """Return the C functions, or None if they cannot be compiled. They use the threads of PyTorch's OpenMP library."""
     compiler = shutil.which("cc")
     if compiler is None or sys.platform != "linux":
         return None
@@ -92,9 +92,9 @@ def compiled() -> ctypes.CDLL | None:
 
 
 def in_c(tensor: torch.Tensor) -> bool:
-    """Whether the C functions work on this: bf16 on a CPU, contiguous."""
-    suited = tensor.device.type == "cpu" and tensor.dtype == torch.bfloat16 and tensor.is_contiguous()
-    return suited and compiled() is not None
+    """Return whether the C functions apply to a tensor: bf16 on a CPU, contiguous."""
+    supported = tensor.device.type == "cpu" and tensor.dtype == torch.bfloat16 and tensor.is_contiguous()
+    return supported and compiled() is not None
 
 
 def _step_by_step(logits_Vn: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -109,14 +109,14 @@ _fused = torch.compile(_step_by_step, dynamic=True)
 
 
 def exponentials_(logits_Vn: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Replace each logit by exp(logit - the largest of its position), rounded to the logits' precision.
+    """Replace each logit by exp(logit - the largest logit of its position), rounded to the logits' dtype.
 
     Args:
-        logits_Vn: V entries of n positions; fastest where `in_c`, and elsewhere where a position's lie side by side.
+        logits_Vn: Logits of V tokens at n positions. Fastest if `in_c`, else if the logits of a position are adjacent.
 
     Returns:
         largest: (n,), the largest logit of each position, in fp32 or more.
-        total: (n,), sum of the position's exponentials before they are rounded, in fp32 or more.
+        total: (n,), the sum of the position's exponentials before rounding, in fp32 or more.
     """
     if logits_Vn.device.type == "cuda":
         return _fused(logits_Vn)
@@ -132,7 +132,7 @@ def exponentials_(logits_Vn: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def add_(total: torch.Tensor, part: torch.Tensor) -> None:
-    """Add `part` to `total`, contiguous and in fp32 or more, of the same shape."""
+    """Add `part` to `total`, which has the same shape, is contiguous and in fp32 or more."""
     if in_c(part) and total.dtype == torch.float32:
         compiled().add(total.data_ptr(), part.data_ptr(), part.numel())
     else:

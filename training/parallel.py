@@ -1,9 +1,9 @@
-"""Which process holds what of the model: all of it (DDP), a share of every tensor (FSDP2), of every matrix (TP).
+"""Distribute the model over processes: replicated (DDP), sharded (FSDP2), with sharded matmuls (tensor parallelism).
 
-Accelerate's launcher says which (accelerate/*.yaml); torch's own `fully_shard` and `parallelize_module` do it, on CPUs
-as on GPUs. Accelerate itself would not shard on CPUs, and would not say so, and nothing here could be tested there.
+Accelerate's launcher specifies the layout (accelerate/*.yaml); torch's `fully_shard` and `parallelize_module` apply
+it, on CPUs as on GPUs. Accelerate itself silently does not shard on CPUs, where nothing could then be tested.
 
-Processes are numbered replicate x shard x tensor, the last running fastest: neighbours compute one layer together.
+Processes are numbered replicate x shard x tensor, the last varying fastest: neighbours compute one layer together.
 """
 
 import os
@@ -24,15 +24,15 @@ STYLES = {"colwise": ColwiseParallel, "rowwise": RowwiseParallel}
 
 @dataclass(frozen=True)
 class Layout:
-    """How many processes there are of each kind.
+    """Number of processes of each kind, and the rank of this one.
 
     Args:
-        rank: of this process.
-        replicate: groups of processes that each hold the whole model.
-        shard: processes in a group that take different batches and hold a share of every tensor.
-        tensor: processes that compute the same batch, each with a share of the matrices of every layer.
-        sharded: whether the model is cut at all; if not, DDP wraps it, and replicate is the number of processes.
-        reshard: whether a layer's weights are dropped between its forward and its backward.
+        rank: Rank of this process.
+        replicate: Groups of processes that each store the complete model.
+        shard: Processes per group that compute different batches and store a share of every tensor.
+        tensor: Processes that compute the same batch, each with a share of the matrices of every layer.
+        sharded: Whether the model is sharded. If not, DDP wraps it, and `replicate` is the number of processes.
+        reshard: Whether a layer's weights are dropped between its forward and its backward.
     """
 
     rank: int = 0
@@ -44,81 +44,77 @@ class Layout:
 
     @classmethod
     def from_launcher(cls) -> "Layout":
-        """What `accelerate launch --config_file` asks for through the environment; it is taken out of there.
+        """Read the layout that `accelerate launch --config_file` requests, and remove it from the environment.
 
-        `distributed_type: FSDP` shards over all processes, or as `parallelism_config` says. Accelerate then sees
-        nothing but processes, and would otherwise wrap the model in its own way on GPUs and in DDP on CPUs.
+        `distributed_type: FSDP` shards over all processes, or as `parallelism_config` specifies. Accelerate then sees
+        only processes; otherwise it would wrap the model in its own way on GPUs and in DDP on CPUs.
 
         Raises:
-            InputError: for what is not done here.
+            InputError: If an unsupported feature is requested.
         """
         prefixes = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_PARALLELISM_CONFIG", "FSDP_", "PARALLELISM_CONFIG_")
-        asked = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(prefixes)}
+        requested = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(prefixes)}
         rank, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-        if asked.get("ACCELERATE_USE_FSDP") != "true" or processes == 1:
+        if requested.get("ACCELERATE_USE_FSDP") != "true" or processes == 1:
             return cls(rank, processes)
-        if asked.get("FSDP_VERSION") != "2":
-            raise InputError("The launcher's fsdp_config asks for FSDP 1; set fsdp_version: 2.")
+        if requested.get("FSDP_VERSION") != "2":
+            raise InputError("The launcher's fsdp_config requests FSDP 1. Set fsdp_version: 2.")
         for name in ("OFFLOAD_PARAMS", "ACTIVATION_CHECKPOINTING", "FORWARD_PREFETCH"):
-            if asked.get(f"FSDP_{name}") == "true":
-                raise InputError(
-                    f"The launcher's fsdp_config asks for fsdp_{name.lower()}, which is not done; unset it."
-                )
+            if requested.get(f"FSDP_{name}") == "true":
+                raise InputError(f"The launcher's fsdp_config requests fsdp_{name.lower()}: not supported. Unset it.")
         kinds = {"DP_REPLICATE": 1, "DP_SHARD": processes, "TP": 1, "CP": 1, "SP": 1}
-        sizes = {kind: int(asked.get(f"PARALLELISM_CONFIG_{kind}_SIZE", usual)) for kind, usual in kinds.items()}
+        sizes = {kind: int(requested.get(f"PARALLELISM_CONFIG_{kind}_SIZE", size)) for kind, size in kinds.items()}
         if sizes["CP"] > 1 or sizes["SP"] > 1:
-            raise InputError("The launcher's parallelism_config asks for cp or sp, which is not done; set both to 1.")
+            raise InputError("The launcher's parallelism_config requests cp or sp: not supported. Set both to 1.")
         replicate, shard, tensor, *_ = sizes.values()
         if replicate * shard * tensor != processes:
             raise InputError(
-                f"The launcher's parallelism_config asks for {replicate} x {shard} x {tensor} processes (dp_replicate "
-                f"x dp_shard x tp) and there are {processes}; change it or --num_processes."
+                f"The launcher's parallelism_config requests {replicate} x {shard} x {tensor} processes (dp_replicate "
+                f"x dp_shard x tp), but there are {processes}. Change it or --num_processes."
             )
-        return cls(rank, replicate, shard, tensor, True, asked.get("FSDP_RESHARD_AFTER_FORWARD") != "false")
+        return cls(rank, replicate, shard, tensor, True, requested.get("FSDP_RESHARD_AFTER_FORWARD") != "false")
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Processes of each kind, outermost first."""
+        """Number of processes of each kind, outermost first."""
         return {"replicate": self.replicate, "shard": self.shard, "tensor": self.tensor}
 
     @property
     def data_rank(self) -> int:
-        """Which of the `data_processes` shares of a batch this process takes."""
+        """Index of the share of a batch that this process computes, below `data_processes`."""
         return self.rank // self.tensor
 
     @property
     def data_processes(self) -> int:
-        """In how many shares a batch is taken."""
+        """Number of shares into which a batch is divided."""
         return self.replicate * self.shard
 
     def cut(self, loss_model: torch.nn.Module, dtype: torch.dtype) -> None:
-        """Leave each process its share of the parameters, in place; to be done before the optimizer is made.
+        """Shard the parameters in place, so that each process keeps its share. Call before creating the optimizer.
 
-        Every process must come with the same weights. Matrices go where the config's `base_model_tp_plan` says. The
-        embedding, which is also the head, and the norms are on every process of `tensor` alike.
+        Every process must call this with the same weights. The config's `base_model_tp_plan` shards the matrices; all
+        processes of `tensor` keep the embedding, which is also the head, and the norms.
 
         Args:
-            loss_model: holds a `PleiasForCausalLM` as `model`, on the device; the forward that is called is its own.
-            dtype: in which the layers' weights travel. The embedding's and all gradients travel in fp32, and gradients
-                are summed over processes after every micro batch: kept whole until the last they would need the memory
-                that the cutting saves.
+            loss_model: Module with a `PleiasForCausalLM` as `model`, on the device; its forward is the one called.
+            dtype: Dtype in which the layers' weights are gathered. The embedding is gathered and all gradients are
+                reduced in fp32. Gradients are reduced after every micro batch: unsharded until the last one they
+                would need the memory that sharding saves.
 
         Raises:
-            InputError: when heads or columns do not divide among the processes of `tensor`.
+            InputError: If heads or columns do not divide among the processes of `tensor`.
         """
         model, config = loss_model.model, loss_model.model.config
         sizes = {kind: size for kind, size in self.sizes.items() if size > 1 or kind == "shard"}
         mesh = init_device_mesh(model.device.type, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
         if self.tensor > 1:
             for field in ("num_key_value_heads", "intermediate_size"):
-                if getattr(config, field) % self.tensor:
-                    raise InputError(
-                        f"model: {field} {getattr(config, field)} does not divide by tp_size {self.tensor}."
-                    )
+                if (size := getattr(config, field)) % self.tensor:
+                    raise InputError(f"model: {field} must be a multiple of tp_size {self.tensor}, got {size}.")
             plan = {name: STYLES[style]() for name, style in config.base_model_tp_plan.items()}
             parallelize_module(model.model, mesh["tensor"], plan, src_data_rank=None)
         data = mesh["replicate", "shard"] if self.replicate > 1 else mesh["shard"]
-        # Not the activations between layers: they are as they would be without FSDP.
+        # Activations between layers are not cast: they are the same without FSDP.
         layers = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
         rest = MixedPrecisionPolicy(None, torch.float32, cast_forward_inputs=False)
         for layer in model.model.layers:
@@ -127,21 +123,21 @@ class Layout:
 
 
 def drop_gathered(loss_model: torch.nn.Module) -> None:
-    """After a forward that no backward follows: the embedding, kept whole for it, goes back to everyone's share."""
+    """Shard the embedding again after a forward without a backward, which would have resharded it."""
     if isinstance(loss_model, FSDPModule):
         loss_model.reshard()
 
 
-# Of a tensor, whole or cut -----------------------------------------------------------------------------------------
+# Tensors, sharded or not --------------------------------------------------------------------------------------------
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
-    """What this process holds of it."""
+    """Return the part of a tensor that this process stores."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
-    """`value`, of the shape of what this process holds of a parameter, as a tensor that is cut as the parameter is."""
+    """Return `value`, this process's part, as a tensor that is distributed like a parameter."""
     if not isinstance(parameter, DTensor):
         return value
     mesh, placements = parameter.device_mesh, parameter.placements
@@ -152,11 +148,11 @@ def like(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
 
 
 def offset(parameter: torch.Tensor) -> tuple[int, ...]:
-    """Where in the whole what this process holds begins."""
+    """Return the offset of this process's part in the full tensor."""
     start, size = [0] * parameter.dim(), list(parameter.shape)
     if isinstance(parameter, DTensor):
         mesh = parameter.device_mesh
-        for kind in ("tensor", "shard"):  # FSDP cuts what tensor parallelism has left, as torch.chunk does
+        for kind in ("tensor", "shard"):  # FSDP shards what tensor parallelism leaves, like torch.chunk
             if kind in mesh.mesh_dim_names:
                 number = mesh.mesh_dim_names.index(kind)
                 d, count, index = parameter.placements[number].dim, mesh.size(number), mesh.get_local_rank(number)
@@ -168,17 +164,17 @@ def offset(parameter: torch.Tensor) -> tuple[int, ...]:
 
 
 def writes(parameter: torch.Tensor) -> bool:
-    """Whether this process is the first of those that hold the same of it."""
+    """Return whether this process is the first of those that store the same part of a parameter."""
     rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     if not isinstance(parameter, DTensor):
         return rank == 0
     mesh = parameter.device_mesh
-    others = processes // mesh.size()  # processes of `tensor`, where it is not among the parameter's dimensions
+    others = processes // mesh.size()  # processes of `tensor` if it is not a dimension of the parameter's mesh
     return rank % others == 0 and rank // others < _parts(parameter)
 
 
 def writers(model: torch.nn.Module) -> int:
-    """Processes, from the first on, that hold something that no earlier one does."""
+    """Return the number of processes, counted from rank 0, that store a part that no earlier one stores."""
     return max(map(_parts, model.parameters()))
 
 
@@ -190,10 +186,10 @@ def _parts(parameter: torch.Tensor) -> int:
 
 
 def clip_gradients(parameters: Iterable[torch.Tensor], limit: float) -> torch.Tensor:
-    """Scale all gradients down so that their norm over the whole model is at most `limit`; returns the norm before.
+    """Scale all gradients down to a norm over the full model of at most `limit`; return the norm before.
 
-    What the processes of `tensor` hold alike gets the mean of their gradients first, or rounding would part them.
-    (PyTorch's own function cannot add up the norms of parameters that are cut over different sets of processes.)
+    Parameters that all processes of `tensor` store get the mean of their gradients first, or rounding would make them
+    differ. (PyTorch's own function cannot add up norms of parameters that are sharded over different process sets.)
     """
     parameters = list(parameters)
     if not isinstance(parameters[0], DTensor):
@@ -215,7 +211,7 @@ def clip_gradients(parameters: Iterable[torch.Tensor], limit: float) -> torch.Te
 
 
 def gathered(model: torch.nn.Module, dtype: torch.dtype, *, keep: bool) -> torch.nn.Module | None:
-    """The whole model in host memory, tensor after tensor; every process takes part, and those with `keep` get it."""
+    """Gather the full model in host memory, tensor by tensor, where `keep`. All processes must call this."""
     tensors = {}
     for name, parameter in model.named_parameters():
         value = parameter.detach()
@@ -225,10 +221,10 @@ def gathered(model: torch.nn.Module, dtype: torch.dtype, *, keep: bool) -> torch
     if not keep:
         return None
     with torch.device("meta"):
-        whole = type(model)(model.config)
-    whole.load_state_dict(tensors, assign=True, strict=False)
-    whole.tie_weights()
-    for name, buffer in model.named_buffers():  # the rotary frequencies, which no checkpoint holds
+        full_model = type(model)(model.config)
+    full_model.load_state_dict(tensors, assign=True, strict=False)
+    full_model.tie_weights()
+    for name, buffer in model.named_buffers():  # the rotary frequencies, which checkpoints do not contain
         module, _, key = name.rpartition(".")
-        setattr(whole.get_submodule(module), key, buffer.cpu())
-    return whole
+        setattr(full_model.get_submodule(module), key, buffer.cpu())
+    return full_model

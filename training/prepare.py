@@ -1,4 +1,4 @@
-"""Corpus -> curation -> vocabulary -> token shards: whatever of it a run needs and does not find."""
+"""Build the corpus, tokenizer and token shards that a pretraining run needs and does not find."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,38 +14,38 @@ from .loader import Shards
 
 @dataclass
 class DataConfig:
-    """Where a run's text, vocabulary and shards lie; what is missing is made.
+    """Location of the text, tokenizer and shards of a run. Missing parts are built.
 
     Args:
-        folder: holds corpus/, curated/, tokenizer/ and shards/.
-        curation: config of training.curation that the corpus goes through: light, enhanced or a path; it needs the
-            extra [curation]. The corpus is taken as it is when not given.
-        tokenizer: folder of an existing tokenizer; trained on the corpus into folder/tokenizer when not given.
-        validation: share of the documents held out.
-        validation_by: the column whose hash chooses them: identifier, or creator to hold out whole authors.
-        verify: compare every shard with its sha256 at start; lengths are always compared.
+        folder: Folder for corpus/, curated/, tokenizer/ and shards/.
+        curation: Config of training.curation that filters the corpus: light, enhanced or a path. Requires the extra
+            [curation]. By default the corpus is used unchanged.
+        tokenizer: Folder of an existing tokenizer. By default one is trained on the corpus, in folder/tokenizer.
+        validation_share: Fraction of the documents held out for validation.
+        validation_by: Column whose hash selects held-out documents: identifier, or creator to hold out whole authors.
+        verify: Compare the sha256 of every shard with the manifest at the start. Lengths are always compared.
     """
 
     folder: Path = Path("data/demo")
     curation: str | None = None
     tokenizer: Path | None = None
-    validation: float = 0.01
+    validation_share: float = 0.01
     validation_by: Literal["identifier", "creator"] = "identifier"
     verify: bool = True
 
     @property
     def tokenizer_folder(self) -> Path:
-        """The tokenizer in use."""
+        """Folder of the tokenizer in use."""
         return self.tokenizer or self.folder / "tokenizer"
 
 
 def prepare(data: DataConfig, source: CorpusConfig, *, vocab_size: int) -> Shards:
-    """Make the corpus, the tokenizer and the shards of a run, in that order; each is reused where it is whole.
+    """Build the corpus, the tokenizer and the shards of a run, in that order, and reuse those that are complete.
 
-    A curated corpus takes the place of the corpus; what curation did is in the manifest of the shards.
+    A curated corpus replaces the corpus; the manifest of the shards records what curation did.
 
     Raises:
-        InputError: from the step that could not be done.
+        InputError: If one of the parts cannot be built.
     """
     folder = data.folder / "corpus"
     corpus.build(source, folder)
@@ -62,7 +62,7 @@ def prepare(data: DataConfig, source: CorpusConfig, *, vocab_size: int) -> Shard
             corpus=folder,
             tokenizer=data.tokenizer_folder,
             out=data.folder / "shards",
-            validation=data.validation,
+            validation=data.validation_share,
             validation_by=data.validation_by,
         )
     )
@@ -70,8 +70,8 @@ def prepare(data: DataConfig, source: CorpusConfig, *, vocab_size: int) -> Shard
 
 
 def curated(folder: Path, out: Path, name: str) -> Path:
-    """Curate a corpus with a config of training.curation; returns the folder of the result."""
-    from .curation.pipeline import CurationConfig, curate  # needs an extra of its own, where it is asked for
+    """Curate a corpus with a config of training.curation; return the folder of the result."""
+    from .curation.pipeline import CurationConfig, curate  # lazy import: requires the extra [curation]
 
     arguments = ["--config", name, "--corpus", str(folder), "--out", str(out)]
     curate(parse(CurationConfig, arguments, description="Curate a corpus."))

@@ -1,12 +1,12 @@
-"""Pretraining: the whole loop in sight, on Accelerate.
+"""Pretrain a model: the training loop, on Accelerate.
 
     accelerate launch -m training.pretrain --config demo
     accelerate launch --num_processes 2 -m training.pretrain --config demo --out runs/two
 
-Accelerate launches, wraps in DDP and reduces; the order of data, the precision, the loss, the checkpoint and how a
-model is cut over processes (training.parallel) are ours. A run stopped by SIGTERM, SIGINT or SIGUSR1 saves and exits
-with status 75; the same command goes on from there. SIGTERM may be sent to `accelerate launch` as well: it reaches the
-run, though the launcher's own status is then another.
+Accelerate launches processes, wraps the model in DDP and reduces values. The order of the data, the precision, the
+loss, the checkpoints and the sharding of the model (training.parallel) are defined here. A run that receives SIGTERM,
+SIGINT or SIGUSR1 saves a checkpoint and exits with status 75; run the same command again to resume. SIGTERM also
+reaches the run through `accelerate launch`, which exits with a status of its own.
 """
 
 if not __package__:  # run by path; same as `python -m training.pretrain`
@@ -16,21 +16,21 @@ if not __package__:  # run by path; same as `python -m training.pretrain`
     sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "training"
 
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, set_seed
+from accelerate.utils import set_seed
 from tqdm import tqdm
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from modeling_pleias import PleiasForCausalLM
+from modeling_pleias import PleiasConfig, PleiasForCausalLM
 
 from . import checkpoint, parallel, trackers
 from .compute import NextTokenLoss, compile_layers, compute_dtype, flush_denormals, keep_memory, to_compute
@@ -47,28 +47,78 @@ from .recipe import PretrainConfig, Stage
 from .record import RunRecord
 from .sampled import CandidateDraw
 from .samples import samples
+from .session import exit_stopped, open_checkpoint, save_model
 from .shrink import shrunk
-from .stopping import STOPPED, StopSignal, stop_with_the_launcher
+from .stopping import StopSignal, stop_with_the_launcher
 from .summary import peak_memory, summarise
+
+# Data --------------------------------------------------------------------------------------------------------------
+
+
+class RunData(NamedTuple):
+    """The opened data of a run.
+
+    Args:
+        streams: Training text of each stage.
+        held_out: Validation text and its UTF-8 bytes per token, by language.
+        fingerprints: Fingerprint of each stage's shards.
+        tokenizer: The model's tokenizer.
+        tokenizer_sha256: Hash of the tokenizer, the same for all shards.
+    """
+
+    streams: list[TokenStream]
+    held_out: dict[str, tuple[TokenStream, float]]
+    fingerprints: list[str]
+    tokenizer: PreTrainedTokenizerBase
+    tokenizer_sha256: str
+
+
+def open_data(config: PretrainConfig, model_config: PleiasConfig, *, accelerator: Accelerator) -> RunData:
+    """Open the shards and the tokenizer of a run; the main process first builds what is missing.
+
+    Raises:
+        InputError: If data cannot be built or were altered, or if shards were built with another tokenizer.
+    """
+    with accelerator.main_process_first():
+        if accelerator.is_main_process and any(stage.shards is None for stage in config.stages):
+            prepare(config.data, config.corpus, vocab_size=model_config.vocab_size)
+    stage_shards = [Shards(stage.shards or config.data.folder / "shards") for stage in config.stages]
+    sizes = {"sequence_length": config.sequence_length, "vocab_size": model_config.vocab_size}
+    streams = [shards.train(**sizes) for shards in stage_shards]
+    tokenizer_sha256 = stage_shards[0].manifest["tokenizer"]["sha256"]
+    if any(shards.manifest["tokenizer"]["sha256"] != tokenizer_sha256 for shards in stage_shards):
+        raise InputError("The stages' shards were built with different tokenizers. Rebuild them with one tokenizer.")
+    if tokenizer_facts(config.data.tokenizer_folder)["sha256"] != tokenizer_sha256:
+        raise InputError(
+            f"The shards were not built with the tokenizer {config.data.tokenizer_folder}. Rebuild the shards, or set "
+            "--data.tokenizer to the one that they were built with."
+        )
+    if accelerator.is_main_process and config.data.verify:
+        for stream in streams:
+            stream.verify()
+    tokenizer = AutoTokenizer.from_pretrained(config.data.tokenizer_folder)
+    tokenizer.model_max_length = model_config.max_position_embeddings
+    fingerprints = [shards.manifest["fingerprint"] for shards in stage_shards]
+    return RunData(streams, stage_shards[0].validation(**sizes), fingerprints, tokenizer, tokenizer_sha256)
 
 
 def schedule(
     config: PretrainConfig, streams: list[TokenStream], *, done: int, rank: int, processes: int
 ) -> Iterator[tuple[int, Stage, int, float, list[np.ndarray]]]:
-    """What is left to do after `done` steps, over all stages.
+    """Yield the batches that remain after `done` steps, over all stages.
 
     Yields:
-        step (the first of all is 1), its stage, the stage's first step, passes over the stage's text at the end of the
-        step, and this process's micro batches, each (b, T + 1).
+        The step (counted from 1), its stage, the stage's first step, the passes over the stage's text at the end of
+        the step, and the micro batches of this process, each (b, T + 1).
     """
     first = 1
     for number, (stage, stream) in enumerate(zip(config.stages, streams, strict=True)):
         share = max(1, stage.sequences // processes)
         micro_batch = max(n for n in range(1, min(config.micro_batch, share) + 1) if share % n == 0)
-        todo = range(max(done - first + 1, 0), stage.steps)
+        remaining = range(max(done - first + 1, 0), stage.steps)
         for index, micro_batches in batches(
             stream,
-            todo,
+            remaining,
             sequences=stage.sequences,
             micro_batch=micro_batch,
             rank=rank,
@@ -80,7 +130,7 @@ def schedule(
 
 
 def rows(config: PretrainConfig, streams: list[TokenStream], step: int) -> np.ndarray:
-    """The windows of one step, over all processes, as indices (sequences,) into its stage's stream."""
+    """Return the windows of one step, over all processes, as indices (sequences,) into the stream of its stage."""
     first = 1
     for number, (stage, stream) in enumerate(zip(config.stages, streams, strict=True)):
         if step < first + stage.steps:
@@ -90,44 +140,48 @@ def rows(config: PretrainConfig, streams: list[TokenStream], step: int) -> np.nd
 
 
 def begun(data: list, done: int) -> list[list]:
-    """(fingerprint, sequences, steps) of the stages begun after `done` steps, their steps as far as they were done."""
-    kept, first = [], 0
+    """Reduce (fingerprint, sequences, steps) of the stages to those that `done` steps started, and to steps done."""
+    started, first = [], 0
     for fingerprint, sequences, steps in data:
         if first < done:
-            kept.append([fingerprint, sequences, min(steps, done - first)])
+            started.append([fingerprint, sequences, min(steps, done - first)])
         first += steps
-    return kept
+    return started
 
 
 def check_shares(config: PretrainConfig, done: int, processes: int) -> None:
-    """See that every step after step `done` can be shared out evenly; what a stage that is over read is no matter.
+    """Check that the windows of every step after step `done` can be divided evenly among the processes.
 
     Raises:
-        InputError: for a stage whose sequences do not divide among the processes.
+        InputError: If the sequences of a stage that is not finished are not a multiple of the processes.
     """
     for stage, last in zip(config.stages, accumulate(stage.steps for stage in config.stages), strict=True):
         if last > done and stage.sequences % processes:
             raise InputError(
-                f"stage {stage.name}: {stage.sequences} sequences a step do not divide among "
-                f"{processes} processes; change the one or the other."
+                f"stage {stage.name}: {stage.sequences} sequences per step do not divide among {processes} processes. "
+                "Change one of the two numbers."
             )
+
+
+# Steps -------------------------------------------------------------------------------------------------------------
 
 
 def train_step(
     accelerator: Accelerator, loss_model, optimizer, micro_batches: list[np.ndarray], *, clip: float, guard: Guard
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Forward, backward, clip and update for one step, its learning rate already set; nothing waits for the device.
+    """Run forward, backward, clipping and update of one step without synchronising the device.
 
     Args:
-        loss_model: a prepared `NextTokenLoss`.
-        optimizer: prepared with it.
-        micro_batches: this process's windows, each (b, T + 1) ids.
-        clip: gradient norm above which gradients are scaled down.
-        guard: decides whether the step is taken.
+        accelerator: The accelerator that prepared model and optimizer.
+        loss_model: A prepared `NextTokenLoss`.
+        optimizer: The prepared optimizer, with the learning rate of the step.
+        micro_batches: Windows of this process, each (b, T + 1) ids.
+        clip: Maximum gradient norm.
+        guard: Decides whether the step is skipped.
 
     Returns:
-        Mean loss in nats over all processes' windows, the gradient norm before clipping, and 1.0 where the step was
-        left out, 0.0 else; scalars on the device.
+        Mean loss in nats over the windows of all processes, the gradient norm before clipping, and 1.0 if the step was
+        skipped, else 0.0; scalars on the device.
     """
     total = torch.zeros((), device=accelerator.device)
     for i, micro in enumerate(micro_batches):
@@ -138,7 +192,7 @@ def train_step(
             accelerator.backward(loss)
         total += loss.detach()
     norm = parallel.clip_gradients(loss_model.parameters(), clip)
-    loss, norm = accelerator.reduce(torch.stack([total, norm]), "mean")  # one verdict for all processes
+    loss, norm = accelerator.reduce(torch.stack([total, norm]), "mean")  # the same decision on all processes
     skip = guard.judge(loss, norm)
     step_unless(skip, optimizer)
     return loss, norm, skip
@@ -148,21 +202,137 @@ def train_step(
 def validate(
     loss: NextTokenLoss, streams: dict[str, tuple[TokenStream, float]], config: PretrainConfig, accelerator, layout
 ) -> dict[str, dict[str, float]]:
-    """Loss in nats per token and bits per byte of each language, on the first windows of its held-out text."""
+    """Return loss in nats per token and bits per byte of each language, on the first windows of its held-out text."""
     results = {}
     for language, (stream, bytes_per_token) in streams.items():
         windows = min(len(stream), max(1, config.validation_tokens // config.sequence_length))
-        mine = np.arange(layout.data_rank, windows, layout.data_processes)
+        local = np.arange(layout.data_rank, windows, layout.data_processes)
         total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
-        # As many forwards on every process, each at least of the first window: cut, they gather weights together.
+        # Every process runs as many forwards, if need be of the first window: sharded, they gather weights together.
         for start in range(0, -(-windows // layout.data_processes), config.micro_batch):
-            rows = mine[start : start + config.micro_batch]
-            batch = torch.from_numpy(stream.windows(rows if len(rows) else np.zeros(1, int))).to(accelerator.device)
-            total += loss(batch) * len(rows)
+            indices = local[start : start + config.micro_batch]
+            batch = stream.windows(indices if len(indices) else np.zeros(1, int))
+            total += loss(torch.from_numpy(batch).to(accelerator.device)) * len(indices)
         nats = accelerator.reduce(total).item() / (windows * layout.tensor)
         results[language] = {"loss": nats, "bits_per_byte": bits_per_byte(nats, bytes_per_token)}
     parallel.drop_gathered(loss)
     return results
+
+
+class TrainingLog:
+    """Metrics, samples, trackers and progress bar of a run. Every process has one; only the main process writes.
+
+    Args:
+        config: Config of the run.
+        accelerator: Accelerator, created with the config's trackers.
+        record: Record of the run, started.
+        guard: Checks of the run's steps.
+        saver: Writer of the run's checkpoints.
+        streams: Training text of each stage.
+        state: State of the checkpoint that the run resumes from; None for a new run.
+    """
+
+    def __init__(self, config: PretrainConfig, accelerator: Accelerator, *, record, guard, saver, streams, state):
+        self.config, self.accelerator, self.main = config, accelerator, accelerator.is_main_process
+        self.guard, self.saver, self.streams = guard, saver, streams
+        done = state["step"] if state else 0
+        # Sums over the steps taken since the last line.
+        self.loss_sum, self.loss_steps = torch.zeros((2,), device=accelerator.device)
+        if state:
+            self.loss_sum += state["loss_sum"]
+            self.loss_steps += state["loss_steps"]
+        self.start_clock()
+        self.peak = peak_flops(accelerator.device)
+        self.flops = flops_per_token(config.model_config(), config.sequence_length)
+        self.bar = tqdm(total=config.steps, initial=done, desc=config.name, unit="step", disable=not self.main)
+        if self.main:
+            self.metrics_log, self.sample_log = (
+                MetricsLog(config.folder / f"{name}.jsonl", resume_step=done if state else -1)
+                for name in ("metrics", "samples")
+            )
+            trackers.start(accelerator, config, begun=record.run["sessions"][0]["start"], done=done)
+
+    def write(self, line: dict) -> None:
+        """Write a line to metrics.jsonl and the trackers."""
+        if self.main:
+            self.metrics_log.write(line)
+            self.accelerator.log(trackers.numbers(line), step=line["step"])
+
+    def add(self, loss: torch.Tensor, skip: torch.Tensor, *, tokens: int) -> None:
+        """Add one step to the sums of the next line."""
+        self.loss_sum += torch.where(skip > 0, 0, loss)
+        self.loss_steps += 1 - skip
+        self.tokens += tokens
+        self.bar.update()
+
+    def look_back(self) -> None:
+        """Write the skipped steps and the spikes since the last call, with their windows.
+
+        Raises:
+            InputError: If too many steps in a row were not finite.
+        """
+        for line in self.guard.settle():
+            line["event"]["windows"] = rows(self.config, self.streams, line["step"]).tolist()
+            self.write(line)
+        if self.guard.in_a_row >= self.guard.limit:
+            self.saver.wait()
+            count, step = self.guard.in_a_row, checkpoint.latest_step(self.saver.folder)
+            good = "none" if step is None else self.saver.folder / f"step-{step}"
+            raise InputError(
+                f"Loss or gradients of the last {count} steps, up to step {self.guard.step}, were not finite; "
+                f"{self.config.folder / 'metrics.jsonl'} lists their windows. The latest valid checkpoint is {good}. "
+                "Resume from it with a lower --optimizer.learning_rate."
+            )
+
+    def start_clock(self) -> None:
+        """Count tokens and time from now on."""
+        self.tokens, self.start = 0, time.perf_counter()
+
+    def write_steps(
+        self, step: int, stage: Stage, *, first: int, epoch: float, learning_rate: float, norm: torch.Tensor
+    ) -> None:
+        """Write events, then mean loss and speed of the steps since the last line. `first`: the stage's first step."""
+        self.look_back()
+        mean = (self.loss_sum / self.loss_steps).item()
+        speed = self.tokens / (time.perf_counter() - self.start)
+        self.write(
+            {
+                "step": step,
+                "stage": stage.name,
+                "stage_first_step": first,
+                "loss": finite(mean),
+                "learning_rate": learning_rate,
+                "gradient_norm": finite(norm.item()),
+                "skipped": self.guard.skipped,
+                "spikes": self.guard.spikes,
+                "sequences": stage.sequences,
+                "epoch": epoch,
+                "tokens_per_second": speed,
+                "mfu": self.peak and speed * self.flops / (self.peak * self.accelerator.num_processes),
+            }
+        )
+        self.bar.set_postfix_str(f"loss {mean:.3f}, {speed:,.0f} tokens/s")
+        self.loss_sum, self.loss_steps = torch.zeros((2,), device=self.accelerator.device)
+        self.start_clock()
+
+    def write_validation(self, step: int, results: dict[str, dict[str, float]]) -> None:
+        """Write the result of a validation, and print its mean."""
+        self.write({"step": step, "validation": results})
+        mean = sum(scores["bits_per_byte"] for scores in results.values()) / max(1, len(results))
+        if self.main:
+            self.bar.write(f"step {step}: {mean:.4f} bits per byte of held-out text, mean of {len(results)} languages")
+
+    def write_samples(self, step: int, lines: list[dict]) -> None:
+        """Write sample continuations to samples.jsonl."""
+        for line in lines:
+            self.sample_log.write({"step": step} | line)
+
+    def state(self) -> dict[str, float]:
+        """Return the sums for a checkpoint, as JSON."""
+        return {"loss_sum": self.loss_sum.item(), "loss_steps": self.loss_steps.item()}
+
+
+# Run ---------------------------------------------------------------------------------------------------------------
 
 
 def average(model: PleiasForCausalLM, folder: Path) -> None:
@@ -180,19 +350,37 @@ def average(model: PleiasForCausalLM, folder: Path) -> None:
             one.lerp_(other[name], 0.5)
 
 
+def run_identity(config: PretrainConfig, model_config: PleiasConfig, data: RunData, origins: dict) -> dict:
+    """Return what must not change between the sessions of a run, as JSON.
+
+    Args:
+        origins: sha256 of the files of the models that the run starts from.
+    """
+    stages = zip(data.fingerprints, config.stages, strict=True)
+    return {
+        "model": model_config.to_diff_dict(),
+        "tokenizer": data.tokenizer_sha256,
+        **origins,
+        "optimizer": config.optimizer.name,
+        "data": [[fingerprint, stage.sequences, stage.steps] for fingerprint, stage in stages],
+        "seed": config.seed,
+        "sequence_length": config.sequence_length,
+    }
+
+
 def pretrain(config: PretrainConfig) -> None:
-    """Run, or go on with, a pretraining run; leaves the run folder that the README describes.
+    """Run or resume a pretraining run; write its run folder, whose files the README lists.
 
     Raises:
-        InputError: when settings, data or an earlier run in the folder do not fit together.
-        SystemExit: with STOPPED after a signal, once the state is saved.
+        InputError: If settings, data and an earlier session in the run folder do not match.
+        SystemExit: With STOPPED after a signal, once the checkpoint is saved.
     """
-    # ---- Where we are
+    # ---- Processes and settings
     keep_memory()
     flush_denormals()
     layout = parallel.Layout.from_launcher()
     trackers.check(config.trackers)
-    # Precision is ours (NextTokenLoss). Told to use the CPU it finds the other processes there; else it would not.
+    # NextTokenLoss handles precision. On CPU, Accelerate joins the other processes only with cpu=True.
     accelerator = Accelerator(
         mixed_precision="no",
         cpu=not torch.accelerator.is_available(),
@@ -204,30 +392,7 @@ def pretrain(config: PretrainConfig) -> None:
     model_config = config.model_config()
     dtype = compute_dtype(config.precision, device)
     record = RunRecord(config, main=main)
-
-    # ---- Data
-    with accelerator.main_process_first():
-        own = None
-        if any(stage.shards is None for stage in config.stages):
-            own = prepare(config.data, config.corpus, vocab_size=model_config.vocab_size) if main else None
-            own = own or Shards(config.data.folder / "shards")
-    stage_shards = [own if stage.shards is None else Shards(stage.shards) for stage in config.stages]
-    sizes = {"sequence_length": config.sequence_length, "vocab_size": model_config.vocab_size}
-    streams = [shards.train(**sizes) for shards in stage_shards]
-    held_out = stage_shards[0].validation(**sizes)
-    tokenizer_sha256 = stage_shards[0].manifest["tokenizer"]["sha256"]
-    if any(shards.manifest["tokenizer"]["sha256"] != tokenizer_sha256 for shards in stage_shards):
-        raise InputError("The stages' shards were made with different tokenizers; make them again with one.")
-    if tokenizer_facts(config.data.tokenizer_folder)["sha256"] != tokenizer_sha256:
-        raise InputError(
-            f"{config.data.tokenizer_folder} is not the tokenizer that the shards were made with; name that one "
-            "(--data.tokenizer), or make the shards again."
-        )
-    if main and config.data.verify:
-        for stream in streams:
-            stream.verify()
-    tokenizer = AutoTokenizer.from_pretrained(config.data.tokenizer_folder)
-    tokenizer.model_max_length = model_config.max_position_embeddings
+    data = open_data(config, model_config, accelerator=accelerator)
 
     # ---- Model and optimizer
     origins = {
@@ -241,194 +406,109 @@ def pretrain(config: PretrainConfig) -> None:
         model = PleiasForCausalLM.from_pretrained(config.init_from, dtype=torch.float32)
         if config.average_with is not None:
             average(model, config.average_with)
-    loss_model = NextTokenLoss(model, dtype, z_loss=config.z_loss, document_mask=config.document_mask).to(device)
+    loss_model = NextTokenLoss(model, dtype).to(device)
     if config.compile:
         compile_layers(model)
     if layout.sharded:
         layout.cut(loss_model, dtype)
     optimizer = build(config.optimizer, model)
 
-    # ---- What an earlier session of this run left
-    identity = {
-        "model": model_config.to_diff_dict(),
-        "tokenizer": tokenizer_sha256,
-        **origins,
-        "optimizer": config.optimizer.name,
-        "data": [
-            (shards.manifest["fingerprint"], stage.sequences, stage.steps)
-            for shards, stage in zip(stage_shards, config.stages, strict=True)
-        ],
-        "seed": config.seed,
-        "sequence_length": config.sequence_length,
-    }
-    folder, checkpoints = config.folder, config.folder / "checkpoints"
-    newest = [None]
-    if main:
-        checkpoint.clear_unfinished(checkpoints)
-        newest = [checkpoint.latest_step(checkpoints)]
-    newest = broadcast_object_list(newest)[0]
-    done, guard = 0, Guard(config.guard, device)
-    loss_sum, loss_steps = torch.zeros((2,), device=device)  # since the last line of the log, of the steps taken
-    if newest is not None:
-        earlier = checkpoint.Checkpoint(checkpoints, newest)
-        state = earlier.state
-        now, then = (dict(one, data=begun(one["data"], newest)) for one in (identity, state["identity"]))
-        if changed := [key for key in now if now[key] != then.get(key)]:
-            raise InputError(
-                f"{checkpoints / f'step-{newest}'} was trained with another {' and '.join(changed)}; give another "
-                "--out, or remove that run to start anew."
-            )
-        earlier.restore(model, optimizer)
-        done = state["step"]
-        loss_sum += state["loss_sum"]
-        loss_steps += state["loss_steps"]
-        guard.load(state["guard"])
-    check_shares(config, done, layout.data_processes)
-    if done >= config.steps and (folder / "model" / "config.json").is_file():
-        accelerator.print(f"{folder} is complete: {done} of {config.steps} steps.")
-        if main and (folder / "summary.txt").is_file():
-            print((folder / "summary.txt").read_text(encoding="utf-8"), end="")
-        return record.close()
-    data = [fingerprint for fingerprint, *_ in identity["data"]]
-    untrained = config.init_from is not None and (config.init_from / START).is_file()
-    begun_with = {**origins, "init_untrained": untrained}
-    record.start(
-        processes=processes, parallel=layout.sizes, device=str(device), dtype=str(dtype), data=data, **begun_with
+    # ---- Resume from the latest checkpoint
+    identity = run_identity(config, model_config, data, origins)
+    earlier = open_checkpoint(
+        config.folder, identity, main=main, used_until=lambda old, step: old | {"data": begun(old["data"], step)}
     )
+    state, guard = None, Guard(config.max_nonfinite_steps, device)
+    if earlier is not None:
+        state = earlier.state
+        earlier.restore(model, optimizer)
+        guard.load(state["guard"])
+    done = state["step"] if state else 0
+    check_shares(config, done, layout.data_processes)
+    if done >= config.steps and (config.folder / "model" / "config.json").is_file():
+        accelerator.print(f"{config.folder} is complete: {done} of {config.steps} steps.")
+        if main and (config.folder / "summary.txt").is_file():
+            print((config.folder / "summary.txt").read_text(encoding="utf-8"), end="")
+        return record.close()
+    untrained = config.init_from is not None and (config.init_from / START).is_file()
+    facts = {"processes": processes, "parallel": layout.sizes, "device": str(device), "dtype": str(dtype)}
+    record.start(**facts, data=data.fingerprints, **origins, init_untrained=untrained)
     optimizer = accelerator.prepare(optimizer)
     wrapped = loss_model if layout.sharded else accelerator.prepare(loss_model)
-
-    draws = {
+    candidates = {
         stage.name: CandidateDraw(stream, stage.candidates, vocab_size=model_config.vocab_size, seed=config.seed)
-        for stage, stream in zip(config.stages, streams, strict=True)
+        for stage, stream in zip(config.stages, data.streams, strict=True)
         if stage.candidates is not None
     }
 
-    # ---- Things done once in a while
-    if main:
-        log, sample_log = (
-            MetricsLog(folder / f"{name}.jsonl", resume_step=done if newest is not None else -1)
-            for name in ("metrics", "samples")
-        )
-        trackers.start(accelerator, config, begun=record.run["sessions"][0]["start"], done=done)
-    peak, flops = peak_flops(device), flops_per_token(model_config, config.sequence_length)
-    stop = StopSignal()
-    keeping = {"keep": config.every.keep, "permanent": config.every.permanent, "background": config.every.background}
-    saver = checkpoint.Saver(checkpoints, model, optimizer.optimizer, **keeping)
+    accelerator.print(
+        f"{parameters(model_config):,} parameters, {config.steps} steps, {dtype} matmuls on {device}, {processes} "
+        f"process{'es' if processes > 1 else ''}, run folder {config.folder}"
+    )
 
-    def write(line: dict) -> None:
+    # ---- Log, validation, samples, checkpoints
+    every, stop = config.every, StopSignal()
+    saver = checkpoint.Saver(
+        config.folder / "checkpoints", model, optimizer.optimizer, keep=every.keep, background=every.background
+    )
+    parts = {"record": record, "guard": guard, "saver": saver, "streams": data.streams, "state": state}
+    log = TrainingLog(config, accelerator, **parts)
+
+    def run_validation() -> None:
+        log.write_validation(done, validate(loss_model, data.held_out, config, accelerator, layout))
+
+    def write_samples() -> None:
+        full_model = parallel.gathered(model, torch.bfloat16, keep=main)  # a copy, in the dtype of model/
         if main:
-            log.write(line)
-            accelerator.log(trackers.numbers(line), step=line["step"])
-
-    def look_back() -> None:
-        for line in guard.settle():
-            line["event"]["windows"] = rows(config, streams, line["step"]).tolist()
-            write(line)
-        if guard.in_a_row >= config.guard.stop_after:
-            saver.wait()
-            good = checkpoint.latest_step(checkpoints)
-            raise InputError(
-                f"Loss or gradients of the last {guard.in_a_row} steps, up to step {guard.step}, were not finite; "
-                f"{folder / 'metrics.jsonl'} names their windows. The last good checkpoint is "
-                f"{'none' if good is None else checkpoints / f'step-{good}'}: go on from there with a lower "
-                "optimizer.learning_rate or a higher guard.stop_after."
-            )
+            lines = samples(to_compute(full_model, device, dtype), data.tokenizer, config.corpus.languages)
+            log.write_samples(done, lines)
 
     def save() -> None:
-        look_back()
-        state = {"identity": identity, "loss_sum": loss_sum.item(), "loss_steps": loss_steps.item()}
-        saver.save(done, state | {"guard": guard.state()})
+        log.look_back()
+        saver.save(done, {"identity": identity, **log.state(), "guard": guard.state()})
         record.write(steps=done, peak_memory_bytes=peak_memory(device))
 
-    def validation() -> None:
-        results = validate(loss_model, held_out, config, accelerator, layout)
-        write({"step": done, "validation": results})
-        mean = sum(one["bits_per_byte"] for one in results.values()) / max(1, len(results))
-        progress.write(f"step {done}: {mean:.4f} bits per byte of held-out text, mean of {len(results)} languages")
-
-    def sample() -> None:
-        whole = parallel.gathered(model, torch.bfloat16, keep=main)  # as in model/; training's own stays as it is
-        if main:
-            for line in samples(to_compute(whole, device, dtype), tokenizer, config.corpus.languages):
-                sample_log.write({"step": done} | line)
-
-    # ---- The loop
-    accelerator.print(
-        f"{parameters(model_config):,} parameters, {config.steps} steps, {dtype} products on {device}, {processes} "
-        f"process{'es' if processes > 1 else ''}, run folder {folder}"
-    )
-    progress = tqdm(total=config.steps, initial=done, desc=config.name, unit="step", disable=not main)
+    # ---- Training loop
     if done == 0:
-        validation()
-    clip, mark, tokens, stopping = config.optimizer.clip, time.perf_counter(), 0, None
+        run_validation()
+    log.start_clock()
+    clip, stopped = config.optimizer.clip, None
     place = {"rank": layout.data_rank, "processes": layout.data_processes}
-    for step, stage, first, epoch, micro_batches in schedule(config, streams, done=done, **place):
-        # -------- one step
-        loss_model.candidates = None if stage.candidates is None else draws[stage.name](step, device)
+    for step, stage, first, epoch, micro_batches in schedule(config, data.streams, done=done, **place):
+        loss_model.candidates = None if stage.candidates is None else candidates[stage.name](step, device)
         learning_rate = config.learning_rate(step)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
         loss, norm, skip = train_step(accelerator, wrapped, optimizer, micro_batches, clip=clip, guard=guard)
-        loss_sum += torch.where(skip > 0, 0, loss)
-        loss_steps += 1 - skip
-        # --------
+        log.add(loss, skip, tokens=stage.sequences * config.sequence_length)
 
-        done, tokens = step, tokens + stage.sequences * config.sequence_length
-        progress.update()
-        final = step == config.steps
-        if step % config.guard.stop_after == 0:
-            look_back()
-        if step % config.every.log == 0 or final:
-            look_back()
-            mean = (loss_sum / loss_steps).item()
-            loss_sum, loss_steps = torch.zeros((2,), device=device)
-            speed = tokens / (time.perf_counter() - mark)
-            write(
-                {
-                    "step": step,
-                    "stage": stage.name,
-                    "stage_first_step": first,
-                    "loss": finite(mean),
-                    "learning_rate": learning_rate,
-                    "gradient_norm": finite(norm.item()),
-                    "skipped": guard.skipped,
-                    "spikes": guard.spikes,
-                    "sequences": stage.sequences,
-                    "epoch": epoch,
-                    "tokens_per_second": speed,
-                    "mfu": speed * flops / (peak * processes) if peak else None,
-                }
-            )
-            progress.set_postfix_str(f"loss {mean:.3f}, {speed:,.0f} tokens/s")
-            mark, tokens = time.perf_counter(), 0
-        if step % config.every.validate == 0 or final:
-            validation()
-        if config.every.samples and step % config.every.samples == 0 or final:
-            sample()
-        stopping = stop.agreed(accelerator, now=step % config.every.log == 0)
+        done, final = step, step == config.steps
+        if step % guard.limit == 0:
+            log.look_back()
+        if step % every.log == 0 or final:
+            log.write_steps(step, stage, first=first, epoch=epoch, learning_rate=learning_rate, norm=norm)
+        if step % every.validate == 0 or final:
+            run_validation()
+        if every.samples and step % every.samples == 0 or final:
+            write_samples()
+        stopped = stop.agreed(accelerator, now=step % every.log == 0)
         saver.check()
-        permanent = config.every.permanent and step % config.every.permanent == 0
-        if step % config.every.checkpoint == 0 or permanent or final or stopping:
+        if step % every.checkpoint == 0 or final or stopped:
             save()
-        if stopping:
+        if stopped:
             break
-    progress.close()
+    log.bar.close()
     saver.wait()
     accelerator.wait_for_everyone()
 
-    # ---- What the run leaves
-    whole = parallel.gathered(model, torch.bfloat16, keep=main) if done == config.steps else None
-    if main and done == config.steps:
-        writing = folder / ".model.tmp"  # a kill must not leave a model/ that looks finished
-        shutil.rmtree(writing, ignore_errors=True)
-        whole.save_pretrained(writing)
-        tokenizer.save_pretrained(writing)
-        shutil.rmtree(folder / "model", ignore_errors=True)
-        writing.rename(folder / "model")
-        plot(read_metrics(folder / "metrics.jsonl"), folder / "loss.png")
-        record.write(steps=done, peak_memory_bytes=peak_memory(device))
-        print(summarise(config), end="")
+    # ---- Model, plot and summary
+    if done == config.steps:
+        full_model = parallel.gathered(model, torch.bfloat16, keep=main)
+        if main:
+            save_model(full_model, data.tokenizer, config.folder / "model")
+            plot(read_metrics(config.folder / "metrics.jsonl"), config.folder / "loss.png")
+            record.write(steps=done, peak_memory_bytes=peak_memory(device))
+            print(summarise(config), end="")
     record.close()
     # DDP's reducer must not outlive the process group: as its last owner it would wait, holding the interpreter's
     # lock, for gloo's thread, which waits for that lock.
@@ -436,17 +516,17 @@ def pretrain(config: PretrainConfig) -> None:
     accelerator.free_memory()
     accelerator.end_training()
     if done < config.steps:
-        accelerator.print(f"stopped by {stopping} after step {done}; the same command goes on from there.")
-        raise SystemExit(STOPPED)
+        exit_stopped(stopped, done, main=main)
 
 
 def main() -> None:
     """`accelerate launch -m training.pretrain`."""
     stop_with_the_launcher()
     complete_launch(["-m", __spec__.name] if __spec__ else [__file__])
-    config = parse(PretrainConfig, description="Pretrain a Pleias model. Start with: accelerate launch -m ...")
+    launcher = "accelerate launch -m training.pretrain --config NAME"
+    config = parse(PretrainConfig, description=f"Pretrain a Pleias model, or resume a run. Start with: {launcher}")
     if config.shrink != 1:
-        text = parse(PretrainConfig, ["--config", "demo"], description="The text of a dry run.")
+        text = parse(PretrainConfig, ["--config", "demo"], description="Text of the dry run.")
         config = shrunk(config, config.shrink, text=text, processes=int(os.environ.get("WORLD_SIZE", "1")))
     pretrain(config)
 

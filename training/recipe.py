@@ -1,4 +1,4 @@
-"""A pretraining run as data: its stages, model, optimizer and intervals; what `--config` names."""
+"""Configuration of a pretraining run: stages, model, optimizer and intervals."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,25 +10,24 @@ from modeling_pleias import PleiasConfig
 
 from .config import InputError
 from .corpus import CorpusConfig
-from .guard import GuardConfig
 from .optimizer import OptimizerConfig, learning_rate
 from .prepare import DataConfig
 
 
 @dataclass
 class Stage:
-    """One stretch of steps on one set of shards.
+    """A number of steps on one set of shards.
 
     Args:
-        name: for the metrics.
-        steps: optimizer steps.
-        sequences: windows in a step, over all processes.
-        shards: folder with manifest.json; the run's own (data.folder/shards) when not given.
-        seed: of the order of data; the run's seed plus the stage's number when not given.
-        learning_rate: constant in this stage; the run's schedule when not given.
-        candidates: tokens that a step's loss is over, half the most common and half drawn (training.sampled): faster
-            where the vocabulary is most of the model and a step is small. The loss is then an estimate, without
-            z-loss; held-out text is always measured over all tokens. All of them when not given.
+        name: Name in the metrics.
+        steps: Optimizer steps.
+        sequences: Windows per step, over all processes.
+        shards: Folder with manifest.json. Defaults to the run's own shards, data.folder/shards.
+        seed: Seed of the data order. Defaults to the run's seed plus the index of the stage.
+        learning_rate: Constant learning rate of this stage. Defaults to the run's schedule.
+        candidates: Number of tokens that the loss of a step is computed over (sampled softmax, training.sampled): half
+            of them the most common, half sampled. Faster if the vocabulary is most of the model and a step is small.
+            The training loss is then an estimate; validation is always over all tokens. Default: all tokens.
     """
 
     name: str
@@ -42,23 +41,21 @@ class Stage:
 
 @dataclass
 class EveryConfig:
-    """Steps between what is done once in a while.
+    """Intervals in optimizer steps, and checkpoint retention.
 
     Args:
-        log: a line in metrics.jsonl.
-        validate: loss on held-out text; also at the first and the last step.
-        samples: continuations in every language into samples.jsonl; at the end alone when not given.
-        checkpoint: state on disk; also at the end.
-        permanent: a checkpoint that stays for good; none when not given.
-        keep: newest checkpoints that stay.
-        background: go on training while a checkpoint is written; takes host memory for a copy of weights and moments.
+        log: Write a line to metrics.jsonl every N steps.
+        validate: Compute the loss on held-out text every N steps, and at the first and the last step.
+        samples: Write sample continuations to samples.jsonl every N steps. Default: only at the end.
+        checkpoint: Save a checkpoint every N steps, and at the end.
+        keep: Number of latest checkpoints to keep.
+        background: Save asynchronously. Needs host memory for a copy of the weights and the optimizer state.
     """
 
     log: int = 10
     validate: int = 1000
     samples: int | None = None
     checkpoint: int = 1000
-    permanent: int | None = None
     keep: int = 2
     background: bool = True
 
@@ -68,31 +65,31 @@ class PretrainConfig:
     """A pretraining run.
 
     Args:
-        name: of the run.
-        stages: in order.
-        init_from: folder of a model whose weights the run goes on from (continued pretraining); the shape is its own,
-            and the shards are those of its tokenizer. Weights are drawn when not given.
+        name: Name of the run.
+        stages: Stages in training order.
+        init_from: Folder of a model to continue (continued pretraining). The architecture is that of the model, and
+            the shards must be built with its tokenizer. By default weights are randomly initialised.
         average_with: folder of another model of that shape and tokenizer: the run goes on from the mean of both, which
             for two runs of femto was better than either (training/bench/RESULTS.md).
-        model: fields of PleiasConfig that differ from nano 1.2b.
-        corpus: where the text comes from.
-        data: where corpus, tokenizer and shards lie; what is missing is made.
-        optimizer: its settings and its schedule.
-        guard: against losses and gradients that are no numbers, and spikes.
-        every: how often to log, validate and save.
-        out: folder of the run; runs/NAME when not given.
-        seed: of the weights and of the order of data.
-        sequence_length: tokens predicted in a window (T).
-        micro_batch: most windows that one process computes at once; a process's share of a step is cut evenly.
-        precision: of matrix products; weights, optimizer and sums stay fp32. auto is bf16 where the processor has
-            instructions for it (CUDA, or AMX or AVX512-BF16 on CPUs) and fp32 elsewhere.
-        compile: torch.compile each layer.
-        document_mask: keep attention inside documents; without it, as in the original, a window is one text.
-        z_loss: added times the mean square of the logits' log-sum-exp, which keeps logits small; 1e-4 where used.
-        validation_tokens: read per language and validation.
-        trackers: that are told what metrics.jsonl is told: tensorboard, trackio, wandb; each is a package to install.
-        country: ISO 3166 alpha-3 code whose electricity the emissions are computed with.
-        shrink: when not 1, a dry run: steps, batches and model divided by it, on the demo's text (training.shrink).
+        model: Fields of PleiasConfig that differ from nano 1.2b.
+        corpus: Source of the text.
+        data: Location of corpus, tokenizer and shards. Missing parts are built.
+        optimizer: Optimizer and learning-rate schedule.
+        every: Intervals of logging, validation, samples and checkpoints.
+        out: Run folder. Defaults to runs/NAME.
+        seed: Seed of the weights and of the data order.
+        sequence_length: Tokens predicted per window (T).
+        micro_batch: Maximum windows that one process computes at once. Its windows of a step are divided evenly.
+        precision: Dtype of matmuls. Weights, optimizer state and reductions stay fp32. auto selects bf16 on devices
+            with bf16 instructions (CUDA, CPUs with AMX or AVX512-BF16), else fp32.
+        compile: Compile each layer with torch.compile.
+        max_nonfinite_steps: Stop the run after N consecutive steps with a NaN or infinite loss or gradient norm. Each
+            such step is skipped.
+        validation_tokens: Tokens per language and validation.
+        trackers: Experiment trackers that receive the values of metrics.jsonl. Each is a package to install.
+        country: ISO 3166 alpha-3 code of the country whose electricity mix the emissions are computed with.
+        shrink: Divide steps, batches and model by N and train on the text of the demo config: a dry run of all stages
+            (training.shrink). Default: 1, no dry run.
     """
 
     name: str
@@ -103,7 +100,6 @@ class PretrainConfig:
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    guard: GuardConfig = field(default_factory=GuardConfig)
     every: EveryConfig = field(default_factory=EveryConfig)
     out: Path | None = None
     seed: int = 42
@@ -111,8 +107,7 @@ class PretrainConfig:
     micro_batch: int = 8
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     compile: bool = False
-    document_mask: bool = False
-    z_loss: float = 0.0
+    max_nonfinite_steps: int = 10
     validation_tokens: int = 20_000
     trackers: list[Literal["tensorboard", "trackio", "wandb"]] = field(default_factory=list)
     country: str = "FRA"
@@ -120,27 +115,27 @@ class PretrainConfig:
 
     @property
     def folder(self) -> Path:
-        """Where the run is written."""
+        """Run folder."""
         return self.out or Path("runs") / self.name
 
     @property
     def steps(self) -> int:
-        """Of all stages."""
+        """Total optimizer steps."""
         return sum(stage.steps for stage in self.stages)
 
     def model_config(self) -> PleiasConfig:
-        """The model's shape.
+        """Return the model config.
 
         Raises:
-            InputError: when a field is unknown or the shape is impossible, or there is no model to go on from.
+            InputError: If a field is unknown, the architecture is impossible, or the model to continue does not exist.
         """
         if self.average_with is not None and self.init_from is None:
             raise InputError("average_with: a mean takes two models; name the other as init_from.")
         if self.init_from is not None and self.model:
-            raise InputError(f"model: its shape is that of init_from {self.init_from}; leave model out.")
+            raise InputError(f"model: the architecture is that of init_from {self.init_from}. Remove model.")
         for name, folder in (("init_from", self.init_from), ("average_with", self.average_with)):
             if folder is not None and not (folder / "config.json").is_file():
-                raise InputError(f"{name} {folder} is no folder of a model (it has no config.json).")
+                raise InputError(f"{name} {folder} is not a model folder: it has no config.json.")
         if self.init_from is not None:
             return PleiasConfig.from_pretrained(self.init_from)
         fields = {"max_position_embeddings": self.sequence_length, **self.model}
@@ -151,13 +146,11 @@ class PretrainConfig:
         except (StrictDataclassError, ValueError) as error:
             raise InputError(f"model: {str(error).splitlines()[-1].strip()}") from error
         if config.attention_dropout:
-            raise InputError(
-                "model: attention_dropout must be 0: a step draws no random numbers, so it can be repeated."
-            )
+            raise InputError("model: attention_dropout must be 0: steps use no random numbers, so that they repeat.")
         return config
 
     def learning_rate(self, step: int) -> float:
-        """At optimizer step `step`, the first being 1: its stage's, or the schedule's."""
+        """Return the learning rate at optimizer step `step`, counted from 1: the stage's, or that of the schedule."""
         first = 0
         for stage in self.stages:
             if first < step <= first + stage.steps and stage.learning_rate is not None:
@@ -166,6 +159,6 @@ class PretrainConfig:
         return learning_rate(self.optimizer, step, steps=self.steps)
 
     def order_seed(self, stage: int) -> int:
-        """Of the order of data in the stage of that number, the first being 0."""
+        """Return the seed of the data order of a stage, counted from 0."""
         seed = self.stages[stage].seed
         return self.seed + stage if seed is None else seed

@@ -1,4 +1,4 @@
-"""The account of a run beside its weights: config.yaml, run.json, emissions.json, and the lock on its folder."""
+"""Record of a run next to its weights: config.yaml, run.json, emissions.json, and the lock of its folder."""
 
 import fcntl
 import logging
@@ -24,7 +24,7 @@ PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", 
 
 
 def hardware() -> dict:
-    """The processor, memory and accelerators of this machine."""
+    """Return CPU, memory and GPUs of this machine."""
     names = [line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")]
     return {
         "cpu": names[0] if names else platform.processor(),
@@ -40,26 +40,23 @@ def _cpuinfo() -> list[str]:
 
 
 def commit() -> str | None:
-    """Commit of the checkout that this file lies in; None for an installed package."""
-    where = Path(__file__).parent
-    done = subprocess.run(
-        ["git", "-C", where, "rev-parse", "--verify", "--quiet", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() or None
+    """Return the commit of the checkout that contains this file; None for an installed package."""
+    command = ["git", "-C", Path(__file__).parent, "rev-parse", "--verify", "--quiet", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
 
 
 class _Emissions(BaseOutput):
-    """Keeps the newest measurement that codecarbon gives out."""
+    """Codecarbon output that keeps the latest measurement."""
 
     def out(self, total: EmissionsData, delta: EmissionsData) -> None:
         self.session = {"seconds": total.duration, "kwh": total.energy_consumed, "kg_co2eq": total.emissions}
 
 
 class RunRecord:
-    """Holds a run folder for one session and keeps its account; on processes other than the main one it does nothing.
+    """Lock of a run folder and its record for one session; does nothing on processes other than the main one.
 
     Raises:
-        InputError: when the folder cannot be written or another session holds it.
+        InputError: If the folder cannot be written or another session has locked it.
     """
 
     def __init__(self, config, *, main: bool):
@@ -70,16 +67,14 @@ class RunRecord:
             self.folder.mkdir(parents=True, exist_ok=True)
             self.lock = open(self.folder / ".lock", "w")
         except OSError as error:
-            raise InputError(
-                f"The run folder {self.folder} cannot be written ({error}); give another --out."
-            ) from error
+            raise InputError(f"The run folder {self.folder} is not writable ({error}). Use another --out.") from error
         try:
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise InputError(f"Another run is writing to {self.folder}; wait for it or give another --out.") from error
+            raise InputError(f"Another run is writing to {self.folder}. Wait for it, or use another --out.") from error
 
     def start(self, **facts) -> None:
-        """Write what is about to run and measure from here on; until then an earlier session's account stands."""
+        """Write config and session with `facts`, and start to measure; until then an earlier record is unchanged."""
         if not self.main:
             return
         with atomic(self.folder / "config.yaml") as path:
@@ -111,19 +106,19 @@ class RunRecord:
         self.write()
 
     def write(self, **facts) -> None:
-        """Bring run.json and emissions.json up to now; `facts` go into this session."""
+        """Update run.json and emissions.json; `facts` are added to this session."""
         if not self.main:
             return
         self.run["sessions"][-1] |= {"end": _now(), **facts}
         write_json(self.folder / "run.json", self.run)
         self.tracker.flush()
         sessions = [*self.past, self.emissions.session]
-        total = {key: sum(one[key] for one in sessions) for key in self.emissions.session}
+        total = {key: sum(session[key] for session in sessions) for key in self.emissions.session}
         source = f"codecarbon {version('codecarbon')}, offline, electricity of {self.config.country}"
         write_json(self.folder / "emissions.json", {**total, "source": source, "sessions": sessions})
 
     def close(self) -> None:
-        """Stop measuring and give the folder free."""
+        """Stop measuring and unlock the folder."""
         if self.tracker:
             self.tracker.stop()
         if self.main:
@@ -131,7 +126,7 @@ class RunRecord:
 
 
 def plain(value):
-    """Paths as text, so that YAML can carry them."""
+    """Convert paths to strings for YAML."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""eval/TASK.json: a measured task with its figures, the data they stand on, versions, hardware and the command."""
+"""Write and read eval/TASK.json: metrics of a task with data fingerprint, versions, hardware and command."""
 
 import platform
 import shlex
@@ -12,13 +12,14 @@ from .record import PACKAGES, commit, hardware
 
 
 def write_result(folder: Path, task: str, metrics: dict[str, float | dict], *, data: dict, **facts) -> Path:
-    """Write FOLDER/TASK.json, in the form that the card reads.
+    """Write FOLDER/TASK.json, in the format that the model card reads; return its path.
 
     Args:
-        task: name of the file and of the task.
-        metrics: name to a number or {"value", "low", "high"} (training.intervals).
-        data: what was measured on; "fingerprint" is a hash of it (training.files.fingerprint), other keys describe it.
-        facts: anything else that belongs beside them: settings, per-language figures, examples.
+        folder: Folder for the file.
+        task: Name of the task and of the file.
+        metrics: A number or {"value", "low", "high"} (training.intervals) by name.
+        data: Evaluation data: "fingerprint" is their hash (training.files.fingerprint), other keys describe them.
+        facts: Other values to store: settings, metrics per language, examples.
     """
     path = folder / f"{task}.json"
     write_json(
@@ -39,5 +40,5 @@ def write_result(folder: Path, task: str, metrics: dict[str, float | dict], *, d
 
 
 def read_results(folder: Path) -> dict[str, dict]:
-    """Every result in a folder, by task."""
+    """Return every result in a folder, by task."""
     return {path.stem: read_json(path) for path in sorted(folder.glob("*.json"))}

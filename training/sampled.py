@@ -1,10 +1,10 @@
-"""Cross-entropy over part of the vocabulary: the most common tokens and a sample of the others, drawn for each step.
+"""Sampled softmax: cross-entropy over the most common tokens and a sample of the others, a new one for each step.
 
-A small model with a large vocabulary spends most of its time on logits of tokens that all but never follow. The sum of
-exponentials that the loss needs is estimated without bias: what is drawn stands for all that could have been (sampled
-softmax, Jean et al., arXiv 1412.2007, with certain candidates beside the drawn ones). Nothing depends on how a step is
-cut into micro batches and over processes: the candidates are the step's, and each position's own target is counted
-exactly, drawn or not.
+A small model with a large vocabulary spends most of its time on logits of tokens that almost never follow. The sum of
+exponentials in the loss is estimated without bias: each sampled token represents several (Jean et al., arXiv
+1412.2007, here with certain candidates in addition to sampled ones). The result does not depend on the division of a
+step into micro batches and processes: all use the candidates of the step, and the target of each position is counted
+exactly, sampled or not.
 """
 
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ from .config import InputError
 from .kernels import exponentials_
 from .loader import TokenStream
 
-CHUNK_TOKENS = 2**24  # counted at once
+CHUNK_TOKENS = 2**24  # tokens counted at once
 
 
 @dataclass
 class Candidates:
-    """Those of one step.
+    """Candidate tokens of one step.
 
     Args:
         ids: (K,) token ids, each once.
-        certain: how many of them, the first ones, are there in every step.
-        log_weight: ln of the number of tokens that each of the others stands for.
+        certain: Number of ids, the first ones, that are candidates in every step.
+        log_weight: ln of the number of tokens that each sampled id represents.
     """
 
     ids: torch.Tensor
@@ -35,21 +35,21 @@ class Candidates:
 
 
 class CandidateDraw:
-    """Draws candidates for the steps of a stream: half of them its most common tokens, half from all others.
+    """Sampler of the candidates of a step: half the most common tokens of a stream, half sampled from all others.
 
     Args:
-        stream: whose tokens are counted.
+        stream: Text whose tokens are counted.
         size: K.
         vocab_size: V.
-        seed: of what is drawn; the step is the other half of it.
+        seed: Seed of the samples, together with the step.
 
     Raises:
-        InputError: when `size` is not an even number below `vocab_size`.
+        InputError: If `size` is not an even number below `vocab_size`.
     """
 
     def __init__(self, stream: TokenStream, size: int, *, vocab_size: int, seed: int):
         if size % 2 or not 0 < size < vocab_size:
-            raise InputError(f"stages: candidates {size} must be an even number below the vocabulary's {vocab_size}.")
+            raise InputError(f"stages: candidates must be even and below the vocabulary's {vocab_size}, got {size}.")
         total = int(stream.starts[-1])
         counts = np.zeros(vocab_size, dtype=np.int64)
         for start in range(0, total, CHUNK_TOKENS):
@@ -59,16 +59,16 @@ class CandidateDraw:
         self.common, self.others, self.seed = order[: size // 2], order[size // 2 :], seed
 
     def __call__(self, step: int, device: torch.device) -> Candidates:
-        """The candidates of that step: always the same."""
-        chosen = np.random.default_rng((self.seed, step)).choice(self.others, len(self.common), replace=False)
-        ids = torch.from_numpy(np.concatenate([self.common, chosen])).to(device)
-        return Candidates(ids, len(self.common), float(np.log(len(self.others) / len(chosen))))
+        """Return the candidates of a step, always the same."""
+        sampled = np.random.default_rng((self.seed, step)).choice(self.others, len(self.common), replace=False)
+        ids = torch.from_numpy(np.concatenate([self.common, sampled])).to(device)
+        return Candidates(ids, len(self.common), float(np.log(len(self.others) / len(sampled))))
 
 
 class SampledCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy of `hidden @ weight.T` over candidates; gradients are made in the same pass.
+    """Mean cross-entropy of `hidden @ weight.T` over candidates; computes gradients in the same pass.
 
-    Logits of all N positions are held at once: (K + 1) N of them.
+    The (K + 1) N logits of all N positions are in memory at once.
     """
 
     @staticmethod
@@ -76,22 +76,22 @@ class SampledCrossEntropy(torch.autograd.Function):
         N, K = len(hidden_ND), len(candidates.ids)
         positions = torch.arange(N, device=hidden_ND.device)
         hidden, exact = hidden_ND.to(dtype), torch.promote_types(dtype, torch.float32)
-        weight_KD, own_ND = weight_VD[candidates.ids].to(dtype), weight_VD[targets_N].to(dtype)
+        weight_KD, target_ND = weight_VD[candidates.ids].to(dtype), weight_VD[targets_N].to(dtype)
         place = torch.full((len(weight_VD),), -1, device=hidden.device)
         place[candidates.ids] = torch.arange(K, device=hidden.device)
         among = place[targets_N]
         with torch.autocast(hidden.device.type, enabled=False):
-            logits = torch.empty(K + 1, N, dtype=dtype, device=hidden.device)  # the last row: of each one's own target
+            logits = torch.empty(K + 1, N, dtype=dtype, device=hidden.device)  # last row: the target of each position
             torch.mm(weight_KD, hidden.T, out=logits[:K])
             logits[candidates.certain : K] += candidates.log_weight
-            logits[among[among >= 0], positions[among >= 0]] = -torch.inf  # a target counts once, and by itself
-            logits[K] = (hidden.to(exact) * own_ND.to(exact)).sum(1)
-            at_target = logits[K].to(exact, copy=True)  # as rounded in the sum
+            logits[among[among >= 0], positions[among >= 0]] = -torch.inf  # count each target once, in the last row
+            logits[K] = (hidden.to(exact) * target_ND.to(exact)).sum(1)
+            at_target = logits[K].to(exact, copy=True)  # rounded as in the sum
             largest, total = exponentials_(logits)
             losses = largest + total.log() - at_target
             scale = (1 / (total * N))[:, None]
             pull = ((at_target - largest).exp() - total)[:, None] * scale
-            grad_hidden = (logits[:K].T @ weight_KD).to(exact) * scale + pull * own_ND
+            grad_hidden = (logits[:K].T @ weight_KD).to(exact) * scale + pull * target_ND
             grad_weight = torch.zeros_like(weight_VD, dtype=exact)
             grad_weight.index_add_(0, targets_N, pull * hidden)
             grad_weight.index_add_(0, candidates.ids, (logits[:K] @ (hidden * scale).to(dtype)).to(exact))

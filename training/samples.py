@@ -1,4 +1,4 @@
-"""What a model writes when it is given the beginning of a story in each language: samples.jsonl of a run."""
+"""Generate sample continuations of fixed prompts in each language, for samples.jsonl of a run."""
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -23,21 +23,22 @@ REPETITION_PENALTY = 1.2
 def samples(
     model: PleiasForCausalLM, tokenizer: PreTrainedTokenizerBase, languages: list[str] | None = None
 ) -> list[dict]:
-    """A greedy continuation of each opening, which draws no random number.
+    """Generate a greedy continuation of each prompt, without random numbers.
 
     Args:
-        languages: ISO codes; all eight when not given.
+        model: Model to sample from.
+        tokenizer: Its tokenizer.
+        languages: ISO codes. Default: all eight.
 
     Returns:
-        {"language": ..., "prompt": ..., "continuation": ...} for each, of at most NEW_TOKENS tokens.
+        {"language": ..., "prompt": ..., "continuation": ...} per language, with at most NEW_TOKENS tokens.
     """
     lines = []
     for language in languages or OPENINGS:
         prompt = tokenizer(OPENINGS[language], return_tensors="pt").to(model.device)
-        asked = prompt.input_ids.shape[1]
         ids = model.generate(
             **prompt, max_new_tokens=NEW_TOKENS, do_sample=False, repetition_penalty=REPETITION_PENALTY
         )
-        text = tokenizer.decode(ids[0, asked:], skip_special_tokens=True)
+        text = tokenizer.decode(ids[0, prompt.input_ids.shape[1] :], skip_special_tokens=True)
         lines.append({"language": language, "prompt": OPENINGS[language], "continuation": text})
     return lines

@@ -1,40 +1,41 @@
-"""A dry run: a pretraining config with every number divided by one factor, so that all its stages run on a laptop."""
+"""Scale a pretraining config down, every size by one factor, for a dry run of all stages on a laptop."""
 
 from dataclasses import replace
 
 from .config import InputError
 from .recipe import PretrainConfig
 
-# Below these a model or a window is nothing to train.
+# Lower bounds: smaller models and windows are not worth training.
 LAYERS, HEAD_DIMENSION, SEQUENCE_LENGTH = 2, 16, 64
 
 
-def divided(number: int, factor: int, *, least: int = 1) -> int:
-    """`number / factor`, rounded, but at least `least`."""
-    return max(least, round(number / factor))
+def divided(number: int, factor: int, *, minimum: int = 1) -> int:
+    """Return `number / factor`, rounded, at least `minimum`."""
+    return max(minimum, round(number / factor))
 
 
 def shrunk(config: PretrainConfig, factor: int, *, text: PretrainConfig, processes: int = 1) -> PretrainConfig:
-    """`config` with steps, warm-up, decay, intervals, batches and model divided by `factor`; rates stay as they are.
+    """Divide steps, warm-up, decay, intervals, batches and model of a config by `factor`; keep its learning rates.
 
-    Stages keep their names and order, and each keeps at least one step, so every switch happens. The model keeps its
-    proportions (queries per key/value head, width per head, MLP to width). The text is that of another run, so that
-    nothing but a laptop is needed: the corpora of the stages, and with them the vocabulary, are not the run's own.
+    Stages keep their names and order, and each has at least one step, so every switch happens. The model keeps its
+    proportions (queries per key/value head, width per head, MLP to width). Corpora and vocabulary are those of another
+    run, such as the demo, so that a laptop suffices.
 
     Args:
-        factor: at least 1; 500 divides every number of steps in nano_1.2b without a rest.
-        text: run whose data, corpus and vocabulary are used.
-        processes: that will run it; a step has a multiple of them in sequences.
+        config: Config to scale down.
+        factor: Divisor, at least 1; 500 divides every number of steps in nano_1.2b without a remainder.
+        text: Config whose data, corpus and vocabulary are used.
+        processes: Number of processes of the dry run; the sequences of a step are a multiple of it.
 
     Raises:
-        InputError: when the factor is not at least 1.
+        InputError: If the factor is below 1.
     """
     if factor < 1:
-        raise InputError(f"--shrink {factor} is not a number to divide by; give 1 or more, 500 for a dry run.")
+        raise InputError(f"--shrink must be at least 1, got {factor}. Use 500 for a dry run of nano_1.2b.")
     shape = config.model_config()
     queries_per_head = shape.num_attention_heads // shape.num_key_value_heads
     groups = divided(shape.num_key_value_heads, factor)
-    head_dimension = divided(shape.head_dim // 2, factor, least=HEAD_DIMENSION // 2) * 2
+    head_dimension = divided(shape.head_dim // 2, factor, minimum=HEAD_DIMENSION // 2) * 2
     heads = groups * queries_per_head
     hidden = heads * head_dimension
     model = {
@@ -42,7 +43,7 @@ def shrunk(config: PretrainConfig, factor: int, *, text: PretrainConfig, process
         "vocab_size": text.model_config().vocab_size,
         "hidden_size": hidden,
         "intermediate_size": hidden * shape.intermediate_size // shape.hidden_size,
-        "num_hidden_layers": divided(shape.num_hidden_layers, factor, least=LAYERS),
+        "num_hidden_layers": divided(shape.num_hidden_layers, factor, minimum=LAYERS),
         "num_attention_heads": heads,
         "num_key_value_heads": groups,
     }
@@ -56,7 +57,7 @@ def shrunk(config: PretrainConfig, factor: int, *, text: PretrainConfig, process
         for stage in config.stages
     ]
     o, every = config.optimizer, config.every
-    sequence_length = divided(config.sequence_length, factor, least=SEQUENCE_LENGTH)
+    sequence_length = divided(config.sequence_length, factor, minimum=SEQUENCE_LENGTH)
     return replace(
         config,
         name=f"{config.name}-shrunk-{factor}",
@@ -78,10 +79,9 @@ def shrunk(config: PretrainConfig, factor: int, *, text: PretrainConfig, process
             validate=divided(every.validate, factor),
             samples=every.samples and divided(every.samples, factor),
             checkpoint=divided(every.checkpoint, factor),
-            permanent=every.permanent and divided(every.permanent, factor),
         ),
         sequence_length=sequence_length,
         precision="auto",
         compile=False,
-        validation_tokens=divided(config.validation_tokens, factor, least=sequence_length),
+        validation_tokens=divided(config.validation_tokens, factor, minimum=sequence_length),
     )

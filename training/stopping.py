@@ -1,4 +1,4 @@
-"""Stopping a run on a signal: the step under way is finished, the state saved, and the exit status says why."""
+"""Stop a run on a signal: finish the step, save a checkpoint, and exit with a status that asks for a restart."""
 
 import ctypes
 import os
@@ -9,36 +9,36 @@ import torch
 from accelerate import Accelerator
 
 STOPPED = 75  # exit status of a run that saved and stopped on a signal: EX_TEMPFAIL, "try again"
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # the last is what Slurm is told to warn with
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # SIGUSR1: the usual warning of Slurm (--signal)
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def stop_with_the_launcher() -> None:
-    """SIGTERM ends `accelerate launch` without a word to the one process it started: have Linux send it on.
+    """Have Linux send SIGTERM to this process when `accelerate launch`, which started it, ends.
 
-    (With several processes torchrun does.) Not to a process that something else started: the end of a shell must not
-    end what nohup keeps.
+    A launcher of one process ends on SIGTERM without passing it on; with several processes torchrun passes it on.
+    Processes that something else started are not affected: the end of a shell must not end what nohup protects.
     """
     if sys.platform == "linux" and "ACCELERATE_MIXED_PRECISION" in os.environ and "LOCAL_RANK" not in os.environ:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class StopSignal:
-    """Notes the first of SIGNALS; a second one ends the process at once."""
+    """Handler that records the first of SIGNALS; a second one ends the process at once."""
 
     def __init__(self):
         self.received: str | None = None
         for number in SIGNALS:
-            signal.signal(number, self._note)
+            signal.signal(number, self._record)
 
-    def _note(self, number: int, frame) -> None:
+    def _record(self, number: int, frame) -> None:
         if self.received:
             os._exit(128 + number)
         self.received = signal.Signals(number).name
 
     def agreed(self, accelerator: Accelerator, *, now: bool) -> str | None:
-        """Name of the signal once every process knows of it; several processes compare only where `now` is true."""
+        """Return the signal's name once every process knows of it; several processes compare only if `now` is true."""
         if accelerator.num_processes == 1:
             return self.received
         if not now:

@@ -1,4 +1,4 @@
-"""What became of a run, read from the files it left and told on one screen."""
+"""Print a one-screen summary of a finished run, from the files in its folder."""
 
 import re
 import resource
@@ -19,22 +19,22 @@ from .samples import NEW_TOKENS, REPETITION_PENALTY
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes at most: allocated on a GPU, or resident in this process."""
+    """Return peak memory in bytes: allocated on the GPU, or resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def held_out(records: list[dict], folder: Path) -> Table:
-    """Bits per byte by language at the first and the last validation, and the last samples."""
+    """Return a table of bits per byte by language at the first and the last validation, with the last samples."""
     table = Table(title="Held-out text: bits per byte before and after; greedy continuation", title_justify="left")
-    opening = f"opening -> {NEW_TOKENS} tokens, greedy, repetition penalty {REPETITION_PENALTY}"
-    for column in ("", "before", "after", opening):
+    title = f"prompt -> {NEW_TOKENS} tokens, greedy, repetition penalty {REPETITION_PENALTY}"
+    for column in ("", "before", "after", title):
         table.add_column(column)
-    held = [record["validation"] for record in records if "validation" in record]
-    texts = {line["language"]: line for line in read_metrics(folder / "samples.jsonl")}  # the last of each
-    for language in list(texts) + [one for one in held[-1] if one not in texts]:
-        bits = (one.get(language, {}).get("bits_per_byte") for one in (held[0], held[-1]))
+    validations = [record["validation"] for record in records if "validation" in record]
+    texts = {line["language"]: line for line in read_metrics(folder / "samples.jsonl")}  # the last per language
+    for language in dict.fromkeys([*texts, *validations[-1]]):
+        bits = (scores.get(language, {}).get("bits_per_byte") for scores in (validations[0], validations[-1]))
         line = texts.get(language, {"prompt": "", "continuation": ""})
         text = Text.assemble((line["prompt"], "bold"), re.sub(r"\s+", " ", line["continuation"]))
         table.add_row(language, *(f"{x:.3f}" if x else "-" for x in bits), text)
@@ -48,7 +48,7 @@ def show(config: PretrainConfig, console: Console) -> None:
     sessions = read_json(folder / "run.json")["sessions"]
     steps = [record for record in records if "loss" in record]
     losses = [record["loss"] for record in steps if record["loss"] is not None]
-    first, last = (f"{one:.3f}" for one in (losses[0], losses[-1])) if losses else ("-", "-")
+    first, last = (f"{loss:.3f}" for loss in (losses[0], losses[-1])) if losses else ("-", "-")
     tokens = sum(stage.steps * stage.sequences for stage in config.stages) * config.sequence_length
     mfu = [record["mfu"] for record in steps if record["mfu"]]
     peak = max(session.get("peak_memory_bytes", 0) for session in sessions)
@@ -57,8 +57,8 @@ def show(config: PretrainConfig, console: Console) -> None:
         f"{config.name}: {tokens:,} tokens in {config.steps:,} steps and {emissions['seconds']:,.0f} s; "
         f"{median(record['tokens_per_second'] for record in steps):,.0f} tokens/s"
         + (f", {median(mfu):.1%} of the peak" if mfu else "")
-        + f"; at most {peak / 1e9:.2f} GB a process.",
-        f"Loss {first} -> {last} nats per token; {steps[-1]['skipped']} steps left out, {steps[-1]['spikes']} spikes.",
+        + f"; at most {peak / 1e9:.2f} GB per process.",
+        f"Loss {first} -> {last} nats per token; {steps[-1]['skipped']} steps skipped, {steps[-1]['spikes']} spikes.",
         f"{emissions['kwh'] * 1000:,.2f} Wh, {emissions['kg_co2eq'] * 1000:,.2f} g CO2eq ({emissions['source']}).",
         f"Run: {folder}/{{config.yaml,run.json,metrics.jsonl,samples.jsonl,emissions.json,loss.png,checkpoints}}",
         f'Model: pipeline("text-generation", model="{folder}/model")',
@@ -68,8 +68,8 @@ def show(config: PretrainConfig, console: Console) -> None:
 
 
 def summarise(config: PretrainConfig) -> str:
-    """The summary as text, also written to summary.txt of the run folder."""
-    show(config, Console(file=(screen := StringIO()), width=118))
-    text = screen.getvalue()
+    """Return the summary as text, and write it to summary.txt in the run folder."""
+    show(config, Console(file=(output := StringIO()), width=118))
+    text = output.getvalue()
     (config.folder / "summary.txt").write_text(text, encoding="utf-8")
     return text

@@ -1,4 +1,4 @@
-"""Trackers beside metrics.jsonl: TensorBoard, trackio, Weights & Biases, started and told through Accelerate."""
+"""Experiment trackers in addition to metrics.jsonl (TensorBoard, trackio, Weights & Biases), through Accelerate."""
 
 from dataclasses import asdict
 
@@ -11,19 +11,20 @@ from .record import plain
 
 
 def check(names: list[str]) -> None:
-    """Raise InputError for a tracker that is not installed; Accelerate would leave it out without a word."""
-    if missing := sorted(set(names) - {str(one) for one in get_available_trackers()}):
-        packages = " ".join(missing)
-        raise InputError(f"trackers: {', '.join(missing)} is not installed; pip install {packages}, or leave it out.")
+    """Raise InputError if a tracker is not installed; Accelerate would skip it silently."""
+    if missing := sorted(set(names) - {str(name) for name in get_available_trackers()}):
+        fix = f"Run pip install {' '.join(missing)}, or remove it from trackers."
+        raise InputError(f"trackers: {', '.join(missing)} is not installed. {fix}")
 
 
 def start(accelerator: Accelerator, config, *, begun: str, done: int) -> None:
-    """Start the trackers that the accelerator was made with.
+    """Start the trackers with which the accelerator was created.
 
     Args:
-        config: of the run.
-        begun: when its first session began, by which a later one is known to belong to it.
-        done: steps; what TensorBoard was told of later ones is taken back.
+        accelerator: Accelerator of the run.
+        config: Config of the run.
+        begun: Start time of the run's first session; identifies the run, so that later sessions continue its curves.
+        done: Completed steps; TensorBoard discards what was logged for later ones.
     """
     identity = fingerprint([str(config.folder.resolve()), begun])[:16]
     resumed = {"name": f"{config.name}-{identity}", "resume": "allow"}
@@ -37,7 +38,7 @@ def start(accelerator: Accelerator, config, *, begun: str, done: int) -> None:
 
 
 def flat(tree: dict, prefix: str = "") -> dict:
-    """{"a": {"b": 1}} as {"a/b": 1}."""
+    """Flatten {"a": {"b": 1}} to {"a/b": 1}."""
     leaves = {}
     for key, value in tree.items():
         leaves |= flat(value, f"{prefix}{key}/") if isinstance(value, dict) else {f"{prefix}{key}": value}
@@ -45,5 +46,5 @@ def flat(tree: dict, prefix: str = "") -> dict:
 
 
 def numbers(line: dict) -> dict[str, float]:
-    """What a tracker can plot of a line of metrics.jsonl."""
+    """Return the numbers in a line of metrics.jsonl, which trackers can plot."""
     return {key: value for key, value in flat(line).items() if isinstance(value, int | float) and key != "step"}

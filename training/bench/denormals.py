@@ -1,10 +1,10 @@
-"""A training step on a CPU with numbers below 1.2e-38 as they are, and with those counted as 0 (flush_denormals).
+"""Time a training step on a CPU with and without denormals (numbers below 1.2e-38) flushed to zero.
 
     python -m training.bench.denormals
     python -m training.bench.denormals --model runs/NAME/model --text FILE
 
-The model is a trained one and the text real: attention over random numbers was as fast unflushed. Each turn is a
-process of its own, since threads take the setting from the one that starts them, and turns alternate.
+The model must be trained and the text real: with random numbers attention is as fast without flushing. Each run has
+its own process, because threads inherit the setting from the thread that starts them, and runs alternate.
 """
 
 if not __package__:  # run by path; same as `python -m training.bench.denormals`
@@ -14,9 +14,7 @@ if not __package__:  # run by path; same as `python -m training.bench.denormals`
     sys.path[0], __package__ = str(Path(__file__).resolve().parents[2]), "training.bench"
 
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 
@@ -30,22 +28,23 @@ from modeling_pleias import PleiasForCausalLM
 from ..compute import NextTokenLoss, compute_dtype, flush_denormals, keep_memory
 from ..config import InputError, parse, program
 from ..record import hardware
+from .train_step import alone
 
-WAYS = ("as they are", "as 0")
+WAYS = ("kept", "flushed to 0")
 
 
 @dataclass
 class DenormalsBench:
-    """What is measured, and for how long.
+    """A benchmark of denormals.
 
     Args:
-        model: folder of a trained model.
-        text: file that the batch is made of, read again from its beginning as often as it takes.
-        batch: windows in a step.
-        sequence_length: tokens predicted in each.
-        precision: of matrix products, as in training.
-        rounds: turns of each way.
-        steps: timed in a turn, after one that is not.
+        model: Folder of a trained model.
+        text: Text file of the batch, repeated if it is too short.
+        batch: Windows per step.
+        sequence_length: Tokens predicted per window.
+        precision: Dtype of matmuls, as in training.
+        rounds: Repetitions.
+        steps: Timed steps per repetition, after an untimed one.
     """
 
     model: Path = Path("model_card/femto")
@@ -58,9 +57,9 @@ class DenormalsBench:
 
 
 def turn(bench: DenormalsBench, way: str) -> dict:
-    """Seconds of each forward and backward pass, the last loss and the norm of its gradient."""
+    """Return the time of each forward and backward pass, the last loss and its gradient norm."""
     keep_memory()
-    if way == "as 0":
+    if way == "flushed to 0":
         flush_denormals()
     ids = AutoTokenizer.from_pretrained(bench.model)(bench.text.read_text(encoding="utf-8"), verbose=False).input_ids
     window = bench.sequence_length + 1
@@ -81,36 +80,34 @@ def turn(bench: DenormalsBench, way: str) -> dict:
 
 
 def measure(bench: DenormalsBench) -> dict[str, list[dict]]:
-    """The turns of each way.
+    """Return the runs with and without flushing.
 
     Raises:
-        InputError: when the model or the text is not there.
+        InputError: If the model or the text does not exist.
     """
     for path in (bench.model / "config.json", bench.text):
         if not path.is_file():
-            raise InputError(f"{path} is not there: start this in a checkout, or give --model and --text.")
-    found: dict[str, list[dict]] = {way: [] for way in WAYS}
+            raise InputError(f"{path} does not exist. Run this in a checkout, or pass --model and --text.")
+    runs: dict[str, list[dict]] = {way: [] for way in WAYS}
     for _ in range(bench.rounds):
         for way in WAYS:
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                found[way].append(pool.submit(turn, bench, way).result())
-    return found
+            runs[way].append(alone(turn, bench, way))
+    return runs
 
 
 def main() -> None:
     """`python -m training.bench.denormals`."""
-    bench = parse(DenormalsBench, description="What numbers too small for full precision cost a step on a CPU.")
-    found = measure(bench)
-    columns = ("numbers below 1.2e-38", "forward, s", "backward, s", "relative", "loss", "gradient norm")
+    bench = parse(DenormalsBench, description="Measure what denormals cost a training step on a CPU.")
+    runs = measure(bench)
+    columns = ("denormals", "forward, s", "backward, s", "relative", "loss", "gradient norm")
     cpu, dtype = hardware()["cpu"], compute_dtype(bench.precision, torch.device("cpu"))
-    table = Table(*columns, title=f"{bench.batch} x {bench.sequence_length} tokens, {dtype} products; {cpu}")
-    first = None
-    for way, turns in found.items():
-        forward, backward = (median(s for one in turns for s in one[name]) for name in ("forward", "backward"))
-        first = first or forward + backward
-        relative = (forward + backward) / first
-        figures = [f"{forward:.3f}", f"{backward:.3f}", f"{relative:.2f}"]
-        table.add_row(way, *figures, f"{turns[-1]['loss']:.6f}", f"{turns[-1]['norm']:.6f}")
+    table = Table(*columns, title=f"{bench.batch} x {bench.sequence_length} tokens, {dtype} matmuls; {cpu}")
+    baseline = None
+    for way, turns in runs.items():
+        forward, backward = (median(s for run in turns for s in run[name]) for name in ("forward", "backward"))
+        baseline = baseline or forward + backward
+        times = [f"{forward:.3f}", f"{backward:.3f}", f"{(forward + backward) / baseline:.2f}"]
+        table.add_row(way, *times, f"{turns[-1]['loss']:.6f}", f"{turns[-1]['norm']:.6f}")
     Console(width=118).print(table)
 
 

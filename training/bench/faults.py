@@ -1,13 +1,13 @@
-"""Kill small pretraining runs, damage what they left, resume them: does each end as if nothing had happened?
+"""Kill small pretraining runs, corrupt their checkpoints, resume them, and compare with an uninterrupted run.
 
     python -m training.bench.faults --trials 200
-    python -m training.bench.faults --trials 100 --processes 2     # the model and its checkpoints cut in two
+    python -m training.bench.faults --trials 100 --processes 2     # the model and its checkpoints sharded over two
 
-A run killed by SIGKILL, at a random moment or at a random file operation of a save, which goes on in the background
-while the run trains, is started again until it is complete. After each kill the checkpoint found must be the newest
-whole one, byte for byte that of a run that nothing interrupted; at the end so must be the last checkpoint, the metrics
-and the model. Exit status 1 and a sentence otherwise. Runs are forked from one process that has imported everything,
-so a session takes a fraction of a second.
+SIGKILL ends a run at a random moment, or at a random file operation of a save, which runs in the background during
+training; then the run is started again until it is complete. After each kill the checkpoint found must be the latest
+valid one, and byte-identical to that of an uninterrupted run. So must be the last checkpoint, the metrics and the
+model at the end; otherwise the exit status is 1, with a one-line message. Runs are forked from one process that has
+imported everything, so that a session takes a fraction of a second.
 """
 
 if not __package__:  # run by path; same as `python -m training.bench.faults`
@@ -33,7 +33,7 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import matplotlib.figure  # noqa: F401  (so that children need not)
+import matplotlib.figure  # noqa: F401  (imported once for all children)
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -62,21 +62,21 @@ STAGES = (
     "after the last step",
 )
 STARTING, STEP, BEFORE_TENSORS, BETWEEN_FILES, BEFORE_RENAME, BEFORE_LATEST, PRUNING, FINISHING = range(len(STAGES))
-CLOCK = ("tokens_per_second", "mfu")  # what may differ between two equal runs
+CLOCK = ("tokens_per_second", "mfu")  # metrics that may differ between two equal runs
 
 
 @dataclass
 class FaultsConfig:
-    """How many runs, and how hard they are hit.
+    """A number of trials, and their faults.
 
     Args:
-        trials: runs; each is killed, resumed and compared.
-        processes: of a run; two or more cut its model (FSDP2), and each writes its part of a checkpoint. One of them,
-            drawn anew each time, is killed, and the others after it, as a launcher would.
-        kills: most kills of a run.
-        damage: share of kills after which the newest checkpoint is truncated or has a bit flipped.
-        seed: of everything that is drawn.
-        out: folder for the runs, kept when one fails; a temporary one when not given.
+        trials: Number of runs to kill, resume and compare.
+        processes: Processes per run. Two or more shard the model (FSDP2), and each writes its part of a checkpoint. A
+            random one is killed, and then the others, as a launcher would.
+        kills: Maximum kills per run.
+        damage: Fraction of kills after which the latest checkpoint is truncated or has a bit flipped.
+        seed: Seed of all random choices.
+        out: Folder for the runs, which is kept if one fails. Default: a temporary folder.
     """
 
     trials: int = 200
@@ -88,33 +88,33 @@ class FaultsConfig:
 
 
 class Failure(Exception):
-    """A run did not survive what it should; one sentence."""
+    """Raised if a run did not survive a fault; the message is one line."""
 
 
-# What a child tells its parent, however it ends --------------------------------------------------------------------
+# Progress that a child shares with its parent, however it ends -----------------------------------------------------
 
 
 class Notes:
-    """Shared memory in which a child notes the stage it is in and the file operations that it made in each."""
+    """Shared memory in which a child records its stage and the number of file operations in each stage."""
 
     def __init__(self):
         self.memory = mmap.mmap(-1, 8 * (3 + len(STAGES)))
         self.numbers = memoryview(self.memory).cast("q")
 
     def clear(self) -> None:
-        """Before the next child."""
+        """Reset for the next child."""
         self.memory[:] = bytes(len(self.memory))
 
     def note(self, stage: int) -> None:
-        """The stage of the training thread, or of the thread that saves, is now this one."""
+        """Record the stage of the training thread, or of the thread that saves."""
         self.numbers[-2 if BEFORE_TENSORS <= stage <= PRUNING else -1] = stage
 
     def saved(self) -> None:
-        """No save is under way."""
+        """Record the end of a save."""
         self.numbers[-2] = 0
 
     def die(self) -> None:
-        """End this process by SIGKILL, and let it be known that it was meant."""
+        """End this process by SIGKILL, and record that this was intended."""
         self.numbers[-3] = 1
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -125,19 +125,20 @@ class Notes:
 
     @property
     def stage(self) -> int:
-        """Index into STAGES: of the save while there is one, else of the training."""
+        """Index into STAGES: the stage of the save if one is running, else of the training."""
         return self.numbers[-2] or self.numbers[-1]
 
 
 def watch(notes: Notes, kill_at: tuple[int, int] | None) -> None:
-    """Note the stages of this process and the file operations of its saves, and die by SIGKILL just before one.
+    """Record the stages of this process and the file operations of its saves; kill it just before one of them.
 
-    A file operation is what Python audits (a file opened, made, renamed, removed, listed) and every flush.
+    A file operation is what Python audits (a file opened, created, renamed, removed, listed) and every flush.
 
     Args:
-        kill_at: stage, and which of the operations in that stage, over all saves.
+        notes: Shared memory of this process.
+        kill_at: Stage, and index of the operation in that stage, over all saves.
     """
-    saving: set[int] = set()  # the thread that does
+    saving: set[int] = set()  # the thread that saves
 
     def operation(event: str, arguments: tuple = ()) -> None:
         if threading.get_ident() not in saving:
@@ -179,47 +180,47 @@ def watch(notes: Notes, kill_at: tuple[int, int] | None) -> None:
     sys.addaudithook(operation)
 
 
-# What is right -----------------------------------------------------------------------------------------------------
+# Expected results --------------------------------------------------------------------------------------------------
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file in a folder."""
+    """Return the content of every file in a folder."""
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def timeless(config: PretrainConfig) -> list[dict]:
-    """The metrics without what the clock decides."""
+    """Return the metrics without those that depend on time."""
     records = read_metrics(config.folder / "metrics.jsonl")
     return [{key: value for key, value in record.items() if key not in CLOCK} for record in records]
 
 
-def newest_equal(config: PretrainConfig, whole: PretrainConfig) -> int | None:
-    """The newest checkpoint of a run that is, byte for byte, the one of an uninterrupted run."""
-    folder, reference = config.folder / "checkpoints", whole.folder / "checkpoints"
+def newest_equal(config: PretrainConfig, unbroken: PretrainConfig) -> int | None:
+    """Return the latest step whose checkpoint is byte-identical to that of an uninterrupted run."""
+    folder, reference = config.folder / "checkpoints", unbroken.folder / "checkpoints"
     equal = (s for s in checkpoint.steps(folder) if content(folder / f"step-{s}") == content(reference / f"step-{s}"))
     return max(equal, default=None)
 
 
-def compare(config: PretrainConfig, whole: PretrainConfig) -> None:
-    """Raise Failure unless two complete runs left the same."""
-    if newest_equal(config, whole) != whole.steps:
+def compare(config: PretrainConfig, unbroken: PretrainConfig) -> None:
+    """Raise Failure unless two complete runs have the same results."""
+    if newest_equal(config, unbroken) != unbroken.steps:
         raise Failure("the last checkpoint differs from that of the uninterrupted run")
-    if timeless(config) != timeless(whole):
+    if timeless(config) != timeless(unbroken):
         raise Failure("the metrics differ from those of the uninterrupted run")
-    if content(config.folder / "model") != content(whole.folder / "model"):
+    if content(config.folder / "model") != content(unbroken.folder / "model"):
         raise Failure("the model differs from that of the uninterrupted run")
 
 
 def harm(path: Path, draw: random.Random) -> str:
-    """Truncate one file of a checkpoint or flip one of its bits; says which."""
+    """Truncate a random file of a checkpoint or flip one of its bits; return which."""
     file = draw.choice(sorted(path.iterdir()))
-    whole = bytearray(file.read_bytes())
+    data = bytearray(file.read_bytes())
     if draw.random() < 0.5:
-        file.write_bytes(whole[: draw.randrange(len(whole) - 1)])  # the last byte of a JSON file says nothing
+        file.write_bytes(data[: draw.randrange(len(data) - 1)])  # the last byte of a JSON file is only a line end
         return "truncated"
-    bit = draw.randrange(8 * len(whole))
-    whole[bit // 8] ^= 1 << bit % 8
-    file.write_bytes(whole)
+    bit = draw.randrange(8 * len(data))
+    data[bit // 8] ^= 1 << bit % 8
+    file.write_bytes(data)
     return "bit flipped"
 
 
@@ -227,12 +228,12 @@ def harm(path: Path, draw: random.Random) -> str:
 
 
 def tiny_run(folder: Path) -> PretrainConfig:
-    """Twelve steps of a tiny model on made-up text, with a checkpoint after every second."""
+    """Return a config of twelve steps of a tiny model on synthetic text, with a checkpoint at every second step."""
     draw, code = random.Random(0), "en"
     rows = []
     for i in range(80):
         text = " ".join("".join(draw.choices("etaoinshr", k=draw.randint(2, 7))) for _ in range(120))
-        row = dict.fromkeys(SCHEMA.names, "made up") | {"identifier": f"{code}-{i}", "text": text}
+        row = dict.fromkeys(SCHEMA.names, "synthetic") | {"identifier": f"{code}-{i}", "text": text}
         rows.append(row | {"language": LANGUAGES[code], "license": "CC0-1.0", "word_count": 120, "token_count": 0})
     (folder / "text").mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / "text" / "en.parquet")
@@ -248,7 +249,7 @@ def tiny_run(folder: Path) -> PretrainConfig:
             "num_key_value_heads": 1,
         },
         corpus=CorpusConfig(source="parquet", languages=[code], path=folder / "text"),
-        data=DataConfig(folder=folder / "data", validation=0.1),
+        data=DataConfig(folder=folder / "data", validation_share=0.1),
         optimizer=OptimizerConfig(learning_rate=1e-2, final_learning_rate=1e-3, warmup_steps=3),
         every=EveryConfig(log=2, validate=6, checkpoint=2, keep=2),
         out=folder / "first",
@@ -261,36 +262,36 @@ def tiny_run(folder: Path) -> PretrainConfig:
 
 @dataclass
 class Tally:
-    """What happened in all trials.
+    """Counts over all trials.
 
     Args:
-        kills: by the stage they came in.
-        damages: by kind.
-        found: checkpoints a resumed session went on from, by their place among those on disk.
-        sessions: processes.
-        too_late: sessions that were complete before their kill came.
+        kills: Kills by stage.
+        damages: Corrupted checkpoints by kind.
+        resumed: Sessions by the position of their checkpoint among those on disk.
+        sessions: Number of sessions.
+        too_late: Sessions that were complete before their kill.
     """
 
     kills: Counter = field(default_factory=Counter)
     damages: Counter = field(default_factory=Counter)
-    found: Counter = field(default_factory=Counter)
+    resumed: Counter = field(default_factory=Counter)
     sessions: int = 0
     too_late: int = 0
 
 
 class Trials:
-    """Runs that are killed, resumed and compared with one that nothing interrupted."""
+    """Runs to kill, resume and compare with an uninterrupted one."""
 
     def __init__(self, config: FaultsConfig, folder: Path):
         self.config, self.folder, self.tally = config, folder, Tally()
         self.notes = [Notes() for _ in range(config.processes)]
-        first = tiny_run(folder)  # makes the data
-        # Shards named by a stage are taken as they are; the run's own are looked through at every start, for seconds.
+        first = tiny_run(folder)  # builds the data
+        # A stage with shards uses them unchanged; without, they are verified at every start, which takes seconds.
         stages = [replace(stage, shards=first.data.folder / "shards") for stage in first.stages]
         data = replace(first.data, tokenizer=first.data.folder / "tokenizer")
         self.run = replace(first, stages=stages, data=data, out=folder / "usual")
-        self.whole = replace(self.run, every=replace(first.every, keep=100), out=folder / "whole")
-        for run in (first, self.whole, self.run):
+        self.unbroken = replace(self.run, every=replace(first.every, keep=100), out=folder / "unbroken")
+        for run in (first, self.unbroken, self.run):
             start = time.perf_counter()
             if self.session(run):
                 raise Failure(f"the uninterrupted run failed: {self.log(run).read_text()[-2000:]}")
@@ -300,7 +301,7 @@ class Trials:
 
     @staticmethod
     def log(run: PretrainConfig) -> Path:
-        """Where the output of a run's sessions goes."""
+        """Return the log file of a run's sessions."""
         return run.folder.with_suffix(".log")
 
     def session(
@@ -312,12 +313,14 @@ class Trials:
         after: float | None = None,
         since: int = STARTING,
     ) -> int:
-        """One session of a run in forked children; 0, the victim's wait status, or that of the first to fail.
+        """Run one session in forked children; return 0, SIGKILL if the victim was killed, or the first failing status.
 
         Args:
-            victim: the process that is killed.
-            kill_at: stage and operation in it at which it kills itself.
-            after: seconds after which it is killed from outside, counted from its entering the stage `since`.
+            run: Config of the run.
+            victim: Process to kill.
+            kill_at: Stage and operation at which the victim kills itself.
+            after: Seconds after which the victim is killed from outside, counted from its start of the stage `since`.
+            since: Stage from which `after` counts.
         """
         self.tally.sessions += 1
         environment = self.environment()
@@ -339,14 +342,14 @@ class Trials:
             child, status = os.wait()
             ends[children.pop(child)] = status
             if status:
-                for other in children:  # they wait for it, or fail because it is silent
+                for other in children:  # they would wait for it or fail
                     os.kill(other, signal.SIGKILL)
         if ends[victim] == signal.SIGKILL and (after is not None or self.notes[victim].meant):
             return signal.SIGKILL
         return next(filter(None, ends.values()), 0)
 
     def environment(self) -> dict[str, str]:
-        """What a launcher tells processes that are to cut the model; nothing to a single one."""
+        """Return the environment with which a launcher makes processes shard the model; empty for a single process."""
         if self.config.processes == 1:
             return {}
         with socket.socket() as free:
@@ -356,7 +359,7 @@ class Trials:
         return place | {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
 
     def child(self, run: PretrainConfig, rank: int, environment: dict, kill_at: tuple[int, int] | None) -> None:
-        """A process of a session; does not return."""
+        """Run one process of a session; does not return."""
         status = 1
         try:
             output = os.open(self.log(run), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -367,13 +370,13 @@ class Trials:
             watch(self.notes[rank], kill_at)
             engine.pretrain(run)
             status = 0
-        except BaseException:  # whatever it is, this process ends here and must not run its parent's code
+        except BaseException:  # any error: this process must end here and not run its parent's code
             traceback.print_exc()
         finally:
             os._exit(status)
 
     def plan(self, draw: random.Random) -> dict:
-        """When a session is killed: at a file operation in a stage of its saves, or at any moment; and who."""
+        """Sample the victim of a session, and its kill: at a file operation of a save, or at any moment."""
         kind, victim = draw.random(), draw.randrange(self.config.processes)
         if kind < 0.6:
             stage = draw.choice([s for s in range(BEFORE_TENSORS, PRUNING + 1) if self.operations[victim][s]])
@@ -383,10 +386,10 @@ class Trials:
         return {"victim": victim, "after": draw.uniform(0, self.seconds)}
 
     def trial(self, number: int) -> None:
-        """One run: killed, perhaps damaged and resumed some times, then left to end, and compared.
+        """Kill, perhaps corrupt and resume one run some times, let it end, and compare it.
 
         Raises:
-            Failure: when it does not go on, or does not end, as the uninterrupted run did.
+            Failure: If it does not resume, or its results differ from the uninterrupted run.
         """
         draw, tally = random.Random(f"{self.config.seed}/{number}"), self.tally
         run = replace(self.run, out=self.folder / f"trial-{number:04}")
@@ -401,54 +404,59 @@ class Trials:
             tally.kills[STAGES[self.notes[plan["victim"]].stage]] += 1
             self.look(run, draw)
         if self.session(run):
-            raise Failure(f"it did not go on: {self.log(run).read_text()[-2000:]}")
-        compare(run, self.whole)
+            raise Failure(f"it did not resume: {self.log(run).read_text()[-2000:]}")
+        compare(run, self.unbroken)
         shutil.rmtree(run.folder)
 
     def look(self, run: PretrainConfig, draw: random.Random) -> None:
-        """Perhaps damage the newest checkpoint; then the newest whole one must be found, and the damaged one named."""
-        checkpoints, damaged = run.folder / "checkpoints", None
+        """Perhaps corrupt the latest checkpoint; check that the latest valid one is found, and the corrupt one logged.
+
+        Raises:
+            Failure: If not.
+        """
+        checkpoints, corrupt = run.folder / "checkpoints", None
         on_disk = checkpoint.steps(checkpoints)
         if on_disk and draw.random() < self.config.damage:
-            damaged = checkpoints / f"step-{on_disk[-1]}"
-            self.tally.damages[harm(damaged, draw)] += 1
-        with redirect_stderr(io.StringIO()) as said:
-            found = checkpoint.latest_step(checkpoints)
-        if found != (right := newest_equal(run, self.whole)):
-            raise Failure(f"of the checkpoints {on_disk} {found} was found, and {right} is the newest whole one")
-        if (f"{damaged} is damaged and passed over" in said.getvalue()) != (damaged is not None):
-            raise Failure(f"{damaged or 'nothing'} was damaged, and the warnings are: {said.getvalue() or 'none'}")
-        place = "none" if found is None else ("newest", "one before")[on_disk[::-1].index(found)]
-        self.tally.found[place] += 1
+            corrupt = checkpoints / f"step-{on_disk[-1]}"
+            self.tally.damages[harm(corrupt, draw)] += 1
+        with redirect_stderr(io.StringIO()) as output:
+            step = checkpoint.latest_step(checkpoints)
+        if step != (right := newest_equal(run, self.unbroken)):
+            raise Failure(f"of the checkpoints {on_disk} {step} was found, and {right} is the latest valid one")
+        if (f"{corrupt} is corrupt and skipped" in output.getvalue()) != (corrupt is not None):
+            raise Failure(f"{corrupt or 'nothing'} was corrupted, and the warnings are: {output.getvalue() or 'none'}")
+        place = "none" if step is None else ("latest", "one before")[on_disk[::-1].index(step)]
+        self.tally.resumed[place] += 1
 
 
 def show(trials: Trials, seconds: float, console: Console) -> None:
-    """The tally as a table."""
+    """Print the counts as a table."""
     tally, table = trials.tally, Table("", "number")
     for stage in STAGES:
         table.add_row(f"killed {stage}", str(tally.kills[stage]))
     for kind, number in sorted(tally.damages.items()):
-        table.add_row(f"newest checkpoint then {kind}", str(number))
-    for place in ("newest", "one before", "none"):
-        table.add_row(f"resumed from: {place}", str(tally.found[place]))
+        table.add_row(f"latest checkpoint then {kind}", str(number))
+    for place in ("latest", "one before", "none"):
+        table.add_row(f"resumed from: {place}", str(tally.resumed[place]))
     console.print(table)
     runs, processes, operations = trials.config.trials, trials.config.processes, sum(map(sum, trials.operations))
     console.print(
         f"{runs} runs on {processes} process{'es' if processes > 1 else ''}, {sum(tally.kills.values())} kills in "
-        f"{tally.sessions} sessions ({tally.too_late} complete before their kill came), {operations} file operations "
-        f"in the saves of a run, {seconds:.0f} s: every run ended as the uninterrupted one, byte for byte."
+        f"{tally.sessions} sessions ({tally.too_late} complete before their kill), {operations} file operations in "
+        f"the saves of a run, {seconds:.0f} s: every run ended byte-identical to the uninterrupted one."
     )
 
 
 def main() -> None:
-    config = parse(FaultsConfig, description="Kill, damage and resume tiny pretraining runs.")
-    torch.set_num_threads(1)  # a child must not inherit threads that are not there after a fork
+    """`python -m training.bench.faults`."""
+    config = parse(FaultsConfig, description="Kill, corrupt and resume tiny pretraining runs.")
+    torch.set_num_threads(1)  # threads of the parent do not exist in a child after a fork
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
         folder, number = config.out or Path(temporary), None
         try:
             trials = Trials(config, folder)
-            tqdm.monitor_interval = 0  # its thread may hold tqdm's lock when a child is forked, which would keep it
+            tqdm.monitor_interval = 0  # its thread may hold tqdm's lock during a fork, and the child would inherit it
             for number in tqdm(range(config.trials), desc="trials"):
                 trials.trial(number)
         except Failure as failure:

@@ -1,10 +1,10 @@
-"""The options of pretraining beside the released recipe: held-out bits per byte at equal steps and at equal time.
+"""Compare options of pretraining with the released recipe: held-out bits per byte at equal steps and at equal time.
 
     python -m training.bench.options --parts '[speed]' --json options.json      a minute; let nothing else run
-    python -m training.bench.options --parts '[quality]' --json options.json    a run for each
+    python -m training.bench.options --parts '[quality]' --json options.json    one run per option
 
-All runs have the seed, the text, the order of text and, but for the option, the settings of one config, shortened. An
-option that is slower gets, at equal time, so many steps fewer, with its schedule made for them.
+All runs share seed, data, data order and a shortened config, except for the option under test. At equal time, a slower
+option gets fewer steps in proportion, and its schedule fits them.
 """
 
 if not __package__:  # run by path; same as `python -m training.bench.options`
@@ -43,27 +43,24 @@ from ..record import hardware, plain
 
 OPTIONS = {
     "baseline": {},
-    "wsd, 1-sqrt": {"optimizer": {"schedule": "wsd", "decay": "1-sqrt"}},
-    "wsd, linear": {"optimizer": {"schedule": "wsd", "decay": "linear"}},
-    "muon": {"optimizer": {"name": "muon"}},
-    "document mask": {"document_mask": True},
-    "z-loss 1e-4": {"z_loss": 1e-4},
-}
-ALIKE = 0.03  # what two speeds may differ by and count as one: their spread from round to round
+    "wsd": {"schedule": "wsd"},
+    "muon": {"name": "muon"},
+}  # fields of OptimizerConfig
+EQUAL = 0.03  # relative difference up to which two speeds count as equal: their spread from round to round
 
 
 @dataclass
 class OptionsBench:
-    """What is measured, and for how long.
+    """A benchmark of options.
 
     Args:
-        data: folder of the demo's data, with corpus/, tokenizer/ and shards/.
-        parts: speed, the steps alone, interleaved; quality, whole runs.
-        options: who takes part; the baseline always does.
-        steps: of a run.
-        rounds: turns of each in which its speed is taken.
-        timed: steps in a turn.
-        json: file for everything measured; what it holds already is not measured again.
+        data: Folder of the demo's data, with corpus/, tokenizer/ and shards/.
+        parts: Measurements: speed times single steps, interleaved; quality trains complete runs.
+        options: Options to compare with the baseline.
+        steps: Steps per run.
+        rounds: Repetitions of the speed measurement.
+        timed: Steps per repetition.
+        json: File for all measurements. Those that it contains are not repeated.
     """
 
     data: Path = Path("data/demo")
@@ -76,15 +73,12 @@ class OptionsBench:
 
 
 def with_option(config: PretrainConfig, name: str) -> PretrainConfig:
-    """The config with one option of OPTIONS switched on."""
-    change = dict(OPTIONS[name])
-    if "optimizer" in change:
-        change["optimizer"] = replace(config.optimizer, **change["optimizer"])
-    return replace(config, **change)
+    """Return the config with one option of OPTIONS."""
+    return replace(config, optimizer=replace(config.optimizer, **OPTIONS[name]))
 
 
 def base(bench: OptionsBench) -> PretrainConfig:
-    """The demo's run, so long as asked for, on finished shards."""
+    """Return the config of the demo with the requested number of steps, on existing shards."""
     config = parse(PretrainConfig, ["--config", "demo"], description="")
     stage = replace(config.stages[0], steps=bench.steps, shards=bench.data / "shards")
     data = replace(config.data, folder=bench.data, tokenizer=bench.data / "tokenizer", verify=False)
@@ -93,20 +87,19 @@ def base(bench: OptionsBench) -> PretrainConfig:
 
 
 class Stepper:
-    """The training step of one config, on the batches of its run."""
+    """Training steps of one config, on the batches of its run."""
 
     def __init__(self, config: PretrainConfig, stream: TokenStream, accelerator: Accelerator):
         set_seed(config.seed)
         model = PleiasForCausalLM(config.model_config())
         dtype = compute_dtype(config.precision, accelerator.device)
-        options = {"z_loss": config.z_loss, "document_mask": config.document_mask}
         self.config, self.stream, self.accelerator, self.step = config, stream, accelerator, 0
         self.optimizer = accelerator.prepare(build(config.optimizer, model))
-        self.loss = accelerator.prepare(NextTokenLoss(model, dtype, **options))
-        self.guard = Guard(config.guard, accelerator.device)
+        self.loss = accelerator.prepare(NextTokenLoss(model, dtype))
+        self.guard = Guard(config.max_nonfinite_steps, accelerator.device)
 
     def seconds(self, steps: int) -> float:
-        """What so many more steps take."""
+        """Run the next steps; return their time."""
         sequences, seed = self.config.stages[0].sequences, self.config.order_seed(0)
         batches = [
             [self.stream.windows(batch_windows(self.stream, self.step + i, sequences=sequences, seed=seed))]
@@ -116,12 +109,12 @@ class Stepper:
         start = time.perf_counter()
         for batch in batches:
             train_step(self.accelerator, self.loss, self.optimizer, batch, clip=1.0, guard=self.guard)
-        self.guard.settle()  # waits for a GPU
+        self.guard.settle()  # synchronises a GPU
         return time.perf_counter() - start
 
 
 def speeds(bench: OptionsBench) -> dict[str, list[float]]:
-    """Tokens per second of each option, round by round."""
+    """Return tokens/s of each option in each round."""
     config = base(bench)
     accelerator = Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available())
     sizes = {"sequence_length": config.sequence_length, "vocab_size": config.model_config().vocab_size}
@@ -134,51 +127,49 @@ def speeds(bench: OptionsBench) -> dict[str, list[float]]:
         {name: tokens / stepper.seconds(bench.timed) for name, stepper in steppers.items()}
         for _ in range(bench.rounds)
     ]
-    return {name: [one[name] for one in rounds] for name in steppers}
+    return {name: [speed[name] for speed in rounds] for name in steppers}
 
 
 def quality(config: PretrainConfig) -> float:
-    """Bits per byte of held-out text after a run, mean of the languages."""
+    """Run a config; return bits per byte of held-out text after it, the mean of the languages."""
     with tempfile.TemporaryDirectory() as folder:
         with open(Path(folder) / "log", "w") as log, redirect_stdout(log), redirect_stderr(log):
             pretrain(replace(config, out=Path(folder) / "run"))
-        held = [
-            line["validation"] for line in read_metrics(Path(folder) / "run/metrics.jsonl") if "validation" in line
-        ]
-    return mean(one["bits_per_byte"] for one in held[-1].values())
+        *_, last = (line for line in read_metrics(Path(folder) / "run/metrics.jsonl") if "validation" in line)
+    return mean(scores["bits_per_byte"] for scores in last["validation"].values())
 
 
 def measure(bench: OptionsBench) -> dict:
-    """Everything that was asked for, beside what the JSON file holds already."""
+    """Measure everything requested that the JSON file does not contain yet."""
     bench.options = ["baseline", *(name for name in bench.options if name != "baseline")]
     report = read_json(bench.json) if bench.json and bench.json.is_file() else {"speed": {}, "quality": {}}
     report |= {"hardware": hardware(), "threads": torch.get_num_threads(), "config": plain(asdict(bench))}
 
-    def keep() -> None:
+    def store() -> None:
         if bench.json:
             write_json(bench.json, report)
 
     if "speed" in bench.parts and not report["speed"]:
         report["speed"] = speeds(bench)
-        keep()
+        store()
     if "quality" in bench.parts:
         for name in bench.options:
-            found, ratio = report["quality"].setdefault(name, {}), relative(report, name) or 1.0
+            results, ratio = report["quality"].setdefault(name, {}), relative(report, name) or 1.0
             steps = {"equal steps": bench.steps, "equal time": bench.steps}
-            if abs(ratio - 1) > ALIKE:
+            if abs(ratio - 1) > EQUAL:
                 steps["equal time"] = max(1, round(bench.steps * ratio))
-            for kind in [kind for kind in steps if kind not in found]:
-                if steps[kind] == bench.steps and found:
-                    found[kind] = found["equal steps"]
+            for kind in [kind for kind in steps if kind not in results]:
+                if steps[kind] == bench.steps and results:
+                    results[kind] = results["equal steps"]
                 else:
                     config = with_option(base(replace(bench, steps=steps[kind])), name)
-                    found[kind] = {"steps": steps[kind], "bits_per_byte": quality(config)}
-                keep()
+                    results[kind] = {"steps": steps[kind], "bits_per_byte": quality(config)}
+                store()
     return report
 
 
 def relative(report: dict, name: str) -> float | None:
-    """Tokens per second, the baseline's being 1: median over the rounds, in which a busy machine slows all alike."""
+    """Return the speed relative to the baseline: the median over rounds, in which a busy machine slows all equally."""
     if name not in report["speed"]:
         return None
     return median(a / b for a, b in zip(report["speed"][name], report["speed"]["baseline"], strict=True))
@@ -189,19 +180,17 @@ def show(bench: OptionsBench, report: dict, console: Console) -> None:
     config = base(bench)
     console.print(
         f"{parameters(config.model_config()):,} parameters, {config.stages[0].sequences} x {config.sequence_length} "
-        f"tokens a step, {bench.steps} steps; {report['hardware']['cpu']}, {report['threads']} threads"
+        f"tokens per step, {bench.steps} steps; {report['hardware']['cpu']}, {report['threads']} threads"
     )
     table = Table()
     table.add_column("")
     for title in ("tokens/s", "relative", "bits per byte, equal steps", "equal time (steps)"):
         table.add_column(title, justify="right")
     for name in bench.options:
-        ratio, found = relative(report, name), report["quality"].get(name)
+        ratio, results = relative(report, name), report["quality"].get(name)
         speed = [f"{median(report['speed'][name]):,.0f}", f"{ratio:.2f}"] if ratio else ["-", "-"]
-        kinds = ("equal steps", "equal time")
-        bits = (
-            [f"{found[kind]['bits_per_byte']:.4f} ({found[kind]['steps']})" for kind in kinds] if found else ["-", "-"]
-        )
+        runs = [results[kind] for kind in ("equal steps", "equal time")] if results else []
+        bits = [f"{run['bits_per_byte']:.4f} ({run['steps']})" for run in runs] or ["-", "-"]
         table.add_row(name, *speed, *bits)
     console.print(table)
 
@@ -209,7 +198,7 @@ def show(bench: OptionsBench, report: dict, console: Console) -> None:
 def main() -> None:
     """`python -m training.bench.options`."""
     keep_memory()
-    bench = parse(OptionsBench, description="Measure the options of pretraining beside the released recipe.")
+    bench = parse(OptionsBench, description="Compare options of pretraining with the released recipe.")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     show(bench, measure(bench), Console(width=118))
 

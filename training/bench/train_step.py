@@ -1,11 +1,11 @@
-"""A training step of ours beside those of Trainer, SFTTrainer and a plain Accelerate loop: speed, utilisation, memory.
+"""Compare this training step with Trainer, SFTTrainer and a plain Accelerate loop: speed, utilisation, memory.
 
     python -m training.bench.train_step --backend cpu
     python -m training.bench.train_step --backend cuda --shape nano_1.2b --json step.json
 
-All train the same weights on the same batch of random tokens in the same precision, with fused AdamW and clipping; the
-mean loss of each says whether they did. Every measurement is a process of its own, so that a peak of memory belongs to
-one contender, and they take turns (A B C D A B C D ...), so that a machine that slows down slows all of them.
+All implementations train the same weights on the same batch of random tokens in the same precision, with fused AdamW
+and clipping; their mean losses verify this. Every measurement runs in its own process, so that a memory peak belongs
+to one implementation, and they alternate (A B C D A B C D ...), so that a machine that slows down slows all of them.
 """
 
 if not __package__:  # run by path; same as `python -m training.bench.train_step`
@@ -16,7 +16,6 @@ if not __package__:  # run by path; same as `python -m training.bench.train_step
 
 import os
 import platform
-import resource
 import shlex
 import sys
 import tempfile
@@ -42,17 +41,18 @@ from modeling_pleias import PleiasConfig, PleiasForCausalLM
 from ..compute import NextTokenLoss, compile_layers, compute_dtype, keep_memory
 from ..config import InputError, parse, program
 from ..files import write_json
-from ..guard import Guard, GuardConfig
+from ..guard import Guard
 from ..metrics import flops_per_token, parameters, peak_flops
 from ..optimizer import OptimizerConfig, adamw, build
 from ..pretrain import train_step
 from ..recipe import PretrainConfig
 from ..record import commit, hardware, plain
+from ..summary import peak_memory
 
-CONVENTIONS = ("none", "causal", "full")  # of counting attention's FLOPs; see flops_per_token
+CONVENTIONS = ("none", "causal", "full")  # for counting attention's FLOPs; see flops_per_token
 PACKAGES = ("torch", "transformers", "accelerate", "trl")
 NAMES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
-SHAPES = {  # model, windows in a batch, tokens predicted in each; the other shapes are packaged configs
+SHAPES = {  # model, windows per batch, tokens predicted per window; the other sizes are packaged configs
     "26m": (dict(zip(NAMES, (256, 768, 12, 4, 2), strict=True)), 4, 1024),
     "125m": (dict(zip(NAMES, (768, 2048, 12, 12, 4), strict=True)), 4, 1024),
 }
@@ -60,28 +60,27 @@ SHAPES = {  # model, windows in a batch, tokens predicted in each; the other sha
 
 @dataclass
 class TrainStepBench:
-    """What is measured, and for how long.
+    """A benchmark of training steps.
 
     Args:
-        backend: device of the model.
-        shape: of the model: 26m is 12 layers of width 256 under the vocabulary of 65,536, 125m 12 of width 768;
-            the others are those of the packaged configs.
-        model: fields of PleiasConfig that differ from the shape's.
-        batch: windows in a step; the shape's when not given.
-        sequence_length: tokens predicted in a window; the shape's when not given.
-        contenders: who takes turns.
-        rounds: turns of each.
-        steps: timed steps in a turn.
-        warmup: steps of a turn before the timed ones.
-        precision: of matrix products, as in pretraining.
-        compile: who is compiled, each in its own way: ours by layer, Trainer and SFTTrainer by torch_compile, the
-            plain loop by compiling the model.
-        memory: whose allocator keeps freed memory: ours, as in pretraining, or also that of the others, for which
-            nobody sets it.
-        profile: also print where a step of ours spends its time, by operator.
-        learning_rate: of all; the loss must move for its agreement to say something.
-        seed: of weights and tokens.
-        json: file for everything measured.
+        backend: Device.
+        shape: Model size: 26m has 12 layers of width 256 and a vocabulary of 65,536, 125m 12 layers of width 768; the
+            others are packaged configs.
+        model: Fields of PleiasConfig that differ from the size's.
+        batch: Windows per step. Defaults to the size's.
+        sequence_length: Tokens predicted per window. Defaults to the size's.
+        contenders: Implementations to benchmark; "ours" is training.pretrain.
+        rounds: Repetitions of each.
+        steps: Timed steps per repetition.
+        warmup: Untimed steps before them.
+        precision: Dtype of matmuls, as in pretraining.
+        compile: Implementations to compile: pretraining by layer, Trainer and SFTTrainer with torch_compile, the plain
+            loop by compiling the model.
+        memory: Implementations whose allocator keeps freed memory: pretraining, as it always does, or all.
+        profile: Also print the time of a pretraining step by operator.
+        learning_rate: Learning rate of all; the loss must change, or its agreement would prove nothing.
+        seed: Seed of weights and tokens.
+        json: File for all measurements.
     """
 
     backend: Literal["cpu", "cuda"] = "cpu"
@@ -105,17 +104,17 @@ class TrainStepBench:
 
 
 class Job:
-    """The work that every contender is given: model, batch, device, precision.
+    """The work of every implementation: model, batch, device, precision.
 
     Raises:
-        InputError: when there is nothing to time, or no such device.
+        InputError: If there is nothing to time, or the device does not exist.
     """
 
     def __init__(self, config: TrainStepBench):
         if min(config.rounds, config.steps, config.warmup) < 1 or not config.contenders:
-            raise InputError("rounds, steps and warmup must be at least 1, and contenders at least one.")
+            raise InputError("rounds, steps, warmup and the number of contenders must be at least 1.")
         if config.backend == "cuda" and not torch.cuda.is_available():
-            raise InputError("--backend cuda: torch sees no CUDA device here; use --backend cpu.")
+            raise InputError("--backend cuda: torch finds no CUDA device. Use --backend cpu.")
         if config.shape in SHAPES:
             shape, batch, length = SHAPES[config.shape]
         else:
@@ -128,17 +127,17 @@ class Job:
         self.dtype = compute_dtype(config.precision, self.device)
 
     def windows(self) -> torch.Tensor:
-        """(B, T + 1) random ids, the batch of every step."""
+        """Return (B, T + 1) random ids, the batch of every step."""
         generator = torch.Generator().manual_seed(self.config.seed)
         return torch.randint(self.model_config.vocab_size, (self.batch, self.length + 1), generator=generator)
 
     def pleias(self) -> PleiasForCausalLM:
-        """Our model."""
+        """Return this project's model."""
         torch.manual_seed(self.config.seed)
         return PleiasForCausalLM(self.model_config)
 
     def llama(self) -> LlamaForCausalLM:
-        """Transformers' own model with the same weights."""
+        """Return transformers' Llama with the same weights."""
         known = LlamaConfig.__dataclass_fields__
         fields = {key: value for key, value in self.model_config.to_dict().items() if key in known}
         model = LlamaForCausalLM(LlamaConfig(**fields | {"use_cache": False}))
@@ -147,13 +146,13 @@ class Job:
 
 
 class Clock:
-    """Marks the end of every step. On CUDA the marks are events in the stream, so that marking waits for nothing."""
+    """Timer of steps. On CUDA it records events in the stream, so that timing does not synchronise."""
 
     def __init__(self, device: torch.device):
         self.cuda, self.marks = device.type == "cuda", []
 
     def tick(self) -> None:
-        """A step has ended."""
+        """Record the end of a step."""
         if self.cuda:
             mark = torch.cuda.Event(enable_timing=True)
             mark.record()
@@ -162,18 +161,18 @@ class Clock:
         self.marks.append(mark)
 
     def seconds(self, warmup: int) -> list[float]:
-        """Of each step after the first `warmup`."""
+        """Return the time of each step after the first `warmup`."""
         if self.cuda:
             torch.cuda.synchronize()
         pairs = zip(self.marks[warmup - 1 :], self.marks[warmup:], strict=False)
         return [a.elapsed_time(b) / 1000 if self.cuda else b - a for a, b in pairs]
 
 
-# The contenders. Each trains job.steps steps, ticks after every one, and returns their mean loss -----------------
+# The implementations. Each trains job.steps steps, calls tick after each, and returns their mean loss ---------------
 
 
 def ours(job: Job, clock: Clock) -> float:
-    """The step of training.pretrain, with its model, loss, precision and allocator."""
+    """Train with the step of training.pretrain, its model, loss, precision and allocator."""
     accelerator = Accelerator(mixed_precision="no", cpu=job.device.type == "cpu")
     model = job.pleias()
     if job.config.compile != "none":
@@ -181,7 +180,7 @@ def ours(job: Job, clock: Clock) -> float:
     o = OptimizerConfig(learning_rate=job.config.learning_rate)
     optimizer = accelerator.prepare(build(o, model))
     module = accelerator.prepare(NextTokenLoss(model, job.dtype))
-    guard, total = Guard(GuardConfig(), accelerator.device), torch.zeros((), device=accelerator.device)
+    guard, total = Guard(job.steps, accelerator.device), torch.zeros((), device=accelerator.device)
     for _ in range(job.steps):
         total += train_step(accelerator, module, optimizer, [job.windows().numpy()], clip=o.clip, guard=guard)[0]
         clock.tick()
@@ -189,13 +188,13 @@ def ours(job: Job, clock: Clock) -> float:
 
 
 def inputs(windows: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Windows of T + 1 ids to what a stock model predicts T of each from, as ours does."""
+    """Convert windows of T + 1 ids to inputs and labels with which a stock model predicts the same T tokens."""
     targets = windows[:, 1:].contiguous()
     return {"input_ids": windows[:, :-1], "labels": targets, "shift_labels": targets}
 
 
 def accelerate(job: Job, clock: Clock) -> float:
-    """Stock model and loss in a plain loop under Accelerate's mixed precision."""
+    """Train the stock model with its loss in a plain loop under Accelerate's mixed precision."""
     model = job.llama()
     if job.config.compile == "all":
         model.compile()
@@ -224,13 +223,13 @@ class _Tick(TrainerCallback):
 
 
 def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
-    """Rows to a batch; with the mask that SFTTrainer counts tokens by, all ones."""
+    """Collate rows to a batch, with a mask of ones by which SFTTrainer counts tokens."""
     batch = inputs(torch.stack([row["input_ids"] for row in rows]))
     return batch | {"attention_mask": torch.ones_like(batch["input_ids"])}
 
 
 def train_with(trainer_class: type, arguments_class: type, job: Job, clock: Clock, more: dict, arguments: dict):
-    """`Trainer` or a descendant, told to do nothing but train."""
+    """Train with `Trainer` or a subclass, configured to do nothing but train."""
     from datasets import Dataset
 
     o = OptimizerConfig(learning_rate=job.config.learning_rate)
@@ -272,37 +271,37 @@ def train_with(trainer_class: type, arguments_class: type, job: Job, clock: Cloc
 
 
 def trainer(job: Job, clock: Clock) -> float:
-    """Hugging Face's Trainer."""
+    """Train with Hugging Face's Trainer."""
     from transformers import Trainer, TrainingArguments
 
     return train_with(Trainer, TrainingArguments, job, clock, {}, {"remove_unused_columns": False})
 
 
 def sft_trainer(job: Job, clock: Clock) -> float:
-    """TRL's SFTTrainer on ids, without packing or checkpointing; its loss goes through a fused head of its own."""
+    """Train with TRL's SFTTrainer on ids, without packing or checkpointing; it has its own fused loss."""
     from trl import SFTConfig, SFTTrainer
 
     from modeling_pleias import PleiasTokenizer
 
-    own = {"max_length": job.length + 1, "packing": False, "gradient_checkpointing": False}
-    own["dataset_kwargs"] = {"skip_prepare_dataset": True}
-    return train_with(SFTTrainer, SFTConfig, job, clock, {"processing_class": PleiasTokenizer()}, own)
+    arguments = {"max_length": job.length + 1, "packing": False, "gradient_checkpointing": False}
+    arguments["dataset_kwargs"] = {"skip_prepare_dataset": True}
+    return train_with(SFTTrainer, SFTConfig, job, clock, {"processing_class": PleiasTokenizer()}, arguments)
 
 
 CONTENDERS = {"ours": ours, "trainer": trainer, "sft_trainer": sft_trainer, "accelerate": accelerate}
 
-# One turn, in a process of its own ---------------------------------------------------------------------------------
+# One run, in its own process ---------------------------------------------------------------------------------------
 
 
 @dataclass
 class Turn:
-    """What one turn of one contender measured.
+    """Measurements of one run of one implementation.
 
     Args:
-        seconds: of each timed step.
-        loss: mean over all steps, those of the warm-up too.
-        peak_bytes: highest resident memory of the process; on CUDA, highest allocated memory of the device.
-        training_bytes: of it, what was not there before the model; on CUDA all of it.
+        seconds: Time of each timed step.
+        loss: Mean loss over all steps, warm-up included.
+        peak_bytes: Peak resident memory of the process; on CUDA, peak allocated memory of the device.
+        training_bytes: Its part that was allocated after the libraries were loaded; on CUDA all of it.
     """
 
     seconds: list[float]
@@ -312,25 +311,20 @@ class Turn:
 
 
 def take_turn(config: TrainStepBench, name: str) -> Turn:
-    """Run one contender in this process."""
+    """Run one implementation in this process."""
     if name == "ours" or config.memory == "all":
         keep_memory()
     job, clock = Job(config), Clock(torch.device(config.backend))
-    if name in ("trainer", "sft_trainer"):  # the libraries' own memory is not the training's
+    if name in ("trainer", "sft_trainer"):  # the memory of the libraries does not count as training's
         __import__("trl" if name == "sft_trainer" else "datasets")
     before = psutil.Process().memory_info().rss
     loss = CONTENDERS[name](job, clock)
-    seconds = clock.seconds(config.warmup)
-    if job.device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated()
-        return Turn(seconds, loss, peak, peak)
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return Turn(seconds, loss, peak, peak - before)
+    peak = peak_memory(job.device)
+    return Turn(clock.seconds(config.warmup), loss, peak, peak - (0 if job.device.type == "cuda" else before))
 
 
 def products(config: TrainStepBench) -> dict[str, float]:
-    """FLOP/s of matrix products alone: a large square one, and the two largest of the model's forward pass."""
+    """Return FLOP/s of single matmuls: a large square one, and the two largest of the model's forward pass."""
     job = Job(config)
     rows, width = job.batch * job.length, job.model_config.hidden_size
     rates = {}
@@ -350,7 +344,7 @@ def products(config: TrainStepBench) -> dict[str, float]:
 
 
 def where_time_goes(config: TrainStepBench) -> str:
-    """Table of a step of ours by operator, after the warm-up; time in an operator without those it calls."""
+    """Return a table of a pretraining step by operator, after the warm-up; times exclude called operators."""
     from torch.profiler import ProfilerActivity, profile
 
     job = Job(config)
@@ -371,23 +365,23 @@ def where_time_goes(config: TrainStepBench) -> str:
 
 
 def alone(function: Callable, *arguments):
-    """The result of a function run in a fresh process.
+    """Run a function in a fresh process; return its result.
 
     Raises:
-        InputError: when a library that a contender needs is missing.
+        InputError: If a required library is not installed.
     """
     try:
         with get_context("spawn").Pool(1) as pool:
             return pool.apply(function, arguments)
     except ModuleNotFoundError as error:
-        raise InputError(f"{error.name} is not installed: leave its contender out with --contenders.") from error
+        raise InputError(f"{error.name} is not installed. Install it, or exclude its --contenders.") from error
 
 
 # The report --------------------------------------------------------------------------------------------------------
 
 
-def measure(config: TrainStepBench, say: Callable[[str], None]) -> dict:
-    """Everything: each contender's figures, and what they are compared with."""
+def measure(config: TrainStepBench, progress: Callable[[str], None]) -> dict:
+    """Measure every implementation, and the matmuls to which they are compared."""
     job = Job(config)
     turns: dict[str, list[Turn]] = {name: [] for name in config.contenders}
     rates: list[dict[str, float]] = []
@@ -396,16 +390,16 @@ def measure(config: TrainStepBench, say: Callable[[str], None]) -> dict:
         for name in config.contenders:
             turn = alone(take_turn, config, name)
             turns[name].append(turn)
-            say(f"round {number + 1}, {name}: {median(turn.seconds):.3f} s a step, loss {turn.loss:.4f}")
+            progress(f"round {number + 1}, {name}: {median(turn.seconds):.3f} s per step, loss {turn.loss:.4f}")
     matrix = {shape: max(rate[shape] for rate in rates) for shape in rates[0]}
     data_sheet = peak_flops(job.device) if job.dtype == torch.bfloat16 else None
     peak = data_sheet or max(matrix.values())
     tokens = job.batch * job.length
     flops = {c: flops_per_token(job.model_config, job.length, attention=c) for c in CONVENTIONS}
     results = {}
-    for name, mine in turns.items():
-        seconds = [second for turn in mine for second in turn.seconds]
-        rounds = [tokens * len(turn.seconds) / sum(turn.seconds) for turn in mine]
+    for name, runs in turns.items():
+        seconds = [second for run in runs for second in run.seconds]
+        rounds = [tokens * len(run.seconds) / sum(run.seconds) for run in runs]
         speed = median(rounds)
         results[name] = {
             "tokens_per_second": speed,
@@ -413,12 +407,12 @@ def measure(config: TrainStepBench, say: Callable[[str], None]) -> dict:
             "step_seconds_p50": float(np.percentile(seconds, 50)),
             "step_seconds_p95": float(np.percentile(seconds, 95)),
             "mfu": {convention: speed * flops[convention] / peak for convention in CONVENTIONS},
-            "peak_bytes": max(turn.peak_bytes for turn in mine),
-            "training_bytes": max(turn.training_bytes for turn in mine),
-            "loss": mine[0].loss,
+            "peak_bytes": max(run.peak_bytes for run in runs),
+            "training_bytes": max(run.training_bytes for run in runs),
+            "loss": runs[0].loss,
         }
     losses = [result["loss"] for result in results.values()]
-    assert max(losses) - min(losses) < 0.02 * max(losses), f"the contenders did not train the same model: {losses}"
+    assert max(losses) - min(losses) < 0.02 * max(losses), f"the implementations trained different models: {losses}"
     baselines = [name for name in results if name != "ours"]
     if "ours" in results and baselines:
         best = max(baselines, key=lambda name: results[name]["tokens_per_second"])
@@ -440,50 +434,51 @@ def measure(config: TrainStepBench, say: Callable[[str], None]) -> dict:
         "flops_per_token": flops,
         "matrix_flops": matrix,
         "peak_flops": peak,
-        "peak_source": "data sheet" if data_sheet else "fastest matrix product of this run",
+        "peak_source": "data sheet" if data_sheet else "fastest matmul of this run",
         "contenders": results,
         "ratios": ratios,
     }
 
 
 def show(report: dict, console: Console) -> None:
-    """The report as a table."""
+    """Print the report as a table."""
     model, machine = report["model"], report["hardware"]
     console.print(
-        f"{model['parameters']:,} parameters, {model['batch']} x {model['sequence_length']:,} tokens a step, "
-        f"{report['dtype']} products; {', '.join(machine['gpus']) or machine['cpu']}, {machine['threads']} threads"
+        f"{model['parameters']:,} parameters, {model['batch']} x {model['sequence_length']:,} tokens per step, "
+        f"{report['dtype']} matmuls; {', '.join(machine['gpus']) or machine['cpu']}, {machine['threads']} threads"
     )
     for shape, rate in report["matrix_flops"].items():
-        share = {name: one["mfu"]["full"] * report["peak_flops"] / rate for name, one in report["contenders"].items()}
-        said = ", ".join(f"{name} {value:.1%}" for name, value in share.items())
-        console.print(f"matrix product {shape}: {rate / 1e12:.3f} TFLOP/s, of which (full) {said}")
-    console.print(f"utilisation is of {report['peak_flops'] / 1e12:.3f} TFLOP/s, {report['peak_source']}")
+        used = {name: row["mfu"]["full"] * report["peak_flops"] / rate for name, row in report["contenders"].items()}
+        shares = ", ".join(f"{name} {value:.1%}" for name, value in used.items())
+        console.print(f"matmul {shape}: {rate / 1e12:.3f} TFLOP/s, of which (full) {shares}")
+    console.print(f"MFU is relative to {report['peak_flops'] / 1e12:.3f} TFLOP/s, {report['peak_source']}")
     table = Table()
     table.add_column("")
     for title in ("tokens/s", "step p50", "p95", "MFU 6N", "causal", "full", "peak memory", "of training", "loss"):
         table.add_column(title, justify="right")
-    for name, one in report["contenders"].items():
+    for name, row in report["contenders"].items():
         table.add_row(
             name,
-            f"{one['tokens_per_second']:,.0f}",
-            f"{one['step_seconds_p50']:.3f} s",
-            f"{one['step_seconds_p95']:.3f} s",
-            *(f"{one['mfu'][convention]:.1%}" for convention in CONVENTIONS),
-            *(f"{one[key] / 1e9:.2f} GB" for key in ("peak_bytes", "training_bytes")),
-            f"{one['loss']:.4f}",
+            f"{row['tokens_per_second']:,.0f}",
+            f"{row['step_seconds_p50']:.3f} s",
+            f"{row['step_seconds_p95']:.3f} s",
+            *(f"{row['mfu'][convention]:.1%}" for convention in CONVENTIONS),
+            *(f"{row[key] / 1e9:.2f} GB" for key in ("peak_bytes", "training_bytes")),
+            f"{row['loss']:.4f}",
         )
     console.print(table)
     if ratios := report["ratios"]:
         console.print(
             f"ours has {ratios['tokens_per_second']:.2f} times the tokens/s of {ratios['best_baseline']}, the fastest "
-            f"baseline, and {ratios['peak_bytes']:.2f} times the peak memory of the leanest one "
-            f"({ratios['training_bytes']:.2f} without what the libraries take)"
+            f"baseline, and {ratios['peak_bytes']:.2f} times the peak memory of the smallest one "
+            f"({ratios['training_bytes']:.2f} without the libraries)"
         )
 
 
 def main() -> None:
-    config = parse(TrainStepBench, description="Measure a training step against Trainer, SFTTrainer and Accelerate.")
-    console = Console(width=None if sys.stdout.isatty() else 140)  # in a file, wide enough for the table
+    """`python -m training.bench.train_step`."""
+    config = parse(TrainStepBench, description="Compare a training step with Trainer, SFTTrainer and Accelerate.")
+    console = Console(width=None if sys.stdout.isatty() else 140)  # wide enough for the table in a file
     report = measure(config, lambda line: print(line, file=sys.stderr, flush=True))
     show(report, console)
     if config.profile:
