@@ -28,7 +28,6 @@ from types import ModuleType
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset, disable_progress_bars
 from huggingface_hub import constants
 from rich.console import Console
@@ -36,7 +35,8 @@ from rich.table import Table
 from transformers import PreTrainedModel, PrinterCallback, Trainer
 from transformers.utils import logging
 
-from . import checkpoint, tasks
+from . import tasks
+from .checkpoint import Checkpoint
 from .compute import compute_dtype, flush_denormals, keep_memory, to_compute
 from .config import InputError, parse, program, typed
 from .files import fingerprint, model_sha256, read_json, write_json
@@ -45,7 +45,8 @@ from .launch import complete_launch
 from .metrics import MetricsLog, plot, read_metrics
 from .record import RunRecord
 from .results import write_result
-from .stopping import STOPPED, stop_with_the_launcher
+from .session import exit_stopped, open_checkpoint, save_model
+from .stopping import stop_with_the_launcher
 from .summary import peak_memory
 from .tuning import account, base, measures, preferences
 from .tuning.examples import Examples, of_pretraining, of_task, order
@@ -103,16 +104,18 @@ def finetune(config: FinetuneConfig) -> None:
     run = Run(config)
     parts, selection, comparison = load_data(run)
     identity = identify(run, parts)
-    resume_step = find_checkpoint(run, identity)
-    if resume_step is not None and (run.folder / "model").is_dir() and run.result.is_file():
+    earlier = open_checkpoint(run.folder, identity, main=run.main)
+    if earlier and (run.folder / "model").is_dir() and run.result.is_file():
         run.state.print(f"{run.folder} is complete.")
         return run.record.close()
     start_record(run, identity)
 
     before = complete_with_base(run, "before", comparison.rows)
     trainer = trainer_for(run, parts, identity)
-    steps = train(run, trainer, selection.rows, resume_step)
-    save_model(run, trainer, resumed=resume_step is not None)
+    steps = train(run, trainer, selection.rows, earlier)
+    if not earlier or not (run.folder / "model").is_dir():  # else an earlier session wrote it
+        write_model(run, trainer)
+    run.state.wait_for_everyone()
     trainer.accelerator.free_memory()
     del trainer, run.model  # the tuned model takes their place
     tuned = base.open_model(run.folder / "model", run.dtype).to(run.device)
@@ -126,7 +129,7 @@ def finetune(config: FinetuneConfig) -> None:
     run.state.destroy_process_group()
 
 
-# Settings, data, earlier sessions -----------------------------------------------------------------
+# Settings and data --------------------------------------------------------------------------------
 
 
 def prepare_process() -> None:
@@ -198,30 +201,6 @@ def identify(run: Run, parts: dict[str, Examples]) -> dict:
         "batch": run.batch,
         "steps": [run.args.max_steps, run.args.num_train_epochs],
     }
-
-
-def find_checkpoint(run: Run, identity: dict) -> int | None:
-    """Return the step of the latest checkpoint, None if there is none, and prepare it for Trainer.
-
-    Raises:
-        InputError: If the checkpoint was written with another identity.
-    """
-    folder, steps = run.folder / "checkpoints", [None]
-    if run.main:
-        checkpoint.clear_unfinished(folder)
-        steps = [checkpoint.latest_step(folder)]
-    if (step := broadcast_object_list(steps)[0]) is None:
-        return None
-    path = folder / f"step-{step}"
-    state = read_json(path / "state.json")
-    if changed := [key for key in identity if identity[key] != state["identity"].get(key)]:
-        raise InputError(
-            f"Cannot resume from {path}: {' and '.join(changed)} changed. Use another --out, or delete the run folder "
-            "to start over."
-        )
-    if run.main:
-        write_json(path / "trainer_state.json", state["trainer"])  # Trainer reads it from there
-    return step
 
 
 def start_record(run: Run, identity: dict) -> None:
@@ -298,29 +277,30 @@ def trainer_for(run: Run, parts: dict[str, Examples], identity: dict) -> Trainer
     return trainer
 
 
-def train(run: Run, trainer: Trainer, selection_rows: list[dict], resume_step: int | None) -> int:
+def train(run: Run, trainer: Trainer, selection_rows: list[dict], earlier: Checkpoint | None) -> int:
     """Train to the last step, with evaluations and checkpoints on the way, and return its number.
 
     Raises:
         SystemExit: With STOPPED after a signal, once the state is saved.
     """
-    path = None if resume_step is None else str(run.folder / "checkpoints" / f"step-{resume_step}")
-    if run.main and path is None:
-        shutil.rmtree(run.best.folder, ignore_errors=True)  # left by a session without a checkpoint
-    first = -1 if resume_step is None else resume_step
-    log = MetricsLog(run.folder / "metrics.jsonl", resume_step=first) if run.main else None
+    log = None
+    if run.main:
+        log = MetricsLog(run.folder / "metrics.jsonl", resume_step=earlier.step if earlier else -1)
+        if earlier:
+            write_json(earlier.path / "trainer_state.json", earlier.state["trainer"])  # Trainer reads it from there
+        else:
+            shutil.rmtree(run.best.folder, ignore_errors=True)  # left by a session without a checkpoint
     evaluation = partial(evaluate, run, selection_rows, log)
     around = Around(run.config.name, log, trainer.accelerator, every=run.config.measure.steps, measure=evaluation)
     trainer.add_callback(around)
     run.state.wait_for_everyone()
-    trainer.train(resume_from_checkpoint=path)
+    trainer.train(resume_from_checkpoint=str(earlier.path) if earlier else None)
     steps = trainer.state.global_step
     if around.stopped and steps < trainer.state.max_steps:
         run.record.write(steps=steps)
         run.record.close()
         trainer.accelerator.end_training()
-        run.state.print(f"Stopped by {around.stopped} after step {steps}; run the same command again to resume.")
-        raise SystemExit(STOPPED)
+        exit_stopped(around.stopped, steps, main=run.main)
     return steps
 
 
@@ -333,22 +313,21 @@ def evaluate(run: Run, rows: list[dict], log: MetricsLog | None, model: PreTrain
     if run.main:
         log.write({"step": step, "held_out": metrics})
         if run.best.beaten_by(value):
-            measures.save(copy, run.tokenizer, run.best.folder, {"step": step, "metric": name, "value": value})
+            facts = {"step": step, "metric": name, "value": value}
+            save_model(copy.to("cpu", torch.bfloat16), run.tokenizer, run.best.folder, {"best.json": facts})
     return f"step {step}: {name} {'undefined' if value is None else f'{value:.4f}'} on {len(rows)} held-out rows"
 
 
-def save_model(run: Run, trainer: Trainer, *, resumed: bool) -> None:
+def write_model(run: Run, trainer: Trainer) -> None:
     """Write model/: the best weights, or the last ones if none were evaluated during training."""
     folder = run.folder / "model"
-    if not resumed or not folder.is_dir():  # else an earlier session wrote it
-        last = None if run.config.measure.steps else run.shipped(trainer.model)
-        if run.main and last:
-            measures.save(last, run.tokenizer, folder)
-        elif run.main:
-            run.record.write(kept=run.best.facts)
-            shutil.rmtree(folder, ignore_errors=True)
-            run.best.folder.rename(folder)
-    run.state.wait_for_everyone()
+    last = None if run.config.measure.steps else run.shipped(trainer.model)
+    if run.main and last:
+        save_model(last, run.tokenizer, folder)
+    elif run.main:
+        run.record.write(kept=run.best.facts)
+        shutil.rmtree(folder, ignore_errors=True)
+        run.best.folder.rename(folder)
 
 
 # Results ------------------------------------------------------------------------------------------
@@ -399,7 +378,8 @@ def main() -> None:
     """`accelerate launch -m training.finetune`."""
     stop_with_the_launcher()
     complete_launch(["-m", __spec__.name] if __spec__ else [__file__])
-    finetune(parse(FinetuneConfig, description="Fine-tune a model with TRL. Start with: accelerate launch -m ..."))
+    launcher = "accelerate launch -m training.finetune --config NAME"
+    finetune(parse(FinetuneConfig, description=f"Fine-tune a model with TRL, or resume a run. Start with: {launcher}"))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Generate completions for task rows, compare base and tuned model, and keep the best checkpoint."""
 
 import math
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +12,7 @@ from accelerate.utils import gather_object
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .. import parallel
-from ..files import read_json, write_json
+from ..files import read_json
 from ..generation import complete
 from ..intervals import Metric, difference, interval
 
@@ -74,18 +73,6 @@ def shipped(model: PreTrainedModel, task: ModuleType, stop_id: int | None = None
     if stop_id is not None:
         copy.generation_config.eos_token_id = [copy.config.eos_token_id, stop_id]
     return copy
-
-
-def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, facts: dict | None = None) -> None:
-    """Write a folder for from_pretrained, atomically; `facts` become its best.json."""
-    writing = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(writing, ignore_errors=True)
-    model.to("cpu", torch.bfloat16).save_pretrained(writing)
-    tokenizer.save_pretrained(writing)
-    if facts is not None:
-        write_json(writing / "best.json", facts)
-    shutil.rmtree(folder, ignore_errors=True)
-    writing.rename(folder)
 
 
 class Best:

@@ -116,9 +116,9 @@ class FinetuneConfig:
             lower values are better must be negative.
         out: Run folder. Defaults to runs/NAME.
         seed: Seed of the data order and of sampling.
-        precision: Dtype of matmuls; weights and optimizer state stay fp32. auto is bf16 if the hardware has bf16
-            instructions (CUDA, or AMX or AVX512-BF16 on CPUs), else fp32.
-        country: ISO 3166 alpha-3 code of the country whose electricity mix determines the emissions.
+        precision: Dtype of matmuls. Weights, optimizer state and reductions stay fp32. auto selects bf16 on devices
+            with bf16 instructions (CUDA, CPUs with AMX or AVX512-BF16), else fp32.
+        country: ISO 3166 alpha-3 code of the country whose electricity mix the emissions are computed with.
     """
 
     name: str
