@@ -418,8 +418,8 @@ def test_a_mixture_of_a_folder_that_names_no_sources_is_told_by_its_rules(dist, 
 def examples(*, licence: str = "CC-BY-4.0", language: str = "Dutch") -> Examples:
     """Two examples, one of which may be under any licence."""
     made = Examples()
-    made.add([1, 5, 6, 7], [-100, 5, 6, 7], of=("French", "MPL-2.0", "help"), source="help pages", size=20)
-    made.add([1, 8], [-100, 8], of=(language, licence, "own"), source="own.jsonl", size=5)
+    made.add([1, 5, 6, 7], group=("French", "MPL-2.0", "help"), source="help pages", size=20)
+    made.add([1, 8], group=(language, licence, "own"), source="own.jsonl", size=5)
     return made
 
 
@@ -431,7 +431,7 @@ def tuned(run, tiny_tokenizer, tmp_path):
         folder, learnt = tmp_path / "runs" / "tuned", learnt or examples()
         shutil.copytree(run / "model", folder / "model")
         usual = {"name": "tuned", "task": "ocr", "base_model": "PleIAs/Pleias-Nano", "method": "sft", "data": {}}
-        usual |= {"trainer": {"learning_rate": 5e-4}, "replay": {"share": 0.0}, "peft": {}, "seed": 42}
+        usual |= {"trainer": {"learning_rate": 5e-4}, "replay": {"share": 0.0}, "seed": 42}
         config = usual | config | {"country": "FRA", "precision": "auto"}
         (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         manifest = account.manifest(learnt, learnt, tiny_tokenizer)
@@ -652,7 +652,7 @@ def test_text_that_is_not_known_to_be_open_is_said_to_be_so(dist, tuned, tmp_pat
 
 def test_text_whose_language_is_not_on_file_is_not_said_to_be_in_eight(dist, tuned, tmp_path):
     made = Examples()
-    made.add([1, 5], [-100, 5], of=("unknown", "CC0-1.0", "own"), source="own.jsonl", size=5)
+    made.add([1, 5], group=("unknown", "CC0-1.0", "own"), source="own.jsonl", size=5)
     folder = carded(dist, tuned(made, task="instruct"), tmp_path / "tuned")
     assert metadata(folder)["language"] == ["und"]
     assert "for languages that are not on file.\n" in (folder / "README.md").read_text(encoding="utf-8")

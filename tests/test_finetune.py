@@ -1,4 +1,4 @@
-"""Fine-tuning: what is learnt, that nothing is frozen, that a run goes on where it stopped, what bad input gets."""
+"""Fine-tuning: files of a run, training of all parameters, resume, base models, error messages, packaged configs."""
 
 import json
 import os
@@ -44,7 +44,7 @@ WORDS = "the old house stood by the river and nobody came until the spring when 
 
 @pytest.fixture(scope="module")
 def config(base_model, chat) -> FinetuneConfig:
-    """Six steps, measured and saved on the way."""
+    """Six steps with evaluations and checkpoints."""
     return FinetuneConfig(
         name="tiny",
         task="instruct",
@@ -52,44 +52,45 @@ def config(base_model, chat) -> FinetuneConfig:
         data={"path": str(chat)},
         trainer={"per_device_train_batch_size": 4, "learning_rate": 1e-2, "save_steps": 2, "logging_steps": 2},
         max_steps=6,
-        measure=MeasureConfig(steps=3, watched=2, rows=3, max_new_tokens=8),
+        measure=MeasureConfig(steps=3, selection_rows=2, rows=3, max_new_tokens=8),
         precision="fp32",
     )
 
 
 @pytest.fixture(scope="module")
-def whole(config, tmp_path_factory) -> FinetuneConfig:
-    """A run that nothing interrupted."""
-    config = replace(config, out=tmp_path_factory.mktemp("runs") / "whole")
+def finished(config, tmp_path_factory) -> FinetuneConfig:
+    """An uninterrupted run."""
+    config = replace(config, out=tmp_path_factory.mktemp("runs") / "complete")
     run(config)
     return config
 
 
 def run(config: FinetuneConfig) -> None:
-    """Fine-tune in this process, and leave its signal handlers as they were."""
+    """Fine-tune in this process, and restore its signal handlers."""
     with handlers_kept():
         finetune.finetune(config)
 
 
-def assert_same_run(one: FinetuneConfig, other: FinetuneConfig) -> None:
-    a, b = state(one, 6), state(other, 6)
+def assert_same_run(first: FinetuneConfig, second: FinetuneConfig) -> None:
+    a, b = state(first, 6), state(second, 6)
     assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-    assert read_metrics(one.folder / "metrics.jsonl") == read_metrics(other.folder / "metrics.jsonl")
-    models = [load_file(config.folder / "model" / "model.safetensors") for config in (one, other)]
+    assert read_metrics(first.folder / "metrics.jsonl") == read_metrics(second.folder / "metrics.jsonl")
+    models = [load_file(config.folder / "model" / "model.safetensors") for config in (first, second)]
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
 
 
-# What a run leaves --------------------------------------------------------------------------------
+# The files of a run -------------------------------------------------------------------------------
 
 
-def test_a_run_leaves_every_file_of_its_contract(whole):
-    folder = whole.folder
-    assert parse(FinetuneConfig, ["--config", str(folder / "config.yaml")], description="") == whole
+def test_a_run_writes_every_file_of_its_contract(finished):
+    folder = finished.folder
+    assert parse(FinetuneConfig, ["--config", str(folder / "config.yaml")], description="") == finished
     session = read_json(folder / "run.json")["sessions"][0]
-    assert session["base_model"] == whole.base_model and session["steps"] == 6
-    assert session["base_files"] == model_sha256(Path(whole.base_model))
-    told = {"learning_rate": 1e-2, "lr_scheduler_type": "cosine", "per_device_train_batch_size": 4, "max_length": 128}
-    assert told.items() <= session["trainer"].items()  # what the config leaves out as well
+    assert session["base_model"] == finished.base_model and session["steps"] == 6
+    assert session["base_files"] == model_sha256(Path(finished.base_model))
+    logged = {"learning_rate": 1e-2, "lr_scheduler_type": "cosine", "max_length": 128}
+    logged["per_device_train_batch_size"] = 4
+    assert logged.items() <= session["trainer"].items()  # also settings that the config does not contain
     assert read_json(folder / "emissions.json")["kwh"] > 0
     assert (folder / "loss.png").read_bytes()[:4] == b"\x89PNG"
     result = read_json(folder / "eval" / "instruct.json")
@@ -100,34 +101,36 @@ def test_a_run_leaves_every_file_of_its_contract(whole):
     assert losses[-1] < losses[0] - 0.3
 
 
-def test_the_model_folder_opens_with_auto_classes_and_carries_the_template_that_the_base_does_not(whole, base_model):
-    model = AutoModelForCausalLM.from_pretrained(whole.folder / "model")
-    tokenizer = AutoTokenizer.from_pretrained(whole.folder / "model")
+def test_the_model_folder_loads_with_auto_classes_and_has_a_chat_template_unlike_the_base(finished, base_model):
+    model = AutoModelForCausalLM.from_pretrained(finished.folder / "model")
+    tokenizer = AutoTokenizer.from_pretrained(finished.folder / "model")
     assert type(model) is PleiasForCausalLM
-    assert read_json(whole.folder / "model" / "config.json")["dtype"] == "bfloat16"
+    assert read_json(finished.folder / "model" / "config.json")["dtype"] == "bfloat16"
     assert AutoTokenizer.from_pretrained(base_model).chat_template is None
     assert model.generation_config.eos_token_id == [2, tokenizer.convert_tokens_to_ids("<|im_end|>")]
     turns = [{"role": "user", "content": "bells"}]
-    said = pipeline("text-generation", model=str(whole.folder / "model"), max_new_tokens=4)(turns)
-    assert said[0]["generated_text"][-1]["role"] == "assistant"
+    outputs = pipeline("text-generation", model=str(finished.folder / "model"), max_new_tokens=4)(turns)
+    assert outputs[0]["generated_text"][-1]["role"] == "assistant"
     assert isinstance(instruct.reply(model, tokenizer, turns), str)
 
 
-def test_the_weights_that_measured_best_are_what_stays(whole):
+def test_the_weights_with_the_best_metric_are_saved(finished):
     measured = {
-        line["step"]: line["held_out"] for line in read_metrics(whole.folder / "metrics.jsonl") if "held_out" in line
+        line["step"]: line["held_out"]
+        for line in read_metrics(finished.folder / "metrics.jsonl")
+        if "held_out" in line
     }
     assert list(measured) == [3, 6]
-    kept = read_json(whole.folder / "model" / "best.json")
-    best = max(measured, key=lambda step: (measured[step]["answer_f1"], step))  # of equals what learnt more
-    assert kept == {"step": best, "metric": "answer_f1", "value": measured[best]["answer_f1"]}
+    saved = read_json(finished.folder / "model" / "best.json")
+    best = max(measured, key=lambda step: (measured[step]["answer_f1"], step))  # the later one of equals
+    assert saved == {"step": best, "metric": "answer_f1", "value": measured[best]["answer_f1"]}
     if best == 6:
-        trained = state(whole, 6)["model:model.layers.0.mlp.up_proj.weight"]
-        stays = load_file(whole.folder / "model" / "model.safetensors")["model.layers.0.mlp.up_proj.weight"]
-        assert torch.equal(trained.bfloat16(), stays)
+        trained = state(finished, 6)["model:model.layers.0.mlp.up_proj.weight"]
+        weights = load_file(finished.folder / "model" / "model.safetensors")["model.layers.0.mlp.up_proj.weight"]
+        assert torch.equal(trained.bfloat16(), weights)
 
 
-def test_only_a_figure_as_good_replaces_what_is_kept_and_learnt_less(tmp_path):
+def test_only_a_value_at_least_as_good_replaces_the_earlier_best_checkpoint(tmp_path):
     for higher, better, worse in ((True, 0.6, 0.4), (False, 0.4, 0.6)):
         best = measures.Best(tmp_path / str(higher), higher_is_better=higher)
         assert best.beaten_by(None)
@@ -139,68 +142,69 @@ def test_only_a_figure_as_good_replaces_what_is_kept_and_learnt_less(tmp_path):
         assert not best.beaten_by(worse) and not best.beaten_by(None)
 
 
-def test_the_account_of_a_run_has_the_form_of_a_shards_manifest_and_adds_up(whole):
-    manifest = read_json(whole.folder / "manifests" / "instruct.json")
-    session = read_json(whole.folder / "run.json")["sessions"][0]
+def test_the_manifest_of_a_run_has_the_form_of_a_shard_manifest_and_adds_up(finished):
+    manifest = read_json(finished.folder / "manifests" / "instruct.json")
+    session = read_json(finished.folder / "run.json")["sessions"][0]
     assert session["data"] == [manifest["fingerprint"]]
-    train, held = manifest["account"]
+    train, held_out = manifest["account"]
     assert (train["split"], train["language"], train["license"]) == ("train", "English", "CC0-1.0")
-    assert held["split"] == "validation" and held["documents"] == 3
+    assert held_out["split"] == "validation" and held_out["documents"] == 3
     (source,) = manifest["corpus"]["sources"]["sources"]
     assert source["name"] == "made up" and source["documents"] == train["documents"]
     assert manifest["not_open"] == []
     assert manifest["tokenizer"]["bos"] == 1
 
 
-# What is learnt -----------------------------------------------------------------------------------
+# Training -----------------------------------------------------------------------------------------
 
 
-def test_every_parameter_moves_and_none_is_frozen(whole, base_model):
+def test_every_parameter_changes_and_has_optimizer_state(finished, base_model):
     before = load_file(base_model / "model.safetensors")
     after = {
-        name.removeprefix("model:"): value for name, value in state(whole, 6).items() if name.startswith("model:")
+        name.removeprefix("model:"): value for name, value in state(finished, 6).items() if name.startswith("model:")
     }
     assert before.keys() == after.keys()
     for name, value in after.items():
         assert not torch.equal(value, before[name].float()), name
-    moments = [name for name in state(whole, 6) if name.endswith("/exp_avg")]
+    moments = [name for name in state(finished, 6) if name.endswith("/exp_avg")]
     assert len(moments) == len(after)
 
 
-def test_a_frozen_parameter_is_refused_with_the_cards_reason(base_model):
+def test_a_frozen_parameter_is_refused_with_the_reason_from_the_card(base_model):
     model = base.open_model(base_model, torch.float32)
     base.refuse_frozen(model)
     model.model.embed_tokens.weight.requires_grad = False
-    with pytest.raises(InputError, match="1 parameters are frozen .*card does not recommend LoRA at this size"):
+    with pytest.raises(InputError, match="1 parameters are frozen.*card does not recommend LoRA at this size"):
         base.refuse_frozen(model)
 
 
-def test_accumulated_batches_are_one_batch(config, whole, tmp_path):
+def test_accumulated_batches_equal_one_batch(config, finished, tmp_path):
     trainer = {**config.trainer, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}
     other = replace(config, trainer=trainer, out=tmp_path / "run", measure=replace(config.measure, steps=None))
     run(other)
-    a, b = state(whole, 6), state(other, 6)
+    a, b = state(finished, 6), state(other, 6)
     for name in a:
         if name.startswith("model:"):
             torch.testing.assert_close(a[name], b[name], atol=2e-4, rtol=1e-3)
 
 
-def test_a_share_of_the_tokens_is_pretraining_text_and_is_accounted_for(config, tiny_shards, tmp_path):
-    some = replace(config, out=tmp_path / "run", replay=ReplayConfig(share=0.25, path=tiny_shards), max_steps=2)
-    run(some)
-    parts = {name: read_json(some.folder / "manifests" / f"{name}.json") for name in ("instruct", "replay")}
+def test_a_share_of_the_tokens_is_replay_text_with_its_own_manifest(config, tiny_shards, tmp_path):
+    config = replace(config, out=tmp_path / "run", replay=ReplayConfig(share=0.25, path=tiny_shards), max_steps=2)
+    run(config)
+    parts = {name: read_json(config.folder / "manifests" / f"{name}.json") for name in ("instruct", "replay")}
     tokens = {
         name: sum(row["tokens"] for row in part["account"] if row["split"] == "train") for name, part in parts.items()
     }
     assert tokens["replay"] / sum(tokens.values()) == pytest.approx(0.25, abs=0.02)
     assert parts["replay"]["corpus"]["sources"]["sources"][0]["name"] == "made up"
-    assert read_json(some.folder / "run.json")["sessions"][0]["data"] == [one["fingerprint"] for one in parts.values()]
+    session = read_json(config.folder / "run.json")["sessions"][0]
+    assert session["data"] == [part["fingerprint"] for part in parts.values()]
 
 
-# Going on -----------------------------------------------------------------------------------------
+# Resume -------------------------------------------------------------------------------------------
 
 
-def test_a_run_that_was_stopped_by_a_signal_goes_on_to_the_same_weights(config, whole, tmp_path, monkeypatch):
+def test_a_run_stopped_by_a_signal_resumes_to_the_same_weights(config, finished, tmp_path, monkeypatch):
     stopped = replace(config, out=tmp_path / "run")
     usual = Around.on_step_begin
 
@@ -216,13 +220,11 @@ def test_a_run_that_was_stopped_by_a_signal_goes_on_to_the_same_weights(config, 
     assert status.value.code == STOPPED and checkpoint.steps(stopped.folder / "checkpoints") == [2, 3]
     assert not (stopped.folder / "model").exists()
     run(stopped)
-    assert_same_run(whole, stopped)
+    assert_same_run(finished, stopped)
     assert len(read_json(stopped.folder / "run.json")["sessions"]) == 2
 
 
-def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint_to_the_same_weights(
-    config, whole, tmp_path, monkeypatch
-):
+def test_a_killed_run_resumes_from_its_last_checkpoint_to_the_same_weights(config, finished, tmp_path, monkeypatch):
     killed = replace(config, out=tmp_path / "run")
 
     def on_step_begin(self, args, state, control, **kwargs):
@@ -235,19 +237,20 @@ def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint_to_the_same_weig
             run(killed)
     assert checkpoint.steps(killed.folder / "checkpoints") == [2, 4]
     run(killed)
-    assert_same_run(whole, killed)
+    assert_same_run(finished, killed)
 
 
-def test_with_muon_every_parameter_moves_and_a_killed_run_goes_on_to_the_same_weights(
+def test_with_muon_every_parameter_changes_and_a_killed_run_resumes_to_the_same_weights(
     config, base_model, tmp_path, monkeypatch
 ):
     config = replace(config, optimizer="muon")
-    whole, killed = (replace(config, out=tmp_path / name) for name in ("whole", "killed"))
-    run(whole)
-    trained, before = state(whole, 6), load_file(base_model / "model.safetensors")
+    complete, killed = (replace(config, out=tmp_path / name) for name in ("complete", "killed"))
+    run(complete)
+    trained, before = state(complete, 6), load_file(base_model / "model.safetensors")
     assert not any(torch.equal(trained[f"model:{name}"], value.float()) for name, value in before.items())
-    of_muon = {name.split(":")[1] for name in trained if name.endswith("/momentum_buffer")}
-    assert of_muon == {f"{name}/momentum_buffer" for name, one in before.items() if "layers" in name and one.ndim == 2}
+    momentum = {name.split(":")[1] for name in trained if name.endswith("/momentum_buffer")}
+    matrices = [name for name, weight in before.items() if "layers" in name and weight.ndim == 2]
+    assert momentum == {f"{name}/momentum_buffer" for name in matrices}
 
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == 5:
@@ -257,83 +260,80 @@ def test_with_muon_every_parameter_moves_and_a_killed_run_goes_on_to_the_same_we
         patched.setattr(Around, "on_step_begin", on_step_begin)
         with pytest.raises(KeyboardInterrupt):
             run(killed)
-    with pytest.raises(InputError, match="was trained with another optimizer; give another --out"):
+    with pytest.raises(InputError, match=r"Cannot resume from .*: optimizer changed\. Use another --out"):
         run(replace(killed, optimizer="adamw"))
     run(killed)
-    assert_same_run(whole, killed)
+    assert_same_run(complete, killed)
 
 
-def test_a_run_without_checkpoints_begins_anew_and_leaves_its_own_weights(config, base_model, tmp_path):
-    once = replace(config, out=tmp_path / "run", trainer={**config.trainer, "save_strategy": "no"}, max_steps=1)
+def test_a_run_without_checkpoints_starts_over_and_saves_its_own_weights(config, base_model, tmp_path):
+    single_step = replace(config, out=tmp_path / "run", trainer={**config.trainer, "save_strategy": "no"}, max_steps=1)
     for seed in (0, 1):
-        run(replace(once, seed=seed))
-        weights = load_file(once.folder / "model" / "model.safetensors")["model.norm.weight"]
-        assert read_json(once.folder / "run.json")["sessions"][-1]["kept"]["step"] == 1
-        assert not (once.folder / "best").exists()
-    other = replace(once, seed=1, out=tmp_path / "other")
+        run(replace(single_step, seed=seed))
+        weights = load_file(single_step.folder / "model" / "model.safetensors")["model.norm.weight"]
+        assert read_json(single_step.folder / "run.json")["sessions"][-1]["kept"]["step"] == 1
+        assert not (single_step.folder / "best").exists()
+    other = replace(single_step, seed=1, out=tmp_path / "other")
     run(other)
     assert torch.equal(weights, load_file(other.folder / "model" / "model.safetensors")["model.norm.weight"])
 
 
-def test_a_complete_run_is_left_as_it_is(whole, capsys):
-    before = (whole.folder / "model" / "model.safetensors").stat().st_mtime_ns
-    run(whole)
+def test_a_complete_run_is_not_changed(finished, capsys):
+    before = (finished.folder / "model" / "model.safetensors").stat().st_mtime_ns
+    run(finished)
     assert "is complete" in capsys.readouterr().out
-    assert (whole.folder / "model" / "model.safetensors").stat().st_mtime_ns == before
+    assert (finished.folder / "model" / "model.safetensors").stat().st_mtime_ns == before
 
 
-def test_a_checkpoint_of_another_run_is_not_gone_on_from(whole):
-    with pytest.raises(InputError, match="was trained with another seed; give another --out"):
-        run(replace(whole, seed=1))
-    with pytest.raises(InputError, match="another batch"):
-        run(replace(whole, trainer={**whole.trainer, "per_device_train_batch_size": 2}))
+def test_a_checkpoint_of_another_run_is_not_resumed(finished):
+    with pytest.raises(InputError, match=r"Cannot resume from .*: seed changed\. Use another --out"):
+        run(replace(finished, seed=1))
+    with pytest.raises(InputError, match="batch changed"):
+        run(replace(finished, trainer={**finished.trainer, "per_device_train_batch_size": 2}))
 
 
-def test_two_processes_learn_what_one_does(config, whole, tmp_path):
+def test_two_processes_train_as_one_process_does(config, finished, tmp_path):
     trainer = {**config.trainer, "per_device_train_batch_size": 2}
     two = replace(config, out=tmp_path / "run", trainer=trainer)
     file = as_yaml(two, tmp_path / "config.yaml")
     done = run_program("training.finetune", "--config", file, log=tmp_path / "log", processes=2)
     assert done.returncode == 0, done.stdout + done.stderr
-    a, b = state(whole, 6), state(two, 6)
+    a, b = state(finished, 6), state(two, 6)
     for name in a:
         if name.startswith("model:"):
             torch.testing.assert_close(a[name], b[name], atol=2e-4, rtol=1e-3)
-    one, other = (read_metrics(each.folder / "metrics.jsonl") for each in (whole, two))
-    assert [line["step"] for line in one] == [line["step"] for line in other]
-    assert [line["loss"] for line in one if "loss" in line] == pytest.approx(
-        [line["loss"] for line in other if "loss" in line], rel=1e-4
-    )
-    answers = [read_json(each.folder / "answers" / "before.json")["value"] for each in (whole, two)]
-    assert answers[0] == answers[1] and len(answers[0]) == 3
+    metrics = [read_metrics(run_config.folder / "metrics.jsonl") for run_config in (finished, two)]
+    steps = [[line["step"] for line in lines] for lines in metrics]
+    losses = [[line["loss"] for line in lines if "loss" in line] for lines in metrics]
+    assert steps[0] == steps[1] and losses[0] == pytest.approx(losses[1], rel=1e-4)
+    completions = [read_json(each.folder / "answers" / "before.json")["value"] for each in (finished, two)]
+    assert completions[0] == completions[1] and len(completions[0]) == 3
 
 
-def test_answers_of_the_base_are_kept_for_the_guide_that_gave_them(monkeypatch):
+def test_saved_completions_of_the_base_depend_on_the_logits_processor(monkeypatch):
     before = fingerprint(finetune.spelt(ocr.DECODING))
     assert before == fingerprint(finetune.spelt(dict(ocr.DECODING)))
     monkeypatch.setattr(ocr.near_input, "__defaults__", (1.0,))  # another price of a change
     assert before != fingerprint(finetune.spelt(ocr.DECODING))
 
 
-# Bases --------------------------------------------------------------------------------------------
+# Base models --------------------------------------------------------------------------------------
 
 
-def test_a_folder_labelled_llama_is_a_base_with_the_same_weights(base_model, tmp_path):
-    ours = base.open_model(base_model, torch.float32)
-    shape = {
-        name: value for name, value in ours.config.to_dict().items() if name not in ("model_type", "architectures")
-    }
-    llama = LlamaForCausalLM(LlamaConfig(**shape))
-    llama.load_state_dict(ours.state_dict())
+def test_a_folder_in_llama_format_is_a_base_model_with_the_same_weights(base_model, tmp_path):
+    model = base.open_model(base_model, torch.float32)
+    settings = model.config.to_dict().items()
+    llama = LlamaForCausalLM(LlamaConfig(**{k: v for k, v in settings if k not in ("model_type", "architectures")}))
+    llama.load_state_dict(model.state_dict())
     llama.save_pretrained(tmp_path)
     assert read_json(tmp_path / "config.json")["model_type"] == "llama"
     opened = base.open_model(base.folder_of(str(tmp_path)), torch.float32)
     assert type(opened) is PleiasForCausalLM
-    assert all(torch.equal(value, ours.state_dict()[name]) for name, value in opened.state_dict().items())
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in opened.state_dict().items())
 
 
-def test_task_tokens_that_a_vocabulary_lacks_take_its_last_places_and_text_comes_back_exactly(tmp_path):
-    """As the original's tokenizer: no task tokens, and no role given to those that there are."""
+def test_missing_task_tokens_replace_the_last_tokens_of_a_vocabulary_and_text_round_trips(tmp_path):
+    """A tokenizer like the original's: without task tokens, and without declared special tokens."""
     words = " ".join(f"{a}{b}" for a in WORDS for b in WORDS)
     trained = PleiasTokenizer(extra_special_tokens=[]).train_new_from_iterator([words] * 2, 700)
     model = json.loads(trained.backend_tokenizer.to_str())["model"]
@@ -358,26 +358,26 @@ def test_task_tokens_that_a_vocabulary_lacks_take_its_last_places_and_text_comes
 
 GROUPS = {"per_device_train_batch_size": 4, "num_generations": 4, "max_completion_length": 8}  # for GRPO
 
-# What bad input gets ------------------------------------------------------------------------------
+# Error messages -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("changes", "message"),
     [
         ({"trainer": {"learning_rat": 1}}, "trainer.learning_rat is not a field of TRL's SFTConfig"),
-        ({"trainer": {"seed": 1}}, "trainer.seed is decided by --seed"),
+        ({"trainer": {"seed": 1}}, "trainer.seed is set by --seed"),
         ({"trainer": {"packing": True}}, "trainer.packing .* need FlashAttention"),
         ({"trainer": {"lr_scheduler_type": "sinus"}}, "trainer: sinus is not a valid SchedulerType"),
         ({"data": {"pfad": "x"}}, "data.pfad is not a setting of InstructData, which has path, "),
         ({"data": {"rows": "many"}}, "data: .*rows"),
         ({"data": {}}, "instruct has no data"),
         ({"data": {"path": "/nowhere"}}, "/nowhere contains no .parquet or .jsonl file"),
-        ({"peft": {"r": 8}}, "peft is asked for, and the original's card does not recommend LoRA"),
-        ({"peft": {"r": 8}, "allow_peft": True, "optimizer": "muon"}, "optimizer muon is for all parameters"),
+        ({"trainer": {"assistant_only_loss": False}}, "trainer.assistant_only_loss is set by --task"),
+        ({"trainer": {"shuffle_dataset": True}}, "trainer.shuffle_dataset is set by --shuffle"),
         ({"replay": ReplayConfig(share=0.1)}, "replay.share needs --replay.path"),
-        ({"replay": ReplayConfig(share=1.0, path=Path("x"))}, "replay.share 1.0 is not a share"),
-        ({"base_model": "/nowhere"}, "base_model /nowhere is neither a folder nor to be had from the Hub"),
-        ({"trainer": {"fsdp": True}}, "keeps a whole copy on each GPU"),
+        ({"replay": ReplayConfig(share=1.0, path=Path("x"))}, "replay.share must be from 0 to below 1, got 1.0"),
+        ({"base_model": "/nowhere"}, "base_model /nowhere is not a folder and could not be downloaded from the Hub"),
+        ({"trainer": {"fsdp": True}}, "keeps the full model on each GPU"),
         ({"method": "grpo"}, "method grpo needs --rewards"),
         (
             {"method": "grpo", "rewards": {"cer": -1}, "trainer": GROUPS},
@@ -385,12 +385,12 @@ GROUPS = {"per_device_train_batch_size": 4, "num_generations": 4, "max_completio
         ),
         ({"method": "dpo", "trainer": {"precompute_ref_log_probs": False}}, "cannot open a second copy"),
         ({"max_length": 8}, "None of 5. examples of instruct has at most 8 tokens"),
-        ({"measure": MeasureConfig(watched=50)}, "of which the first 50 choose the weights"),
-        ({"measure": MeasureConfig(steps=0)}, "measure.steps and measure.watched are to be 1 or more"),
+        ({"measure": MeasureConfig(selection_rows=50)}, "of which the first 50 select the checkpoint"),
+        ({"measure": MeasureConfig(steps=0)}, "measure.steps and measure.selection_rows must be at least 1"),
     ],
 )
-def test_what_cannot_be_meant_gets_a_sentence(config, tmp_path, changes, sentence):
-    with pytest.raises(InputError, match=sentence):
+def test_invalid_settings_have_a_one_line_error(config, tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
         run(replace(config, out=tmp_path / "run", **changes))
 
 
@@ -401,9 +401,9 @@ def test_an_unknown_setting_ends_the_program_before_anything_is_loaded(monkeypat
     assert status.value.code == 2 and "learning_rate" in capsys.readouterr().err
 
 
-def test_an_adapter_is_no_base(tmp_path):
+def test_an_adapter_is_not_a_base_model(tmp_path):
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(InputError, match="is an adapter, and the original's card"):
+    with pytest.raises(InputError, match="is an adapter. The original's card does not recommend LoRA at this size"):
         base.folder_of(str(tmp_path))
     (tmp_path / "adapter_config.json").unlink()
     with pytest.raises(InputError, match="has no config.json"):
@@ -416,26 +416,24 @@ def test_an_adapter_is_no_base(tmp_path):
 # Preferences and rewards --------------------------------------------------------------------------
 
 
-def test_dpo_prefers_the_right_answer_to_the_bases_own_and_comes_to_do_so(config, tmp_path):
+def test_dpo_learns_to_prefer_the_reference_to_the_base_models_completion(config, tmp_path):
     trainer = {"per_device_train_batch_size": 4, "learning_rate": 3e-3, "logging_steps": 1}
-    some = replace(config, method="dpo", pairs=8, max_steps=4, trainer=trainer, out=tmp_path / "run")
-    run(some)
-    own = read_json(some.folder / "answers" / "own.json")["value"]
+    dpo = replace(config, method="dpo", preference_prompts=8, max_steps=4, trainer=trainer, out=tmp_path / "run")
+    run(dpo)
+    base_completions = read_json(dpo.folder / "answers" / "own.json")["value"]
     rows = instruct.rows(instruct.InstructData(path=Path(config.data["path"])))["train"][:8]
-    model, tokenizer = (
-        base.open_model(Path(config.base_model), torch.float32),
-        AutoTokenizer.from_pretrained(config.base_model),
-    )
+    model = base.open_model(Path(config.base_model), torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(config.base_model)
     decoding = instruct.DECODING | {"max_new_tokens": 8}
-    assert own == complete(model, tokenizer, [row["prompt"] for row in rows], **decoding)
-    lines = [line for line in read_metrics(some.folder / "metrics.jsonl") if "loss" in line]
+    assert base_completions == complete(model, tokenizer, [row["prompt"] for row in rows], **decoding)
+    lines = [line for line in read_metrics(dpo.folder / "metrics.jsonl") if "loss" in line]
     assert lines[0]["loss"] == pytest.approx(0.6931, abs=1e-3)  # before the first step policy and reference are equal
     assert lines[-1]["rewards/margins"] > lines[0]["rewards/margins"] + 0.05
 
 
 @pytest.fixture(scope="module")
 def tuned(config, chat, tmp_path_factory) -> FinetuneConfig:
-    """One answer to all questions, which is soon learnt; nothing is measured on the way."""
+    """The same answer to all questions, which is learnt fast; no evaluation during training."""
     data = tmp_path_factory.mktemp("one") / "chat.jsonl"
     rows = [json.loads(line) for line in chat.read_text().splitlines()]
     for row in rows:
@@ -449,19 +447,19 @@ def tuned(config, chat, tmp_path_factory) -> FinetuneConfig:
     return config
 
 
-def test_tuning_raises_the_tasks_metric_and_leaves_the_last_weights_where_none_are_measured(tuned):
+def test_fine_tuning_raises_the_metric_and_saves_the_last_weights_without_evaluations(tuned):
     metrics = read_json(tuned.folder / "eval" / "instruct.json")["metrics"]
     assert metrics["answer_f1_before"]["value"] < 0.1 < 0.5 < metrics["answer_f1"]["value"]
     assert metrics["answer_f1_change"]["low"] > 0
     assert not (tuned.folder / "model" / "best.json").exists() and not (tuned.folder / "best").exists()
 
 
-def test_grpo_rewards_what_it_samples_with_the_tasks_metric(config, tuned, tmp_path):
+def test_grpo_rewards_completions_with_the_metric_of_the_task(config, tuned, tmp_path):
     trainer = GROUPS | {"learning_rate": 1e-3, "logging_steps": 1, "temperature": 1.0, "max_completion_length": 16}
-    some = replace(config, method="grpo", rewards={"answer_f1": 1.0}, max_steps=3, trainer=trainer)
-    some = replace(some, data=tuned.data, base_model=str(tuned.folder / "model"), out=tmp_path / "run")
-    run(some)
-    lines = [line for line in read_metrics(some.folder / "metrics.jsonl") if "loss" in line]
+    grpo = replace(config, method="grpo", rewards={"answer_f1": 1.0}, max_steps=3, trainer=trainer)
+    grpo = replace(grpo, data=tuned.data, base_model=str(tuned.folder / "model"), out=tmp_path / "run")
+    run(grpo)
+    lines = [line for line in read_metrics(grpo.folder / "metrics.jsonl") if "loss" in line]
     assert len(lines) == 3 and any(0 < line["rewards/instruct/mean"] <= 1 for line in lines)
     assert any(line["grad_norm"] > 0 for line in lines)
 
@@ -470,7 +468,7 @@ def test_grpo_rewards_what_it_samples_with_the_tasks_metric(config, tuned, tmp_p
 
 
 def local_data(task: str, folder: Path, chat: Path, corpus: Path) -> list[str]:
-    """Settings that keep a packaged config to a few rows, made of what is here."""
+    """Return options that limit a packaged config to a few rows of local data."""
     if task == "instruct":
         return ["--data.path", str(chat), "--data.tasks", "[]"]
     if task == "ocr":
@@ -502,7 +500,7 @@ def local_data(task: str, folder: Path, chat: Path, corpus: Path) -> list[str]:
 
 
 FEW = ["--max_steps", "2", "--trainer.per_device_train_batch_size", "2", "--measure.max_new_tokens", "4"]
-FEW += ["--measure.watched", "2", "--measure.rows", "2"]
+FEW += ["--measure.selection_rows", "2", "--measure.rows", "2"]
 CONFIGS = {
     "ocr": "ocr",
     "translation": "translation",
@@ -520,11 +518,11 @@ def test_a_packaged_config_runs_without_a_bf16_product_on_a_cpu_without_bf16_and
 ):
     arguments = ["--config", f"finetune_{name}", "--base_model", str(base_model), "--out", str(tmp_path / "run"), *FEW]
     arguments += local_data(CONFIGS[name], tmp_path, chat, tiny_corpus) + ["--max_length", "512"]
-    if name in ("ocr", "translation", "rag"):  # the tests' vocabulary has fewer entries than they name
+    if name in ("ocr", "translation", "rag"):  # the vocabulary of the tests is smaller than these configs' candidates
         arguments += ["--candidates", "100"]
-    if name == "ocr":  # of its 51,200
+    if name == "ocr":  # instead of 51,200
         arguments += ["--data.copy_rows", "50"]
-    if name == "rag":  # questions of one's own
+    if name == "rag":  # user-provided questions
         arguments += ["--data.copy_rows", "0"]
     if name.startswith("grpo"):
         arguments += ["--trainer.num_generations", "2", "--trainer.max_completion_length", "4"]

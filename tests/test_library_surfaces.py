@@ -49,10 +49,11 @@ CALLERS = {
 # Functions and classes that a file calls, with the parameters that it relies on.
 CALLED = {
     "training/finetune.py": [
-        "trl:DPOTrainer(model, args, train_dataset, processing_class, peft_config)",
-        "trl:GRPOTrainer(model, reward_funcs, args, train_dataset, processing_class, peft_config)",
-        "trl:SFTTrainer(model, args, train_dataset, processing_class, peft_config)",
+        "trl:DPOTrainer(model, args, train_dataset, processing_class)",
+        "trl:GRPOTrainer(model, reward_funcs, args, train_dataset, processing_class)",
+        "trl:SFTTrainer(model, args, train_dataset, processing_class)",
     ],
+    "training/tuning/recipe.py": ["trl:SFTConfig(assistant_only_loss, max_length, train_sampling_strategy)"],
     "training/optimizer.py": ["torch.optim:Muon(lr, weight_decay, momentum, adjust_lr_fn)"],
     "training/plan.py": ["codecarbon.input:DataSource.get_global_energy_mix_data()"],
     "training/record.py": [

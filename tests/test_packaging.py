@@ -135,7 +135,6 @@ def test_a_package_imports_only_what_its_extra_declares(metadata, package, extra
     allowed = names(declared(metadata, extra)) | {"huggingface-hub"}  # transformers' configs import @strict from it
     providers = packages_distributions()
     local = {"modeling_pleias", "training", "model_card"} | {path.stem for path in (REPOSITORY / "tests").glob("*.py")}
-    local |= {"peft"}  # imported with --allow_peft alone, and in no extra; an error message names it if missing
     # Packages with another extra; the app has a requirements.txt.
     apart = {"training": ("curation", "evaluation"), "model_card": ("space",)}.get(package, ())
     for path in sorted((REPOSITORY / package).rglob("*.py")):

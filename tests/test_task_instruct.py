@@ -12,7 +12,6 @@ from transformers import AutoTokenizer
 from training.config import InputError
 from training.tasks import instruct
 from training.tuning import measures
-from training.tuning.examples import IGNORED, encode
 
 TURNS = st.lists(st.text(max_size=30), min_size=1, max_size=4)
 
@@ -42,8 +41,9 @@ def test_the_template_equals_the_format(tokenizer):
     )
     prompt_ids = chat.apply_chat_template(row["messages"][:-1], add_generation_prompt=True)["input_ids"]
     assert prompt_ids == tokenizer(row["prompt"]).input_ids
-    ids, labels = encode(row, chat)
-    in_loss = tokenizer.decode([token for token in labels if token != IGNORED])
+    encoded = chat.apply_chat_template(row["messages"], return_dict=True, return_assistant_tokens_mask=True)
+    ids, masks = encoded["input_ids"], encoded["assistant_masks"]
+    in_loss = tokenizer.decode([token for token, mask in zip(ids, masks, strict=True) if mask])
     assert in_loss == "rang<|im_end|>" and ids.count(chat.convert_tokens_to_ids("<|im_end|>")) == 3
 
 

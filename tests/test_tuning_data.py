@@ -1,4 +1,4 @@
-"""What fine-tuning learns from: examples as token ids, pretraining text among them, preferences, and their account."""
+"""Fine-tuning data: token ids and labels, the loss, order, replay text, preference pairs and rewards, manifests."""
 
 import json
 import math
@@ -10,13 +10,13 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 
 from modeling_pleias import PleiasTokenizer
 from training.config import InputError
-from training.tasks import instruct
+from training.tasks import instruct, ocr, rag_formats, translation
 from training.tuning import account, base, examples, preferences
-from training.tuning.examples import IGNORED, encode, of_pretraining, of_task, order
+from training.tuning.examples import IGNORED, append_replay, of_pretraining, of_task, order, tokenize_row
 from training.tuning.trainers import Draw, Supervised
 
 ROWS = [
@@ -33,46 +33,100 @@ def tokenizer(base_model):
 # Examples -----------------------------------------------------------------------------------------
 
 
-def trl_arguments(tmp_path, **changes) -> SFTConfig:
+def supervised(base_model, tokenizer, tmp_path, rows=ROWS, candidates=None, **arguments) -> Supervised:
+    columns = ("messages",) if "messages" in rows[0] else ("prompt", "completion")
     usual = {"bf16": False, "use_cpu": True, "report_to": "none", "per_device_train_batch_size": 2, "max_length": None}
-    return SFTConfig(str(tmp_path), **usual | changes)
-
-
-def test_the_labels_are_those_of_trl(base_model, tokenizer, tmp_path):
-    chat = instruct.with_template(tokenizer)
-    talk = [{"role": "user", "content": "bells"}, {"role": "assistant", "content": "rang"}]
-    talk += [{"role": "user", "content": "and"}, {"role": "assistant", "content": "the hills rang"}]
-    for rows, one, option in ((ROWS, tokenizer, {}), ([{"messages": talk}], chat, {"assistant_only_loss": True})):
-        data = Dataset.from_list([{key: value for key, value in row.items() if key != "id"} for row in rows])
-        model = base.open_model(base_model, torch.float32)
-        prepared = SFTTrainer(
-            model=model, args=trl_arguments(tmp_path, **option), train_dataset=data, processing_class=one
-        ).train_dataset
-        for row, theirs in zip(rows, prepared, strict=True):
-            ids, labels = encode(row, one)
-            assert ids == theirs["input_ids"] and labels == theirs["labels"]
-            assert IGNORED in labels and labels != [IGNORED] * len(labels)
-
-
-def supervised(base_model, tokenizer, tmp_path, candidates=None, **changes) -> Supervised:
-    made = of_task(ROWS, tokenizer, task="ocr", max_length=128, over_long="leave_out")
-    data = Dataset.from_dict({"input_ids": made.input_ids, "labels": made.labels})
-    trainer = Supervised(
+    return Supervised(
         model=base.open_model(base_model, torch.float32),
-        args=trl_arguments(tmp_path, **changes),
-        train_dataset=data,
+        args=SFTConfig(str(tmp_path), **usual | arguments),
+        train_dataset=Dataset.from_list([{column: row[column] for column in columns} for row in rows]),
         processing_class=tokenizer,
+        order=list(range(len(rows))),
         dtype=torch.float32,
         candidates=candidates,
     )
-    return trainer
 
 
-def test_the_loss_is_that_of_completion_tokens_alone_and_equals_trls(base_model, tokenizer, tmp_path):
+RESPONSE = rag_formats.Response(
+    ("They rang ", rag_formats.Citation("1", "The bells rang")), {"language": "English", "source_analysis": "From 1."}
+)
+# What each task's row is formatted to: the prompt, and the completion, which alone is in the loss.
+FORMATTED = {
+    "ocr": (
+        ocr.format_ocr("Tbe hou\u017fe <|text_end|>", "The house <|text_end|>"),
+        "<|begin_of_text|><|text_start|>Tbe hou\u017fe <\u2060|text_end|><|text_end|><|ocr_correction_start|>",
+        "The house <\u2060|text_end|><|ocr_correction_end|><|end_of_text|>",
+    ),
+    "translation": (
+        translation.format_translation("The bells rang.", "fr", "Les cloches sonnaient.", "en"),
+        "<|begin_of_text|><|text_start|><|en|>The bells rang.<|text_end|><|translation_start|><|fr|>",
+        "Les cloches sonnaient.<|translation_end|><|end_of_text|>",
+    ),
+    "rag-0.1": (
+        rag_formats.format_rag("Did they?", {"1": "The bells rang."}, RESPONSE, "rag-0.1"),
+        "<|begin_of_text|><|query_start|>Did they?<|query_end|>\n<|source_start|><|source_id_start|>1<|source_id_end|>"
+        "The bells rang.<|source_end|>\n<|source_analysis_start|>",
+        'From 1.<|source_analysis_end|>\n<|answer_start|>They rang <ref name="1">"The bells rang"</ref><|answer_end|>'
+        "<|end_of_text|>",
+    ),
+    "rag-2025": (
+        rag_formats.format_rag("Did they?", {"1": "The bells rang."}, RESPONSE, "rag-2025"),
+        "<|begin_of_text|><|query_start|>Did they?<|query_end|>\n<|source_start|><|source_id|>1 The bells rang."
+        "<|source_end|>\n<|language_start|>\n",
+        "English\n<|language_end|>\n<|query_analysis_start|>\n\n<|query_analysis_end|>\n<|query_report_start|>\n\n"
+        "<|query_report_end|>\n<|source_analysis_start|>\nFrom 1.\n<|source_analysis_end|>\n<|source_report_start|>\n"
+        "\n<|source_report_end|>\n<|draft_start|>\n\n<|draft_end|>\n<|answer_start|>\nThey rang <ref name="
+        '"<|source_id|>1">The bells rang</ref>\n<|answer_end|><|end_of_text|>',
+    ),
+    "a completion that ends with the end-of-text token": (
+        ("<|text_start|>bells<|text_end|>", "rang<|end_of_text|>"),
+        "<|begin_of_text|><|text_start|>bells<|text_end|>",
+        "rang<|end_of_text|>",
+    ),
+}
+
+
+def assert_tokenized(trainer: Supervised, rows: list[dict], tokenizer, texts: list[list[tuple[str, bool]]]) -> None:
+    """Check ids and labels of TRL, and the ids that this project counts, against texts that are (not) in the loss."""
+    for example, row, parts in zip(trainer.train_dataset, rows, texts, strict=True):
+        batch = trainer.data_collator([example])
+        ids, labels = [], []
+        for text, in_loss in parts:
+            tokens = tokenizer(text, add_special_tokens=False).input_ids
+            ids += tokens
+            labels += tokens if in_loss else [IGNORED] * len(tokens)
+        assert batch["input_ids"][0].tolist() == ids == tokenize_row(row, tokenizer)
+        assert batch["labels"][0].tolist() == labels
+
+
+def test_trl_computes_the_loss_on_the_completion_after_the_ids_of_the_prompt(base_model, tokenizer, tmp_path):
+    rows = [dict(zip(("prompt", "completion"), row, strict=True)) for row, *_ in FORMATTED.values()]
+    texts = [[(prompt, False), (completion, True)] for _, prompt, completion in FORMATTED.values()]
+    assert_tokenized(supervised(base_model, tokenizer, tmp_path, rows), rows, tokenizer, texts)
+    for row, (_, prompt, completion) in zip(rows, FORMATTED.values(), strict=True):
+        ids = tokenizer(row["prompt"]).input_ids  # as in generation
+        assert tokenize_row(row, tokenizer)[: len(ids)] == ids == tokenizer(prompt, add_special_tokens=False).input_ids
+        markers = [token for token in tokenizer.all_special_tokens if token in prompt + completion]
+        assert set(tokenizer.convert_tokens_to_ids(markers)) <= set(tokenize_row(row, tokenizer)) and len(markers) > 3
+
+
+def test_trl_computes_the_loss_on_the_assistants_turns_with_the_tokens_that_end_them(base_model, tokenizer, tmp_path):
+    chat = instruct.with_template(tokenizer)
+    turns = [("system", "Be brief."), ("user", "bells"), ("assistant", "rang"), ("user", "and"), ("assistant", "you")]
+    rows = [{"messages": [{"role": role, "content": content} for role, content in turns]}]
+    before = "<|begin_of_text|><|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nbells<|im_end|>\n"
+    between = "\n<|im_start|>user\nand<|im_end|>\n<|im_start|>assistant\n"
+    parts = [(f"{before}<|im_start|>assistant\n", False), ("rang<|im_end|>", True), (between, False)]
+    parts += [("you<|im_end|>", True), ("\n", False)]
+    trainer = supervised(base_model, chat, tmp_path, rows, assistant_only_loss=True)
+    assert_tokenized(trainer, rows, chat, [parts])
+
+
+def test_the_loss_covers_the_completion_tokens_only_and_equals_that_of_trl(base_model, tokenizer, tmp_path):
     trainer = supervised(base_model, tokenizer, tmp_path)
     batch = trainer.data_collator(list(trainer.train_dataset))
     count = (batch["labels"] != IGNORED).sum()
-    assert count == sum(len(tokenizer(row["completion"]).input_ids) for row in ROWS)  # less BOS, with EOS
+    assert count == sum(len(tokenizer(row["completion"]).input_ids) for row in ROWS)  # EOS instead of BOS
 
     by_hand = torch.zeros(())  # the tokens after each prompt, one row at a time and without padding
     for row in ROWS:
@@ -82,90 +136,77 @@ def test_the_loss_is_that_of_completion_tokens_alone_and_equals_trls(base_model,
         for place in range(len(prompt), len(ids)):
             by_hand = by_hand - logits[place - 1, ids[place]]
     gradients = {}
-    for name, own in (("ours", True), ("TRL's", False)):
-        trainer.summed = own
+    for name, summed in (("this project's", True), ("TRL's", False)):
+        trainer.summed = summed
         trainer.model.zero_grad()
         loss = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=count)
         loss.backward()
         torch.testing.assert_close(loss, by_hand / count, atol=1e-5, rtol=1e-5)
-        gradients[name] = {key: one.grad.clone() for key, one in trainer.model.named_parameters()}
-    for name, gradient in gradients["ours"].items():
+        gradients[name] = {key: weight.grad.clone() for key, weight in trainer.model.named_parameters()}
+    for name, gradient in gradients["this project's"].items():
         torch.testing.assert_close(gradient, gradients["TRL's"][name], atol=1e-6, rtol=1e-4)
 
 
-def test_a_sampled_loss_whose_candidates_are_all_tokens_is_the_whole_one(base_model, tokenizer, tmp_path):
-    found = {}
-    for name, candidates in (("whole", None), ("sampled", 2)):
-        trainer = supervised(base_model, tokenizer, tmp_path, candidates)
+def test_a_sampled_loss_with_all_tokens_as_candidates_equals_the_full_loss(base_model, tokenizer, tmp_path):
+    values = {}
+    for name, candidates in (("full", None), ("sampled", 2)):
+        trainer = supervised(base_model, tokenizer, tmp_path, candidates=candidates)
         if candidates:
             trainer.draw.common = torch.arange(trainer.model.config.vocab_size)
         batch = trainer.data_collator(list(trainer.train_dataset))
         loss = trainer.compute_loss(trainer.model, dict(batch), num_items_in_batch=7)
         loss.backward()
-        found[name] = {"loss": loss.detach()} | {key: one.grad for key, one in trainer.model.named_parameters()}
-    for key, whole in found["whole"].items():
-        torch.testing.assert_close(found["sampled"][key], whole, atol=1e-5, rtol=1e-4)
+        gradients = {key: weight.grad for key, weight in trainer.model.named_parameters()}
+        values[name] = {"loss": loss.detach()} | gradients
+    for key, full in values["full"].items():
+        torch.testing.assert_close(values["sampled"][key], full, atol=1e-5, rtol=1e-4)
 
 
-def test_candidates_are_the_batchs_tokens_the_most_common_and_a_draw_that_stands_for_the_others():
+def test_candidates_are_the_batchs_tokens_the_most_frequent_ones_and_a_weighted_sample_of_the_others():
     draw = Draw([[5, 5, 5, 6], [6, 7]], 4, 1000)
     batch = torch.tensor([[400, 401], [401, 402]])
     torch.manual_seed(0)
-    one, other = draw(batch), draw(batch)
-    assert set(one.ids[: one.certain].tolist()) == {5, 6, 400, 401, 402}
-    assert len(one.ids) == 7 == len(set(one.ids.tolist()))
-    assert one.log_weight == pytest.approx(math.log(995 / 2))
-    assert one.ids.tolist() != other.ids.tolist()
+    first, second = draw(batch), draw(batch)
+    assert set(first.ids[: first.certain].tolist()) == {5, 6, 400, 401, 402}
+    assert len(first.ids) == 7 == len(set(first.ids.tolist()))
+    assert first.log_weight == pytest.approx(math.log(995 / 2))
+    assert first.ids.tolist() != second.ids.tolist()
     for size in (3, 0, 1000):
         with pytest.raises(InputError, match=f"candidates {size} must be an even number below the vocabulary's 1000"):
             Draw([[5]], size, 1000)
 
 
-@pytest.mark.parametrize(
-    ("row", "sentence"),
-    [
-        ({"id": 7, "prompt": "x"}, "row 7 has no text in column 'completion', but id, prompt"),
-        ({"id": 7, "question": "x", "completion": "y"}, "row 7 has no text in column 'prompt'"),
-        ({"id": 7, "prompt": "x", "completion": "\n"}, "row 7 has an empty completion"),
-    ],
-)
-def test_a_row_that_teaches_nothing_is_named(tokenizer, row, sentence):
-    with pytest.raises(InputError, match=sentence):
-        encode(row, tokenizer)
-
-
-def test_over_long_examples_are_counted_and_left_out_or_cut(tokenizer):
+def test_rows_that_are_too_long_are_dropped_and_counted(tokenizer):
     rows = [
         {"id": 0, "prompt": "the old", "completion": "house"},
         {"id": 1, "prompt": "the old", "completion": " house stood by the river" * 9},
         {"id": 2, "prompt": "the old house stood by the river " * 9, "completion": "x"},
     ]
-    kept = of_task(rows, tokenizer, task="ocr", max_length=20, over_long="leave_out")
-    assert [row["id"] for row in kept.rows] == [0]
-    assert kept.said == "2 of 3 examples have more than 20 tokens: 2 left out, 0 cut at the end."
-    cut = of_task(rows, tokenizer, task="ocr", max_length=20, over_long="cut")
-    assert [row["id"] for row in cut.rows] == [0, 1] and len(cut.input_ids[1]) == len(cut.labels[1]) == 20
-    assert cut.said == "2 of 3 examples have more than 20 tokens: 1 left out, 1 cut at the end."
-    assert of_task(rows[:1], tokenizer, task="ocr", max_length=20, over_long="cut").said == ""
+    short = of_task(rows, tokenizer, task="ocr", max_length=20)
+    assert [row["id"] for row in short.rows] == [0] and short.tokens == len(short.input_ids[0]) <= 20
+    assert short.said == "2 of 3 examples have more than 20 tokens and were dropped."
+    assert of_task(rows[:1], tokenizer, task="ocr", max_length=20).said == ""
+    with pytest.raises(InputError, match="None of 3 examples of ocr has at most 2 tokens: raise --max_length"):
+        of_task(rows, tokenizer, task="ocr", max_length=2)
 
 
 @settings(deadline=None, max_examples=30)
 @given(
     st.lists(st.integers(1, 99), min_size=1, max_size=300), st.integers(1, 9), st.integers(1, 60), st.integers(0, 9)
 )
-def test_every_pass_takes_every_example_once_and_like_lengths_share_a_batch(lengths, batch, steps, seed):
+def test_every_epoch_contains_every_example_once_and_similar_lengths_share_a_batch(lengths, batch, steps, seed):
     places = order(lengths, batch=batch, steps=steps, seed=seed)
     assert len(places) == batch * steps and places == order(lengths, batch=batch, steps=steps, seed=seed)
     counts = [places.count(i) for i in range(len(lengths))]
     assert sum(counts) == batch * steps and max(counts) - min(counts) <= 1
     rows = [[lengths[i] for i in places[start : start + batch]] for start in range(0, len(places), batch)]
     assert all(row == sorted(row) for row in rows)
-    if steps <= examples.GROUP:  # no length stands between those of another batch
+    if steps <= examples.GROUP:  # the ranges of lengths of the batches do not overlap
         ends = sorted((row[0], row[-1]) for row in rows)
-        assert all(one[1] <= other[0] for one, other in zip(ends, ends[1:], strict=False))
+        assert all(previous[1] <= following[0] for previous, following in zip(ends, ends[1:], strict=False))
 
 
-# Pretraining text among the examples --------------------------------------------------------------
+# Replay -------------------------------------------------------------------------------------------
 
 
 def replayed(path: Path, base_model: Path, tokenizer, tokens: int = 600, seed: int = 0) -> examples.Examples:
@@ -173,72 +214,77 @@ def replayed(path: Path, base_model: Path, tokenizer, tokens: int = 600, seed: i
     return of_pretraining(path, tokenizer, file, tokens=tokens, max_length=40, seed=seed)
 
 
-def test_pretraining_text_is_learnt_whole_from_shards_and_from_parquet_alike(
-    tiny_corpus, tiny_shards, base_model, tokenizer
-):
-    one, other = (replayed(path, base_model, tokenizer, tokens=10**9) for path in (tiny_corpus, tiny_shards))
-    documents = {tuple(ids) for ids in one.input_ids}
-    assert {tuple(ids) for ids in other.input_ids} <= documents  # the shards hold a tenth out
-    assert len(one) == 250 and 200 < len(other) < 250
-    for made in (one, other):
-        for ids, labels in zip(made.input_ids, made.labels, strict=True):
+def test_replay_text_is_the_same_from_shards_and_from_parquet(tiny_corpus, tiny_shards, base_model, tokenizer):
+    parquet, shards = (replayed(path, base_model, tokenizer, tokens=10**9) for path in (tiny_corpus, tiny_shards))
+    documents = {tuple(ids) for ids in parquet.input_ids}
+    assert {tuple(ids) for ids in shards.input_ids} <= documents  # a tenth of the shards is held out
+    assert len(parquet) == 250 and 200 < len(shards) < 250
+    for replay in (parquet, shards):
+        for ids in replay.input_ids:
             assert ids[0] == tokenizer.bos_token_id and len(ids) <= 40
-            assert labels == [IGNORED, *ids[1:]]
             assert (ids[-1] == tokenizer.eos_token_id) == (len(ids) < 40 or ids[-1] == tokenizer.eos_token_id)
-        assert sum(tokens for _, _, tokens in made.account.values()) == made.tokens
-        assert {language for language, *_ in made.account} == {"English", "French"}
+        assert sum(tokens for _, _, tokens in replay.group_counts.values()) == replay.tokens
+        assert {language for language, *_ in replay.group_counts} == {"English", "French"}
 
 
-def test_pretraining_text_is_drawn_from_everywhere_and_the_seed_decides(tiny_corpus, base_model, tokenizer):
-    drawn = [replayed(tiny_corpus, base_model, tokenizer, seed=seed) for seed in (0, 0, 1)]
-    assert drawn[0].input_ids == drawn[1].input_ids != drawn[2].input_ids
-    assert 600 <= drawn[0].tokens < 640 and len(drawn[0].account) > 3
+@pytest.mark.parametrize(("column", "values"), [("labels", [IGNORED, 8, 9]), ("completion_mask", [0, 1, 1])])
+def test_all_tokens_but_the_first_of_replay_text_are_in_the_loss_in_either_form_of_trl(column, values):
+    prepared = Dataset.from_dict({"prompt": ["p"], "input_ids": [[1, 2]], column: [[0, 2]]})
+    replay = examples.Examples(input_ids=[[1, 8, 9]])
+    mixed = append_replay(prepared, replay)
+    assert mixed.to_list() == [{"input_ids": [1, 2], column: [0, 2]}, {"input_ids": [1, 8, 9], column: values}]
+
+
+def test_replay_text_is_sampled_from_all_files_and_depends_on_the_seed(tiny_corpus, base_model, tokenizer):
+    samples = [replayed(tiny_corpus, base_model, tokenizer, seed=seed) for seed in (0, 0, 1)]
+    assert samples[0].input_ids == samples[1].input_ids != samples[2].input_ids
+    assert 600 <= samples[0].tokens < 640 and len(samples[0].group_counts) > 3
 
 
 def test_shards_of_another_tokenizer_are_refused(tiny_shards, tokenizer, tmp_path):
     PleiasTokenizer().save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="are of another tokenizer; give Parquet instead"):
+    with pytest.raises(InputError, match="have another tokenizer; pass Parquet instead"):
         replayed(tiny_shards, tmp_path, tokenizer)
 
 
 # Preferences and rewards --------------------------------------------------------------------------
 
 
-def test_pairs_are_made_of_answers_that_are_not_right():
+def test_preference_pairs_come_from_completions_that_differ_from_the_reference():
     rows = [{"prompt": "p", "completion": "right<|im_end|>"}, {"prompt": "q", "completion": "so<|im_end|>"}]
     (pair,) = preferences.pairs(rows, ["wrong", "so"], instruct)
     assert pair == {"prompt": "p", "chosen": "right<|im_end|>", "rejected": "wrong<|im_end|>"}
-    with pytest.raises(InputError, match="answered all 2 prompts rightly"):
+    with pytest.raises(InputError, match="completed all 2 prompts as the references do.*raise --preference_prompts"):
         preferences.pairs(rows, ["right", "so"], instruct)
 
 
-def test_the_reward_is_the_weighted_metric_of_each_answer_with_its_special_tokens(tokenizer):
+def test_the_reward_is_the_weighted_metric_of_each_completion_with_its_special_tokens(tokenizer):
     row = {"prompt": "p", "completion": "over the hills<|im_end|>", "task": "rag"}
-    give = preferences.reward({"answer_f1": 2.0, "rag_answer_f1": -0.5}, instruct, tokenizer, row)
+    reward = preferences.reward({"answer_f1": 2.0, "rag_answer_f1": -0.5}, instruct, tokenizer, row)
     answers = ["over the hills<|im_end|><|end_of_text|>", "over<|im_end|> the hills", "<|answer_start|>"]
     ids = [tokenizer(answer, add_special_tokens=False).input_ids for answer in answers]
-    rewards = give(prompts=["p"] * 3, completions=[""] * 3, completion_ids=ids, row=[json.dumps(row)] * 3)
+    rewards = reward(prompts=["p"] * 3, completions=[""] * 3, completion_ids=ids, row=[json.dumps(row)] * 3)
     assert rewards == pytest.approx([1.5, 1.5 * 2 / 4, 0.0])
 
 
-# The account --------------------------------------------------------------------------------------
+# Manifests ----------------------------------------------------------------------------------------
 
 
-def test_an_account_names_the_licences_that_are_not_open(base_model):
-    made = examples.Examples()
+def test_a_manifest_lists_the_licences_that_are_not_open(base_model):
+    train = examples.Examples()
     for licence in ("CC-BY-4.0", "unknown", "CC-BY-NC-4.0"):
-        made.add([1], [1], of=("English", licence, "own"), source="own", size=1)
-    assert account.manifest(made, None, base_model)["not_open"] == ["CC-BY-NC-4.0", "unknown"]
+        train.add([1], group=("English", licence, "own"), source="own", size=1)
+    assert account.manifest(train, None, base_model)["not_open"] == ["CC-BY-NC-4.0", "unknown"]
 
 
-def test_an_account_of_pretraining_text_carries_what_its_corpus_says_of_its_curation(base_model, tmp_path):
-    made = examples.Examples()
-    made.add([1], [1], of=("English", "CC0-1.0", "own"), source="own", size=1)
-    said = {"sources": {"sources": [{"name": "books"}]}, "curation": {"settings": {"endpoint": {"model": "writer"}}}}
+def test_a_manifest_of_replay_text_contains_sources_and_curation_of_its_corpus(base_model, tmp_path):
+    replay = examples.Examples()
+    replay.add([1], group=("English", "CC0-1.0", "own"), source="own", size=1)
+    origin = {"sources": {"sources": [{"name": "books"}]}, "curation": {"settings": {"endpoint": {"model": "writer"}}}}
     shards, corpus = tmp_path / "shards", tmp_path / "corpus"
     shards.mkdir(), corpus.mkdir()
-    (shards / "manifest.json").write_text(json.dumps({"corpus": {"files": [], **said}}))
-    for name, content in said.items():
+    (shards / "manifest.json").write_text(json.dumps({"corpus": {"files": [], **origin}}))
+    for name, content in origin.items():
         (corpus / f"{name}.json").write_text(json.dumps(content))
     for path in (shards, corpus):
-        assert account.manifest(made, None, base_model, path=path)["corpus"] == {"files": [], **said}
+        assert account.manifest(replay, None, base_model, path=path)["corpus"] == {"files": [], **origin}

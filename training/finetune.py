@@ -1,14 +1,15 @@
-"""Full fine-tuning with TRL on a task: supervised, on preferences (DPO), or with the task's metrics as reward (GRPO).
+"""Full fine-tuning with TRL on a task: supervised (SFT), on preferences (DPO), or with task metrics as reward (GRPO).
 
     accelerate launch -m training.finetune --config finetune_ocr --base_model runs/NAME/model
     python -m training.finetune --config finetune_instruct --max_steps 2 --trainer.learning_rate 3.0e-4
 
-`--config` and `--help` are this project's (training.config), as for every program; `trainer` holds fields of TRL's own
-configs. TRL's TrlParser was considered: it knows neither nested settings nor packaged configs, lists TRL's options,
-over a hundred, among ours in `--help`, and takes values out of YAML without looking at their types.
+The base model is evaluated on held-out rows before training and the tuned model after it; the saved weights are those
+with the best metric on other held-out rows during training. A run can be killed at any time; the same command resumes
+it from its latest checkpoint.
 
-The base is measured on held-out rows before, the result after; what stays is the weights that measured best on other
-held-out rows on the way. A run can be killed at any time and goes on from its last checkpoint by the same command.
+`--config` and `--help` are those of every program of this project (training.config), and `trainer` contains fields of
+TRL's configs. TRL's TrlParser was considered: it supports neither nested settings nor packaged configs, lists over a
+hundred TRL options among this program's in `--help`, and does not check the types of YAML values.
 """
 
 if not __package__:  # run by path; same as `python -m training.finetune`
@@ -20,22 +21,22 @@ if not __package__:  # run by path; same as `python -m training.finetune`
 import inspect
 import shutil
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
 from types import ModuleType
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from datasets import Dataset, disable_progress_bars
 from huggingface_hub import constants
 from rich.console import Console
 from rich.table import Table
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, Trainer
 from transformers.utils import logging
 
-from . import checkpoint, tasks
+from . import tasks
+from .checkpoint import Checkpoint
 from .compute import compute_dtype, flush_denormals, keep_memory, to_compute
 from .config import InputError, parse, program, typed
 from .environment import peak_memory
@@ -45,13 +46,14 @@ from .launch import complete_launch
 from .metrics import MetricsLog, plot, read_metrics
 from .record import RunRecord
 from .results import write_result
-from .stopping import STOPPED, stop_with_the_launcher
+from .session import exit_stopped, open_checkpoint, save_model
+from .stopping import stop_with_the_launcher
 from .tuning import account, base, measures, preferences
 from .tuning.examples import Examples, of_pretraining, of_task, order
 from .tuning.recipe import FinetuneConfig
 from .tuning.trainers import Around, Preferred, Rewarded, Supervised
 
-# What a card tells of TRL's settings; those that a config leaves out as well.
+# TRL's settings that run.json records for the card, also those that the config does not set.
 TOLD = (
     *("learning_rate", "lr_scheduler_type", "warmup_steps"),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "world_size"),
@@ -59,296 +61,325 @@ TOLD = (
 )
 
 
-def split(config: FinetuneConfig, task: ModuleType, state: PartialState) -> tuple[list[dict], list[dict], list[dict]]:
-    """Rows to learn from, rows that choose the weights, and rows on which base and result are compared.
+class Run:
+    """Settings, base model, tokenizer and TRL arguments of a run, whose folder it locks."""
+
+    def __init__(self, config: FinetuneConfig):
+        config.check()
+        self.config, self.folder, self.task = config, config.folder, tasks.load(config.task)
+        self.base_folder = base.folder_of(config.base_model)
+        self.base_files = model_sha256(self.base_folder)
+        self.tokenizer = base.open_tokenizer(self.base_folder)
+        self.model = base.open_model(self.base_folder, torch.float32)
+        self.stop_id = self.tokenizer.convert_tokens_to_ids(self.task.DECODING["stop"])
+        if config.task == "instruct":
+            self.tokenizer = self.task.with_template(self.tokenizer)
+        context = self.model.config.max_position_embeddings
+        self.max_length = config.max_length or context
+        context = self.model.config.max_position_embeddings = max(self.max_length, context)
+        self.tokenizer.model_max_length = context
+        self.args = args = config.arguments(self.max_length)
+        self.batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        self.state, self.main = args.distributed_state, args.distributed_state.is_main_process
+        self.device, self.dtype = args.device, compute_dtype(config.precision, args.device)
+        limit = config.measure.max_new_tokens
+        self.decoding = self.task.DECODING | ({} if limit is None else {"max_new_tokens": limit})
+        self.best = measures.Best(self.folder / "best", higher_is_better=self.task.HIGHER_IS_BETTER)
+        self.result = self.folder / "eval" / f"{config.task}.json"
+        self.record = RunRecord(config, main=self.main)
+
+    def shipped(self, model: PreTrainedModel) -> PreTrainedModel:
+        """Return a copy of the model in training as it is saved. In conversations, the end of a turn ends the text."""
+        return measures.shipped(model, self.task, self.stop_id if self.config.task == "instruct" else None)
+
+
+def finetune(config: FinetuneConfig) -> None:
+    """Run or resume a fine-tuning run; write a run folder as pretraining does, with eval/TASK.json.
 
     Raises:
-        InputError: when a part would be empty.
+        InputError: If settings, data, base model or an earlier run in the folder do not fit together.
+        SystemExit: With STOPPED after a signal, once the state is saved.
     """
-    data = typed(tasks.settings(config.task), config.data, "data")
-    with state.main_process_first():  # the others find what the first has fetched
-        rows = task.rows(data)
-    watched, held_out = config.measure.watched, rows["held_out"]
-    compared = held_out[watched : None if config.measure.rows is None else watched + config.measure.rows]
-    if not rows["train"] or not compared:
-        raise InputError(
-            f"The data of {config.task} has {len(rows['train'])} rows to learn from and {len(held_out)} held out, of "
-            f"which the first {watched} choose the weights: give more data, or a lower --measure.watched."
-        )
-    return rows["train"], held_out[:watched], compared
+    prepare_process()
+    run = Run(config)
+    parts, selection, comparison = load_data(run)
+    identity = identify(run, parts)
+    earlier = open_checkpoint(run.folder, identity, main=run.main)
+    if earlier and (run.folder / "model").is_dir() and run.result.is_file():
+        run.state.print(f"{run.folder} is complete.")
+        return run.record.close()
+    start_record(run, identity)
+
+    before = complete_with_base(run, "before", comparison.rows)
+    trainer = trainer_for(run, parts, identity)
+    steps = train(run, trainer, selection.rows, earlier)
+    if not earlier or not (run.folder / "model").is_dir():  # else an earlier session wrote it
+        write_model(run, trainer)
+    run.state.wait_for_everyone()
+    trainer.accelerator.free_memory()
+    del trainer, run.model  # the tuned model takes their place
+    tuned = base.open_model(run.folder / "model", run.dtype).to(run.device)
+    after = measures.answers(tuned, run.tokenizer, comparison.rows, run.decoding, progress="tuned")
+
+    if run.main:
+        write_results(run, parts, comparison, before, after)
+        run.record.write(steps=steps, peak_memory_bytes=peak_memory(run.device))
+    run.record.close()
+    run.state.wait_for_everyone()
+    run.state.destroy_process_group()
 
 
-def learnt(
-    config: FinetuneConfig, args: TrainingArguments, parts: dict[str, Examples], tokenizer, base_folder: Path
-) -> Dataset:
-    """Examples in the order in which they are learnt; text of pretraining joins `parts` as "replay".
+# Settings and data --------------------------------------------------------------------------------
 
-    Args:
-        args: gets the number of steps.
+
+def prepare_process() -> None:
+    """Configure arithmetic and memory of this process, and silence the libraries."""
+    keep_memory()
+    flush_denormals()
+    logging.disable_progress_bar()  # loading and saving weights
+    disable_progress_bars()  # datasets
+    constants.HF_HUB_DISABLE_TELEMETRY = True  # otherwise TRL reports every run
+
+
+def load_data(run: Run) -> tuple[dict[str, Examples], Examples, Examples]:
+    """Return training examples ("replay" is pretraining text), and those of checkpoint selection and final comparison.
+
+    For SFT, set `args.max_steps`.
     """
+    config, args = run.config, run.args
+    limits, splits = {"task": config.task, "max_length": run.max_length}, split(config, run.task, run.state)
+    train, selection, comparison = (of_task(rows, run.tokenizer, **limits) for rows in splits)
+    for name, examples in (("", train), ("held out: ", selection), ("held out: ", comparison)):
+        if examples.said:
+            run.state.print(f"{name}{examples.said}")
+    parts = {config.task: train}
     if share := config.replay.share:
-        tokens = int(parts[config.task].tokens * share / (1 - share))
         parts["replay"] = of_pretraining(
             config.replay.path,
-            tokenizer,
-            base_folder / "tokenizer.json",
-            tokens=tokens,
-            max_length=tokenizer.model_max_length,
+            run.tokenizer,
+            run.base_folder / "tokenizer.json",
+            tokens=int(train.tokens * share / (1 - share)),
+            max_length=run.tokenizer.model_max_length,
             seed=config.seed,
         )
-    ids, labels = (list(chain(*(getattr(part, name) for part in parts.values()))) for name in ("input_ids", "labels"))
-    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-    if args.max_steps <= 0:
-        args.max_steps = max(1, round(args.num_train_epochs * len(ids) / batch))
-    places = order(
-        [len(one) for one in ids], batch=batch, steps=args.max_steps, seed=config.seed, shuffle=config.shuffle
-    )
-    return Dataset.from_dict({"input_ids": ids, "labels": labels}).select(places)
+    if config.method == "sft":
+        size = sum(map(len, parts.values()))
+        if args.max_steps <= 0:
+            args.max_steps = max(1, round(args.num_train_epochs * size / run.batch))
+        run.state.print(f"{args.max_steps} steps of {run.batch} examples; the data contain {size:,}.")
+    return parts, selection, comparison
 
 
-def trainer_for(
-    config: FinetuneConfig, task: ModuleType, model: PreTrainedModel, tokenizer, args, dataset: Dataset, row: dict
-) -> Trainer:
-    """TRL's trainer for the method, with every parameter to be trained.
-
-    Args:
-        row: any of the task.
+def split(config: FinetuneConfig, task: ModuleType, state: PartialState) -> tuple[list[dict], list[dict], list[dict]]:
+    """Return the rows for training, for the selection of the best checkpoint, and for the final comparison.
 
     Raises:
-        InputError: when a parameter would not be, and that is not allowed.
+        InputError: If a part would be empty.
     """
-    given = {"model": model, "args": args, "processing_class": tokenizer, "train_dataset": dataset}
-    if config.peft:
-        try:
-            from peft import LoraConfig  # advised against, so in no extra
-        except ImportError:
-            raise InputError("peft is not installed: pip install peft.") from None
-        given["peft_config"] = LoraConfig(**{"task_type": "CAUSAL_LM", **config.peft})
-    if config.method == "sft":
-        given["candidates"] = config.candidates
-        trainer = Supervised(dtype=compute_dtype(config.precision, args.device), **given)
-    elif config.method == "dpo":
-        trainer = Preferred(**given)
-    else:
-        trainer = Rewarded(reward_funcs=preferences.reward(config.rewards, task, tokenizer, row), **given)
-    if not config.peft:
-        base.refuse_frozen(trainer.model)
-    trainer.remove_callback(PrinterCallback)
-    return trainer
+    data = typed(tasks.settings(config.task), config.data, "data")
+    with state.main_process_first():  # the other processes reuse what the first one downloads
+        rows = task.rows(data)
+    selection, held_out = config.measure.selection_rows, rows["held_out"]
+    comparison = held_out[selection : None if config.measure.rows is None else selection + config.measure.rows]
+    if not rows["train"] or not comparison:
+        raise InputError(
+            f"The data of {config.task} have {len(rows['train'])} training rows and {len(held_out)} held-out rows, of "
+            f"which the first {selection} select the checkpoint: provide more data, or lower --measure.selection_rows."
+        )
+    return rows["train"], held_out[:selection], comparison
 
 
-def once(path: Path, key: str, make: Callable[[], list], *, main: bool) -> list:
-    """What `make` gives, kept in a file for the sessions after this one."""
-    if path.is_file() and (kept := read_json(path))["of"] == key:
-        return kept["value"]
-    value = make()
-    if main:
-        write_json(path, {"of": key, "value": value})
-    return value
+def identify(run: Run, parts: dict[str, Examples]) -> dict:
+    """Return the settings that must not change between the sessions of a run."""
+    return {
+        "base": run.base_files,
+        "task": run.config.task,
+        "method": run.config.method,
+        "optimizer": run.config.optimizer,
+        "data": {name: account.fingerprint_of(part) for name, part in parts.items()},
+        "seed": run.config.seed,
+        "batch": run.batch,
+        "steps": [run.args.max_steps, run.args.num_train_epochs],
+    }
+
+
+def start_record(run: Run, identity: dict) -> None:
+    """Write config.yaml, and start this session in run.json."""
+    settings = {name: getattr(run.args, name) for name in TOLD} | {"max_length": run.max_length}
+    if run.config.max_steps is None:
+        settings["num_train_epochs"] = run.args.num_train_epochs
+    facts = {"processes": run.state.num_processes, "device": str(run.device), "dtype": str(run.dtype)}
+    facts |= {"base_model": run.config.base_model, "base_files": run.base_files, "trainer": settings}
+    run.record.start(**facts, data=list(identity["data"].values()), trl=version("trl"))
+
+
+# Training -----------------------------------------------------------------------------------------
+
+
+def complete_with_base(run: Run, name: str, rows: list[dict]) -> list[str]:
+    """Return the base model's completions of rows, from answers/NAME.json if an earlier session wrote them."""
+    path, key = run.folder / "answers" / f"{name}.json", completions_key(run, rows)
+    if path.is_file() and (saved := read_json(path))["of"] == key:
+        return saved["value"]
+    model = base.open_model(run.base_folder, run.dtype).to(run.device)
+    completions = measures.answers(model, run.tokenizer, rows, run.decoding, progress="base")
+    if run.main:
+        write_json(path, {"of": key, "value": completions})
+    return completions
+
+
+def completions_key(run: Run, rows: list[dict]) -> str:
+    """Return a hash of everything that the base model's completions depend on."""
+    return fingerprint([run.base_files, str(run.dtype), spelt(run.decoding), [row["prompt"] for row in rows]])
 
 
 def spelt(decoding: dict) -> dict:
-    """Return decoding settings as JSON: of a logits processor its name and its default settings."""
+    """Return decoding settings as JSON; a callable becomes its name and the defaults of its parameters."""
 
-    def processor(make: Callable) -> dict:
-        parameters = inspect.signature(make).parameters.values()
-        return {"name": make.__qualname__} | {p.name: p.default for p in parameters if p.default is not p.empty}
+    def describe(function: Callable) -> dict:
+        parameters = inspect.signature(function).parameters.values()
+        return {"name": function.__qualname__} | {p.name: p.default for p in parameters if p.default is not p.empty}
 
-    return {name: processor(value) if callable(value) else value for name, value in decoding.items()}
+    return {name: describe(value) if callable(value) else value for name, value in decoding.items()}
+
+
+def trainer_for(run: Run, parts: dict[str, Examples], identity: dict) -> Trainer:
+    """Return TRL's trainer for the method, with its dataset.
+
+    Raises:
+        InputError: If a parameter is frozen, or rewards or candidates are invalid.
+    """
+    config, rows = run.config, parts[run.config.task].rows
+    common = {"model": run.model, "args": run.args, "processing_class": run.tokenizer}
+    if config.method == "sft":
+        # TRL tokenizes these columns, and computes the loss on the completions or on the assistant's turns.
+        columns = ("messages",) if "messages" in rows[0] else ("prompt", "completion")
+        lengths = [len(ids) for part in parts.values() for ids in part.input_ids]
+        trainer = Supervised(
+            train_dataset=Dataset.from_list([{name: row[name] for name in columns} for row in rows]),
+            replay=parts.get("replay"),
+            order=order(lengths, batch=run.batch, steps=run.args.max_steps, seed=config.seed, shuffle=config.shuffle),
+            dtype=run.dtype,
+            candidates=config.candidates,
+            **common,
+        )
+    elif config.method == "dpo":
+        rows = rows[: config.preference_prompts]
+        pairs = preferences.pairs(rows, complete_with_base(run, "own", rows), run.task)
+        trainer = Preferred(train_dataset=Dataset.from_list(pairs), **common)
+    else:
+        run.model.generation_config.eos_token_id = [run.tokenizer.eos_token_id, run.stop_id]
+        reward = preferences.reward(config.rewards, run.task, run.tokenizer, rows[0])
+        trainer = Rewarded(train_dataset=Dataset.from_list(preferences.prompts(rows)), reward_funcs=reward, **common)
+    base.refuse_frozen(trainer.model)
+    trainer.remove_callback(PrinterCallback)
+    trainer.identity, trainer.muon = identity, config.optimizer == "muon"
+    return trainer
+
+
+def train(run: Run, trainer: Trainer, selection_rows: list[dict], earlier: Checkpoint | None) -> int:
+    """Train to the last step, with evaluations and checkpoints on the way, and return its number.
+
+    Raises:
+        SystemExit: With STOPPED after a signal, once the state is saved.
+    """
+    log = None
+    if run.main:
+        log = MetricsLog(run.folder / "metrics.jsonl", resume_step=earlier.step if earlier else -1)
+        if earlier:
+            write_json(earlier.path / "trainer_state.json", earlier.state["trainer"])  # Trainer reads it from there
+        else:
+            shutil.rmtree(run.best.folder, ignore_errors=True)  # left by a session without a checkpoint
+    evaluation = partial(evaluate, run, selection_rows, log)
+    around = Around(run.config.name, log, trainer.accelerator, every=run.config.measure.steps, measure=evaluation)
+    trainer.add_callback(around)
+    run.state.wait_for_everyone()
+    trainer.train(resume_from_checkpoint=str(earlier.path) if earlier else None)
+    steps = trainer.state.global_step
+    if around.stopped and steps < trainer.state.max_steps:
+        run.record.write(steps=steps)
+        run.record.close()
+        trainer.accelerator.end_training()
+        exit_stopped(around.stopped, steps, main=run.main)
+    return steps
+
+
+def evaluate(run: Run, rows: list[dict], log: MetricsLog | None, model: PreTrainedModel, step: int) -> str:
+    """Compute the task's metrics, save the weights if they are the best, and return a message."""
+    copy = run.shipped(model)
+    outputs = measures.answers(to_compute(copy, run.device, run.dtype), run.tokenizer, rows, run.decoding)
+    metrics = {name: finite(measures.value(metric)) for name, metric in run.task.score(rows, outputs).items()}
+    name, value = next(iter(metrics.items()))
+    if run.main:
+        log.write({"step": step, "held_out": metrics})
+        if run.best.beaten_by(value):
+            facts = {"step": step, "metric": name, "value": value}
+            save_model(copy.to("cpu", torch.bfloat16), run.tokenizer, run.best.folder, {"best.json": facts})
+    return f"step {step}: {name} {'undefined' if value is None else f'{value:.4f}'} on {len(rows)} held-out rows"
+
+
+def write_model(run: Run, trainer: Trainer) -> None:
+    """Write model/: the best weights, or the last ones if none were evaluated during training."""
+    folder = run.folder / "model"
+    last = None if run.config.measure.steps else run.shipped(trainer.model)
+    if run.main and last:
+        save_model(last, run.tokenizer, folder)
+    elif run.main:
+        run.record.write(kept=run.best.facts)
+        shutil.rmtree(folder, ignore_errors=True)
+        run.best.folder.rename(folder)
+
+
+# Results ------------------------------------------------------------------------------------------
+
+
+def write_results(
+    run: Run, parts: dict[str, Examples], comparison: Examples, before: list[str], after: list[str]
+) -> None:
+    """Write manifests/, eval/TASK.json, loss.png and the tuned model's completions, and print the comparison."""
+    config, rows, model_folder = run.config, comparison.rows, run.folder / "model"
+    write_json(run.folder / "answers" / "after.json", {"of": completions_key(run, rows), "value": after})
+    manifests = {config.task: account.manifest(parts[config.task], comparison, model_folder)}
+    if "replay" in parts:
+        manifests["replay"] = account.manifest(parts["replay"], None, model_folder, path=config.replay.path)
+    account.write(run.folder, manifests)
+    metrics = measures.compared(run.task.score(rows, before), run.task.score(rows, after))
+    write_result(
+        run.result.parent,
+        config.task,
+        metrics,
+        data={"fingerprint": account.fingerprint_of(comparison), "rows": len(rows), **comparison.counts},
+        base_model=config.base_model,
+        decoding=spelt(run.decoding),
+        **tasks.signatures(run.task),
+        examples=[
+            {"prompt": row["prompt"], "right": row["completion"], "before": base_output, "after": tuned_output}
+            for row, base_output, tuned_output in zip(rows[:5], before, after, strict=False)
+        ],
+    )
+    plot(read_metrics(run.folder / "metrics.jsonl"), run.folder / "loss.png")
+    show(config, metrics, len(rows))
+    print(f"{model_folder} loads with from_pretrained; {run.result} contains the metrics.")
 
 
 def show(config: FinetuneConfig, metrics: dict[str, dict[str, float]], rows: int) -> None:
-    """The comparison on one screen."""
+    """Print the metrics of base and tuned model."""
     table = Table(title=f"{config.task}: {rows} held-out rows, with 95% intervals", title_justify="left")
     for column in ("metric", "base", "tuned", "change"):
         table.add_column(column, justify="left" if column == "metric" else "right")
     for name in metrics:
         if f"{name}_change" in metrics:
-            found = (metrics[key] for key in (f"{name}_before", name, f"{name}_change"))
-            table.add_row(name, *(f"{x['value']:.4g} ({x['low']:.4g} to {x['high']:.4g})" for x in found))
+            values = (metrics[key] for key in (f"{name}_before", name, f"{name}_change"))
+            table.add_row(name, *(f"{x['value']:.4g} ({x['low']:.4g} to {x['high']:.4g})" for x in values))
     Console(width=118).print(table)
-
-
-def finetune(config: FinetuneConfig) -> None:
-    """Run, or go on with, a fine-tuning run; leaves a run folder as pretraining does, with eval/TASK.json.
-
-    Raises:
-        InputError: when settings, data, base or an earlier run in the folder do not fit together.
-        SystemExit: with STOPPED after a signal, once the state is saved.
-    """
-    # ---- Where we start from
-    keep_memory()
-    flush_denormals()
-    logging.disable_progress_bar()  # of loading and saving weights
-    disable_progress_bars()  # of passing examples around
-    constants.HF_HUB_DISABLE_TELEMETRY = True  # or TRL tells its makers of every run
-    config.check()
-    folder, base_folder = config.folder, base.folder_of(config.base_model)
-    task, tokenizer = tasks.load(config.task), base.open_tokenizer(base_folder)
-    model = base.open_model(base_folder, torch.float32)
-    stop_id, turn_end = tokenizer.convert_tokens_to_ids(task.DECODING["stop"]), None
-    if config.task == "instruct":
-        tokenizer, turn_end = task.with_template(tokenizer), stop_id  # the end of text alone does not end a turn
-    limit = config.max_length or model.config.max_position_embeddings
-    model.config.max_position_embeddings = max(limit, model.config.max_position_embeddings)
-    tokenizer.model_max_length = model.config.max_position_embeddings
-    args = config.arguments(limit)
-    state, device, dtype = args.distributed_state, args.device, compute_dtype(config.precision, args.device)
-    main = state.is_main_process
-    record = RunRecord(config, main=main)
-
-    # ---- Data
-    limits = {"task": config.task, "max_length": limit, "over_long": config.over_long}
-    train, watched, compared = (of_task(rows, tokenizer, **limits) for rows in split(config, task, state))
-    parts, chosen = {config.task: train}, train.rows[: config.pairs] if config.method == "dpo" else train.rows
-    for named, examples in (("", train), ("held out: ", watched), ("held out: ", compared)):
-        if examples.said:
-            state.print(f"{named}{examples.said}")
-    if config.method == "sft":
-        dataset = learnt(config, args, parts, tokenizer, base_folder)
-        state.print(f"{len(dataset):,} examples are learnt in {args.max_steps} steps, of {len(train):,} in the data.")
-    data = {name: account.fingerprint_of(part) for name, part in parts.items()}
-
-    # ---- What an earlier session of this run left
-    identity = {
-        "base": model_sha256(base_folder),
-        "task": config.task,
-        "method": config.method,
-        "optimizer": config.optimizer,
-        "data": data,
-        "seed": config.seed,
-        "batch": args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size,
-        "steps": [args.max_steps, args.num_train_epochs],
-    }
-    checkpoints, newest = folder / "checkpoints", [None]
-    if main:
-        checkpoint.clear_unfinished(checkpoints)
-        newest = [checkpoint.latest_step(checkpoints)]
-    newest = broadcast_object_list(newest)[0]
-    path = None if newest is None else checkpoints / f"step-{newest}"
-    if path:
-        earlier = read_json(path / "state.json")
-        if changed := [key for key in identity if identity[key] != earlier["identity"].get(key)]:
-            raise InputError(
-                f"{path} was trained with another {' and '.join(changed)}; give another --out, or remove that run to "
-                "start anew."
-            )
-        if main:
-            write_json(path / "trainer_state.json", earlier["trainer"])  # where Trainer looks for it
-    if path and (folder / "model").is_dir() and (folder / "eval" / f"{config.task}.json").is_file():
-        state.print(f"{folder} is complete.")
-        return record.close()
-    facts = {"base_model": config.base_model, "base_files": identity["base"], "data": list(data.values())}
-    facts["trainer"] = {name: getattr(args, name) for name in TOLD} | {"max_length": limit}
-    if config.max_steps is None:
-        facts["trainer"]["num_train_epochs"] = args.num_train_epochs
-    record.start(processes=state.num_processes, device=str(device), dtype=str(dtype), trl=version("trl"), **facts)
-
-    # ---- The base, before
-    decoding = task.DECODING | {"batch_tokens": config.measure.batch_tokens}
-    if config.measure.max_new_tokens is not None:
-        decoding["max_new_tokens"] = config.measure.max_new_tokens
-    told = spelt(decoding)
-    key = fingerprint([identity["base"], str(dtype), told, [row["prompt"] for row in compared.rows]])
-
-    def answers_of_base(rows: list[dict], title: str) -> list[str]:
-        opened = base.open_model(base_folder, dtype).to(device)
-        return measures.answers(opened, tokenizer, rows, decoding, progress=title)
-
-    before = once(folder / "answers" / "before.json", key, lambda: answers_of_base(compared.rows, "base"), main=main)
-    if config.method == "dpo":
-        own = once(
-            folder / "answers" / "own.json",
-            fingerprint([key, [row["prompt"] for row in chosen]]),
-            lambda: answers_of_base(chosen, "own answers"),
-            main=main,
-        )
-        dataset = Dataset.from_list(preferences.pairs(chosen, own, task))
-    elif config.method == "grpo":
-        dataset = Dataset.from_list(preferences.prompts(chosen))
-        model.generation_config.eos_token_id = [tokenizer.eos_token_id, stop_id]
-
-    # ---- Training
-    best = measures.Best(folder / "best", higher_is_better=task.HIGHER_IS_BETTER)
-    if main and path is None:
-        shutil.rmtree(best.folder, ignore_errors=True)  # of a session that left no checkpoint
-    log = MetricsLog(folder / "metrics.jsonl", resume_step=-1 if newest is None else newest) if main else None
-
-    def measure(model: PreTrainedModel, step: int) -> str:
-        whole = measures.shipped(model, task, turn_end)
-        outputs = measures.answers(to_compute(whole, device, dtype), tokenizer, watched.rows, decoding)
-        metrics = task.score(watched.rows, outputs)
-        figures = {name: finite(measures.value(metric)) for name, metric in metrics.items()}
-        name, figure = next(iter(figures.items()))
-        if main:
-            log.write({"step": step, "held_out": figures})
-            if best.beaten_by(figure):
-                measures.save(whole, tokenizer, best.folder, {"step": step, "metric": name, "value": figure})
-        shown = "undefined" if figure is None else f"{figure:.4f}"
-        return f"step {step}: {name} {shown} on {len(watched)} held-out rows"
-
-    trainer = trainer_for(config, task, model, tokenizer, args, dataset, chosen[0])
-    trainer.identity, trainer.muon = identity, config.optimizer == "muon"
-    around = Around(config.name, log, trainer.accelerator, every=config.measure.steps, measure=measure)
-    trainer.add_callback(around)
-    state.wait_for_everyone()
-    trainer.train(resume_from_checkpoint=str(path) if path else None)
-    done = trainer.state.global_step
-    if around.stopped and done < trainer.state.max_steps:
-        record.write(steps=done)
-        record.close()
-        trainer.accelerator.end_training()
-        state.print(f"stopped by {around.stopped} after step {done}; the same command goes on from there.")
-        raise SystemExit(STOPPED)
-
-    # ---- What the run leaves
-    if path is None or not (folder / "model").is_dir():  # else the session before got as far
-        whole = None if config.measure.steps else measures.shipped(trainer.model, task, turn_end)
-        if main and whole:
-            measures.save(whole, tokenizer, folder / "model")
-        elif main:
-            record.write(kept=best.facts)
-            shutil.rmtree(folder / "model", ignore_errors=True)
-            best.folder.rename(folder / "model")
-    state.wait_for_everyone()
-    trainer.accelerator.free_memory()
-    del trainer, model
-    tuned = base.open_model(folder / "model", dtype).to(device)
-    after = measures.answers(tuned, tokenizer, compared.rows, decoding, progress="tuned")
-    if main:
-        metrics = measures.compared(*(task.score(compared.rows, outputs) for outputs in (before, after)))
-        write_json(folder / "answers" / "after.json", {"of": key, "value": after})
-        corpora = {config.task: account.manifest(train, compared, folder / "model")}
-        if "replay" in parts:
-            corpora["replay"] = account.manifest(parts["replay"], None, folder / "model", path=config.replay.path)
-        account.write(folder, corpora)
-        write_result(
-            folder / "eval",
-            config.task,
-            metrics,
-            data={"fingerprint": account.fingerprint_of(compared), "rows": len(compared), **compared.counts},
-            base_model=config.base_model,
-            decoding=told,
-            **tasks.signatures(task),
-            examples=[
-                {"prompt": row["prompt"], "right": row["completion"], "before": one, "after": other}
-                for row, one, other in zip(compared.rows[:5], before, after, strict=False)
-            ],
-        )
-        plot(read_metrics(folder / "metrics.jsonl"), folder / "loss.png")
-        record.write(steps=done, peak_memory_bytes=peak_memory(device))
-        show(config, metrics, len(compared))
-        print(f"{folder / 'model'} opens with from_pretrained; {folder / 'eval' / config.task}.json has the figures.")
-    record.close()
-    state.wait_for_everyone()
-    state.destroy_process_group()
 
 
 def main() -> None:
     """`accelerate launch -m training.finetune`."""
     stop_with_the_launcher()
     complete_launch(["-m", __spec__.name] if __spec__ else [__file__])
-    finetune(parse(FinetuneConfig, description="Fine-tune a Pleias model on a task. Start with: accelerate launch -m"))
+    launcher = "accelerate launch -m training.finetune --config NAME"
+    finetune(parse(FinetuneConfig, description=f"Fine-tune a model with TRL, or resume a run. Start with: {launcher}"))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from modeling_pleias import PleiasConfig, PleiasForCausalLM
 
 from ..compute import NextTokenLoss, compile_layers, compute_dtype, keep_memory
 from ..config import InputError, parse, program
-from ..environment import environment, peak_memory
+from ..environment import environment, hardware, peak_memory
 from ..files import write_json
 from ..guard import Guard
 from ..metrics import flops_per_token, parameters, peak_flops

@@ -1,1 +1,1 @@
-"""Fine-tuning's own modules: what training.finetune, which is the program, is made of."""
+"""Parts of training.finetune: configuration, data, TRL trainers, checkpoint selection, manifests, GPU memory."""

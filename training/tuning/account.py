@@ -1,4 +1,4 @@
-"""RUN/manifests/: what a fine-tuning was made of, in the form of a shard's manifest, which cards are written from."""
+"""RUN/manifests/: what a run was fine-tuned on, in the form of a shard manifest, from which cards are written."""
 
 import re
 import shlex
@@ -11,44 +11,45 @@ from ..files import fingerprint, read_json, write_json
 from .examples import Examples
 
 MEASURES = ("documents", "bytes", "tokens")
-LISTED = 40  # sources that are named one by one
+LISTED = 40  # maximum number of sources that are listed one by one
 
 
 def fingerprint_of(examples: Examples) -> str:
-    """What examples are known by."""
+    """Return the hash that identifies examples."""
     return fingerprint(examples.input_ids)
 
 
 def manifest(train: Examples, held_out: Examples | None, tokenizer_folder: Path, *, path: Path | None = None) -> dict:
-    """The account of examples.
+    """Return the manifest of examples.
 
     Args:
-        train, held_out: what was learnt from, and measured on.
-        tokenizer_folder: with tokenizer.json.
-        path: corpus or shards that they were drawn from, whose account of sources is carried along; their own is when
-            not given.
+        train: Training examples.
+        held_out: Examples of the final comparison.
+        tokenizer_folder: Folder with tokenizer.json.
+        path: Corpus or shards that the examples were sampled from, whose sources and curation are copied. Defaults to
+            the sources of the examples themselves.
     """
     splits = {"train": train} | ({"validation": held_out} if held_out else {})
     rows = [
         {"split": split, **dict(zip(ACCOUNT, key, strict=True)), **dict(zip(MEASURES, counts, strict=True))}
         for split, examples in splits.items()
-        for key, counts in sorted(examples.account.items())
+        for key, counts in sorted(examples.group_counts.items())
     ]
     licences = {row["license"] for row in rows if row["split"] == "train"}
-    carried = (path and corpus_of(path)) or {"sources": None, "curation": None}
+    corpus = (path and corpus_of(path)) or {"sources": None, "curation": None}
     return {
         "tokenizer": tokenizer_facts(tokenizer_folder),
         "validation": {"by": "the task's own split"},
         "account": rows,
-        "not_open": sorted(one for one in licences if decide(one).refused),
-        "corpus": {"files": [], **carried, "sources": carried["sources"] or grouped(train.sources)},
+        "not_open": sorted(licence for licence in licences if decide(licence).refused),
+        "corpus": {"files": [], **corpus, "sources": corpus["sources"] or grouped(train.sources)},
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "fingerprint": fingerprint_of(train),
     }
 
 
 def grouped(sources: dict[str, dict]) -> dict:
-    """sources.json of examples; more than a card can list are told by what stands before their first mark."""
+    """Return sources.json of examples. If they have more than `LISTED` sources, merge those with a common prefix."""
     groups: dict[str, dict] = {}
     for name, entry in sources.items():
         short = name if len(sources) <= LISTED else re.split(r"[/#:,(]", name)[0].strip()
@@ -62,7 +63,7 @@ def grouped(sources: dict[str, dict]) -> dict:
 
 
 def corpus_of(path: Path) -> dict[str, dict | None]:
-    """sources.json and curation.json of a corpus, or of the corpus that shards were made of."""
+    """Return sources.json and curation.json of a corpus, or of the corpus that shards were built from."""
     names = ("sources", "curation")
     if (path / "manifest.json").is_file():
         corpus = read_json(path / "manifest.json")["corpus"]
@@ -72,6 +73,6 @@ def corpus_of(path: Path) -> dict[str, dict | None]:
 
 
 def write(folder: Path, manifests: dict[str, dict]) -> None:
-    """Write RUN/manifests/NAME.json for each."""
+    """Write RUN/manifests/NAME.json for each manifest."""
     for name, content in manifests.items():
         write_json(folder / "manifests" / f"{name}.json", content)

@@ -1,4 +1,4 @@
-"""Rows of a task, and text of pretraining, as token ids with labels; and the order in which they are learnt."""
+"""Training examples as token ids: task rows and pretraining text (replay), with counts, and their training order."""
 
 import random
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from ..config import InputError
@@ -18,37 +19,41 @@ from ..files import sha256
 from ..language import LANGUAGES
 from ..loader import Shards, permuted
 
-IGNORED = -100  # the label of a token that is read and not learnt
+IGNORED = -100  # label of a token that is not in the loss
 COLUMNS = ("identifier", "language", "license", "collection", "text")  # of Common Corpus, that replay needs
-GROUP = 32  # batches whose examples are sorted by length among themselves: little padding, and still a random order
+GROUP = 32  # batches whose examples are sorted by length together: little padding, and the order is still random
 
 
 @dataclass
 class Examples:
-    """Token ids and labels, of the same lengths, and what they were made of.
+    """Token ids of examples, and counts of what they were built from.
 
     Args:
-        rows: of the task that they were made of, where they were.
-        account: documents, bytes and tokens by language, licence and collection, as in a shard's manifest.
-        sources: the same by source, as in sources.json.
-        said: what became of examples that were too long, in a sentence; empty when there were none.
+        input_ids: Token ids of each example.
+        rows: Task rows of the examples; empty for replay.
+        group_counts: Documents, bytes and tokens by (language, licence, collection), as in the manifest of shards.
+        sources: Documents and bytes by source, as in sources.json.
+        said: Message with the number of rows that were too long; empty if there were none.
     """
 
     input_ids: list[list[int]] = field(default_factory=list)
-    labels: list[list[int]] = field(default_factory=list)
     rows: list[dict] = field(default_factory=list)
-    account: dict[tuple[str, str, str], list[int]] = field(default_factory=dict)
+    group_counts: dict[tuple[str, str, str], list[int]] = field(default_factory=dict)
     sources: dict[str, dict] = field(default_factory=dict)
     said: str = ""
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
-    def add(self, ids: list[int], labels: list[int], *, of: tuple[str, str, str], source: str, size: int) -> None:
-        """Take an example in, and to account: `of` is its language, licence and collection, `size` its bytes."""
+    def add(self, ids: list[int], *, group: tuple[str, str, str], source: str, size: int) -> None:
+        """Add an example and count it.
+
+        Args:
+            group: Language, licence and collection.
+            size: Size of the text in bytes.
+        """
         self.input_ids.append(ids)
-        self.labels.append(labels)
-        counts = self.account.setdefault(of, [0, 0, 0])
+        counts = self.group_counts.setdefault(group, [0, 0, 0])
         entry = self.sources.setdefault(
             source, {"name": source, "licences": {}, "languages": {}, "documents": 0, "bytes": 0}
         )
@@ -56,129 +61,112 @@ class Examples:
             counts[i] += amount
         entry["documents"] += 1
         entry["bytes"] += size
-        for key, value in (("languages", of[0]), ("licences", of[1])):
+        for key, value in (("languages", group[0]), ("licences", group[1])):
             entry[key][value] = entry[key].get(value, 0) + 1
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
-        """Examples by language and by licence."""
+        """Number of examples by language and by licence."""
         by: dict[str, dict[str, int]] = {"languages": {}, "licences": {}}
-        for (language, licence, _), (documents, *_) in self.account.items():
+        for (language, licence, _), (documents, *_) in self.group_counts.items():
             for name, key in (("languages", language), ("licences", licence)):
                 by[name][key] = by[name].get(key, 0) + documents
         return by
 
     @property
     def tokens(self) -> int:
-        """Read in one pass."""
+        """Total number of tokens."""
         return sum(map(len, self.input_ids))
 
 
-def encode(row: dict, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """Token ids of a row and their labels: those of the completion, or of the assistant's turns, are learnt.
+def tokenize_row(row: dict, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the token ids of a row, which are those that TRL trains on (a test compares them).
 
-    The completion is tokenised by itself, so that what is learnt stands after the very ids that a prompt has when an
-    answer is asked for. The end of text, which is learnt too, is appended to completions; a conversation ends as its
-    template has it.
-
-    Raises:
-        InputError: when the row has no such columns, or nothing is to be learnt from it.
+    TRL tokenizes and labels SFT rows itself, but only inside of SFTTrainer. The ids are needed before it is built, and
+    for other methods and held-out rows: to drop long rows, to order the others by length, to count steps and tokens,
+    and to recognise the data of an earlier session.
     """
-    named = f"row {row.get('id', row)!r}"
     if "messages" in row:
-        chat = tokenizer.apply_chat_template(row["messages"], return_dict=True, return_assistant_tokens_mask=True)
-        ids = chat["input_ids"]
-        labels = [token if own else IGNORED for token, own in zip(ids, chat["assistant_masks"], strict=True)]
-        if all(label == IGNORED for label in labels):
-            raise InputError(f"{named} has no turn of the assistant to learn from: add one, or leave the row out.")
-        return ids, labels
-    for column in ("prompt", "completion"):
-        if not isinstance(row.get(column), str):
-            raise InputError(
-                f"{named} has no text in column {column!r}, but {', '.join(sorted(row))}: rows are prompt and "
-                "completion, or messages."
-            )
-    if not row["completion"].strip():
-        raise InputError(f"{named} has an empty completion, from which nothing can be learnt: leave the row out.")
-    prompt = tokenizer(row["prompt"]).input_ids
-    completion = tokenizer(row["completion"], add_special_tokens=False).input_ids
-    if completion[-1] != tokenizer.eos_token_id:
-        completion.append(tokenizer.eos_token_id)
-    return prompt + completion, [IGNORED] * len(prompt) + completion
+        return tokenizer.apply_chat_template(row["messages"], return_dict=True)["input_ids"]
+    text = row["prompt"] + row["completion"]
+    return tokenizer(text if text.endswith(tokenizer.eos_token) else text + tokenizer.eos_token).input_ids
 
 
-def of_task(
-    rows: list[dict], tokenizer: PreTrainedTokenizerBase, *, task: str, max_length: int, over_long: str
-) -> Examples:
-    """The rows of a task as examples of at most `max_length` tokens.
-
-    Args:
-        over_long: leave_out, or cut, which keeps the beginning.
+def of_task(rows: list[dict], tokenizer: PreTrainedTokenizerBase, *, task: str, max_length: int) -> Examples:
+    """Return the task rows that have at most `max_length` tokens as examples.
 
     Raises:
-        InputError: for a row that is none, or when none is short enough.
+        InputError: If no row is short enough.
     """
-    examples, cut, left_out = Examples(), 0, 0
+    examples = Examples()
     for row in rows:
-        ids, labels = encode(row, tokenizer)
+        ids = tokenize_row(row, tokenizer)
         if len(ids) > max_length:
-            ids, labels = ids[:max_length], labels[:max_length]
-            if over_long == "leave_out" or all(label == IGNORED for label in labels):
-                left_out += 1
-                continue
-            cut += 1
-        text = "".join(turn["content"] for turn in row["messages"]) if "messages" in row else row["prompt"]
-        size = len(text.encode()) + len(row.get("completion", "").encode()) * ("messages" not in row)
+            continue
+        messages = row.get("messages")
+        text = "".join(turn["content"] for turn in messages) if messages else row["prompt"] + row["completion"]
         code = row.get("language") or ""
-        of = (LANGUAGES.get(code, code or "unknown"), row.get("license") or "unknown", row.get("collection") or task)
-        examples.add(ids, labels, of=of, source=row.get("source") or "unknown", size=size)
+        language, licence = LANGUAGES.get(code, code or "unknown"), row.get("license") or "unknown"
+        group = (language, licence, row.get("collection") or task)
+        examples.add(ids, group=group, source=row.get("source") or "unknown", size=len(text.encode()))
         examples.rows.append(row)
     if not len(examples):
         raise InputError(
-            f"None of {len(rows)} examples of {task} has at most {max_length} tokens: give a higher --max_length, "
-            "up to the model's context, or shorter data."
+            f"None of {len(rows)} examples of {task} has at most {max_length} tokens: raise --max_length, up to the "
+            "model's context length, or provide shorter data."
         )
-    if cut or left_out:
-        examples.said = (
-            f"{cut + left_out} of {len(rows)} examples have more than {max_length} tokens: {left_out} left out, {cut} "
-            "cut at the end."
-        )
+    if dropped := len(rows) - len(examples):
+        examples.said = f"{dropped} of {len(rows)} examples have more than {max_length} tokens and were dropped."
     return examples
 
 
 def of_pretraining(
     path: Path, tokenizer: PreTrainedTokenizerBase, tokenizer_file: Path, *, tokens: int, max_length: int, seed: int
 ) -> Examples:
-    """Documents drawn from shards or Parquet until there are `tokens` of them; all but the first of each is learnt.
+    """Sample documents from token shards or Parquet until they have `tokens` tokens; truncate each to `max_length`.
 
     Args:
-        path: folder of either.
-        tokenizer_file: the base's tokenizer.json, with which the shards must have been made.
+        path: Folder of token shards or of Parquet files.
+        tokenizer_file: The base model's tokenizer.json, with which the shards must have been built.
 
     Raises:
-        InputError: when there is no text, it has no licence, or the shards are of another tokenizer.
+        InputError: If there is no text, a document has no open licence, or the shards have another tokenizer.
     """
     examples = Examples()
-    shards = (path / "manifest.json").is_file()
-    drawn = _from_shards(path, tokenizer_file, seed) if shards else _from_parquet(path, tokenizer, seed)
-    for ids, row, source in drawn:
-        kept = ids[:max_length]
-        of, size = (row["language"], row["license"], row["collection"]), row["bytes"] * len(kept) // len(ids)
-        examples.add(kept, [IGNORED, *kept[1:]], of=of, source=source, size=size)
+    is_shards = (path / "manifest.json").is_file()
+    documents = _from_shards(path, tokenizer_file, seed) if is_shards else _from_parquet(path, tokenizer, seed)
+    for ids, document, source in documents:
+        window = ids[:max_length]
+        group = (document["language"], document["license"], document["collection"])
+        examples.add(window, group=group, source=source, size=document["bytes"] * len(window) // len(ids))
         if examples.tokens >= tokens:
             break
     return examples
 
 
+def append_replay(dataset: Dataset, replay: Examples) -> Dataset:
+    """Append replay text to a dataset that TRL has tokenized; every token but the first of each window is in the loss.
+
+    TRL cannot tokenize this part: shards contain token ids, and windows end without an end-of-text token.
+    """
+    values = {"input_ids": replay.input_ids, "labels": [[IGNORED, *ids[1:]] for ids in replay.input_ids]}
+    # Older releases of TRL have masks instead of labels in the dataset.
+    values["completion_mask"] = values["assistant_masks"] = [[0] + [1] * (len(ids) - 1) for ids in replay.input_ids]
+    dataset = dataset.select_columns([name for name in values if name in dataset.column_names])
+    values = {name: values[name] for name in dataset.column_names}
+    return concatenate_datasets([dataset, Dataset.from_dict(values, features=dataset.features)])
+
+
 def _draw(count: int, seed: int) -> Iterator[int]:
-    """Every number below `count`, in an order of the seed."""
+    """Yield every number below `count`, in an order that depends on the seed."""
     yield from (int(permuted(np.array([i]), size=count, seed=seed, epoch=0)[0]) for i in range(count))
 
 
 def _from_shards(folder: Path, tokenizer_file: Path, seed: int) -> Iterator[tuple[list[int], dict, str]]:
+    """Yield token ids, sidecar row and source of the training documents of shards."""
     shards = Shards(folder)
     if shards.manifest["tokenizer"]["sha256"] != sha256(tokenizer_file):
-        raise InputError(f"replay.path: the shards in {folder} are of another tokenizer; give Parquet instead.")
+        raise InputError(f"replay.path: the shards in {folder} have another tokenizer; pass Parquet instead.")
     readers = shards.readers("train")
     starts = np.cumsum([0, *(len(reader.bounds) - 1 for reader in readers)])
     documents = cache(ShardReader.documents)
@@ -190,6 +178,7 @@ def _from_shards(folder: Path, tokenizer_file: Path, seed: int) -> Iterator[tupl
 
 
 def _from_parquet(path: Path, tokenizer: PreTrainedTokenizerBase, seed: int) -> Iterator[tuple[list[int], dict, str]]:
+    """Yield token ids, checked document and source of the documents of Parquet files."""
     groups = []
     for file in corpus_files(path):
         with pq.ParquetFile(file) as parquet:
@@ -197,36 +186,37 @@ def _from_parquet(path: Path, tokenizer: PreTrainedTokenizerBase, seed: int) -> 
     starts = np.cumsum([0, *(rows for *_, rows in groups)])
     places = _draw(int(starts[-1]), seed)
     while numbers := list(islice(places, 512)):  # together, so that a row group is read once for all of them
-        drawn, found = np.searchsorted(starts, numbers, side="right") - 1, {}
-        for group in np.unique(drawn):
+        group_numbers, documents = np.searchsorted(starts, numbers, side="right") - 1, {}
+        for group in np.unique(group_numbers):
             file, i, _ = groups[group]
             with pq.ParquetFile(file) as parquet:
                 names = stored_names(parquet.schema_arrow.names, file)
                 table = parquet.read_row_group(i, columns=[names[column] for column in COLUMNS])
-            for number in np.asarray(numbers)[drawn == group].tolist():
+            for number in np.asarray(numbers)[group_numbers == group].tolist():
                 row = table.slice(number - int(starts[group]), 1).to_pylist()[0]
-                found[number] = file, {column: row[names[column]] for column in COLUMNS}
-        for file, row in (found[number] for number in numbers):
-            ids = tokenizer(row["text"], add_special_tokens=False, split_special_tokens=True).input_ids
-            yield [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id], checked(row, file), file.name
+                documents[number] = file, {column: row[names[column]] for column in COLUMNS}
+        for file, document in (documents[number] for number in numbers):
+            ids = tokenizer(document["text"], add_special_tokens=False, split_special_tokens=True).input_ids
+            yield [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id], checked(document, file), file.name
 
 
 def order(lengths: list[int], *, batch: int, steps: int, seed: int, shuffle: bool = True) -> list[int]:
-    """Which example stands in which place of `steps` batches: pass after pass, each in an order of its own.
+    """Return the indices of the examples of `steps` batches: epoch after epoch, each in another order.
 
-    Examples of like length share a batch; no number of processes changes the order.
+    Examples of similar length share a batch. Unlike the order of TRL's samplers, this one is the same for any number
+    of processes and after a resume.
 
     Args:
-        lengths: of the examples, in tokens.
-        batch: examples that share an optimizer step.
-        shuffle: if not, passes keep the order of the examples, but for that of some neighbouring batches.
+        lengths: Tokens of each example.
+        batch: Examples per optimizer step.
+        shuffle: If false, keep the order of the examples, except within groups of `GROUP` batches.
     """
     size, total = len(lengths), batch * steps
-    passes = [
+    epochs = [
         permuted(np.arange(size), size=size, seed=seed, epoch=epoch) if shuffle else np.arange(size)
         for epoch in range(-(-total // size))
     ]
-    stream, draw = np.concatenate(passes)[:total], random.Random(seed)
+    stream, draw = np.concatenate(epochs)[:total], random.Random(seed)
     length = np.asarray(lengths)
     for start in range(0, total, GROUP * batch):
         group = stream[start : start + GROUP * batch]

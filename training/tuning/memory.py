@@ -1,18 +1,18 @@
-"""What full fine-tuning takes of one GPU, by strategy: an estimate from above, by arithmetic."""
+"""Estimate the GPU memory of full fine-tuning: an upper bound per strategy."""
 
 from typing import TYPE_CHECKING
 
 from ..metrics import activation_bytes_per_token, parameters
 
-if TYPE_CHECKING:  # transformers takes seconds to import, and the arithmetic does not need it
+if TYPE_CHECKING:  # lazy import: transformers takes seconds to import, and the arithmetic does not need it
     from modeling_pleias import PleiasConfig
 
 GPUS = {"24 GB": 24e9, "80 GB": 80e9}
-RESERVE = 1e9  # CUDA's own, and what the allocator cannot use
-TILE_TOKENS, TILE_ENTRIES = 4096, 32_768  # of the logits that TRL's loss has at once (trl 1.16, kernels)
-ANSWER_TOKENS = 8192  # prompts and answers that are generated at once (measure.batch_tokens)
+RESERVE = 1e9  # CUDA's own memory, and what the allocator cannot use
+TILE_TOKENS, TILE_ENTRIES = 4096, 32_768  # logits that TRL's loss has in memory at a time (trl 1.16, kernels)
+ANSWER_TOKENS = 8192  # tokens of prompts and completions in a batch of generation (training.generation.complete)
 
-# name: (trainer settings, 8-bit moments, activations recomputed)
+# name: (trainer settings, 8-bit optimizer state, activation checkpointing)
 STRATEGIES = {
     "AdamW": ("", False, False),
     "AdamW, recomputing": ("activation_checkpointing: true", False, True),
@@ -22,24 +22,24 @@ STRATEGIES = {
 
 
 def kept_per_token(config: "PleiasConfig", *, recomputed: bool) -> int:
-    """Bytes that one token takes between forward and backward; recomputed, each layer keeps its input in fp32.
+    """Return the bytes that a token needs between forward and backward; recomputed, each layer keeps its fp32 input.
 
-    More than in pretraining (training.metrics): what runs through the layers is fp32, so what the norms give is, too.
+    It is more than in pretraining (training.metrics): the residual stream and the outputs of the norms are fp32.
     """
     L, D = config.num_hidden_layers, config.hidden_size
-    whole = activation_bytes_per_token(config) + (4 * L + 4) * D
+    total = activation_bytes_per_token(config) + (4 * L + 4) * D
     if not recomputed:
-        return whole
-    return 4 * D * (L + 4) + whole // L  # and the layer that is being computed again has everything
+        return total
+    return 4 * D * (L + 4) + total // L  # the layer that is being recomputed has all its activations
 
 
 def finetune_memory(config: "PleiasConfig", *, eight_bit: bool, recomputed: bool, tokens: int) -> dict[str, float]:
-    """Bytes on one GPU by what they are for, with `tokens` in a micro batch.
+    """Return the bytes on one GPU by purpose, for a micro batch of `tokens` tokens.
 
-    fp32 weights, gradients and two moments; 8-bit moments take a byte each and a scale for every 256, but those of the
-    embedding stay fp32 (as Trainer has it). Autocast keeps a bf16 copy of every matrix. The loss holds a tile of
-    logits in bf16 and twice in fp32, and the fp32 gradient of the head. While the metric is measured there are no
-    activations, but a bf16 copy of the model, and keys and values; where that is more, it is what counts.
+    Weights, gradients and the two Adam moments are fp32. 8-bit moments take a byte each and a scale per 256 of them,
+    but those of the embedding stay fp32 (as in Trainer). Autocast keeps a bf16 copy of every matrix. The loss needs a
+    tile of logits in bf16 and twice in fp32, and the fp32 gradient of the head. During evaluation there are no
+    activations, but a bf16 copy of the model, and keys and values; the larger of the two phases counts.
     """
     N, V, D = parameters(config), config.vocab_size, config.hidden_size
     embedding = V * D
@@ -51,13 +51,13 @@ def finetune_memory(config: "PleiasConfig", *, eight_bit: bool, recomputed: bool
         "loss": (2 + 4 + 4) * tile + 4 * embedding,
     }
     cache = 4 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * ANSWER_TOKENS
-    measuring = {"the model as it is measured, bf16": 2 * N, "keys and values": cache}
-    most = max(step, measuring, key=lambda parts: sum(parts.values()))
-    return {"weights, fp32": 4 * N, "gradients, fp32": 4 * N, "moments": moments, **most}
+    evaluation = {"bf16 copy of the model for evaluation": 2 * N, "keys and values": cache}
+    largest = max(step, evaluation, key=lambda parts: sum(parts.values()))
+    return {"weights, fp32": 4 * N, "gradients, fp32": 4 * N, "optimizer state": moments, **largest}
 
 
 def most_tokens(config: "PleiasConfig", size: float, *, eight_bit: bool, recomputed: bool) -> int:
-    """Tokens that a micro batch can have on a GPU of `size` bytes, in hundreds; 0 where even those do not fit."""
+    """Return the maximum tokens of a micro batch on a GPU of `size` bytes, in hundreds; 0 if not even 100 fit."""
 
     def fits(tokens: int) -> bool:
         parts = finetune_memory(config, eight_bit=eight_bit, recomputed=recomputed, tokens=tokens)
@@ -73,12 +73,12 @@ def most_tokens(config: "PleiasConfig", size: float, *, eight_bit: bool, recompu
 
 
 def finetune_plan(config: "PleiasConfig", tokens: int) -> dict:
-    """Every strategy with its parts for a micro batch of `tokens`, and what fits on each GPU; as it is in the JSON."""
+    """Return plan.json: each strategy's memory by purpose for a micro batch of `tokens`, and what fits on each GPU."""
     rows = []
     for name, (settings, eight_bit, recomputed) in STRATEGIES.items():
-        how = {"eight_bit": eight_bit, "recomputed": recomputed}
-        parts = finetune_memory(config, tokens=tokens, **how)
-        fits = {gpu: most_tokens(config, size, **how) for gpu, size in GPUS.items()}
+        strategy = {"eight_bit": eight_bit, "recomputed": recomputed}
+        parts = finetune_memory(config, tokens=tokens, **strategy)
+        fits = {gpu: most_tokens(config, size, **strategy) for gpu, size in GPUS.items()}
         rows.append(
             {"name": name, "trainer": settings, "parts": parts, "total": sum(parts.values()), "most_tokens": fits}
         )

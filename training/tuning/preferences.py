@@ -1,4 +1,4 @@
-"""What preference tuning and reinforcement learn from: the base's own answers beside the right ones, and rewards."""
+"""Datasets and rewards for DPO and GRPO: preference pairs, prompts, and task metrics as a reward function."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -11,45 +11,46 @@ from .measures import value
 
 
 def pairs(rows: Sequence[dict], outputs: Sequence[str], task: ModuleType) -> list[dict[str, str]]:
-    """{"prompt", "chosen", "rejected"} of each row whose answer was not the right one.
+    """Return {"prompt", "chosen", "rejected"} of each row whose completion differs from the reference.
 
     Args:
-        outputs: what the base answered, without the token that ends it.
+        outputs: Completions of the base model, without the token that ends them.
 
     Raises:
-        InputError: when every answer was right.
+        InputError: If every completion equals its reference.
     """
     stop = task.DECODING.get("stop") or ""
-    made = [
+    preferences = [
         {"prompt": row["prompt"], "chosen": row["completion"], "rejected": output + stop}
         for row, output in zip(rows, outputs, strict=True)
         if output + stop != row["completion"]
     ]
-    if not made:
+    if not preferences:
         raise InputError(
-            f"The base answered all {len(rows)} prompts rightly: nothing is to be preferred; raise --pairs."
+            f"The base model completed all {len(rows)} prompts as the references do, so there is no preference pair: "
+            "raise --preference_prompts."
         )
-    return made
+    return preferences
 
 
 def prompts(rows: Sequence[dict]) -> list[dict[str, str]]:
-    """{"prompt", "row"} of each row, the row as JSON: what the reward is computed from."""
+    """Return {"prompt", "row"} of each row, with the row as JSON, from which the reward is computed."""
     return [{"prompt": row["prompt"], "row": json.dumps(row, ensure_ascii=False)} for row in rows]
 
 
 def reward(
     weights: dict[str, float], task: ModuleType, tokenizer: PreTrainedTokenizerBase, row: dict
 ) -> Callable[..., list[float]]:
-    """A reward function for TRL: the weighted sum of the task's metrics of each answer by itself.
+    """Return a reward function for TRL: the weighted sum of the task's metrics of each single completion.
 
-    A metric that is not defined for an answer (as the correctness of citations where there is none) counts 0.
+    A metric that is undefined for a completion, such as citation correctness without citations, counts 0.
 
     Args:
-        weights: by name of metric.
-        row: any, on which the names are tried.
+        weights: Weight by metric name.
+        row: Any row of the task, to check the names with.
 
     Raises:
-        InputError: when a name is none of the task's.
+        InputError: If a name is not a metric of the task.
     """
     known = task.score([row], [row["completion"]])
     if unknown := sorted(set(weights) - set(known)):
@@ -60,12 +61,12 @@ def reward(
 
     def weighted(prompts, completions, completion_ids, row, **kwargs) -> list[float]:
         rewards = []
-        for ids, one in zip(completion_ids, row, strict=True):
-            # TRL's own text lacks the special tokens that formats are made of.
+        for ids, row_json in zip(completion_ids, row, strict=True):
+            # TRL decodes completions without the special tokens that the formats consist of.
             length = next((i for i, token in enumerate(ids) if token in ends), len(ids))
-            metrics = task.score([json.loads(one)], [tokenizer.decode(ids[:length], skip_special_tokens=False)])
-            figures = ((weight, value(metrics[name])) for name, weight in weights.items() if name in metrics)
-            rewards.append(sum(weight * figure for weight, figure in figures if figure == figure))
+            metrics = task.score([json.loads(row_json)], [tokenizer.decode(ids[:length], skip_special_tokens=False)])
+            values = ((weight, value(metrics[name])) for name, weight in weights.items() if name in metrics)
+            rewards.append(sum(weight * number for weight, number in values if number == number))
         return rewards
 
     weighted.__name__ = task.NAME

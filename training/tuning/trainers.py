@@ -1,4 +1,4 @@
-"""TRL's trainers with this project's checkpoints, random numbers and loss on CPUs; and what happens around a step."""
+"""TRL's trainers with atomic checkpoints, reproducible random numbers and a fast loss on CPUs; and their callback."""
 
 import functools
 import types
@@ -21,44 +21,44 @@ from ..metrics import MetricsLog
 from ..optimizer import OptimizerConfig, build
 from ..sampled import Candidates, SampledCrossEntropy
 from ..stopping import StopSignal
-from .examples import IGNORED
+from .examples import IGNORED, Examples, append_replay
 
 
 class Whole:
-    """Mixed into a TRL trainer: checkpoints that are whole or not there, pretraining's, in place of its pickles.
+    """Trainer mixin that writes atomic safetensors checkpoints, as pretraining does, instead of pickles.
 
-    What they hold besides weights and moments is JSON: the trainer's own state, the schedule's, and `identity`, what
-    they are good for. No generator is in it, because each step begins with random numbers of its own (`Around`).
+    Besides weights and optimizer state, a checkpoint contains only JSON: trainer state, scheduler state, and
+    `identity`, which must match on resume. It stores no RNG state, because `Around` reseeds every step.
     """
 
     identity: dict
-    muon = False  # pretraining's optimizer instead of the one that `args` names
+    muon = False  # use pretraining's Muon instead of the optimizer that `args` names
     saver: checkpoint.Saver | None = None
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """As Trainer, or pretraining's with the settings that Trainer has for AdamW."""
+        """Create the optimizer of Trainer, or pretraining's Muon with Trainer's AdamW settings."""
         if not self.muon:
             return super().create_optimizer(model)
         if self.optimizer is None:
             names = {"beta1": "adam_beta1", "beta2": "adam_beta2", "epsilon": "adam_epsilon"}
             names |= {name: name for name in ("learning_rate", "weight_decay")}
-            settings = {ours: getattr(self.args, theirs) for ours, theirs in names.items()}
+            settings = {name: getattr(self.args, trainer_name) for name, trainer_name in names.items()}
             self.optimizer = build(OptimizerConfig(name="muon", **settings), self.model)
-            self.optimizer.found_inf = torch.zeros((), device=self.args.device)  # no step is left out
+            self.optimizer.found_inf = torch.zeros((), device=self.args.device)  # never skip a step
         return self.optimizer
 
     def _save_checkpoint(self, model, trial) -> None:
-        optimizer = self.optimizer.optimizer  # under Accelerate's wrapper
+        optimizer = self.optimizer.optimizer  # Accelerate wraps it
         if self.saver is None:
             folder, keep = Path(self.args.output_dir) / "checkpoints", self.args.save_total_limit or 2
             self.saver = checkpoint.Saver(folder, self.model, optimizer, keep=keep, background=False)
-        loss = self.accelerator.gather(self._tr_loss.reshape(1)).mean().item()  # since the last line of the log
+        loss = self.accelerator.gather(self._tr_loss.reshape(1)).mean().item()  # sum since the last logged step
         state = {"identity": self.identity, "schedule": self.lr_scheduler.state_dict(), "trainer": asdict(self.state)}
         self.saver.save(self.state.global_step, state | {"loss": [loss, self._globalstep_last_logged]})
         self.accelerator.wait_for_everyone()
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
-        """Called before there is an optimizer; the weights are restored with it."""
+        """Do nothing: Trainer calls this before it has an optimizer, with which the weights are restored."""
 
     def _load_optimizer_and_scheduler(self, resume_from_checkpoint) -> None:
         if resume_from_checkpoint is None:
@@ -70,49 +70,66 @@ class Whole:
             group["lr"] = rate
 
     def _load_rng_state(self, resume_from_checkpoint) -> None:
-        """There is none: every step seeds its own. It is the last to be called, when the sum of losses is set to 0."""
+        """Restore the sum of losses: Trainer calls this last, after it has set the sum to 0. There is no RNG state."""
         loss, self._globalstep_last_logged = self.earlier.state["loss"]
         self._tr_loss += loss
 
 
 class Supervised(Whole, SFTTrainer):
-    """On CPUs the loss is this project's, of learnt positions alone.
+    """SFTTrainer with replay text, this project's order of examples, and on CPUs this project's loss.
 
-    There TRL scores every position, prompts and padding too, with PyTorch's own operations over the whole vocabulary;
-    on GPUs its kernel takes the learnt ones, and is left as it is. The mask of a batch goes, too: padding is on the
-    right, where causal attention does not look, and without a mask it takes its fast way.
+    On CPUs TRL computes the loss of every position, also of prompts and padding, over the full vocabulary with
+    PyTorch's own operations; here it is computed for labelled positions only. On GPUs TRL's kernel does that already.
+    On CPUs the attention mask is dropped as well: padding is on the right, where causal attention does not look, and
+    attention without a mask is faster.
+
+    Args:
+        order: Indices of the examples of each step in turn, replay text after the rows of `train_dataset`.
+        replay: Pretraining text, if any.
+        dtype: Dtype of the loss's matmuls.
+        candidates: Size of the vocabulary sample for the loss on CPUs. Default: the full vocabulary.
     """
 
-    def __init__(self, *args, dtype: torch.dtype, candidates: int | None = None, **kwargs):
+    def __init__(
+        self,
+        *args,
+        order: list[int],
+        replay: Examples | None = None,
+        dtype: torch.dtype,
+        candidates: int | None = None,
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
-        self.summed = self.args.device.type == "cpu" and kwargs.get("peft_config") is None
+        rows = append_replay(self.train_dataset, replay) if replay else self.train_dataset
+        self.train_dataset = rows.select(order)
+        self.summed = self.args.device.type == "cpu"
         if self.summed:
             sizes = candidates, self.model.config.vocab_size
             self.draw = None if candidates is None else Draw(self.train_dataset["input_ids"], *sizes)
             sum_losses(self.model, dtype, self.draw)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """As TRL: the sum over a process's learnt tokens, by the number of them in the step, over all processes."""
+        """Return the summed loss of a process's labels, divided by the step's labels on all processes, as in TRL."""
         if not self.summed or return_outputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         total = model(input_ids=inputs["input_ids"], labels=inputs["labels"], summed_loss=True)
-        shared = self.args.average_tokens_across_devices  # DDP will take the mean over processes
-        return total / num_items_in_batch * (self.accelerator.num_processes if shared else 1)
+        averaged = self.args.average_tokens_across_devices  # DDP takes the mean over processes
+        return total / num_items_in_batch * (self.accelerator.num_processes if averaged else 1)
 
 
 class Draw:
-    """Draws the candidates of a sampled loss: what the batch is made of, the most common tokens, some of all others.
+    """Sampler of loss candidates: the batch's tokens, the most frequent tokens, and a random sample of the others.
 
-    Tokens of the prompts are always among them, so that copying is learnt against all that could be copied instead.
-    The draw takes the random numbers of the step; each process draws for its own part of the batch.
+    The tokens of the prompts are always among them, so the model learns to copy against everything else that could be
+    copied. Sampling uses the step's random numbers; each process samples for its own part of the batch.
 
     Args:
-        sequences: token ids of the examples, which are counted.
-        size: K, half of them the most common, half drawn; those of the batch come on top.
-        vocab_size: V.
+        sequences: Token ids of the examples, for the token frequencies.
+        size: Number of candidates in addition to the batch's tokens: half the most frequent, half sampled.
+        vocab_size: Vocabulary size.
 
     Raises:
-        InputError: when `size` is not an even number below `vocab_size`.
+        InputError: If `size` is not an even number below `vocab_size`.
     """
 
     def __init__(self, sequences: list[list[int]], size: int, vocab_size: int):
@@ -125,57 +142,57 @@ class Draw:
         self.vocab_size = vocab_size
 
     def __call__(self, ids_BT: torch.Tensor) -> Candidates:
-        """Those of a batch."""
+        """Sample the candidates of a batch."""
         certain = torch.cat([self.common, ids_BT.reshape(-1)]).unique()
         free = torch.ones(self.vocab_size, dtype=torch.bool)
         free[certain] = False
         others = free.nonzero()[:, 0]
-        drawn = others[torch.randperm(len(others))[: len(self.common)]]
-        log_weight = float(np.log(len(others) / len(drawn))) if len(drawn) else 0.0
-        return Candidates(torch.cat([certain, drawn]), len(certain), log_weight)
+        sampled = others[torch.randperm(len(others))[: len(self.common)]]
+        log_weight = float(np.log(len(others) / len(sampled))) if len(sampled) else 0.0
+        return Candidates(torch.cat([certain, sampled]), len(certain), log_weight)
 
 
 def sum_losses(model: PreTrainedModel, dtype: torch.dtype, draw: Draw | None = None) -> None:
-    """Let `model(input_ids=, labels=, summed_loss=True)` be the sum of cross-entropies (nats) of all learnt labels.
+    """Let `model(input_ids=, labels=, summed_loss=True)` return the summed cross-entropy (nats) of all labels.
 
     Args:
-        dtype: of the matrix products.
-        draw: of candidates, over which the loss is estimated in place of the whole vocabulary.
+        dtype: Dtype of the matmuls.
+        draw: Sampler of the candidates over which the loss is estimated. Default: the full vocabulary.
     """
-    usual = model.forward
+    usual_forward = model.forward
 
-    @functools.wraps(type(model).forward)  # `generate` looks at the signature
+    @functools.wraps(type(model).forward)  # `generate` inspects the signature
     def forward(self, *args, summed_loss: bool = False, **kwargs):
         if not summed_loss:
-            return usual(*args, **kwargs)
+            return usual_forward(*args, **kwargs)
         targets = kwargs["labels"][:, 1:]
         hidden = self.model(kwargs["input_ids"], use_cache=False).last_hidden_state[:, :-1]
-        learnt = targets != IGNORED
-        given = hidden[learnt], self.lm_head.weight, targets[learnt]
+        in_loss = targets != IGNORED
+        inputs = hidden[in_loss], self.lm_head.weight, targets[in_loss]
         if draw is None:
-            return LinearCrossEntropy.apply(*given, dtype) * learnt.sum()
-        return SampledCrossEntropy.apply(*given, draw(kwargs["input_ids"]), dtype) * learnt.sum()
+            return LinearCrossEntropy.apply(*inputs, dtype) * in_loss.sum()
+        return SampledCrossEntropy.apply(*inputs, draw(kwargs["input_ids"]), dtype) * in_loss.sum()
 
     model.forward = types.MethodType(forward, model)
 
 
 class Preferred(Whole, DPOTrainer):
-    """DPO."""
+    """DPOTrainer with atomic checkpoints."""
 
 
 class Rewarded(Whole, GRPOTrainer):
-    """GRPO."""
+    """GRPOTrainer with atomic checkpoints."""
 
 
 class Around(TrainerCallback):
-    """Around a step: its random numbers; the bar and the log; a measurement; stopping on a signal.
+    """Callback that seeds every step, shows progress, logs, evaluates, and stops on a signal.
 
     Args:
-        title: of the bar.
-        log: of the first process; None on others.
-        accelerator: of the trainer.
-        every: steps between measurements; none when None.
-        measure: called with the model and the number of steps done, on every process.
+        title: Title of the progress bar.
+        log: metrics.jsonl on the main process, None on others.
+        accelerator: The trainer's accelerator.
+        every: Steps between two evaluations; None for no evaluation.
+        measure: Evaluation, called on every process with the model and the number of steps done; returns a message.
     """
 
     def __init__(
