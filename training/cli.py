@@ -36,6 +36,7 @@ _PROGRAMS = {  # name -> extra, line in `pleias --help`
     "embeddings": ("training", "initialise token embeddings from co-occurrence statistics"),
     "plan": ("training", "estimate the cost of a pretraining run"),
     "pretrain": ("training", "pretrain a model on token shards"),
+    "average": ("training", "average the weights of two models"),
     "finetune": ("training", "fine-tune a model on a task, preferences or rewards"),
     "evaluate": ("evaluation", "evaluate a model, or compare several"),
     "trace": ("training", "find passages of a text that occur verbatim in the training data"),
