@@ -7,8 +7,9 @@ from pathlib import Path
 import yaml
 from safetensors import safe_open
 
-from .facts import gather, history, manifests, of_corpus, stages_of
-from .files import ReleaseError, read_config, read_json, sha256
+from .facts import gather, of_corpus, stages_of
+from .files import ReleaseError, read_json, sha256
+from .run import Run
 
 EXAMPLE = Path(__file__).with_name("provider.yaml")
 CRAWLER_KEYS = {"names", "purposes", "behaviour", "period", "content", "domains"}
@@ -61,41 +62,41 @@ def none_if_not_applicable(value):
     return None if isinstance(value, str) and value.strip().lower() == "none" else value
 
 
-def read_run(run: Path) -> dict:
+def read_run(run: Run) -> dict:
     """Read the files of a run: `config`, `model` (its config.json), `sessions`, `parameters`, `weights`.
 
-    The following include the runs that it continues (facts.history): `corpora`, `stages`, `tokens`, `seconds`, `kwh`,
-    `method` of measuring these, and `inputs`, the sha256 of each file read.
+    The following cover all runs of Run.lineage: `corpora`, `stages`, `tokens`, `seconds`, `kwh`, `method` of measuring
+    these, and `inputs`, the sha256 of each file read.
 
     Raises:
         ReleaseError: If a file is missing, no manifest lists sources of text, or the run is not a pretraining run.
     """
-    runs, sessions = history(run), read_json(run / "run.json")["sessions"]
-    emissions = [read_json(folder / "emissions.json") for folder in runs]
-    configs = [read_config(folder) for folder in runs]
-    stages = [stage for config in configs for stage in stages_of(config)]
+    runs = [ancestor for ancestor in run.lineage if not ancestor.average]  # a mean of two models trains nothing
+    emissions = [read_json(ancestor.folder / "emissions.json") for ancestor in runs]
+    stages = [stage for ancestor in runs for stage in stages_of(ancestor.config)]
     corpora = [of_corpus(corpus) for corpus in gather(run)]
     if not any(corpus["sources"] for corpus in corpora):
-        raise ReleaseError(f"{run} has no shards whose manifest lists its sources, so its text cannot be summarised.")
+        raise ReleaseError(
+            f"{run.folder} has no shards whose manifest lists its sources, so its text cannot be summarised."
+        )
     if not stages:
-        raise ReleaseError(f"{run} is not a pretraining run: the documents need the stages of its config.yaml.")
-    weights = sorted((run / "model").glob("*.safetensors"))
-    if not weights:
-        raise ReleaseError(f"{run / 'model'} contains no weights. Wait for the run to finish.")
-    files = [folder / name for folder in runs for name in ("config.yaml", "run.json", "emissions.json")]
-    files += [path for folder, config in zip(runs, configs, strict=True) for _, path in manifests(config, folder)]
+        raise ReleaseError(f"{run.folder} is not a pretraining run: the documents need the stages of its config.yaml.")
+    if not run.weights:
+        raise ReleaseError(f"{run.folder / 'model'} contains no weights. Wait for the run to finish.")
+    files = [ancestor.folder / name for ancestor in runs for name in ("config.yaml", "run.json", "emissions.json")]
+    files += [path for ancestor in runs for _, path, _ in ancestor.manifests]
     return {
-        "config": configs[-1],
-        "model": read_json(run / "model" / "config.json"),
-        "sessions": sessions,
+        "config": runs[-1].config,
+        "model": read_json(run.folder / "model" / "config.json"),
+        "sessions": runs[-1].sessions,
         "stages": stages,
         "tokens": sum(stage["tokens"] for stage in stages),
         "seconds": sum(record["seconds"] for record in emissions),
         "kwh": sum(record["kwh"] for record in emissions),
         "method": "; ".join(dict.fromkeys(record["source"] for record in emissions)),
         "corpora": corpora,
-        "parameters": sum(map(count_parameters, weights)),
-        "weights": {path.name: sha256(path) for path in weights},
+        "parameters": sum(count_parameters(run.folder / "model" / name) for name in run.weights),
+        "weights": run.weights,
         "inputs": {str(path): sha256(path) for path in files},
     }
 

@@ -2,7 +2,7 @@
 
 A template is Markdown with Jinja expressions. It has a title, the legal basis, the address of the official form, and
 sections (`## `) of fields: `**Field**: answer`, or `**Field**:` and a table whose first row is the head. Values are
-traced as those of a card are (card.py): each field of the .json lists the sources of what its answer prints.
+traced as those of a card are (provenance.py): each field of the .json lists the sources of what its answer prints.
 """
 
 import html
@@ -11,12 +11,12 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from .card import MARK, Doc, plain, show
+from .provenance import MARK, TracedValue, print_traced, unwrap
 
 
-def traced_as(doc: Doc, text: str) -> str:
+def traced_as(value: TracedValue, text: str) -> str:
     """Print a text in place of a value, with the value's source."""
-    return show(Doc(text, doc._source, doc._noted), "")
+    return print_traced(TracedValue(text, value._source, value._traced), "")
 
 
 def as_text(value) -> str:
@@ -25,22 +25,23 @@ def as_text(value) -> str:
     return " ".join(text.split())
 
 
-def answer(doc: Doc) -> str:
+def answer(value: TracedValue) -> str:
     """Print a value, whole numbers with thousands separators."""
-    return show(doc) if isinstance(plain(doc), int | float) else traced_as(doc, as_text(plain(doc)))
+    return print_traced(value) if isinstance(unwrap(value), int | float) else traced_as(value, as_text(unwrap(value)))
 
 
 ESCAPED_PIPE = "\\|"  # in a cell of a Markdown table
 FILTERS = {
-    "f": show,
+    "f": print_traced,
     "traced_as": traced_as,
-    "count": lambda doc: traced_as(doc, f"{len(doc):,}"),
-    "significant": lambda doc: show(doc, ".1e" if doc else ""),  # two significant figures, as the form requires
-    "yes_no": lambda doc: traced_as(doc, "Yes" if doc else "No"),
+    "count": lambda value: traced_as(value, f"{len(value):,}"),
+    # Two significant figures, as the form requires.
+    "significant": lambda value: print_traced(value, ".1e" if value else ""),
+    "yes_no": lambda value: traced_as(value, "Yes" if value else "No"),
 }
 
 
-def render(template: Path, values: dict[str, tuple[object, str]]) -> tuple[list[str], list[dict]]:
+def render_form(template: Path, values: dict[str, tuple[object, str]]) -> tuple[list[str], list[dict]]:
     """Render a template; return its title, basis and address, and its sections as data.
 
     Args:
@@ -66,12 +67,12 @@ def render(template: Path, values: dict[str, tuple[object, str]]) -> tuple[list[
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: answer(value) if isinstance(value, Doc) else value,
+        finalize=lambda value: answer(value) if isinstance(value, TracedValue) else value,
     )
     environment.filters |= FILTERS
-    docs = {name: Doc(value, source, notes) for name, (value, source) in values.items()}
+    traced = {name: TracedValue(value, source, notes) for name, (value, source) in values.items()}
     # Sections and fields are split before values replace their marks, so no value is taken for a section or a field.
-    head, *sections = re.split(r"^## ", environment.get_template(template.name).render(docs), flags=re.M)
+    head, *sections = re.split(r"^## ", environment.get_template(template.name).render(traced), flags=re.M)
     sections = [re.split(r"^\*\*", section, flags=re.M) for section in sections]
     return (
         [fill(line.removeprefix("# ")) for line in head.split("\n") if line],
@@ -84,10 +85,10 @@ def document(template: Path, values: dict, inputs: dict[str, str]) -> dict:
 
     Args:
         template: Path of the template.
-        values: As for `render`: the sections of provider.yaml, run files, and `facts`, which the document includes.
+        values: As for `render_form`; `summary`, `provider` and `facts` are used here, too.
         inputs: Path -> sha256 of each file that the values come from.
     """
-    (title, basis, address), sections = render(template, values)
+    (title, basis, address), sections = render_form(template, values)
     summary, provider = values["summary"][0], values["provider"][0]
     return {
         "title": f"Example, not a declaration: {title}" if "example.org" in provider["contact"] else title,

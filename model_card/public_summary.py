@@ -23,6 +23,7 @@ from . import documentation_form
 from .attested import EXAMPLE, in_range, read_provider, read_run, rows_by
 from .documents import document, markdown, page
 from .files import ReleaseError, program, sha256, write_json
+from .run import Run
 
 TEXT_SIZES = (  # section 1.3: lower bound in tokens, name of the range
     (0, "Less than 1 billion tokens"),
@@ -86,23 +87,23 @@ def summary_facts(provider: dict, run: dict) -> dict:
     }
 
 
-def write(run_folder: Path, provider_file: Path, out: Path) -> list[Path]:
+def write(run: Run, provider_file: Path, out: Path) -> list[Path]:
     """Write both documents; return the paths of their files.
 
     Raises:
         ReleaseError: If provider.yaml or a file of the run is missing or incomplete.
     """
-    provider, run = read_provider(provider_file), read_run(run_folder)
-    inputs = {**run["inputs"], str(provider_file): sha256(provider_file)}
+    provider, facts = read_provider(provider_file), read_run(run)
+    inputs = {**facts["inputs"], str(provider_file): sha256(provider_file)}
     values = {section: (fields, f"{provider_file.name}#/{section}") for section, fields in provider.items()}
-    values |= {"config": (run["config"], "config.yaml#"), "config_json": (run["model"], "model/config.json#")}
+    values |= {"config": (facts["config"], "config.yaml#"), "config_json": (facts["model"], "model/config.json#")}
     forms = {
-        "public_summary": ("public_summary.md", summary_facts(provider, run)),
-        "model_documentation_form": ("documentation_form.md", documentation_form.form_facts(run)),
+        "public_summary": ("public_summary.md", summary_facts(provider, facts)),
+        "model_documentation_form": ("documentation_form.md", documentation_form.form_facts(facts)),
     }
     documents = {
-        name: document(Path(__file__).with_name(template), values | {"facts": (facts, "#/facts")}, inputs)
-        for name, (template, facts) in forms.items()
+        name: document(Path(__file__).with_name(template), values | {"facts": (computed, "#/facts")}, inputs)
+        for name, (template, computed) in forms.items()
     }
     out.mkdir(parents=True, exist_ok=True)
     files = []
@@ -123,7 +124,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="Folder for the documents.")
     args = parser.parse_args()
-    for path in write(args.run, args.provider, args.out):
+    for path in write(Run(args.run), args.provider, args.out):
         print(path)
 
 

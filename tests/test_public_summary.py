@@ -10,7 +10,8 @@ import yaml
 from model_card import documentation_form, public_summary
 from model_card.attested import EXAMPLE, in_range, read_provider, read_run
 from model_card.files import ReleaseError, read_json, sha256, write_json
-from model_card.validate import at
+from model_card.provenance import resolve_pointer
+from model_card.run import Run
 from modeling_pleias import PleiasConfig, PleiasForCausalLM
 from training.files import model_sha256
 from training.shards import ShardsConfig, build
@@ -94,7 +95,7 @@ def write_documents(run, tmp_path):
     """Function (changes to the provider) that returns the folder with both documents."""
 
     def make(**changes) -> Path:
-        public_summary.write(run, provider_with(tmp_path, **changes), tmp_path / "out")
+        public_summary.write(Run(run), provider_with(tmp_path, **changes), tmp_path / "out")
         return tmp_path / "out"
 
     return make
@@ -118,7 +119,7 @@ def test_datasets_above_three_percent_are_listed_with_licence_and_date_and_the_r
 def test_the_size_is_a_range_of_the_template_and_the_other_modalities_are_none(write_documents, run):
     section = next(value for title, value in fields(write_documents()).items() if title.startswith("1.3"))
     _, text, *others = section["Modalities"]
-    tokens = sum(row["tokens"] for row in read_run(run)["corpora"][0]["by_language"])
+    tokens = sum(row["tokens"] for row in read_run(Run(run))["corpora"][0]["by_language"])
     assert text[1] == f"Less than 1 billion tokens ({tokens:,} tokens in the corpora of all stages)"
     assert [row[1] for row in others] == ["None."] * 4
     assert section["Latest date of data acquisition/collection for model training"].startswith("2026-05-01. ")
@@ -186,7 +187,7 @@ def test_every_field_that_the_provider_omitted_is_listed_and_nothing_is_written(
     changes = {"provider__contact": ..., "data__crawlers": "", "summary__version": None}
     provider = provider_with(tmp_path, **changes)
     with pytest.raises(ReleaseError, match="missing: data.crawlers, provider.contact, summary.version"):
-        public_summary.write(run, provider, tmp_path / "out")
+        public_summary.write(Run(run), provider, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -248,7 +249,7 @@ def test_every_value_is_traced_to_the_document_itself_the_provider_or_a_run_file
             for source in field["sources"]:
                 file, pointer = source.split("#")
                 path = next((path for path in (run / file, tmp_path / file) if path.is_file()), None)
-                value = at(read[path.suffix](path) if path else document, pointer)
+                value = resolve_pointer(read[path.suffix](path) if path else document, pointer)
                 if isinstance(value, str):
                     assert value in str(field) or value == "none" and "No" in str(field), (field, value)
     sources = read_json(out / "public_summary.json")["sections"][0]["fields"][0]["sources"]
@@ -330,11 +331,11 @@ def test_the_form_of_a_continued_run_counts_the_earlier_run_too(run, tmp_path):
     sessions["sessions"][0]["init_from"] = model_sha256(first / "model")
     write_json(more / "run.json", sessions)
     write_json(more / "emissions.json", {"seconds": 3600, "kwh": 7.0, "source": "a meter"})
-    facts = read_run(more)
+    facts = read_run(Run(more))
     assert facts["tokens"] == 10 * 4 * 256 + 10 * 4 * 128 and facts["seconds"] == 10_800 and facts["kwh"] == 21
     assert facts["method"] == "codecarbon; a meter" and str(first / "config.yaml") in facts["inputs"]
     assert [stage["name"] for stage in facts["stages"]] == ["base", "more"]
-    public_summary.write(more, provider_with(tmp_path), tmp_path / "out")
+    public_summary.write(Run(more), provider_with(tmp_path), tmp_path / "out")
     form = fields(tmp_path / "out", "model_documentation_form")
     process = form["Training process"]["Design specifications of the training process"]
     assert process.startswith("15,360 tokens in 10 steps (base), then 10 steps (more);")
@@ -355,10 +356,10 @@ def test_a_run_without_sources_of_its_text_is_refused(run, tmp_path):
         (tmp_path / name).write_bytes((run / name).read_bytes())
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({**settings, "stages": []}))
     with pytest.raises(ReleaseError, match="has no shards whose manifest lists its sources"):
-        read_run(tmp_path)
+        read_run(Run(tmp_path))
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({**settings, "data": {"folder": "gone"}}))
-    with pytest.raises(ReleaseError, match="gone/shards/manifest.json is not there"):
-        read_run(tmp_path)
+    with pytest.raises(ReleaseError, match="gone/shards/manifest.json does not exist"):
+        read_run(Run(tmp_path))
 
 
 def test_a_fine_tuning_run_is_refused(run, tmp_path):
@@ -369,4 +370,4 @@ def test_a_fine_tuning_run_is_refused(run, tmp_path):
     shutil.copyfile(manifest, folder / "manifests" / "ocr.json")
     (folder / "config.yaml").write_text("task: ocr\noptimizer: adamw\n", encoding="utf-8")
     with pytest.raises(ReleaseError, match="tuned is not a pretraining run"):
-        public_summary.write(folder, provider_with(tmp_path), tmp_path / "out")
+        public_summary.write(Run(folder), provider_with(tmp_path), tmp_path / "out")

@@ -21,7 +21,6 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import accumulate
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -165,21 +164,6 @@ def validate(
     return results
 
 
-def average(model: PleiasForCausalLM, folder: Path) -> None:
-    """Move a model's weights half the way to those of the model in a folder.
-
-    Raises:
-        InputError: when that has another shape.
-    """
-    other = dict(PleiasForCausalLM.from_pretrained(folder, dtype=torch.float32).named_parameters())
-    mine = dict(model.named_parameters())
-    if {name: one.shape for name, one in mine.items()} != {name: one.shape for name, one in other.items()}:
-        raise InputError(f"average_with {folder}: it has another shape than init_from; they have no mean.")
-    with torch.no_grad():
-        for name, one in mine.items():
-            one.lerp_(other[name], 0.5)
-
-
 def pretrain(config: PretrainConfig) -> None:
     """Run, or go on with, a pretraining run; leaves the run folder that the README describes.
 
@@ -230,17 +214,12 @@ def pretrain(config: PretrainConfig) -> None:
     tokenizer.model_max_length = model_config.max_position_embeddings
 
     # ---- Model and optimizer
-    origins = {
-        name: None if folder is None else model_sha256(folder)
-        for name, folder in (("init_from", config.init_from), ("average_with", config.average_with))
-    }
+    init_from = None if config.init_from is None else model_sha256(config.init_from)
     set_seed(config.seed)
     if config.init_from is None:
         model = PleiasForCausalLM(model_config)
     else:
         model = PleiasForCausalLM.from_pretrained(config.init_from, dtype=torch.float32)
-        if config.average_with is not None:
-            average(model, config.average_with)
     loss_model = NextTokenLoss(model, dtype, z_loss=config.z_loss, document_mask=config.document_mask).to(device)
     if config.compile:
         compile_layers(model)
@@ -252,7 +231,7 @@ def pretrain(config: PretrainConfig) -> None:
     identity = {
         "model": model_config.to_diff_dict(),
         "tokenizer": tokenizer_sha256,
-        **origins,
+        "init_from": init_from,
         "optimizer": config.optimizer.name,
         "data": [
             (shards.manifest["fingerprint"], stage.sequences, stage.steps)
@@ -291,7 +270,7 @@ def pretrain(config: PretrainConfig) -> None:
         return record.close()
     data = [fingerprint for fingerprint, *_ in identity["data"]]
     untrained = config.init_from is not None and (config.init_from / START).is_file()
-    begun_with = {**origins, "init_untrained": untrained}
+    begun_with = {"init_from": init_from, "init_untrained": untrained}
     record.start(
         processes=processes, parallel=layout.sizes, device=str(device), dtype=str(dtype), data=data, **begun_with
     )

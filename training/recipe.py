@@ -72,8 +72,6 @@ class PretrainConfig:
         stages: in order.
         init_from: folder of a model whose weights the run goes on from (continued pretraining); the shape is its own,
             and the shards are those of its tokenizer. Weights are drawn when not given.
-        average_with: folder of another model of that shape and tokenizer: the run goes on from the mean of both, which
-            for two runs of femto was better than either (training/bench/RESULTS.md).
         model: fields of PleiasConfig that differ from nano 1.2b.
         corpus: where the text comes from.
         data: where corpus, tokenizer and shards lie; what is missing is made.
@@ -98,7 +96,6 @@ class PretrainConfig:
     name: str
     stages: list[Stage]
     init_from: Path | None = None
-    average_with: Path | None = None
     model: dict[str, int | float | bool | str] = field(default_factory=dict)
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -134,14 +131,11 @@ class PretrainConfig:
         Raises:
             InputError: when a field is unknown or the shape is impossible, or there is no model to go on from.
         """
-        if self.average_with is not None and self.init_from is None:
-            raise InputError("average_with: a mean takes two models; name the other as init_from.")
         if self.init_from is not None and self.model:
             raise InputError(f"model: its shape is that of init_from {self.init_from}; leave model out.")
-        for name, folder in (("init_from", self.init_from), ("average_with", self.average_with)):
-            if folder is not None and not (folder / "config.json").is_file():
-                raise InputError(f"{name} {folder} is no folder of a model (it has no config.json).")
         if self.init_from is not None:
+            if not (self.init_from / "config.json").is_file():
+                raise InputError(f"init_from {self.init_from} is no folder of a model (it has no config.json).")
             return PleiasConfig.from_pretrained(self.init_from)
         fields = {"max_position_embeddings": self.sequence_length, **self.model}
         if unknown := set(fields) - set(PleiasConfig.__dataclass_fields__):
