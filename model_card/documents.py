@@ -5,7 +5,6 @@ sections (`## `) of fields: `**Field**: answer`, or `**Field**:` and a table who
 traced as those of a card are (provenance.py): each field of the .json lists the sources of what its answer prints.
 """
 
-import html
 import re
 from pathlib import Path
 
@@ -41,6 +40,12 @@ FILTERS = {
 }
 
 
+def environment(folder: Path, **options) -> Environment:
+    """Return a Jinja environment for the templates in a folder."""
+    loader = FileSystemLoader(folder)
+    return Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, **options)
+
+
 def render_form(template: Path, values: dict[str, tuple[object, str]]) -> tuple[list[str], list[dict]]:
     """Render a template; return its title, basis and address, and its sections as data.
 
@@ -62,17 +67,11 @@ def render_form(template: Path, values: dict[str, tuple[object, str]]) -> tuple[
             "sources": list(dict.fromkeys(notes[int(i)][0]["source"] for i in MARK.findall(marked))),
         }
 
-    environment = Environment(
-        loader=FileSystemLoader(template.parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: answer(value) if isinstance(value, TracedValue) else value,
-    )
-    environment.filters |= FILTERS
+    jinja = environment(template.parent, finalize=lambda v: answer(v) if isinstance(v, TracedValue) else v)
+    jinja.filters |= FILTERS
     traced = {name: TracedValue(value, source, notes) for name, (value, source) in values.items()}
     # Sections and fields are split before values replace their marks, so no value is taken for a section or a field.
-    head, *sections = re.split(r"^## ", environment.get_template(template.name).render(traced), flags=re.M)
+    head, *sections = re.split(r"^## ", jinja.get_template(template.name).render(traced), flags=re.M)
     sections = [re.split(r"^\*\*", section, flags=re.M) for section in sections]
     return (
         [fill(line.removeprefix("# ")) for line in head.split("\n") if line],
@@ -117,7 +116,12 @@ def head_of(content: dict) -> list[tuple[str, str]]:
     ]
 
 
-def markdown(content: dict) -> str:
+def inputs_of(content: dict) -> list[tuple[str, str]]:
+    """Return the table of the files that a document comes from."""
+    return [("file", "sha256"), *content["inputs_sha256"].items()]
+
+
+def to_markdown(content: dict) -> str:
     """Return a document as Markdown."""
 
     def rows(table: list[list[str]]) -> list[str]:
@@ -131,42 +135,11 @@ def markdown(content: dict) -> str:
         for field in section["fields"]:
             lines += ["", f"**{field['field']}**: {field.get('answer', '')}".rstrip()]
             lines += ["", *rows(field["table"])] if "table" in field else []
-    lines += ["", "## Source files", "", *rows([("file", "sha256"), *content["inputs_sha256"].items()])]
+    lines += ["", "## Source files", "", *rows(inputs_of(content))]
     return "\n".join(lines) + "\n"
 
 
-STYLE = (
-    "@page{size:A4;margin:2cm}body{font:11pt/1.4 serif;max-width:50em;margin:2em auto;padding:0 1em}"
-    "h1{font-size:1.5em}h2{font-size:1.15em;border-bottom:1px solid;break-after:avoid}dt{font-weight:bold;"
-    "margin-top:.6em}dd{margin:0}table{border-collapse:collapse;width:100%;font-size:.85em}"
-    "td,th{border:1px solid #999;padding:.2em .4em;text-align:left;overflow-wrap:anywhere}tr{break-inside:avoid}"
-)
-
-
-def page(content: dict) -> str:
+def to_html(content: dict) -> str:
     """Return a document as one self-contained HTML file that prints on A4."""
-
-    def table(rows) -> str:
-        tags = ["th"] + ["td"] * (len(rows) - 1)
-        lines = (
-            "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) for tag, row in zip(tags, rows, strict=True)
-        )
-        return f"<table>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
-
-    def entry(name: str, inner: str) -> str:
-        return f"<dt>{html.escape(name)}</dt><dd>{inner}</dd>"
-
-    parts = [f"<h1>{html.escape(content['title'])}</h1><p>{html.escape(content['basis'])}</p><dl>"]
-    parts += [entry(name, html.escape(value)) for name, value in head_of(content)]
-    for section in content["sections"]:
-        parts.append(f"</dl><h2>{html.escape(section['title'])}</h2><dl>")
-        for field in section["fields"]:
-            inner = table(field["table"]) if "table" in field else html.escape(field["answer"])
-            parts.append(entry(field["field"], inner))
-    inputs = [("file", "sha256"), *content["inputs_sha256"].items()]
-    parts.append(f"</dl><h2>Source files</h2>{table(inputs)}")
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(content["title"])}</title>'
-        f'<link rel="canonical" href="{html.escape(content["published_at"])}"><style>{STYLE}</style></head>'
-        f"<body>{''.join(parts)}</body></html>\n"
-    )
+    template = environment(Path(__file__).parent, autoescape=True).get_template("form.html")
+    return template.render(content, head=head_of(content), inputs=inputs_of(content))

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from . import documentation_form
 from .attested import EXAMPLE, in_range, read_provider, read_run, rows_by
-from .documents import document, markdown, page
+from .documents import document, to_html, to_markdown
 from .files import ReleaseError, program, sha256, write_json
 from .run import Run
 
@@ -109,9 +109,9 @@ def write(run: Run, provider_file: Path, out: Path) -> list[Path]:
     files = []
     for name, content in documents.items():
         files += [out / f"{name}{suffix}" for suffix in (".md", ".json", ".html")]
-        (out / f"{name}.md").write_text(markdown(content), encoding="utf-8")
+        (out / f"{name}.md").write_text(to_markdown(content), encoding="utf-8")
         write_json(out / f"{name}.json", content)
-        (out / f"{name}.html").write_text(page(content), encoding="utf-8")
+        (out / f"{name}.html").write_text(to_html(content), encoding="utf-8")
     return files
 
 
