@@ -1,45 +1,111 @@
-"""A filled form as data, as Markdown, and as one HTML file that prints on A4.
+"""Render a form of the AI Act from its template, and write it as Markdown and as one HTML file that prints on A4.
 
-A form is sections; a section is a title and fields; the answer of a field is text, or a table whose first row is its
-head.
+A template is Markdown with Jinja expressions. It has a title, the legal basis, the address of the official form, and
+sections (`## `) of fields: `**Field**: answer`, or `**Field**:` and a table whose first row is the head. Values are
+traced as those of a card are (provenance.py): each field of the .json lists the sources of what its answer prints.
 """
 
-import html
+import re
+from pathlib import Path
 
-from .attested import or_none
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from .provenance import MARK, TracedValue, print_traced, unwrap
 
 
-def document(title: str, basis: str, link: str, sections: list, provider: dict, inputs: dict[str, str]) -> dict:
-    """A document as data: what .json holds, and .md and .html are made from."""
-    about = provider["summary"]
-    example = "example.org" in provider["provider"]["contact"]
+def traced_as(value: TracedValue, text: str) -> str:
+    """Print a text in place of a value, with the value's source."""
+    return print_traced(TracedValue(text, value._source, value._traced), "")
+
+
+def as_text(value) -> str:
+    """Return an answer on one line: None as "None.", a list with commas."""
+    text = ", ".join(map(str, value)) if isinstance(value, list) else "None." if value is None else str(value)
+    return " ".join(text.split())
+
+
+def answer(value: TracedValue) -> str:
+    """Print a value, whole numbers with thousands separators."""
+    return print_traced(value) if isinstance(unwrap(value), int | float) else traced_as(value, as_text(unwrap(value)))
+
+
+ESCAPED_PIPE = "\\|"  # in a cell of a Markdown table
+FILTERS = {
+    "f": print_traced,
+    "traced_as": traced_as,
+    "count": lambda value: traced_as(value, f"{len(value):,}"),
+    # Two significant figures, as the form requires.
+    "significant": lambda value: print_traced(value, ".1e" if value else ""),
+    "yes_no": lambda value: traced_as(value, "Yes" if value else "No"),
+}
+
+
+def environment(folder: Path, **options) -> Environment:
+    """Return a Jinja environment for the templates in a folder."""
+    loader = FileSystemLoader(folder)
+    return Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, **options)
+
+
+def render_form(template: Path, values: dict[str, tuple[object, str]]) -> tuple[list[str], list[dict]]:
+    """Render a template; return its title, basis and address, and its sections as data.
+
+    Args:
+        template: Path of the template.
+        values: Name in the template -> value and its source, FILE#POINTER.
+    """
+    notes: list[tuple[dict, bool]] = []
+
+    def fill(marked: str) -> str:
+        return MARK.sub(lambda match: notes[int(match[1])][0]["text"], marked.strip())
+
+    def field(marked: str) -> dict:
+        name, content = marked.split("**:", 1)
+        table = [line.strip("|").split("|") for line in content.split("\n") if re.match(r"\|[^-]", line)]
+        return {
+            "field": fill(name),
+            **({"table": [list(map(fill, row)) for row in table]} if table else {"answer": fill(content)}),
+            "sources": list(dict.fromkeys(notes[int(i)][0]["source"] for i in MARK.findall(marked))),
+        }
+
+    jinja = environment(template.parent, finalize=lambda v: answer(v) if isinstance(v, TracedValue) else v)
+    jinja.filters |= FILTERS
+    traced = {name: TracedValue(value, source, notes) for name, (value, source) in values.items()}
+    # Sections and fields are split before values replace their marks, so no value is taken for a section or a field.
+    head, *sections = re.split(r"^## ", jinja.get_template(template.name).render(traced), flags=re.M)
+    sections = [re.split(r"^\*\*", section, flags=re.M) for section in sections]
+    return (
+        [fill(line.removeprefix("# ")) for line in head.split("\n") if line],
+        [{"title": fill(title), "fields": list(map(field, fields))} for title, *fields in sections],
+    )
+
+
+def document(template: Path, values: dict, inputs: dict[str, str]) -> dict:
+    """Return a document as data: the content of its .json, from which .md and .html are written.
+
+    Args:
+        template: Path of the template.
+        values: As for `render_form`; `summary`, `provider` and `facts` are used here, too.
+        inputs: Path -> sha256 of each file that the values come from.
+    """
+    (title, basis, address), sections = render_form(template, values)
+    summary, provider = values["summary"][0], values["provider"][0]
     return {
-        "title": f"Example, not a declaration: {title}" if example else title,
+        "title": f"Example, not a declaration: {title}" if "example.org" in provider["contact"] else title,
         "basis": basis,
-        "template": link,
-        "version": str(about["version"]),
-        "last_update": str(about["date"]),
-        "changes_from_previous_version": or_none(about["changes"]),
-        "previous_versions": or_none(about["previous_versions"]),
-        "published_at": about["published_at"],
-        "sections": [
-            {
-                "title": name,
-                "fields": [
-                    {"field": field, "table": [list(row) for row in answer]}
-                    if isinstance(answer, list)
-                    else {"field": field, "answer": answer}
-                    for field, answer in fields
-                ],
-            }
-            for name, fields in sections
-        ],
+        "template": address,
+        "version": str(summary["version"]),
+        "last_update": str(summary["date"]),
+        "changes_from_previous_version": as_text(summary["changes"]),
+        "previous_versions": as_text(summary["previous_versions"]),
+        "published_at": summary["published_at"],
+        "sections": sections,
+        "facts": values["facts"][0],
         "inputs_sha256": inputs,
     }
 
 
 def head_of(content: dict) -> list[tuple[str, str]]:
-    """The lines at the head of a document."""
+    """Return names and values of the lines at the head of a document."""
     return [
         ("Version", content["version"]),
         ("Last update", content["last_update"]),
@@ -50,60 +116,30 @@ def head_of(content: dict) -> list[tuple[str, str]]:
     ]
 
 
-def markdown(content: dict) -> str:
-    """A document as Markdown."""
+def inputs_of(content: dict) -> list[tuple[str, str]]:
+    """Return the table of the files that a document comes from."""
+    return [("file", "sha256"), *content["inputs_sha256"].items()]
 
-    def cell(text) -> str:
-        return str(text).replace("|", "\\|").replace("\n", " ")
+
+def to_markdown(content: dict) -> str:
+    """Return a document as Markdown."""
+
+    def rows(table: list[list[str]]) -> list[str]:
+        head, *body = (f"| {' | '.join(cell.replace('|', ESCAPED_PIPE) for cell in row)} |" for row in table)
+        return [head, "|---" * len(table[0]) + "|", *body]
 
     lines = [f"# {content['title']}", "", content["basis"], ""]
     lines += [f"- **{name}**: {value}" for name, value in head_of(content)]
     for section in content["sections"]:
         lines += ["", f"## {section['title']}"]
         for field in section["fields"]:
-            if "answer" in field:
-                lines += ["", f"**{field['field']}**: {field['answer']}"]
-                continue
-            head, *rows = field["table"]
-            lines += ["", f"**{field['field']}**:", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-            lines += [f"| {' | '.join(map(cell, row))} |" for row in rows]
-    lines += ["", "## Made from", "", "| file | sha256 |", "|---|---|"]
-    lines += [f"| {name} | {digest} |" for name, digest in content["inputs_sha256"].items()]
+            lines += ["", f"**{field['field']}**: {field.get('answer', '')}".rstrip()]
+            lines += ["", *rows(field["table"])] if "table" in field else []
+    lines += ["", "## Source files", "", *rows(inputs_of(content))]
     return "\n".join(lines) + "\n"
 
 
-STYLE = (
-    "@page{size:A4;margin:2cm}body{font:11pt/1.4 serif;max-width:50em;margin:2em auto;padding:0 1em}"
-    "h1{font-size:1.5em}h2{font-size:1.15em;border-bottom:1px solid;break-after:avoid}dt{font-weight:bold;"
-    "margin-top:.6em}dd{margin:0}table{border-collapse:collapse;width:100%;font-size:.85em}"
-    "td,th{border:1px solid #999;padding:.2em .4em;text-align:left;overflow-wrap:anywhere}tr{break-inside:avoid}"
-)
-
-
-def page(content: dict) -> str:
-    """A document as one HTML file that needs no other and prints on A4."""
-
-    def rows(table: list[list[str]]) -> str:
-        head, *body = table
-        cells = [("th", head), *(("td", row) for row in body)]
-        return "".join(
-            f"<tr>{''.join(f'<{tag}>{html.escape(str(one))}</{tag}>' for one in row)}</tr>" for tag, row in cells
-        )
-
-    def entry(name: str, inner: str) -> str:
-        return f"<dt>{html.escape(name)}</dt><dd>{inner}</dd>"
-
-    parts = [f"<h1>{html.escape(content['title'])}</h1><p>{html.escape(content['basis'])}</p><dl>"]
-    parts += [entry(name, html.escape(value)) for name, value in head_of(content)]
-    for section in content["sections"]:
-        parts.append(f"</dl><h2>{html.escape(section['title'])}</h2><dl>")
-        for field in section["fields"]:
-            inner = html.escape(field["answer"]) if "answer" in field else f"<table>{rows(field['table'])}</table>"
-            parts.append(entry(field["field"], inner))
-    inputs = [["file", "sha256"], *([name, digest] for name, digest in content["inputs_sha256"].items())]
-    parts.append(f"</dl><h2>Made from</h2><table>{rows(inputs)}</table>")
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(content["title"])}</title>'
-        f'<link rel="canonical" href="{html.escape(content["published_at"])}"><style>{STYLE}</style></head>'
-        f"<body>{''.join(parts)}</body></html>\n"
-    )
+def to_html(content: dict) -> str:
+    """Return a document as one self-contained HTML file that prints on A4."""
+    template = environment(Path(__file__).parent, autoescape=True).get_template("form.html")
+    return template.render(content, head=head_of(content), inputs=inputs_of(content))

@@ -1,7 +1,7 @@
-"""ONNX and OpenVINO of the `llama` flavour, written by transformers' exporters and run without transformers.
+"""Export the `llama` variant to ONNX and OpenVINO with transformers' exporters, and run it without transformers.
 
-Each is one graph in fp32 that takes ids, mask, positions and the keys and values of earlier tokens: with none of those
-it reads a prompt, with them it goes on from it.
+Each export is one fp32 graph. Its inputs are ids, mask, positions, and the keys and values of earlier tokens, none for
+a prompt.
 """
 
 import io
@@ -22,8 +22,8 @@ from .checks import NEW_TOKENS, Checks
 from .fp32 import SAME_ARITHMETIC, Fp32
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
-# Their warnings do not concern the exported graph, which is compared with torch: versions other than the tested ones,
-# dynamic axes, and operators without torchvision or a signature that no layer here uses.
+# Their warnings do not affect the exported graph, which is compared with torch: untested versions, dynamic axes, and
+# operators without torchvision or a signature that no layer here uses.
 EXPORT_LOGGERS = (
     utils.logger,
     exporter_dynamo.logger,
@@ -47,10 +47,10 @@ def hide_export_warnings() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def export(flavour: Path, out: Path, *, format: str) -> None:
-    """Write `out` from the folder of the `llama` flavour; `format` is `onnx` or `openvino`."""
-    model = LlamaForCausalLM.from_pretrained(flavour, dtype=torch.float32).eval()
-    # Two rows, one padded: with a batch of one, or a mask of ones, the exporter would take either for granted.
+def export(variant: Path, out: Path, *, format: str) -> None:
+    """Export the folder of the `llama` variant to `out`; `format` is `onnx` or `openvino`."""
+    model = LlamaForCausalLM.from_pretrained(variant, dtype=torch.float32).eval()
+    # Two rows, one padded: the exporter would make a batch of one or a mask of ones a constant.
     pad = model.config.pad_token_id
     ids = torch.tensor([[1, 5, 6, 7], [pad, pad, 1, 5]])
     sample = {"input_ids": ids, "attention_mask": (ids != pad).long()}
@@ -59,14 +59,14 @@ def export(flavour: Path, out: Path, *, format: str) -> None:
     with hide_export_warnings():
         exporter().export(graph, inputs, config(dynamic=True)).save_pretrained(out)
     for name in TOKENIZER_FILES:
-        shutil.copyfile(flavour / name, out / name)
+        shutil.copyfile(variant / name, out / name)
 
 
 class OnnxSession:
-    """The exported graph in ONNX Runtime, with nothing of torch around it.
+    """The exported graph in ONNX Runtime, without torch.
 
     Args:
-        folder: as `export` wrote it.
+        folder: Folder that `export` wrote.
     """
 
     def __init__(self, folder: str | Path):
@@ -78,14 +78,15 @@ class OnnxSession:
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was read."""
+        """Clear the cache of keys and values."""
         _, heads, _, width = self.past[0].shape
         self.cache = [np.zeros((1, int(heads), 0, int(width)), np.float32) for _ in self.past]
         self.seen = 0
 
     def read(self, ids: list[int]) -> np.ndarray:
-        """Read further ids; the logits (V,) of what follows them."""
-        feed = step(ids, self.seen) | {node.name: value for node, value in zip(self.past, self.cache, strict=True)}
+        """Process further ids; return the logits (V,) of the next token."""
+        feed = step_inputs(ids, self.seen)
+        feed |= {node.name: value for node, value in zip(self.past, self.cache, strict=True)}
         names = ["logits", *(node.name.replace("input.", "output.", 1) for node in self.past)]
         logits, *self.cache = self.session.run(names, feed)
         self.seen += len(ids)
@@ -93,29 +94,29 @@ class OnnxSession:
 
 
 class OpenVinoSession:
-    """The exported graph in OpenVINO, which keeps the earlier keys and values itself.
+    """The exported graph in OpenVINO, which stores earlier keys and values itself.
 
     Args:
-        folder: as `export` wrote it.
+        folder: Folder that `export` wrote.
     """
 
     def __init__(self, folder: str | Path):
         import openvino
 
-        # Left to itself, the CPU plugin computes in bfloat16 where it can and keeps the cache in 8 bits.
+        # By default the CPU plugin computes in bfloat16 if it can, and stores the cache in 8 bits.
         exact = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
         model = openvino.Core().compile_model(Path(folder) / "openvino_model.xml", "CPU", exact)
         self.request = model.create_infer_request()
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was read."""
+        """Clear the cache of keys and values."""
         self.request.reset_state()
         self.seen = 0
 
     def read(self, ids: list[int]) -> np.ndarray:
-        """Read further ids; the logits (V,) of what follows them."""
-        logits = self.request.infer(step(ids, self.seen) | {"beam_idx": np.zeros(1, np.int32)})["logits"]
+        """Process further ids; return the logits (V,) of the next token."""
+        logits = self.request.infer(step_inputs(ids, self.seen) | {"beam_idx": np.zeros(1, np.int32)})["logits"]
         self.seen += len(ids)
         return logits[0, -1].copy()
 
@@ -123,8 +124,8 @@ class OpenVinoSession:
 SESSIONS = {"onnx": OnnxSession, "openvino": OpenVinoSession}
 
 
-def step(ids: list[int], seen: int) -> dict[str, np.ndarray]:
-    """Inputs of one call: ids, a mask over everything so far, and positions."""
+def step_inputs(ids: list[int], seen: int) -> dict[str, np.ndarray]:
+    """Return the inputs of one call: ids, a mask over all tokens so far, and positions."""
     return {
         "input_ids": np.array([ids], np.int64),
         "attention_mask": np.ones((1, seen + len(ids)), np.int64),
@@ -133,7 +134,7 @@ def step(ids: list[int], seen: int) -> dict[str, np.ndarray]:
 
 
 def generate(session, ids: list[int], count: int, repetition_penalty: float, eos: int) -> list[int]:
-    """The greedy continuation, with transformers' repetition penalty; ends before `eos`."""
+    """Return the greedy continuation, with transformers' repetition penalty; it ends before `eos`."""
     session.reset()
     new: list[int] = []
     logits = session.read(ids)
@@ -141,17 +142,17 @@ def generate(session, ids: list[int], count: int, repetition_penalty: float, eos
         seen = np.unique([*ids, *new])
         values = logits[seen]
         logits[seen] = np.where(values < 0, values * repetition_penalty, values / repetition_penalty)
-        likeliest = int(logits.argmax())
-        if likeliest == eos:
+        token = int(logits.argmax())
+        if token == eos:
             break
-        new.append(likeliest)
+        new.append(token)
         if len(new) < count:
-            logits = session.read([likeliest])
+            logits = session.read([token])
     return new
 
 
 def check_export(checks: Checks, fp32: Fp32, folder: Path, *, format: str) -> None:
-    """Hold an exported folder, as it lies on disk, against torch: log-probabilities after each prompt, greedy text."""
+    """Compare an exported folder with torch: log-probabilities after each prompt, and greedy text."""
     session = SESSIONS[format](folder)
     last = {}
     for code, ids in fp32.prompts.items():

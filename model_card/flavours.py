@@ -1,4 +1,4 @@
-"""Two flavours of the same tensors: `custom`, with its code inside, and `llama`, which needs none."""
+"""Export the two variants of a model: `custom`, which includes its code, and `llama`, which needs none."""
 
 import inspect
 import shutil
@@ -27,19 +27,19 @@ AUTO_MAP = {
     "AutoModelForQuestionAnswering": "modeling_pleias.PleiasForQuestionAnswering",
 }
 TEMPLATE = "chat_template.jinja"
-# What transformers notes in a tokenizer's settings of how it was loaded.
+# Keys that transformers adds to a tokenizer's settings, and that state how it was loaded.
 NO_SETTINGS = ("is_local", "local_files_only", "backend", "auto_map", "tokenizer_file", "name_or_path")
 
 
 @dataclass
 class Source:
-    """What a release is made from.
+    """Model from which a release is exported.
 
     Args:
-        folder: the folder with config.json, weights and tokenizer.
-        run: run folder, None for a folder labelled `llama`.
-        model: the weights, in the precision they are stored in, ready for inference.
-        languages: codes of the languages that the text was in.
+        folder: Folder with config.json, weights and tokenizer.
+        run: Run folder; None for a folder of model type `llama`.
+        model: Model in its stored precision, in evaluation mode.
+        languages: Codes of the languages of the training text.
     """
 
     folder: Path
@@ -49,50 +49,52 @@ class Source:
 
     @property
     def keeps_tokenizer_class(self) -> bool:
-        """Whether the tokenizer is ours: another one's folder keeps its own rules for cutting text, and its ids."""
+        """Whether the tokenizer is a PleiasTokenizer: another one keeps its own pre-tokenizer and ids."""
         return read_json(self.folder / "tokenizer_config.json").get("tokenizer_class") == PleiasTokenizer.__name__
 
 
 def open_run(run: Run) -> Source:
-    """The finished run in a folder.
+    """Check that a run is finished, and load its model.
 
     Raises:
-        ReleaseError: when the folder holds no finished run.
+        ReleaseError: If the folder contains no finished run.
     """
     config, model_folder = run.config, run.folder / "model"
     if not (model_folder / "config.json").is_file():
-        raise ReleaseError(f"{run.folder} has no model/ yet: let the run finish, with the command that started it.")
+        raise ReleaseError(
+            f"{run.folder} has no model/ yet. Repeat the command that started the run, and let it finish."
+        )
     model = load(model_folder)
-    read = languages(gather(run), LISTS["languages"].split()) or (config.get("corpus") or {}).get("languages")
-    # Of a fine-tuning on text that names no language nobody knows it: that is the Hub's code for it.
-    return Source(model_folder, run, model, list(read or (["und"] if config.get("task") else LANGUAGE_NAMES)))
+    codes = languages(gather(run), LISTS["languages"].split()) or (config.get("corpus") or {}).get("languages")
+    # "und" is the Hub's code for an undetermined language: a fine-tuning on text without a language column.
+    return Source(model_folder, run, model, list(codes or (["und"] if config.get("task") else LANGUAGE_NAMES)))
 
 
 def open_llama(folder: Path) -> Source:
-    """An existing folder labelled `llama`, such as the original's.
+    """Open a folder of model type `llama`, such as the original's.
 
     Raises:
-        ReleaseError: when the folder is no such model.
+        ReleaseError: If the folder has another model type, or a file is missing.
     """
     config = read_json(folder / "config.json")
     if config.get("model_type") != "llama":
-        raise ReleaseError(f"{folder}/config.json says model_type {config.get('model_type')!r}, not 'llama'.")
+        raise ReleaseError(f"model_type in {folder}/config.json must be 'llama', got {config.get('model_type')!r}.")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         read_json(folder / name)
     return Source(folder, None, load(folder), list(LANGUAGE_NAMES))
 
 
 def load(folder: Path) -> PleiasForCausalLM:
-    """Load the model of a folder in the dtype in which its config says it is stored, float32 if it says nothing.
+    """Load the model of a folder in the dtype that its config specifies, else in float32.
 
     Raises:
-        ReleaseError: when weights are missing, or are there that the model has no place for.
+        ReleaseError: If weights are missing, unexpected, or of another shape.
     """
     dtype = PleiasConfig.from_pretrained(folder).dtype or torch.float32
     model, info = PleiasForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True)
     wrong = {kind: sorted(info[kind]) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[kind]}
     if wrong:
-        raise ReleaseError(f"The weights in {folder} are not those of its config.json: {wrong}.")
+        raise ReleaseError(f"The weights in {folder} do not match its config.json: {wrong}.")
     return model.eval()
 
 
@@ -104,26 +106,26 @@ def write_flavours(source: Source, out: Path, *, max_shard_size: str) -> None:
     config = read_json(custom / "config.json")
     config = {key: value for key, value in config.items() if key != "auto_map"}
     generation = read_json(custom / "generation_config.json")
-    # What generate() knows anyway, and the note that the file was derived from config.json, whose values would win.
+    # Defaults of generate(), and a marker that the file was derived from config.json, whose values would then win.
     noise = ("_from_model_config", "output_attentions", "output_hidden_states", "use_cache")
     generation = {key: value for key, value in generation.items() if key not in noise}
     plain = {key: value for key, value in config.items() if key != "pretraining_init_std"}
     write_json(custom / "config.json", {**config, "auto_map": AUTO_MAP})
     write_json(llama / "config.json", {**plain, "architectures": ["LlamaForCausalLM"], "model_type": "llama"})
     settings = mended(source)
-    ours = {
+    own_class = {
         "tokenizer_class": "PleiasTokenizer",
         "auto_map": {"AutoTokenizer": [None, "tokenization_pleias.PleiasTokenizer"]},
     }
-    write_json(custom / "tokenizer_config.json", settings | (ours if source.keeps_tokenizer_class else {}))
-    # transformers 4 knows the list of further special tokens by its older name alone; 5 reads both.
+    write_json(custom / "tokenizer_config.json", settings | (own_class if source.keeps_tokenizer_class else {}))
+    # transformers 4 reads the list of further special tokens only under its older name; 5 reads both.
     extra = settings.pop("extra_special_tokens", None)
     write_json(llama / "tokenizer_config.json", settings | ({"additional_special_tokens": extra} if extra else {}))
-    for flavour in (custom, llama):
-        write_json(flavour / "generation_config.json", generation)
-        shutil.copyfile(source.folder / "tokenizer.json", flavour / "tokenizer.json")
-        if (source.folder / TEMPLATE).is_file():  # of a model that was tuned on conversations
-            shutil.copyfile(source.folder / TEMPLATE, flavour / TEMPLATE)
+    for variant in (custom, llama):
+        write_json(variant / "generation_config.json", generation)
+        shutil.copyfile(source.folder / "tokenizer.json", variant / "tokenizer.json")
+        if (source.folder / TEMPLATE).is_file():  # the model was fine-tuned on conversations
+            shutil.copyfile(source.folder / TEMPLATE, variant / TEMPLATE)
     for module in MODULES:
         shutil.copyfile(inspect.getsourcefile(module), custom / Path(module.__file__).name)
     (custom / "LICENSE").write_text(licence_text(), encoding="utf-8")
@@ -131,10 +133,10 @@ def write_flavours(source: Source, out: Path, *, max_shard_size: str) -> None:
 
 
 def mended(source: Source) -> dict:
-    """The tokenizer's settings for a plain fast tokenizer, with what the original's files leave out.
+    """Return the settings of a plain fast tokenizer, with those that the original's files lack.
 
-    The original names no bos, eos, unk and pad, no length limit, and cleans spaces up when decoding. What is named is
-    kept; no id changes, because ids come from tokenizer.json, which is copied as it is.
+    The original specifies no bos, eos, unk and pad token and no length limit, and cleans up spaces when decoding.
+    Existing values are kept. No id changes, because ids come from tokenizer.json, which is copied unchanged.
     """
     settings = read_json(source.folder / "tokenizer_config.json")
     settings = {key: value for key, value in settings.items() if key not in NO_SETTINGS}
@@ -151,11 +153,11 @@ def mended(source: Source) -> dict:
 
 
 def licence_text() -> str:
-    """The Apache-2.0 text that the copied code files refer to."""
-    beside = Path(modeling_pleias.__file__).parent.parent / "LICENSE"
-    if beside.is_file():  # a checkout
-        return beside.read_text(encoding="utf-8")
+    """Return the Apache-2.0 text to which the copied code files refer."""
+    path = Path(modeling_pleias.__file__).parent.parent / "LICENSE"
+    if path.is_file():  # a checkout
+        return path.read_text(encoding="utf-8")
     try:
         return distribution("modeling-pleias").read_text("licenses/LICENSE")
     except PackageNotFoundError:
-        raise ReleaseError(f"There is no {beside}, and modeling-pleias is not installed: install it.") from None
+        raise ReleaseError(f"{path} does not exist, and modeling-pleias is not installed: install it.") from None

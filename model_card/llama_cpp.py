@@ -1,4 +1,4 @@
-"""llama.cpp on a GGUF file, through its own server: ids of texts, log-probabilities, greedy text."""
+"""Run llama.cpp on a GGUF file through its own server: token ids, log-probabilities, greedy text."""
 
 import http.client
 import json
@@ -10,22 +10,22 @@ import xllamacpp
 
 from .files import ReleaseError
 
-# llama.cpp ends a text at these entries by their names, whatever the file says.
+# llama.cpp ends a text at tokens of these names, whatever end token the file specifies.
 ENDS = ("<|im_end|>",)
 
 
 class LlamaCpp:
-    """A server in this process, for as long as the `with` block lasts.
+    """A llama.cpp server in this process, for the duration of a `with` block.
 
-    Keys and values are kept in fp32 and attention is the plain one, so that what remains between this and torch is the
-    weights' format and the order of additions.
+    Keys and values are stored in fp32, and attention is not the flash kernel, so that only the format of the weights
+    and the order of additions differ from torch.
 
     Args:
         path: GGUF file.
-        context: tokens of prompt and continuation together.
+        context: Maximum tokens of prompt and continuation together.
 
     Raises:
-        ReleaseError: when llama.cpp does not load the file; its own words are on stderr.
+        ReleaseError: If llama.cpp does not load the file; its own message is on stderr.
     """
 
     def __init__(self, path: Path, *, context: int):
@@ -42,7 +42,7 @@ class LlamaCpp:
         try:
             self._server = xllamacpp.Server(parameters)
         except RuntimeError:
-            raise ReleaseError(f"llama.cpp does not load {path.name}; what it says of it stands above.") from None
+            raise ReleaseError(f"llama.cpp does not load {path.name}; its message is above.") from None
         self._address = self._server.listening_address.split("//")[1]
 
     def __enter__(self) -> "LlamaCpp":
@@ -52,46 +52,46 @@ class LlamaCpp:
         del self._server
 
     def call(self, endpoint: str, body: dict) -> dict:
-        """The answer of one of the server's endpoints."""
-        connection = http.client.HTTPConnection(self._address)  # one each: the server ends a connection after a while
+        """Return the response of an endpoint of the server."""
+        connection = http.client.HTTPConnection(self._address)  # one per call: the server closes old connections
         connection.request("POST", endpoint, json.dumps(body), {"Content-Type": "application/json"})
         response = connection.getresponse()
-        answer = response.read()
+        content = response.read()
         connection.close()
-        assert response.status == 200, answer
-        return json.loads(answer)
+        assert response.status == 200, content
+        return json.loads(content)
 
     def ids(self, text: str) -> list[int]:
-        """Ids of a text, with what the vocabulary says is put before it."""
+        """Return the token ids of a text, with the begin token if the file adds one."""
         return self.call("/tokenize", {"content": text, "add_special": True, "parse_special": True})["tokens"]
 
     def log_probabilities(self, ids: list[int], vocabulary: int) -> np.ndarray:
-        """Log-probabilities (V,) of what follows the ids."""
-        # Generating part of a character, the server would tell no probabilities: it is made to generate a letter,
-        # which does not change what it tells.
+        """Return the log-probabilities (V,) of the next token after `ids`."""
+        # The server returns no probabilities if it generates part of a character. The bias forces a letter, and does
+        # not change the probabilities.
         body = {"prompt": ids, "n_predict": 1, "n_probs": vocabulary, "temperature": 0}
         body |= {"logit_bias": [[self.ids("a")[-1], 1e6]]}
-        found = np.full(vocabulary, np.nan)
+        scores = np.full(vocabulary, np.nan)
         for entry in self.call("/completion", body)["completion_probabilities"][0]["top_logprobs"]:
-            found[entry["id"]] = entry["logprob"]
-        return found
+            scores[entry["id"]] = entry["logprob"]
+        return scores
 
     def score(self, ids: list[int], position: int) -> tuple[float, int]:
-        """Log-probability of the id at a position after those before it, and the likeliest id there.
+        """Return the log-probability of the id at a position given those before it, and the most probable id there.
 
-        The server tells probabilities of what it generates, so it is made to generate that id. Tokens that are part of
-        a character only are not told: leave them out.
+        The server returns probabilities of the tokens it generates, so the bias forces that id. It returns none for
+        tokens that are only part of a character: skip them.
         """
         body = {"prompt": ids[:position], "n_predict": 1, "n_probs": 1, "temperature": 0}
         body |= {"logit_bias": [[ids[position], 1e6]], "cache_prompt": True}
-        found = self.call("/completion", body)["completion_probabilities"][0]
-        assert found["id"] == ids[position], (found, ids[position])
-        return found["logprob"], found["top_logprobs"][0]["id"]
+        token = self.call("/completion", body)["completion_probabilities"][0]
+        assert token["id"] == ids[position], (token, ids[position])
+        return token["logprob"], token["top_logprobs"][0]["id"]
 
     def greedy(self, ids: list[int], count: int, repetition_penalty: float) -> list[int]:
-        """The ids that follow, each the likeliest, with transformers' repetition penalty on all that came before.
+        """Return the greedy continuation, with transformers' repetition penalty over the whole prefix.
 
-        They end at the vocabulary's end mark, and at an entry of `ENDS`.
+        It ends at the vocabulary's end token or a token of `ENDS`.
         """
         body = {"prompt": ids, "n_predict": count, "temperature": 0, "return_tokens": True, "cache_prompt": False}
         body |= {"repeat_penalty": repetition_penalty, "repeat_last_n": len(ids) + count}

@@ -1,7 +1,7 @@
-"""What a user gets from a released folder: run by path in a fresh interpreter, it imports transformers and no more.
+"""Load a released folder as a user does, and write its outputs: run by path, with transformers alone.
 
-`python -I probe.py FOLDER QUESTIONS.json ANSWERS.json`; release runs it on each flavour, and calls `measure` itself on
-the model that the release is made from.
+`python -I probe.py FOLDER QUESTIONS.json OUTPUTS.json`; a release runs it on each variant in a fresh interpreter, and
+calls `measure_outputs` itself on the source of the release.
 """
 
 import hashlib
@@ -13,16 +13,16 @@ import torch
 
 
 def digest(tensor: torch.Tensor) -> str:
-    """Sha256 of a tensor's bits."""
+    """Return the sha256 of a tensor's bits."""
     return hashlib.sha256(tensor.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 @torch.no_grad()
-def measure(model, questions: dict) -> dict:
-    """Bits of the logits (T, V) of each row of ids, and the ids that `generate` continues each prompt with.
+def measure_outputs(model, questions: dict) -> dict:
+    """Return the sha256 of the logits (T, V) of each row of ids, and the ids that `generate` returns for each prompt.
 
     Args:
-        model: a causal language model, in the precision that it was loaded with.
+        model: Causal language model, in the precision in which it was loaded.
         questions: `rows` and `prompts`, lists of lists of ids, and `new_tokens`.
     """
     generated = []
@@ -33,9 +33,9 @@ def measure(model, questions: dict) -> dict:
 
 
 def main() -> None:
-    """Answer for the folder that the command line names."""
+    """Load the folder and write its outputs; see the docstring of this file."""
     folder, questions_file, answers_file = sys.argv[1:]
-    sys.modules["modeling_pleias"] = None  # an import of the installed package fails: the folder has to do without
+    sys.modules["modeling_pleias"] = None  # an import of the installed package fails: the folder must load without it
     warnings.simplefilter("ignore")
     import transformers
 
@@ -57,7 +57,7 @@ def main() -> None:
             classes[name] = type(auto.from_pretrained(folder, trust_remote_code=code)).__name__
     texts = questions["texts"]
     ids = [tokenizer.encode(text) for text in texts]
-    answers = {
+    outputs = {
         "model": type(model).__name__,
         "code": type(model).__module__.partition(".")[0],
         "tokenizer": type(tokenizer).__name__,
@@ -66,16 +66,16 @@ def main() -> None:
         "decoded": [tokenizer.decode(row, skip_special_tokens=True) for row in ids],
         "special": [tokenizer.unk_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id],
         "model_max_length": tokenizer.model_max_length,
-        # transformers 5 ignores it for byte-level BPE; 4 drops the space of " ?" where it is set.
+        # transformers 5 ignores it for byte-level BPE; 4 drops the space of " ?" if it is set.
         "cleans_up": tokenizer.clean_up_tokenization_spaces,
         "pipeline": [
             out[0]["generated_text"]
             for out in generate(questions["prompt_texts"], max_new_tokens=questions["new_tokens"], batch_size=1)
         ],
-        **measure(model, questions),
+        **measure_outputs(model, questions),
     }
     with open(answers_file, "w", encoding="utf-8") as file:
-        json.dump(answers, file)
+        json.dump(outputs, file)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 # Copyright 2026 the modeling-pleias authors.
 #
 # Licensed under the Apache License, Version 2.0: see LICENSE.
-"""What a Pleias model is: its shape, as data. The defaults are Pleias-nano-1.2b-Preview."""
+"""Configuration of a Pleias model. The defaults are Pleias-nano-1.2b-Preview."""
 
 from huggingface_hub.dataclasses import strict
 from transformers import LlamaConfig, __version__
@@ -34,15 +34,15 @@ check_transformers_version(__version__)
 
 @strict
 class PleiasConfig(LlamaConfig):
-    """Shape of a Pleias model: Llama's layout with Pleias-nano-1.2b-Preview as the default.
+    """Configuration of a Pleias model: Llama's layout with Pleias-nano-1.2b-Preview as the default.
 
-    Every field of `LlamaConfig` is accepted; the ones below are those whose value differs. Source of each value: the
-    published `config.json`, except the two that say otherwise.
+    Every field of `LlamaConfig` is accepted; the fields below have other defaults. Source of each value: the published
+    `config.json`, unless a comment names another.
 
     Raises:
-        huggingface_hub.errors.StrictDataclassError: for a value of the wrong type, heads that do not divide (hidden
-            size by heads, heads by key/value heads), or an odd head dimension (rotary embedding turns pairs). An
-            unknown name is kept as an attribute, as in every transformers config.
+        huggingface_hub.errors.StrictDataclassError: If a value has the wrong type, heads do not divide (hidden size by
+            heads, heads by key/value heads), or the head dimension is odd (rotary embedding rotates pairs). An unknown
+            name becomes an attribute, as in every transformers config.
     """
 
     model_type = "pleias"
@@ -56,24 +56,24 @@ class PleiasConfig(LlamaConfig):
     max_position_embeddings: int = 2048
     rms_norm_eps: float = 1e-5
     tie_word_embeddings: bool = True
-    # The original's files name no padding id, so batches fail; its vocabulary has [PAD] at 3.
+    # The original's files specify no padding id, so batches fail; its vocabulary has [PAD] at 3.
     pad_token_id: int | None = 3
-    # Pretraining drew embeddings and projections from this (published training settings, nanotron YAML), with o_proj
-    # and down_proj at pretraining_init_std / sqrt(2 * num_hidden_layers). The inherited initializer_range (0.02, as in
-    # the published config.json) is what heads and vocabulary rows added after pretraining are drawn from.
+    # Standard deviation with which pretraining initialised embeddings and projections (published training settings,
+    # nanotron YAML); divided by sqrt(2 * num_hidden_layers) for o_proj and down_proj. Heads and vocabulary rows added
+    # after pretraining use the inherited initializer_range (0.02, as in the published config.json).
     pretraining_init_std: float = 0.025
 
     def __post_init__(self, **kwargs):
-        kwargs.pop("model_type", None)  # the label of a file that says `llama` must not hide the class's own
+        kwargs.pop("model_type", None)  # the `llama` label of a file must not hide the class's own
         super().__post_init__(**kwargs)
 
     @property
     def residual_init_std(self) -> float:
-        """Standard deviation of the two projections that write into the residual stream, at pretraining."""
+        """Initial standard deviation of the two projections that write into the residual stream."""
         return self.pretraining_init_std / (2 * self.num_hidden_layers) ** 0.5
 
     def validate_architecture(self):
-        """Run by `@strict` after construction."""
+        """Check heads and head dimension; `@strict` calls it after construction."""
         super().validate_architecture()
         if self.num_key_value_heads < 1 or self.num_attention_heads % self.num_key_value_heads != 0:
             raise ValueError(
@@ -85,7 +85,7 @@ class PleiasConfig(LlamaConfig):
 
     @classmethod
     def get_config_dict(cls, *args, **kwargs) -> tuple[dict, dict]:
-        """As inherited, except that a file labelled `llama`, as the original's are, is read as a Pleias model."""
+        """Read a config as inherited, and one of model type `llama`, as the original's, as a Pleias model."""
         config, unused = super().get_config_dict(*args, **kwargs)
         if config.get("model_type") == "llama":
             config["model_type"] = cls.model_type
@@ -95,18 +95,18 @@ class PleiasConfig(LlamaConfig):
 
     @classmethod
     def pico_350m(cls, **overrides) -> "PleiasConfig":
-        """Pleias-350m-Preview: 353,424,384 parameters."""
+        """Return the config of Pleias-350m-Preview: 353,424,384 parameters."""
         shape = {"hidden_size": 1024, "intermediate_size": 2560, "num_hidden_layers": 26, "num_attention_heads": 16}
         return cls(**{**shape, **overrides})
 
     @classmethod
     def nano_1_2b(cls, **overrides) -> "PleiasConfig":
-        """Pleias-1.2b-Preview, the default: 1,195,468,800 parameters (its card says 1.21 billion)."""
+        """Return the config of Pleias-1.2b-Preview, the default: 1,195,468,800 parameters (its card: 1.21 billion)."""
         return cls(**overrides)
 
     @classmethod
     def base_3b(cls, **overrides) -> "PleiasConfig":
-        """Pleias-3b-Preview: 3,211,926,528 parameters, context 4,096."""
+        """Return the config of Pleias-3b-Preview: 3,211,926,528 parameters, context 4,096."""
         shape = {"hidden_size": 3072, "intermediate_size": 12_288, "max_position_embeddings": 4096}
         return cls(**{**shape, **overrides})
 

@@ -5,7 +5,7 @@
 
 Llama's parameter names and arithmetic, operation for operation: `LlamaForCausalLM` on equal weights is the test
 oracle and gives equal bits. Shapes: B batch, T time, D hidden size, H heads, G key/value heads, K head dimension,
-V vocabulary; a suffix such as `q_BHTK` spells them out.
+V vocabulary; a suffix such as `q_BHTK` states the shape.
 """
 
 import torch
@@ -78,7 +78,7 @@ class PleiasRMSNorm(nn.Module):
 
 
 class PleiasRotaryEmbedding(nn.Module):
-    """Cosines and sines of the rotary angles, (B, T, K) each; fp32 inside whatever the model's precision."""
+    """Cosines and sines of the rotary angles, (B, T, K) each; computed in fp32 whatever the model's precision."""
 
     def __init__(self, config: PleiasConfig):
         super().__init__()
@@ -95,7 +95,7 @@ class PleiasRotaryEmbedding(nn.Module):
 
     @staticmethod
     def compute_default_rope_parameters(config: PleiasConfig, **kwargs) -> tuple[torch.Tensor, float]:
-        """Inverse frequencies (K / 2,) and the scale of cos and sin, which plain rotary leaves at 1."""
+        """Return the inverse frequencies (K / 2,) and the scale of cos and sin, which is 1 for plain rotary."""
         K = config.head_dim
         return 1.0 / (config.rope_parameters["rope_theta"] ** (torch.arange(0, K, 2, dtype=torch.float) / K)), 1.0
 
@@ -109,19 +109,19 @@ class PleiasRotaryEmbedding(nn.Module):
 
 
 def rotate_half(x: torch.Tensor) -> torch.Tensor:
-    """(x1, x2) -> (-x2, x1) on the halves of the last dimension."""
+    """Map the halves (x1, x2) of the last dimension to (-x2, x1)."""
     x1, x2 = x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]
     return torch.cat((-x2, x1), dim=-1)
 
 
 def apply_rotary_pos_emb(q_BHTK, k_BGTK, cos_BTK, sin_BTK):
-    """Queries and keys turned by their positions."""
+    """Rotate queries and keys by their positions."""
     cos, sin = cos_BTK.unsqueeze(1), sin_BTK.unsqueeze(1)
     return (q_BHTK * cos) + (rotate_half(q_BHTK) * sin), (k_BGTK * cos) + (rotate_half(k_BGTK) * sin)
 
 
 def repeat_kv(x_BGTK: torch.Tensor, repeats: int) -> torch.Tensor:
-    """Each key/value head repeated for the query heads that share it: (B, G, T, K) -> (B, H, T, K)."""
+    """Repeat each key/value head for the query heads that share it: (B, G, T, K) -> (B, H, T, K)."""
     if repeats == 1:
         return x_BGTK
     B, G, T, K = x_BGTK.shape
@@ -129,7 +129,7 @@ def repeat_kv(x_BGTK: torch.Tensor, repeats: int) -> torch.Tensor:
 
 
 def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
-    """Attention in plain matrix products, softmax in fp32: the reference, and what returns attention weights."""
+    """Compute attention in plain matmuls with fp32 softmax: the reference, and the one that returns weights."""
     key_BHTK = repeat_kv(key, module.num_key_value_groups)
     value_BHTK = repeat_kv(value, module.num_key_value_groups)
     weights_BHTT = torch.matmul(query, key_BHTK.transpose(2, 3)) * scaling
@@ -219,7 +219,7 @@ class PleiasDecoderLayer(GradientCheckpointingLayer):
 
 
 class PleiasPreTrainedModel(PreTrainedModel):
-    """What every Pleias model declares to transformers, and how weights are drawn."""
+    """Base class: declares features to transformers and initialises weights."""
 
     config_class = PleiasConfig
     config: PleiasConfig
@@ -258,20 +258,20 @@ class PleiasPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
-        """Modules of the pretrained body carry `init_std` (see PleiasModel); later additions use initializer_range."""
+        """Initialise a module with its `init_std` (see PleiasModel), or with initializer_range if added later."""
         if not isinstance(module, nn.Linear | nn.Embedding):
             return super()._init_weights(module)
         init.normal_(module.weight, std=getattr(module, "init_std", self.config.initializer_range))
         if isinstance(module, nn.Linear) and module.bias is not None:
             init.zeros_(module.bias)
         if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            # A slice does not carry the mark of a loaded weight, so look at the whole.
+            # A slice has no marker of a loaded weight, so check the full tensor.
             if not getattr(module.weight, "_is_hf_initialized", False):
                 init.zeros_(module.weight[module.padding_idx])
 
 
 class PleiasModel(PleiasPreTrainedModel):
-    """Token ids (B, T) to hidden states (B, T, D)."""
+    """Decoder body: token ids (B, T) to hidden states (B, T, D)."""
 
     def __init__(self, config: PleiasConfig):
         super().__init__(config)
@@ -301,14 +301,14 @@ class PleiasModel(PleiasPreTrainedModel):
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
-        """Run the body; keywords as in every transformers decoder.
+        """Return the hidden states; keywords as in every transformers decoder.
 
         Args:
-            input_ids: (B, T), or `inputs_embeds` (B, T, D) in its place.
-            attention_mask: (B, T), 0 on padding, or any form `create_causal_mask` takes.
-            position_ids: (B, T); positions that restart mark packed sequences, which do not see each other as long as
-                neither an `attention_mask` nor a cache is there (`use_cache=False`).
-            cache: keys and values of earlier tokens; `past_key_values` is its name up to transformers 5.23.
+            input_ids: (B, T), or `inputs_embeds` (B, T, D) instead.
+            attention_mask: (B, T), 0 on padding, or any form that `create_causal_mask` accepts.
+            position_ids: (B, T). Positions that restart mark packed sequences, which do not see each other if neither
+                an `attention_mask` nor a cache is passed (`use_cache=False`).
+            cache: Keys and values of earlier tokens. Its name up to transformers 5.23 is `past_key_values`.
 
         Raises:
             TypeError: If a keyword is unknown.
@@ -351,7 +351,7 @@ class PleiasModel(PleiasPreTrainedModel):
 
 
 class PleiasForCausalLM(PleiasPreTrainedModel, GenerationMixin):
-    """Pleias as it was pretrained: hidden states to next-token logits through the tied embedding."""
+    """Pleias with the pretraining head: hidden states to next-token logits through the tied embedding."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
@@ -364,17 +364,17 @@ class PleiasForCausalLM(PleiasPreTrainedModel, GenerationMixin):
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.lm_head.init_std = config.pretraining_init_std
-        self._decode_as_the_card_says()
+        self._set_default_decoding()
         self.post_init()
 
-    def _decode_as_the_card_says(self):
-        """Greedy with repetition penalty 1.2, where the checkpoint's generation_config.json does not say otherwise."""
+    def _set_default_decoding(self):
+        """Default to greedy decoding with repetition penalty 1.2; the checkpoint's generation_config.json wins."""
         self.generation_config.update(defaults_only=True, do_sample=False, repetition_penalty=1.2)
 
     def adjust_generation_fn(self, *args, **kwargs):
-        """Run by `from_pretrained`; it replaces the generation config even where the checkpoint has none."""
+        """Restore the defaults: `from_pretrained` replaces the generation config even if the checkpoint has none."""
         super().adjust_generation_fn(*args, **kwargs)
-        self._decode_as_the_card_says()
+        self._set_default_decoding()
 
     @either_cache_name
     @can_return_tuple
@@ -390,11 +390,11 @@ class PleiasForCausalLM(PleiasPreTrainedModel, GenerationMixin):
         logits_to_keep: int | torch.Tensor = 0,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
-        """Logits (B, T, V), and the mean cross-entropy in nats when `labels` (B, T) are given.
+        """Return the logits (B, T, V), and the mean cross-entropy in nats if `labels` (B, T) are passed.
 
         Args:
-            labels: ids to predict, -100 where there is nothing to; shifted inside, so T ids give T - 1 targets.
-            logits_to_keep: compute logits for that many last positions only (0: all), or for these indices.
+            labels: Ids to predict, -100 to ignore a position; shifted inside, so T ids yield T - 1 targets.
+            logits_to_keep: Number of last positions to compute logits for (0: all), or their indices.
         """
         outputs: BaseModelOutputWithPast = self.model(
             input_ids=input_ids,
@@ -405,8 +405,8 @@ class PleiasForCausalLM(PleiasPreTrainedModel, GenerationMixin):
             use_cache=use_cache,
             **kwargs,
         )
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits_BTV = self.lm_head(outputs.last_hidden_state[:, kept])
+        positions = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits_BTV = self.lm_head(outputs.last_hidden_state[:, positions])
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits_BTV, labels=labels, vocab_size=self.config.vocab_size, **kwargs)

@@ -1,7 +1,7 @@
 # Copyright 2026 the modeling-pleias authors.
 #
 # Licensed under the Apache License, Version 2.0: see LICENSE.
-"""The Pleias tokenizer: byte-level BPE that gives every text back exactly, built in this one place."""
+"""The Pleias tokenizer: lossless byte-level BPE, built in one place."""
 
 import json
 
@@ -9,10 +9,10 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import TokenizersBackend
 
-# Text is cut into these pieces before merging; no merge crosses a cut. The pattern is llama.cpp's "llama-bpe", with
-# the contractions written out: under (?i:...) an 's would also eat the long s of old prints. Alternatives in order:
+# Text is split into these pieces before merging; no merge crosses them. The pattern is llama.cpp's "llama-bpe", with
+# the contractions written out: under (?i:...) an 's would also match the long s of old prints. Alternatives in order:
 # English contractions; letters with at most one leading character that is neither letter, digit nor line end; up to
-# three digits; other signs with an optional leading space, up to the line end; line ends; spaces.
+# three digits; other symbols with an optional leading space, up to the line end; line ends; spaces.
 PATTERN = (
     r"'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]"
     r"|[^\r\n\p{L}\p{N}]?\p{L}+"
@@ -26,8 +26,8 @@ PATTERN = (
 # Ids 0 to 3, as in the original's vocabulary.
 BASE_TOKENS = ("[UNK]", "<|begin_of_text|>", "<|end_of_text|>", "[PAD]")
 
-# The last 64 entries of every vocabulary, in this order: the task tokens of the published Pleias models (Pico and
-# Nano 0.1, and RAG 2025), marks of layout, languages, and spares. No text produces them: they are written by name.
+# The last 64 tokens of every vocabulary, in this order: the task tokens of the published Pleias models (Pico and Nano
+# 0.1, and RAG 2025), layout markers, languages, and reserved tokens. Text does not encode to them, except their names.
 DOCUMENT_TOKENS = {
     "<|text_start|>": "opens the text that a task is about",
     "<|text_end|>": "closes it",
@@ -90,17 +90,17 @@ DOCUMENT_TOKENS = {
 class PleiasTokenizer(TokenizersBackend):
     """Byte-level BPE without normalisation: `decode(encode(text)) == text` for every string.
 
-    `<|begin_of_text|>` is put before each text (`add_bos_token`); programs that end documents append
-    `<|end_of_text|>` themselves. Special tokens written out in a text are read as special tokens, as everywhere in
-    transformers; pass `split_special_tokens=True` where the text is not yours.
+    `<|begin_of_text|>` is added before each text (`add_bos_token`); programs that end documents append
+    `<|end_of_text|>` themselves. Special tokens written out in a text are encoded as special tokens, as everywhere in
+    transformers; pass `split_special_tokens=True` for text from others.
 
-    The trained vocabulary of 65,536 entries lies beside this file: `PleiasTokenizer.from_pretrained(folder)` with
-    `folder = Path(modeling_pleias.__file__).parent / "tokenizer"`. What it makes of text is in its REPORT.md.
+    The trained vocabulary of 65,536 tokens is in the package: `PleiasTokenizer.from_pretrained(folder)` with
+    `folder = Path(modeling_pleias.__file__).parent / "tokenizer"`. Its REPORT.md measures it on text.
 
     Args:
-        vocab: token to id, byte-level (GPT-2) spelling, `BASE_TOKENS` first and `DOCUMENT_TOKENS` last; bytes between
-            them, and nothing else, when not given.
-        merges: pairs of tokens, in order of merging.
+        vocab: Token to id, in byte-level (GPT-2) encoding, `BASE_TOKENS` first and `DOCUMENT_TOKENS` last. Default:
+            these and the bytes between them.
+        merges: Pairs of tokens, in order of merging.
     """
 
     vocab_files_names = {"tokenizer_file": "tokenizer.json"}
@@ -127,7 +127,7 @@ class PleiasTokenizer(TokenizersBackend):
             tokens = [*specials, *sorted(pre_tokenizers.ByteLevel.alphabet()), *DOCUMENT_TOKENS]
             vocab = {token: i for i, token in enumerate(tokens)}
         kwargs.setdefault("extra_special_tokens", [token for token in DOCUMENT_TOKENS if token in vocab])
-        # ignore_merges: a piece that stands in the vocabulary is that entry, as in llama.cpp's llama-bpe.
+        # ignore_merges: a piece that is in the vocabulary becomes that token, as in llama.cpp's llama-bpe.
         self._tokenizer = Tokenizer(BPE(vocab=vocab, merges=merges or [], ignore_merges=True))
         self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [
@@ -149,12 +149,12 @@ class PleiasTokenizer(TokenizersBackend):
         )
 
     def train_new_from_iterator(self, text_iterator, vocab_size: int, *args, **kwargs) -> "PleiasTokenizer":
-        """As in transformers, with the document tokens kept at the end of the vocabulary.
+        """Train as transformers does, with the document tokens at the end of the vocabulary.
 
         Args:
-            text_iterator: texts, or batches of them.
-            vocab_size: entries altogether, special tokens included.
-            args, kwargs: those of `TokenizersBackend.train_new_from_iterator`.
+            text_iterator: Texts, or batches of texts.
+            vocab_size: Size of the vocabulary, with special tokens.
+            args, kwargs: Arguments of `TokenizersBackend.train_new_from_iterator`.
         """
         trained = super().train_new_from_iterator(text_iterator, vocab_size, *args, **kwargs)
         model = json.loads(trained.backend_tokenizer.to_str())["model"]

@@ -1,4 +1,4 @@
-"""What the model and its heads declare, how weights are drawn, how it decodes, and that transformers opens it."""
+"""The model and its heads: declared features, initialisation, decoding, and loading with transformers."""
 
 import copy
 import inspect
@@ -38,7 +38,7 @@ from modeling_pleias import (
 from modeling_pleias.configuration_pleias import NEWEST, OLDEST, check_transformers_version
 from modeling_pleias.modeling_pleias import CACHE
 
-# Auto class, ours, Llama's.
+# Auto class, this project's class, Llama's.
 CLASSES = [
     (AutoModel, PleiasModel, LlamaModel),
     (AutoModelForCausalLM, PleiasForCausalLM, LlamaForCausalLM),
@@ -46,7 +46,7 @@ CLASSES = [
     (AutoModelForTokenClassification, PleiasForTokenClassification, LlamaForTokenClassification),
     (AutoModelForQuestionAnswering, PleiasForQuestionAnswering, LlamaForQuestionAnswering),
 ]
-every_class = pytest.mark.parametrize(("auto", "ours", "llama"), CLASSES, ids=lambda kind: kind.__name__)
+every_class = pytest.mark.parametrize(("auto", "pleias", "llama"), CLASSES, ids=lambda kind: kind.__name__)
 IDS = torch.tensor([[5, 6, 7, 8, 9], [3, 3, 10, 11, 12]])
 MASK = (IDS != 3).long()
 
@@ -62,22 +62,22 @@ def seeded(model_class, config: PleiasConfig):
     return model_class(config).eval()
 
 
-# What it declares
+# Declared features
 
 
 @every_class
-def test_the_auto_class_makes_loads_and_saves_it(tmp_path, auto, ours, llama):
+def test_the_auto_class_builds_loads_and_saves_it(tmp_path, auto, pleias, llama):
     model = auto.from_config(tiny(num_labels=3)).eval()
-    assert type(model) is ours
+    assert type(model) is pleias
     model.save_pretrained(tmp_path)
     loaded = auto.from_pretrained(tmp_path)
-    assert type(loaded) is ours and loaded.config.architectures == [ours.__name__]
+    assert type(loaded) is pleias and loaded.config.architectures == [pleias.__name__]
     assert torch.equal(loaded(IDS, attention_mask=MASK)[0], model(IDS, attention_mask=MASK)[0])
 
 
 @every_class
-def test_it_declares_what_llama_declares(auto, ours, llama):
-    model, oracle = ours(tiny()), llama(llama.config_class(**tiny().to_dict()))
+def test_it_declares_what_llama_declares(auto, pleias, llama):
+    model, oracle = pleias(tiny()), llama(llama.config_class(**tiny().to_dict()))
     for plan in ("tp_plan", "pp_plan", "_fsdp_plan"):
         # LlamaForQuestionAnswering alone calls its body `transformer`.
         expected = {name.replace("transformer.", "model."): how for name, how in getattr(oracle, plan).items()}
@@ -95,9 +95,9 @@ def test_it_declares_what_llama_declares(auto, ours, llama):
         assert getattr(model, ability) == getattr(oracle, ability) is not False, ability
     assert {kind.replace("Pleias", "Llama") for kind in model._no_split_modules} == set(oracle._no_split_modules)
     assert model._can_record_outputs.keys() == oracle._can_record_outputs.keys()
-    assert model.can_generate() == oracle.can_generate() == (ours is PleiasForCausalLM)
-    assert (getattr(ours, "_tied_weights_keys", None)) == getattr(llama, "_tied_weights_keys", None)
-    names = [CACHE if name == "cache" else name for name in inspect.signature(ours.forward).parameters]
+    assert model.can_generate() == oracle.can_generate() == (pleias is PleiasForCausalLM)
+    assert (getattr(pleias, "_tied_weights_keys", None)) == getattr(llama, "_tied_weights_keys", None)
+    names = [CACHE if name == "cache" else name for name in inspect.signature(pleias.forward).parameters]
     assert names == list(inspect.signature(llama.forward).parameters)
 
 
@@ -127,12 +127,12 @@ def test_it_records_a_state_per_layer_and_one_before_and_a_map_per_layer():
 
 
 def test_ids_or_embeddings_but_not_both():
-    for given in ({}, {"input_ids": IDS, "inputs_embeds": torch.zeros(2, 5, 64)}):
+    for kwargs in ({}, {"input_ids": IDS, "inputs_embeds": torch.zeros(2, 5, 64)}):
         with pytest.raises(ValueError, match="exactly one of input_ids or inputs_embeds"):
-            PleiasModel(tiny())(**given)
+            PleiasModel(tiny())(**kwargs)
 
 
-# What it computes, beyond test_parity.py
+# Computation, beyond test_parity.py
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -172,7 +172,7 @@ def test_flex_attention_agrees_with_sdpa():
     torch.testing.assert_close(flex, expected)
 
 
-def test_the_model_exports_to_a_graph_that_takes_other_batches_and_lengths():
+def test_the_model_exports_to_a_graph_that_accepts_other_batches_and_lengths():
     model = seeded(PleiasForCausalLM, tiny(use_cache=False))
     # Not a named Dim: torch 2.11 does not see that 16 * time <= 32 * time, a guard of this model, always holds.
     sizes = ({0: torch.export.Dim.DYNAMIC(max=64), 1: torch.export.Dim.DYNAMIC(max=128)},) * 2
@@ -185,24 +185,24 @@ def test_the_model_exports_to_a_graph_that_takes_other_batches_and_lengths():
 
 
 @every_class
-def test_a_pretrained_body_loads_into_every_head_and_lacks_only_the_head(tmp_path, auto, ours, llama):
+def test_a_pretrained_body_loads_into_every_head_and_lacks_only_the_head(tmp_path, auto, pleias, llama):
     pretrained = PleiasForCausalLM(tiny())
     pretrained.save_pretrained(tmp_path)
     model, info = auto.from_pretrained(tmp_path, output_loading_info=True)
     heads = {PleiasModel: set(), PleiasForCausalLM: set(), PleiasForQuestionAnswering: {"qa_outputs"}}
-    assert {key.split(".")[0] for key in info["missing_keys"]} == heads.get(ours, {"score"})
+    assert {key.split(".")[0] for key in info["missing_keys"]} == heads.get(pleias, {"score"})
     assert not info["unexpected_keys"] and not info["mismatched_keys"]
-    body = model if ours is PleiasModel else getattr(model, model.base_model_prefix)
+    body = model if pleias is PleiasModel else getattr(model, model.base_model_prefix)
     assert body.state_dict().keys() == pretrained.model.state_dict().keys()
     assert all(torch.equal(x, pretrained.model.state_dict()[key]) for key, x in body.state_dict().items())
 
 
 @every_class
-def test_a_head_scores_as_llamas_does(auto, ours, llama):
-    model = seeded(ours, tiny(num_labels=3))
+def test_a_head_scores_as_llamas_does(auto, pleias, llama):
+    model = seeded(pleias, tiny(num_labels=3))
     oracle = llama(llama.config_class(**model.config.to_dict())).eval()
     state = model.state_dict()
-    if ours is PleiasForQuestionAnswering:
+    if pleias is PleiasForQuestionAnswering:
         state = {key.replace("model.", "transformer."): x for key, x in state.items()}
     oracle.load_state_dict(state, strict=True)
     targets = {
@@ -211,7 +211,7 @@ def test_a_head_scores_as_llamas_does(auto, ours, llama):
         PleiasForSequenceClassification: {"labels": torch.tensor([0, 2])},
         PleiasForTokenClassification: {"labels": IDS % 3},
         PleiasForQuestionAnswering: {"start_positions": torch.tensor([1, 2]), "end_positions": torch.tensor([3, 4])},
-    }[ours]
+    }[pleias]
     out, expected = (m(IDS, attention_mask=MASK, **targets).to_tuple() for m in (model, oracle))
     assert all(torch.equal(x, y) for x, y in zip(out, expected, strict=True) if isinstance(x, torch.Tensor))
 
@@ -224,20 +224,20 @@ def test_a_sequence_is_scored_by_its_last_token_that_is_not_padding():
     torch.testing.assert_close(model(IDS[1:], attention_mask=MASK[1:]).logits, alone, rtol=1e-3, atol=1e-3)
 
 
-# How weights are drawn
+# Initialisation
 
 
 @pytest.fixture(scope="module")
-def drawn() -> PleiasForCausalLM:
-    """Big enough that a sample's standard deviation is within 2% of what it was drawn from (over 6 sigma)."""
+def initialised() -> PleiasForCausalLM:
+    """Big enough that a sample's standard deviation is within 2% of the distribution's (over 6 sigma)."""
     shape = {"hidden_size": 384, "intermediate_size": 512, "num_hidden_layers": 3, "vocab_size": 2048}
     return seeded(PleiasForCausalLM, tiny(**shape, tie_word_embeddings=False))
 
 
-def test_a_new_model_is_drawn_as_pretraining_drew_it(drawn):
+def test_a_new_model_is_initialised_as_in_pretraining(initialised):
     residual = 0.025 / 6**0.5
     kinds = set()
-    for name, weight in drawn.named_parameters():
+    for name, weight in initialised.named_parameters():
         if "norm" in name:
             assert torch.equal(weight, torch.ones_like(weight)), name
             continue
@@ -247,19 +247,19 @@ def test_a_new_model_is_drawn_as_pretraining_drew_it(drawn):
         assert rows.std().item() == pytest.approx(expected, rel=0.02), name
         assert abs(rows.mean().item()) < 5 * expected / rows.numel() ** 0.5, name
     assert kinds == {"embed_tokens", "lm_head", *(f"{x}_proj" for x in ("q", "k", "v", "o", "gate", "up", "down"))}
-    assert torch.equal(drawn.model.embed_tokens.weight[3], torch.zeros(384))
+    assert torch.equal(initialised.model.embed_tokens.weight[3], torch.zeros(384))
 
 
-def test_the_settings_decide_the_spread():
+def test_the_config_decides_the_standard_deviation():
     model = seeded(PleiasModel, tiny(hidden_size=384, pretraining_init_std=0.1, num_hidden_layers=2))
     assert model.layers[0].mlp.gate_proj.weight.std().item() == pytest.approx(0.1, rel=0.02)
     assert model.layers[1].self_attn.o_proj.weight.std().item() == pytest.approx(0.05, rel=0.02)
 
 
-def test_tensors_that_a_checkpoint_lacks_are_drawn_the_same_and_the_others_kept(tmp_path, drawn):
-    state = {key: x.clone() for key, x in drawn.state_dict().items() if "layers.1.mlp" not in key}
-    state["model.embed_tokens.weight"][3] = 0.5  # a padding row that training has moved
-    drawn.save_pretrained(tmp_path, state_dict=state)
+def test_tensors_that_a_checkpoint_lacks_are_initialised_the_same_and_the_others_loaded(tmp_path, initialised):
+    state = {key: x.clone() for key, x in initialised.state_dict().items() if "layers.1.mlp" not in key}
+    state["model.embed_tokens.weight"][3] = 0.5  # a padding row that training has changed
+    initialised.save_pretrained(tmp_path, state_dict=state)
     loaded, info = PleiasForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
     assert info["missing_keys"] == {f"model.layers.1.mlp.{x}_proj.weight" for x in ("gate", "up", "down")}
     mlp = loaded.model.layers[1].mlp
@@ -268,10 +268,10 @@ def test_tensors_that_a_checkpoint_lacks_are_drawn_the_same_and_the_others_kept(
     assert all(torch.equal(x, state[key]) for key, x in loaded.state_dict().items() if key in state)
 
 
-def test_a_tied_checkpoint_that_names_only_the_head_keeps_every_row(tmp_path):
+def test_a_tied_checkpoint_that_contains_only_the_head_keeps_every_row(tmp_path):
     model = seeded(PleiasForCausalLM, tiny())
     state = {key: x.clone() for key, x in model.state_dict().items() if "embed_tokens" not in key}
-    state["lm_head.weight"][3] = 0.5  # a padding row that training has moved
+    state["lm_head.weight"][3] = 0.5  # a padding row that training has changed
     model.save_pretrained(tmp_path)
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
     loaded, info = PleiasForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
@@ -280,8 +280,10 @@ def test_a_tied_checkpoint_that_names_only_the_head_keeps_every_row(tmp_path):
 
 
 @pytest.mark.parametrize("initializer_range", [0.02, 0.3])
-def test_what_is_added_after_pretraining_is_drawn_from_initializer_range(tmp_path, drawn, initializer_range):
-    drawn.save_pretrained(tmp_path)
+def test_parameters_added_after_pretraining_are_initialised_with_initializer_range(
+    tmp_path, initialised, initializer_range
+):
+    initialised.save_pretrained(tmp_path)
     kwargs = {"num_labels": 64, "initializer_range": initializer_range}
     for auto, head in ((AutoModelForSequenceClassification, "score"), (AutoModelForTokenClassification, "score")):
         weight = getattr(auto.from_pretrained(tmp_path, **kwargs), head).weight
@@ -291,35 +293,35 @@ def test_what_is_added_after_pretraining_is_drawn_from_initializer_range(tmp_pat
     for weight in (model.model.embed_tokens.weight, model.lm_head.weight):
         assert weight[2048:].std().item() == pytest.approx(initializer_range, rel=0.02)
         assert weight[:2048].std().item() == pytest.approx(0.025, rel=0.02)
-    assert torch.equal(model.model.embed_tokens.weight[:2048], drawn.model.embed_tokens.weight)
+    assert torch.equal(model.model.embed_tokens.weight[:2048], initialised.model.embed_tokens.weight)
 
 
-# How it decodes
+# Decoding
 
 
 def test_it_decodes_greedily_with_the_cards_repetition_penalty(tmp_path):
     model = seeded(PleiasForCausalLM, tiny(tie_word_embeddings=False))
     settings = {"max_new_tokens": 20, "attention_mask": MASK}
-    ours = model.generate(IDS, **settings)
+    pleias = model.generate(IDS, **settings)
     explicit = GenerationConfig(do_sample=False, repetition_penalty=1.2, pad_token_id=3, eos_token_id=2)
-    assert torch.equal(ours, model.generate(IDS, generation_config=explicit, **settings))
-    assert not torch.equal(ours, model.generate(IDS, repetition_penalty=1.0, **settings))
+    assert torch.equal(pleias, model.generate(IDS, generation_config=explicit, **settings))
+    assert not torch.equal(pleias, model.generate(IDS, repetition_penalty=1.0, **settings))
 
     model.save_pretrained(tmp_path)
     saved = GenerationConfig.from_pretrained(tmp_path)
     assert (saved.do_sample, saved.repetition_penalty) == (False, 1.2)
-    assert torch.equal(ours, PleiasForCausalLM.from_pretrained(tmp_path).generate(IDS, **settings))
-    # A folder whose file leaves the decoding open, or that has none, decodes the same.
+    assert torch.equal(pleias, PleiasForCausalLM.from_pretrained(tmp_path).generate(IDS, **settings))
+    # A folder whose file does not set the decoding, or that has no file, decodes the same.
     (tmp_path / "generation_config.json").write_text('{"_from_model_config": true, "eos_token_id": 2}')
-    assert torch.equal(ours, PleiasForCausalLM.from_pretrained(tmp_path).generate(IDS, **settings))
+    assert torch.equal(pleias, PleiasForCausalLM.from_pretrained(tmp_path).generate(IDS, **settings))
     (tmp_path / "generation_config.json").unlink()
     bare = PleiasForCausalLM.from_pretrained(tmp_path)
     assert (bare.generation_config.do_sample, bare.generation_config.repetition_penalty) == (False, 1.2)
-    assert torch.equal(ours, bare.generate(IDS, **settings))
+    assert torch.equal(pleias, bare.generate(IDS, **settings))
 
 
 @pytest.mark.parametrize("repetition_penalty", [1.0, 1.1])
-def test_a_checkpoints_own_decoding_wins(tmp_path, repetition_penalty):
+def test_a_checkpoint_s_decoding_settings_win(tmp_path, repetition_penalty):
     model = PleiasForCausalLM(tiny())
     model.generation_config.update(repetition_penalty=repetition_penalty, do_sample=True, temperature=0.5)
     model.save_pretrained(tmp_path)
@@ -327,7 +329,7 @@ def test_a_checkpoints_own_decoding_wins(tmp_path, repetition_penalty):
     assert (loaded.repetition_penalty, loaded.do_sample, loaded.temperature) == (repetition_penalty, True, 0.5)
 
 
-# The front doors
+# Auto classes and pipelines
 
 
 @pytest.mark.parametrize(
@@ -352,24 +354,24 @@ def test_the_pipeline_opens_a_saved_folder(tmp_path, task, model_class):
     texts = ["L'abbaye est fermée.", "Gallia est omnis divisa in partes tres."]
     if task == "zero-shot-classification":
         scored = pipe(texts, candidate_labels=["history", "law"])
-        assert [sorted(one["labels"]) for one in scored] == [["history", "law"]] * 2
-        assert all(sum(one["scores"]) == pytest.approx(1) for one in scored)
+        assert [sorted(result["labels"]) for result in scored] == [["history", "law"]] * 2
+        assert all(sum(result["scores"]) == pytest.approx(1) for result in scored)
     elif task == "text-classification":
-        assert {one["label"] for one in pipe(texts, batch_size=2)} <= set(labels.values())
+        assert {result["label"] for result in pipe(texts, batch_size=2)} <= set(labels.values())
         assert pipe(texts, batch_size=2)[1]["score"] == pytest.approx(pipe(texts[1])[0]["score"], abs=1e-3)
     elif task == "token-classification":
-        assert all({token["entity"] for token in one} <= set(labels.values()) and one for one in pipe(texts))
+        assert all({token["entity"] for token in tokens} <= set(labels.values()) and tokens for tokens in pipe(texts))
     elif task == "feature-extraction":
-        assert [len(one[0][0]) for one in pipe(texts)] == [64, 64]
+        assert [len(features[0][0]) for features in pipe(texts)] == [64, 64]
     else:
         alone = [pipe(text, max_new_tokens=8)[0]["generated_text"] for text in texts]
-        batch = [one[0]["generated_text"] for one in pipe(texts, max_new_tokens=8, batch_size=2)]
-        # transformers' pipeline would sample at temperature 0.7 if the model left the decoding open.
+        batch = [result[0]["generated_text"] for result in pipe(texts, max_new_tokens=8, batch_size=2)]
+        # transformers' pipeline would sample at temperature 0.7 if the model did not set the decoding.
         greedy = [pipe.model.generate(**tokenizer(text, return_tensors="pt"), max_new_tokens=8) for text in texts]
         assert batch == alone == [tokenizer.decode(out[0], skip_special_tokens=True) for out in greedy]
 
 
-# The dtype in which it is opened, and the transformers that it runs on
+# Dtype of a loaded model, and versions of transformers
 
 
 @pytest.fixture
@@ -379,7 +381,7 @@ def bf16_folder(tmp_path):
     return tmp_path
 
 
-def test_without_fast_bf16_weights_are_widened_to_fp32_and_the_user_is_told_how_to_keep_them(
+def test_without_fast_bf16_weights_are_widened_to_fp32_with_a_warning_that_states_how_to_keep_them(
     bf16_folder, without_bf16, caplog, monkeypatch
 ):
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
@@ -395,7 +397,7 @@ def test_without_fast_bf16_weights_are_widened_to_fp32_and_the_user_is_told_how_
         for name, parameter in opened.named_parameters():
             assert torch.equal(parameter.bfloat16(), stored.get_parameter(name)), name
         assert opened.lm_head.weight is opened.model.embed_tokens.weight
-    assert sum("dtype=torch.bfloat16 keeps them" in message for message in caplog.messages) <= 1  # once a process
+    assert sum("dtype=torch.bfloat16 keeps them" in message for message in caplog.messages) <= 1  # once per process
 
 
 def test_a_requested_dtype_or_device_map_is_honoured(bf16_folder, without_bf16):

@@ -24,7 +24,7 @@ every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], 
 
 
 def tiny(**changes) -> dict:
-    """Arguments of a tiny config, for Pleias and Llama alike."""
+    """Return arguments of a tiny config for Pleias and Llama."""
     shape = {
         "vocab_size": VOCABULARY,
         "hidden_size": 64,
@@ -41,7 +41,7 @@ def tiny(**changes) -> dict:
 
 
 def pair(attention="sdpa", dtype=torch.float32, **shape) -> tuple[PleiasForCausalLM, LlamaForCausalLM]:
-    """Pleias and Llama of one shape on equal random weights, in eval mode and with equal generation settings."""
+    """Return Pleias and Llama of one config with equal random weights and generation settings, in eval mode."""
     torch.manual_seed(0)
     models = []
     for config_class, model_class in ((PleiasConfig, PleiasForCausalLM), (LlamaConfig, LlamaForCausalLM)):
@@ -58,12 +58,12 @@ def pair(attention="sdpa", dtype=torch.float32, **shape) -> tuple[PleiasForCausa
 
 
 def tokens() -> torch.Tensor:
-    """Ids (B, T) without special ones, the same each time."""
+    """Return ids (B, T) without special ones, the same in every call."""
     return torch.randint(4, VOCABULARY, (B, T), generator=torch.Generator().manual_seed(1))
 
 
 def inputs(kind: str) -> dict[str, torch.Tensor]:
-    """Keywords of a forward pass with a loss, one kind for each way in which the model is used."""
+    """Return the keywords of a forward pass with a loss, for one kind of use."""
     ids = tokens()
     batch = {"input_ids": ids, "labels": ids}
     if kind == "left padding":
@@ -82,7 +82,7 @@ KINDS = ["plain", "left padding", "packed positions", "shifted labels"]
 
 
 def differences(pleias: torch.nn.Module, llama: torch.nn.Module, batch: dict[str, torch.Tensor]) -> list[str]:
-    """Names of what is not bit-equal: logits, loss, hidden states, attentions, gradients. Empty is parity."""
+    """Return names of the outputs and gradients that are not bit-equal; an empty list is parity."""
     results = []
     for model in (pleias, llama):
         model.zero_grad()
@@ -93,16 +93,16 @@ def differences(pleias: torch.nn.Module, llama: torch.nn.Module, batch: dict[str
         result |= {f"attention {i}": x for i, x in enumerate(out.attentions or ())}
         result |= {f"gradient of {name}": parameter.grad for name, parameter in model.named_parameters()}
         results.append(result)
-    ours, oracle = results
-    assert ours.keys() == oracle.keys()
-    return [name for name in oracle if not torch.equal(ours[name], oracle[name])]
+    actual, oracle = results
+    assert actual.keys() == oracle.keys()
+    return [name for name in oracle if not torch.equal(actual[name], oracle[name])]
 
 
 def test_parameters_have_llamas_names_shapes_and_order():
     pleias, llama = pair()
     for tensors in ("named_parameters", "named_buffers"):
-        ours, oracle = ([(name, x.shape) for name, x in getattr(model, tensors)()] for model in (pleias, llama))
-        assert ours == oracle != []
+        actual, oracle = ([(name, x.shape) for name, x in getattr(model, tensors)()] for model in (pleias, llama))
+        assert actual == oracle != []
     assert list(pleias.state_dict()) == list(llama.state_dict())
 
 
@@ -120,16 +120,16 @@ def test_logits_loss_states_attentions_and_gradients_are_bit_equal(shape, attent
 def test_gradients_are_bit_equal_under_activation_checkpointing(attention, kind):
     pleias, llama = pair(attention)
     plain = differences(pleias.train(), llama.train(), inputs(kind))
-    whole = {name: parameter.grad.clone() for name, parameter in pleias.named_parameters()}
+    full = {name: parameter.grad.clone() for name, parameter in pleias.named_parameters()}
     for model in (pleias, llama):
         model.gradient_checkpointing_enable({"use_reentrant": False})
         assert model.model.gradient_checkpointing
     assert plain == differences(pleias, llama, inputs(kind)) == []
-    assert all(torch.equal(parameter.grad, whole[name]) for name, parameter in pleias.named_parameters())
+    assert all(torch.equal(parameter.grad, full[name]) for name, parameter in pleias.named_parameters())
 
 
 @every_attention
-def test_attention_dropout_draws_the_same_numbers(attention):
+def test_attention_dropout_samples_the_same_numbers(attention):
     results = []
     for model in pair(attention, attention_dropout=0.3):
         torch.manual_seed(0)
@@ -154,14 +154,14 @@ def test_an_extended_context_is_bit_equal(rope):
     assert not torch.equal(pleias(tokens()).logits, pair(max_position_embeddings=16)[0](tokens()).logits)
 
 
-def test_embeddings_in_place_of_ids_and_chosen_logits_are_bit_equal():
+def test_embeddings_instead_of_ids_and_selected_logits_are_bit_equal():
     pleias, llama = pair()
     embeds = pleias.get_input_embeddings()(tokens())
-    whole = pleias(tokens()).logits
+    full = pleias(tokens()).logits
     for keep, rows in ((0, slice(None)), (2, slice(-2, None)), (torch.tensor([1, 5]), [1, 5])):
-        ours, oracle = (model(inputs_embeds=embeds, logits_to_keep=keep).logits for model in (pleias, llama))
-        assert torch.equal(ours, oracle)
-        torch.testing.assert_close(ours, whole[:, rows])
+        actual, oracle = (model(inputs_embeds=embeds, logits_to_keep=keep).logits for model in (pleias, llama))
+        assert torch.equal(actual, oracle)
+        torch.testing.assert_close(actual, full[:, rows])
 
 
 GENERATION = {
@@ -190,13 +190,13 @@ def test_generation_from_a_left_padded_batch_is_bit_equal(attention, dtype, sett
             **settings,
         )
         results.append((out.sequences, torch.stack(out.scores)))
-    (ours, our_scores), (oracle, oracle_scores) = results
-    assert ours.shape[1] > T
-    assert torch.equal(ours, oracle) and torch.equal(our_scores, oracle_scores)
+    (actual, actual_scores), (oracle, oracle_scores) = results
+    assert actual.shape[1] > T
+    assert torch.equal(actual, oracle) and torch.equal(actual_scores, oracle_scores)
 
 
 def greedy(model, ids, **settings) -> torch.Tensor:
-    """Twelve greedy tokens after `ids` (1, T), by one forward over everything before each: no cache, no `generate`."""
+    """Generate twelve greedy tokens after `ids` (1, T) with a full forward pass for each: no cache, no `generate`."""
     for _ in range(12):
         scores = model(ids, use_cache=False, **settings).logits[:, -1]
         ids = torch.cat([ids, scores.argmax(-1, keepdim=True)], 1)
@@ -232,7 +232,7 @@ DECODING = {
 
 
 @pytest.mark.parametrize("how", DECODING)
-def test_greedy_text_is_that_of_llama_without_a_cache_whichever_way_it_is_decoded(how):
+def test_every_way_of_decoding_generates_the_greedy_text_of_llama_without_a_cache(how):
     if how == "a quantised cache" and not is_optimum_quanto_available():
         pytest.skip("a quantised cache needs optimum-quanto")
     pleias, llama = pair()
@@ -305,22 +305,22 @@ def test_a_checkpoint_of_one_loads_into_the_other_without_a_missing_or_unexpecte
     assert torch.equal(loaded(tokens()).logits, source(tokens()).logits)
 
 
-def test_a_folder_labelled_llama_opens_silently_and_keeps_every_setting(tmp_path, caplog, monkeypatch):
+def test_a_folder_of_model_type_llama_loads_silently_and_keeps_every_setting(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     _, llama = pair(rms_norm_eps=1e-6, tie_word_embeddings=False, pad_token_id=None, attention_bias=True)
     llama.save_pretrained(tmp_path)
     config = PleiasForCausalLM.from_pretrained(tmp_path).config
     assert caplog.messages == []
-    # The label too: saved again, the folder says what it is. An absent padding id becomes [PAD].
+    # Including model_type: a folder saved again is of type pleias. A missing padding id becomes [PAD].
     expected = llama.config.to_dict() | {"model_type": "pleias", "pad_token_id": PAD}
     expected.pop("_name_or_path")
     assert {key: value for key, value in config.to_dict().items() if key in expected} == expected
-    # Whoever asks for the class by the label still gets Llama.
+    # AutoConfig still returns Llama for this model_type.
     assert type(AutoConfig.from_pretrained(tmp_path)) is LlamaConfig
 
 
 @every_shape
-def test_without_padding_sdpa_is_told_it_is_causal_and_gets_no_mask_and_no_repeated_keys(monkeypatch, shape):
+def test_without_padding_sdpa_gets_is_causal_no_mask_and_no_repeated_keys(monkeypatch, shape):
     calls = []
     sdpa = torch.nn.functional.scaled_dot_product_attention
 
@@ -340,7 +340,7 @@ def test_without_padding_sdpa_is_told_it_is_causal_and_gets_no_mask_and_no_repea
             assert kwargs.get("enable_gqa", False) is (key_heads != pleias.config.num_attention_heads)
 
 
-def test_the_comparison_notices_one_weight_of_any_parameter():
+def test_the_comparison_detects_one_weight_of_any_parameter():
     pleias, llama = pair(num_hidden_layers=1)
     row = tokens()[0, 0]
     for name, parameter in pleias.named_parameters():
@@ -354,14 +354,14 @@ def test_the_comparison_notices_one_weight_of_any_parameter():
 
 
 @every_attention
-def test_the_comparison_notices_the_softmax_scale_of_one_layer(attention):
+def test_the_comparison_detects_the_softmax_scale_of_one_layer(attention):
     pleias, llama = pair(attention)
     pleias.model.layers[1].self_attn.scaling *= 1.001
-    found = set(differences(pleias, llama, inputs("plain")))
-    assert {"logits", "loss", "hidden state 2"} <= found and "hidden state 1" not in found
+    names = set(differences(pleias, llama, inputs("plain")))
+    assert {"logits", "loss", "hidden state 2"} <= names and "hidden state 1" not in names
 
 
-def test_the_comparison_notices_another_setting():
+def test_the_comparison_detects_another_setting():
     _, llama = pair()
     for change in ({"rope_theta": 10_001.0}, {"rms_norm_eps": 1.1e-5}, {"hidden_act": "gelu"}):
         pleias = PleiasForCausalLM(PleiasConfig(**tiny(**change))).eval()

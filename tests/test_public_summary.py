@@ -1,6 +1,5 @@
-"""The documents for the AI Act say what the manifests say and what the provider attests, and guess nothing."""
+"""The AI Act documents state what the manifests and the provider state, with the source of each, and guess nothing."""
 
-import json
 import shutil
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,6 +10,7 @@ import yaml
 from model_card import documentation_form, public_summary
 from model_card.attested import EXAMPLE, in_range, read_provider, read_run
 from model_card.files import ReleaseError, read_json, sha256, write_json
+from model_card.provenance import resolve_pointer
 from model_card.run import Run
 from modeling_pleias import PleiasConfig, PleiasForCausalLM
 from training.files import model_sha256
@@ -22,7 +22,7 @@ SOURCES = {"library": 600, "gazette": 300, "manuals": 50, "edge": 30, "notes": 2
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, write_corpus, tiny_tokenizer):
-    """Folder of a run over real shards whose corpus was curated with a language model at hand."""
+    """Folder of a run on real shards whose corpus was curated with a language model."""
     root = tmp_path_factory.mktemp("act")
     corpus, folder = root / "corpus", root / "runs" / "tiny"
     write_corpus(corpus / "fr.parquet", [{"text": "la vieille maison", "language": "French"}] * 30)
@@ -72,7 +72,7 @@ def run(tmp_path_factory, write_corpus, tiny_tokenizer):
 
 
 def provider_with(tmp_path: Path, **changes) -> Path:
-    """provider.yaml of the example with some fields set ("section__key") or, with ..., left out."""
+    """Write the example provider.yaml with some fields ("section__key") set or, with ..., removed."""
     content = yaml.safe_load(EXAMPLE.read_text(encoding="utf-8"))
     for name, value in changes.items():
         section, key = name.split("__")
@@ -85,17 +85,16 @@ def provider_with(tmp_path: Path, **changes) -> Path:
 
 
 def fields(out: Path, name: str = "public_summary") -> dict:
-    """Section -> field -> answer or table, of the JSON."""
-    content = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
+    """Section -> field -> answer or table, from the .json."""
     return {
-        section["title"]: {one["field"]: one.get("answer", one.get("table")) for one in section["fields"]}
-        for section in content["sections"]
+        section["title"]: {field["field"]: field.get("answer", field.get("table")) for field in section["fields"]}
+        for section in read_json(out / f"{name}.json")["sections"]
     }
 
 
 @pytest.fixture
-def made(run, tmp_path):
-    """Function (changes to the provider): the folder with both documents."""
+def write_documents(run, tmp_path):
+    """Function (changes to the provider) that returns the folder with both documents."""
 
     def make(**changes) -> Path:
         public_summary.write(Run(run), provider_with(tmp_path, **changes), tmp_path / "out")
@@ -104,14 +103,14 @@ def made(run, tmp_path):
     return make
 
 
-def test_the_sections_are_those_of_the_commission_s_template_in_its_order(made):
-    numbers = [title.split()[0] for title in fields(made())]
+def test_the_sections_are_those_of_the_commission_s_template_in_its_order(write_documents):
+    numbers = [title.split()[0] for title in fields(write_documents())]
     expected = "1.1 1.2 1.3 2.1 2.2.1 2.2.2 2.3 2.4 2.5 2.6 3.1 3.2 3.3".split()
     assert numbers == expected
 
 
-def test_datasets_above_three_percent_are_listed_with_licence_and_date_and_the_rest_described(made):
-    section = next(value for title, value in fields(made()).items() if title.startswith("2.1"))
+def test_datasets_above_three_percent_are_listed_with_licence_and_date_and_the_rest_described(write_documents):
+    section = next(value for title, value in fields(write_documents()).items() if title.startswith("2.1"))
     head, *rows = section["List of large publicly available datasets (above 3%)"]
     assert [row[0] for row in rows] == ["library", "gazette", "manuals"]
     assert rows[0] == ["library", "1.0", "CC0-1.0", "fr", "2026-01-01", "1", "600", "60.0%"]
@@ -119,8 +118,8 @@ def test_datasets_above_three_percent_are_listed_with_licence_and_date_and_the_r
     assert rest == "2 of the same kind, 5.0% of the bytes: edge, notes."
 
 
-def test_the_size_is_a_range_of_the_template_and_the_other_modalities_are_none(made, run):
-    section = next(value for title, value in fields(made()).items() if title.startswith("1.3"))
+def test_the_size_is_a_range_of_the_template_and_the_other_modalities_are_none(write_documents, run):
+    section = next(value for title, value in fields(write_documents()).items() if title.startswith("1.3"))
     _, text, *others = section["Modalities"]
     tokens = sum(row["tokens"] for row in read_run(Run(run))["corpora"][0]["by_language"])
     assert text[1] == f"Less than 1 billion tokens ({tokens:,} tokens in the corpora of all stages)"
@@ -141,8 +140,8 @@ def test_the_ranges_begin_where_the_template_says(tokens, name):
     assert in_range(tokens, public_summary.TEXT_SIZES) == name
 
 
-def test_synthetic_text_is_told_with_the_model_that_wrote_it(made):
-    section = next(value for title, value in fields(made()).items() if title.startswith("2.5"))
+def test_synthetic_text_is_reported_with_the_model_that_generated_it(write_documents):
+    section = next(value for title, value in fields(write_documents()).items() if title.startswith("2.5"))
     assert section["AI model(s) used to generate the synthetic data"][1] == ["mistral-small", "4", "2"]
     assert (
         section["Was synthetic AI-generated data created by the provider or on their behalf to train the model?"]
@@ -150,42 +149,43 @@ def test_synthetic_text_is_told_with_the_model_that_wrote_it(made):
     )
 
 
-def test_what_curation_left_out_is_told_under_the_removal_of_illegal_content(made):
-    section = next(value for title, value in fields(made()).items() if title.startswith("3.2"))
-    assert section["Documents left out by curation"][1:] == [["toxic", "7", "1,234"]]
+def test_documents_dropped_by_curation_are_reported_under_the_removal_of_illegal_content(write_documents):
+    section = next(value for title, value in fields(write_documents()).items() if title.startswith("3.2"))
+    assert section["Documents excluded by curation"][1:] == [["toxic", "7", "1,234"]]
 
 
-def test_none_is_written_where_nothing_applies(made):
-    told = fields(made())
-    for title, answers in told.items():
+def test_none_is_written_if_nothing_applies(write_documents):
+    for title, answers in fields(write_documents()).items():
         if title[:3] in ("2.2", "2.4"):
             assert "No" in answers.values() and "None." in answers.values()
 
 
-def test_a_source_that_is_not_public_stands_under_other_sources(made):
-    told = fields(made(data__publicly_available=["library", "gazette"]))
-    other = next(value for title, value in told.items() if title.startswith("2.6"))
+def test_a_source_that_is_not_public_is_listed_under_other_sources(write_documents):
+    sections = fields(write_documents(data__publicly_available=["library", "gazette"]))
+    other = next(value for title, value in sections.items() if title.startswith("2.6"))
     assert [row[0] for row in other["Datasets that are not publicly available"][1:]] == ["manuals", "edge", "notes"]
-    public = next(value for title, value in told.items() if title.startswith("2.1"))
+    public = next(value for title, value in sections.items() if title.startswith("2.1"))
     assert [row[7] for row in public["List of large publicly available datasets (above 3%)"][1:]] == ["66.7%", "33.3%"]
 
 
-def test_a_public_source_that_no_manifest_names_is_refused(made):
-    with pytest.raises(ReleaseError, match="the manifests name no source libary"):
-        made(data__publicly_available=["libary"])
+def test_a_public_source_that_no_manifest_lists_is_refused(write_documents):
+    with pytest.raises(ReleaseError, match="no manifest lists a source libary"):
+        write_documents(data__publicly_available=["libary"])
 
 
 @pytest.mark.parametrize("sme, count", [(True, 2), (False, 4)])
-def test_crawled_domains_are_the_share_that_the_template_asks_of_each_kind_of_provider(made, sme, count):
-    names = {key: "said" for key in ("names", "purposes", "behaviour", "period", "content")}
+def test_crawled_domains_are_the_share_that_the_template_requires_of_each_kind_of_provider(
+    write_documents, sme, count
+):
+    names = {key: "text" for key in ("names", "purposes", "behaviour", "period", "content")}
     domains = [f"site{i}.example" for i in range(40)]
-    told = fields(made(data__crawlers={**names, "domains": domains}, provider__sme=sme))
-    section = next(value for title, value in told.items() if title.startswith("2.3"))
+    sections = fields(write_documents(data__crawlers={**names, "domains": domains}, provider__sme=sme))
+    section = next(value for title, value in sections.items() if title.startswith("2.3"))
     listed = section["Summary of the most relevant domain names crawled"]
     assert listed == f"the top {count} of 40 by size of the content: {', '.join(domains[:count])}"
 
 
-def test_every_field_that_the_provider_left_out_is_named_and_nothing_is_written(run, tmp_path):
+def test_every_field_that_the_provider_omitted_is_listed_and_nothing_is_written(run, tmp_path):
     changes = {"provider__contact": ..., "data__crawlers": "", "summary__version": None}
     provider = provider_with(tmp_path, **changes)
     with pytest.raises(ReleaseError, match="missing: data.crawlers, provider.contact, summary.version"):
@@ -205,41 +205,81 @@ def test_every_field_of_the_example_is_required(tmp_path):
     "change, message",
     [
         ({"provider__smee": True}, "unknown: provider.smee"),
-        ({"provider__sme": "yes"}, "provider.sme is to be true or false"),
-        ({"summary__date": "soon"}, "summary.date is to be a date"),
-        ({"data__crawlers": {"names": "x"}}, "data.crawlers is to be none, or to give"),
+        ({"provider__sme": "yes"}, "provider.sme must be true or false"),
+        ({"summary__date": "soon"}, "summary.date must be a date"),
+        ({"data__crawlers": {"names": "x"}}, "data.crawlers must be none, or a mapping of behaviour, content"),
     ],
 )
-def test_an_answer_of_the_wrong_form_is_refused(tmp_path, change, message):
+def test_a_value_of_the_wrong_type_is_refused(tmp_path, change, message):
     with pytest.raises(ReleaseError, match=message):
         read_provider(provider_with(tmp_path, **change))
 
 
 def test_a_missing_provider_file_names_the_example(tmp_path):
-    with pytest.raises(ReleaseError, match="copy .*provider.yaml"):
+    with pytest.raises(ReleaseError, match="does not exist. Copy .*provider.yaml"):
         read_provider(tmp_path / "none.yaml")
 
 
-def test_the_documents_carry_version_date_changes_link_and_the_hashes_of_what_they_were_made_from(made, run):
-    out = made(summary__changes="The date of placement.", provider__contact="ai@provider.eu")
-    content = json.loads((out / "public_summary.json").read_text(encoding="utf-8"))
+def test_the_documents_contain_version_date_changes_link_and_the_hashes_of_their_source_files(write_documents, run):
+    out = write_documents(summary__changes="The date of placement.", provider__contact="ai@provider.eu")
+    content = read_json(out / "public_summary.json")
     assert (content["version"], content["last_update"]) == ("1.0", "2026-11-23")
     assert content["changes_from_previous_version"] == "The date of placement."
     assert content["title"] == "Public Summary of Training Content for Example-5m"
     assert content["inputs_sha256"][str(run / "run.json")] == sha256(run / "run.json")
+    assert content["template"].startswith(
+        "https://digital-strategy.ec.europa.eu/en/library/explanatory-notice-and-temp"
+    )
     assert len(content["inputs_sha256"]) == 5 and any("manifest.json" in name for name in content["inputs_sha256"])
     for suffix in ("md", "html"):
         text = (out / f"public_summary.{suffix}").read_text(encoding="utf-8")
         assert all(digest in text for digest in content["inputs_sha256"].values())
-        assert content["published_at"] in text and public_summary.LINK in text
+        assert content["published_at"] in text and content["template"] in text
 
 
-def test_what_is_made_from_the_example_says_that_it_is_no_declaration(made):
-    assert "# Example, not a declaration: " in (made() / "public_summary.md").read_text(encoding="utf-8")
+def test_documents_of_the_example_state_that_they_are_no_declaration(write_documents):
+    assert "# Example, not a declaration: " in (write_documents() / "public_summary.md").read_text(encoding="utf-8")
+
+
+def test_every_value_is_traced_to_the_document_itself_the_provider_or_a_run_file(write_documents, run, tmp_path):
+    crawlers = dict.fromkeys(("names", "purposes", "behaviour", "period", "content"), "text")
+    out = write_documents(data__crawlers={**crawlers, "domains": ["a.example"]}, data__publicly_available=["library"])
+    read = {".json": read_json, ".yaml": lambda path: yaml.safe_load(path.read_text(encoding="utf-8"))}
+    for name in ("public_summary", "model_documentation_form"):
+        document = read_json(out / f"{name}.json")
+        for field in (field for section in document["sections"] for field in section["fields"]):
+            for source in field["sources"]:
+                file, pointer = source.split("#")
+                path = next((path for path in (run / file, tmp_path / file) if path.is_file()), None)
+                value = resolve_pointer(read[path.suffix](path) if path else document, pointer)
+                if isinstance(value, str):
+                    assert value in str(field) or value == "none" and "No" in str(field), (field, value)
+    sources = read_json(out / "public_summary.json")["sections"][0]["fields"][0]["sources"]
+    assert sources == ["provider.yaml#/provider/name", "provider.yaml#/provider/contact"]
+
+
+def test_a_value_cannot_add_a_section_or_a_field_or_break_a_table(write_documents):
+    name, names = "A\n## 9.9 Title\n**Field**: text", ["a|b", "\ue0000\ue001 {{ x }}"]
+    out = write_documents(provider__name=name, model__names=names, data__content="a | b")
+    assert [title.split()[0] for title in fields(out)][-1] == "3.3"
+    section = fields(out)["1.1 Provider identification"]
+    assert section["Provider name and contact details"].startswith("A ## 9.9 Title **Field**: text; ")
+    assert fields(out)["1.2 Model identification"]["Versioned model name(s)"] == ", ".join(names)
+    assert "| a \\| b |\n" in (out / "public_summary.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "from_model, from_services, answer",
+    [("none", "none", "None."), ("chats", "none", "chats"), ("none", "logs", "logs"), ("chats", "logs", "chats logs")],
+)
+def test_user_data_are_described_once_and_without_none(write_documents, from_model, from_services, answer):
+    out = write_documents(data__user_data_model=from_model, data__user_data_services=from_services)
+    section = fields(out)["2.4 User data"]
+    assert section["If yes, services or products, modality(ies) and description"] == answer
 
 
 class Page(HTMLParser):
-    """The text of a page, what it loads, and whether every tag that opens closes."""
+    """Collect a page's text and the files it loads, and assert that every opened tag is closed."""
 
     def __init__(self):
         super().__init__()
@@ -257,8 +297,8 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_the_html_page_stands_alone_is_well_formed_and_says_what_the_json_says(made):
-    out = made(provider__name="Böhm & <Söhne>")
+def test_the_html_page_is_self_contained_well_formed_and_states_what_the_json_states(write_documents):
+    out = write_documents(provider__name="Böhm & <Söhne>")
     for name in ("public_summary", "model_documentation_form"):
         page = Page()
         page.feed((out / f"{name}.html").read_text(encoding="utf-8"))
@@ -269,21 +309,21 @@ def test_the_html_page_stands_alone_is_well_formed_and_says_what_the_json_says(m
                 assert field in page.text and all(cell in page.text for cell in cells)
 
 
-def test_the_documentation_form_computes_what_it_says(made, run):
-    told = fields(made(), "model_documentation_form")
+def test_the_documentation_form_computes_what_it_states(write_documents, run):
+    sections = fields(write_documents(), "model_documentation_form")
     parameters = PleiasForCausalLM.from_pretrained(run / "model").num_parameters()
-    size = told["Model properties"]["Total model size"]
+    size = sections["Model properties"]["Total model size"]
     assert f"({parameters:,})" in size and "range 1-500M" in size
-    computed = told["Computational resources (during training)"]
+    computed = sections["Computational resources (during training)"]
     assert computed["Amount of computation used for training"] == f"{6 * parameters * 10 * 4 * 256:.1e} FLOP"
     assert computed["Training time"] == "2 hours on 2 process(es), NVIDIA H100"
-    energy = told["Energy consumption (during training and inference)"]
+    energy = sections["Energy consumption (during training and inference)"]
     assert energy["Amount of energy used for training"] == "1.4e-02 MWh"
-    hashes = told["General information"]["Model authenticity"][1:]
+    hashes = sections["General information"]["Model authenticity"][1:]
     assert len(hashes) > 1 and all(sha256(run / "model" / name) == digest for name, digest in hashes)
 
 
-def test_the_form_of_a_run_that_went_on_from_another_counts_both(run, tmp_path):
+def test_the_form_of_a_continued_run_counts_the_earlier_run_too(run, tmp_path):
     first, more = (shutil.copytree(run, tmp_path / "runs" / name) for name in ("first", "more"))
     shutil.copytree(run.parent.parent / "data", tmp_path / "data")
     settings = yaml.safe_load((more / "config.yaml").read_text(encoding="utf-8")) | {"init_from": "runs/first/model"}
@@ -293,10 +333,10 @@ def test_the_form_of_a_run_that_went_on_from_another_counts_both(run, tmp_path):
     sessions["sessions"][0]["init_from"] = model_sha256(first / "model")
     write_json(more / "run.json", sessions)
     write_json(more / "emissions.json", {"seconds": 3600, "kwh": 7.0, "source": "a meter"})
-    told = read_run(Run(more))
-    assert told["tokens"] == 10 * 4 * 256 + 10 * 4 * 128 and told["seconds"] == 10_800 and told["kwh"] == 21
-    assert told["method"] == "codecarbon; a meter" and str(first / "config.yaml") in told["inputs"]
-    assert [stage["name"] for stage in told["stages"]] == ["base", "more"]
+    facts = read_run(Run(more))
+    assert facts["tokens"] == 10 * 4 * 256 + 10 * 4 * 128 and facts["seconds"] == 10_800 and facts["kwh"] == 21
+    assert facts["method"] == "codecarbon; a meter" and str(first / "config.yaml") in facts["inputs"]
+    assert [stage["name"] for stage in facts["stages"]] == ["base", "more"]
     public_summary.write(Run(more), provider_with(tmp_path), tmp_path / "out")
     form = fields(tmp_path / "out", "model_documentation_form")
     process = form["Training process"]["Design specifications of the training process"]
@@ -312,13 +352,24 @@ def test_the_form_s_ranges_of_size(count, name):
     assert in_range(count, documentation_form.SIZES) == name
 
 
-def test_a_run_without_an_account_of_its_text_is_refused(run, tmp_path):
+def test_a_run_without_sources_of_its_text_is_refused(run, tmp_path):
     settings = yaml.safe_load((run / "config.yaml").read_text())
     for name in ("run.json", "emissions.json"):
         (tmp_path / name).write_bytes((run / name).read_bytes())
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({**settings, "stages": []}))
-    with pytest.raises(ReleaseError, match="names no shards whose manifest names its sources"):
+    with pytest.raises(ReleaseError, match="has no shards whose manifest lists its sources"):
         read_run(Run(tmp_path))
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({**settings, "data": {"folder": "gone"}}))
-    with pytest.raises(ReleaseError, match="gone/shards/manifest.json is not there"):
+    with pytest.raises(ReleaseError, match="gone/shards/manifest.json does not exist"):
         read_run(Run(tmp_path))
+
+
+def test_a_fine_tuning_run_is_refused(run, tmp_path):
+    """It has no stages, so the tokens and computation of its training are unknown."""
+    folder = shutil.copytree(run, tmp_path / "runs" / "tuned")
+    manifest = run.parent.parent / "data" / "tiny" / "shards" / "manifest.json"
+    (folder / "manifests").mkdir()
+    shutil.copyfile(manifest, folder / "manifests" / "ocr.json")
+    (folder / "config.yaml").write_text("task: ocr\noptimizer: adamw\n", encoding="utf-8")
+    with pytest.raises(ReleaseError, match="tuned is not a pretraining run"):
+        public_summary.write(Run(folder), provider_with(tmp_path), tmp_path / "out")

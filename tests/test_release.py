@@ -239,13 +239,13 @@ def forget_the_penalty(folder: Path) -> None:
 @pytest.mark.parametrize(
     "flavour, faults",
     [
-        pytest.param("custom", {forget_a_head: "classes of auto_map, from the code inside"}, marks=pytest.mark.slow),
+        pytest.param("custom", {forget_a_head: "classes of auto_map, from the folder's code"}, marks=pytest.mark.slow),
         pytest.param("llama", {forget_the_penalty: "64 ids generated in eight languages"}, marks=pytest.mark.slow),
         (
             "llama",
             {
                 flip_a_bit: "tensors in 9 safetensors files, bit for bit",
-                add_no_bos: "token ids, as the source's tokenizer.json gives them",
+                add_no_bos: "token ids, as from the source's tokenizer.json",
                 clean_up_spaces: "tokenizer: unk, bos, eos, pad, length limit, exact decoding",
             },
         ),
@@ -302,13 +302,13 @@ def test_a_folder_that_is_not_a_finished_run_is_refused(run, tmp_path):
     (tmp_path / "config.yaml").write_text("name: x\n")
     with pytest.raises(ReleaseError, match=f"{tmp_path} has no model/ yet"):
         build("--run", tmp_path, "--out", tmp_path / "out", "--formats")
-    with pytest.raises(ReleaseError, match="says model_type 'pleias', not 'llama'"):
+    with pytest.raises(ReleaseError, match="model_type in .*config.json must be 'llama', got 'pleias'"):
         build("--from_llama", run / "model", "--out", tmp_path / "out", "--formats")
     shutil.copytree(run / "model", tmp_path / "model")
     write_json(
         tmp_path / "model" / "config.json", {**read_json(run / "model" / "config.json"), "num_hidden_layers": 3}
     )
-    with pytest.raises(ReleaseError, match=r"The weights in .* are not those of its config.json: .*layers\.2\."):
+    with pytest.raises(ReleaseError, match=r"The weights in .* do not match its config.json: .*layers\.2\."):
         build("--run", tmp_path, "--out", tmp_path / "out", "--formats")
     assert not (tmp_path / "out").exists()
 

@@ -1,4 +1,4 @@
-"""The app writes the prompts that models were fine-tuned with, and says which quotations are true."""
+"""The app builds the prompts of fine-tuning, and states which quotations are verbatim."""
 
 import importlib.util
 import sys
@@ -42,12 +42,12 @@ def test_texts_are_escaped_as_in_the_tasks(text):
     assert formats.escape(text) == markers.escape(text) and formats.unescape(markers.escape(text)) == text
 
 
-def test_sources_stand_apart_by_empty_lines():
+def test_sources_are_separated_by_empty_lines():
     assert formats.sources_in("one\ntwo\n\n \nthree\n") == {"1": "one\ntwo", "2": "three"}
 
 
 @pytest.mark.parametrize(
-    ("name", "quote", "said"),
+    ("name", "quote", "note"),
     [
         ("1", "is green", '["is green" is in source 1]'),
         ("2", "is green", '["is green" is NOT in source 2]'),
@@ -55,8 +55,7 @@ def test_sources_stand_apart_by_empty_lines():
         ("1", " ", '[" " is NOT in source 1]'),
     ],
 )
-def test_a_false_quotation_is_shown_as_such(name, quote, said):
+def test_a_false_quotation_is_shown_as_such(name, quote, note):
     answer = f'stone: source 1.\nIt is. <ref name="{name}">"{quote}"</ref> So.'
-    assert (
-        formats.shown(answer, {"1": "Jade is green.", "2": "Ruby is red."}) == f"stone: source 1.\nIt is. {said} So."
-    )
+    shown = formats.shown(answer, {"1": "Jade is green.", "2": "Ruby is red."})
+    assert shown == f"stone: source 1.\nIt is. {note} So."

@@ -1,7 +1,7 @@
-"""Pleias passes the tests that transformers runs on every model of its own (see `transformers_tests.py`).
+"""Pleias passes the tests that transformers runs on every model of its library (see `transformers_tests.py`).
 
-The ones that start processes take minutes and run with `-m slow`; about 50 tests here skip themselves, with a reason,
-because they ask for a GPU, an optional kernel library, experts or a vision tower.
+Those that start processes take minutes and run with `-m slow`. About 50 tests are skipped, with a reason, because they
+need a GPU, an optional kernel library, experts or a vision tower.
 """
 
 import unittest
@@ -24,15 +24,15 @@ from modeling_pleias import (
 if reason := transformers_tests.missing():
     pytest.skip(reason, allow_module_level=True)
 
-# Modules, not names, where pytest would collect an imported test class.
+# Modules, not names, if pytest would collect an imported test class.
 from transformers_tests import test_fsdp_mixin as fsdp  # noqa: E402
 from transformers_tests import test_tensor_parallel_mixin as tensor_parallel  # noqa: E402
 from transformers_tests.test_configuration_common import ConfigTester  # noqa: E402
 from transformers_tests.test_modeling_common import ModelTesterMixin, ids_tensor  # noqa: E402
 from transformers_tests.test_training_mixin import TrainingTesterMixin  # noqa: E402
 
-# Mapping in transformers' modeling_auto, and our class. The mixins choose labels and classes by these; a model inside
-# transformers stands in them.
+# Mapping in transformers' modeling_auto, and this project's class. The mixins choose labels and classes by these
+# mappings, which contain the models of transformers.
 MAPPINGS = {
     "MODEL_MAPPING_NAMES": PleiasModel,
     "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES": PleiasForCausalLM,
@@ -41,14 +41,14 @@ MAPPINGS = {
     "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES": PleiasForQuestionAnswering,
 }
 
-# Tests that cannot be run as they are, and why.
+# Tests that cannot run, and why.
 DESELECTED = {
-    "test_generation_tester_mixin_inheritance": "asks for the generation mixin, which the distribution leaves out",
+    "test_generation_tester_mixin_inheritance": "needs the generation mixin, which the distribution lacks",
 }
 
 
 class PleiasModelTester:
-    """A tiny grouped-query model and inputs for it, in the form that the mixins ask for."""
+    """A tiny grouped-query model and its inputs, in the form that the mixins require."""
 
     base_model_class = PleiasModel
     causal_lm_class = PleiasForCausalLM
@@ -76,7 +76,7 @@ class PleiasModelTester:
 
 
 class Harness:
-    """What every test case below needs before a mixin's test starts."""
+    """Base class: setup of every test case below."""
 
     model_tester = PleiasModelTester()
     all_model_classes = tuple(MAPPINGS.values())
@@ -108,7 +108,7 @@ class PleiasTensorParallelTest(Harness, tensor_parallel.TensorParallelTesterMixi
 @pytest.mark.slow
 class PleiasFSDPTest(Harness, fsdp.FSDPTesterMixin, unittest.TestCase):
     def _skip_if_insufficient_devices(self, world_size):
-        """Nothing is insufficient: gloo ranks share cores."""
+        """Never skip: gloo ranks share cores."""
 
 
 def test_nothing_is_deselected_that_transformers_no_longer_has():

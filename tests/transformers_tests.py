@@ -1,9 +1,9 @@
-"""transformers' own test mixins as the package `transformers_tests`, with what its source distribution leaves out.
+"""transformers' test mixins as the package `transformers_tests`, with the modules that its source distribution lacks.
 
-`fetch_transformers_tests.py` unpacks the folder; `import transformers_tests.test_modeling_common` then finds it there.
-The distribution ships `tests/test_*.py` and no subfolder, so four imports inside it lead nowhere. Two are helpers,
-given here. Two are the generation and export mixins, which therefore stay empty: `test_parity.py` holds generation to
-Llama's, and `test_model.py` exports the model and opens the pipelines, whose mixin needs tiny models from the hub.
+`fetch_transformers_tests.py` unpacks the folder, from which `import transformers_tests.test_modeling_common` imports.
+The distribution includes `tests/test_*.py` and no subfolder, so four of its imports fail. Two are helpers, defined
+here. Two are the generation and export mixins, which are empty here: `test_parity.py` compares generation with
+Llama's, and `test_model.py` exports the model and opens the pipelines, whose mixin needs tiny models from the Hub.
 """
 
 import os
@@ -13,7 +13,7 @@ from types import ModuleType
 
 import torch
 import torch.distributed as dist
-from fetch_transformers_tests import FOLDER, MEND, fetched_version
+from fetch_transformers_tests import FIX, FOLDER, fetched_version
 from torch.multiprocessing import spawn
 
 # Import machinery treats a module with a path as a package; ranks spawned by the mixins import it in the same way.
@@ -21,10 +21,10 @@ __path__ = [str(FOLDER / "tests")]
 
 
 def missing() -> str | None:
-    """Why the mixins cannot be imported, in one sentence; None when they can."""
+    """Return why the mixins cannot be imported, or None if they can."""
     if fetched_version() == version("transformers"):
         return None
-    return f"transformers' own tests of version {version('transformers')} are not in {FOLDER}: {MEND}."
+    return f"transformers' own tests of version {version('transformers')} are not in {FOLDER}: {FIX}."
 
 
 def _rank(rank: int, impl, port: int, world_size: int, args: tuple) -> None:
@@ -38,7 +38,7 @@ def _rank(rank: int, impl, port: int, world_size: int, args: tuple) -> None:
 
 
 def run_distributed(world_size: int):
-    """`run_distributed(n)(impl)(*args)` calls `impl(rank, *args)` in n gloo processes; what one raises, it raises."""
+    """`run_distributed(n)(impl)(*args)` calls `impl(rank, *args)` in n gloo processes and re-raises their errors."""
 
     def launch(impl):
         def run(*args):

@@ -1,8 +1,9 @@
-"""A Pleias model in the browser: continuation in eight languages, OCR correction, translation, answers from sources.
+"""Use a Pleias model in the browser: continuation in eight languages, OCR correction, translation, RAG.
 
     python app.py [--model FOLDER_OR_NAME_OR_GGUF]
 
-The model is a folder, a name on the Hub (the variable MODEL serves too), or a GGUF file. No GPU is needed.
+The model is a folder, a name on the Hub or a GGUF file, from --model or the environment variable MODEL. No GPU is
+needed.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from pathlib import Path
 import formats
 import gradio as gr
 
-OPENINGS = {
+PROMPTS = {
     "English": "The old library stood by the river, and on winter evenings",
     "French": "La vieille bibliothèque se dressait au bord du fleuve, et les soirs d'hiver",
     "Spanish": "La vieja biblioteca se alzaba junto al río, y en las tardes de invierno",
@@ -25,16 +26,17 @@ OPENINGS = {
     "Latin": "In principio creavit Deus caelum et terram",
     "Portuguese": "A velha biblioteca erguia-se à beira do rio, e nas noites de inverno",
 }
-CODES = dict(zip(OPENINGS, ("en", "fr", "es", "de", "it", "nl", "la", "pt"), strict=True))
-TASK = 512, 0, 1.0  # new tokens, temperature and repetition penalty of the tasks: an answer repeats what it was given
+CODES = dict(zip(PROMPTS, ("en", "fr", "es", "de", "it", "nl", "la", "pt"), strict=True))
+TASK = 512, 0, 1.0  # new tokens, temperature, repetition penalty of the tasks, whose outputs repeat their input
 UNABLE = "This model has no token {token}: it was not fine-tuned for this task. Start the app with one that was."
 
 
 class Torch:
-    """A folder or a name on the Hub, through transformers.
+    """Model in a folder or on the Hub, loaded with transformers.
 
     Args:
-        name: the folder or name; a folder with code of its own must be trusted by who starts the app.
+        name: Folder, or name on the Hub.
+        trust_remote_code: Run the code in the model's folder.
     """
 
     def __init__(self, name: str, *, trust_remote_code: bool):
@@ -42,17 +44,17 @@ class Torch:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-        # float32 is lossless, and several times as fast as bfloat16 on a CPU without instructions for it.
+        # float32 is lossless, and several times as fast as bfloat16 on a CPU without bfloat16 instructions.
         fast = torch.accelerator.is_available() or torch.cpu.get_capabilities().get("avx512_bf16", False)
         settings = {"dtype": "auto" if fast else "float32", "trust_remote_code": trust_remote_code}
         self.model = AutoModelForCausalLM.from_pretrained(name, **settings)
 
     def knows(self, token: str) -> bool:
-        """Whether a token is in the vocabulary."""
+        """Return whether a token is in the vocabulary."""
         return token in self.tokenizer.get_vocab()
 
     def stream(self, prompt: str, end: str | None, count: int, temperature: float, penalty: float) -> Iterator[str]:
-        """What follows the prompt, longer each time."""
+        """Yield the continuation of the prompt, longer each time."""
         from transformers import TextIteratorStreamer
 
         inputs = self.tokenizer(prompt, return_tensors="pt", truncation=True)
@@ -60,8 +62,8 @@ class Torch:
         settings = {"max_new_tokens": count, "repetition_penalty": penalty, "do_sample": temperature > 0}
         settings |= {"temperature": temperature} if temperature > 0 else {}
         if end:
-            ends = [self.tokenizer.eos_token_id, self.tokenizer.convert_tokens_to_ids(end)]
-            settings["eos_token_id"] = [one for one in ends if one is not None]
+            end_ids = [self.tokenizer.eos_token_id, self.tokenizer.convert_tokens_to_ids(end)]
+            settings["eos_token_id"] = [end_id for end_id in end_ids if end_id is not None]
         thread = threading.Thread(target=self.model.generate, kwargs={**inputs, **settings, "streamer": streamer})
         thread.start()
         text = ""
@@ -72,10 +74,10 @@ class Torch:
 
 
 class Gguf:
-    """A GGUF file, through llama.cpp.
+    """Model in a GGUF file, loaded with llama.cpp.
 
     Args:
-        path: the file.
+        path: GGUF file.
     """
 
     def __init__(self, path: str):
@@ -95,12 +97,12 @@ class Gguf:
         return urllib.request.urlopen(request)
 
     def knows(self, token: str) -> bool:
-        """Whether a token is in the vocabulary."""
+        """Return whether a token is in the vocabulary."""
         with self._post("/tokenize", {"content": token, "add_special": False, "parse_special": True}) as answer:
             return len(json.load(answer)["tokens"]) == 1
 
     def stream(self, prompt: str, end: str | None, count: int, temperature: float, penalty: float) -> Iterator[str]:
-        """What follows the prompt, longer each time."""
+        """Yield the continuation of the prompt, longer each time."""
         body = {"prompt": prompt, "n_predict": count, "temperature": temperature, "repeat_penalty": penalty}
         body |= {"repeat_last_n": 4096, "stream": True, "stop": [end] if end else []}
         text = ""
@@ -112,11 +114,11 @@ class Gguf:
 
 
 def build(model, name: str) -> gr.Blocks:
-    """The page.
+    """Build the page.
 
     Args:
         model: `Torch` or `Gguf`.
-        name: what is shown of it.
+        name: Title of the page.
     """
 
     def complete(prompt: str, end: str | None, *settings) -> Iterator[str]:
@@ -125,7 +127,7 @@ def build(model, name: str) -> gr.Blocks:
             return
         yield from model.stream(prompt, end, *settings)
 
-    def go_on(text: str, *settings) -> Iterator[str]:
+    def continue_text(text: str, *settings) -> Iterator[str]:
         for new in complete(text, None, *settings):
             yield text + new
 
@@ -144,21 +146,21 @@ def build(model, name: str) -> gr.Blocks:
         for new in complete(formats.rag(query, sources), formats.ANSWER_END, *TASK):
             yield formats.shown(new, sources)
 
-    languages = list(OPENINGS)
+    languages = list(PROMPTS)
     with gr.Blocks(title=name) as page:
         gr.Markdown(f"# {name}\nA base model: it continues text, and may state what is not so. Greedy as it stands.")
         with gr.Tab("Continue"):
             with gr.Accordion("Decoding", open=False):
                 settings = [
                     gr.Slider(1, 512, 64, step=1, label="New tokens"),
-                    gr.Slider(0, 1.5, 0, step=0.1, label="Temperature (0: the likeliest)"),
+                    gr.Slider(0, 1.5, 0, step=0.1, label="Temperature (0: greedy)"),
                     gr.Slider(1, 2, 1.2, step=0.05, label="Repetition penalty"),
                 ]
             language = gr.Dropdown(languages, value="English", label="Opening in")
-            text = gr.Textbox(OPENINGS["English"], lines=3, label="Text")
+            text = gr.Textbox(PROMPTS["English"], lines=3, label="Text")
             out = gr.Textbox(lines=8, label="Continued")
-            language.change(OPENINGS.get, language, text)
-            gr.Button("Continue", variant="primary").click(go_on, [text, *settings], out)
+            language.change(PROMPTS.get, language, text)
+            gr.Button("Continue", variant="primary").click(continue_text, [text, *settings], out)
         with gr.Tab("Correct OCR"):
             text, out = gr.Textbox(lines=6, label="Text as recognised"), gr.Textbox(lines=6, label="Corrected")
             gr.Button("Correct", variant="primary").click(correct, text, out)
@@ -168,17 +170,17 @@ def build(model, name: str) -> gr.Blocks:
             gr.Button("Translate", variant="primary").click(translate, [text, language], out)
         with gr.Tab("Answer from sources"):
             query = gr.Textbox(label="Question")
-            sources = gr.Textbox(lines=8, label="Sources, an empty line between two")
-            out = gr.Textbox(lines=8, label="Analysis and answer; quotations are looked up")
+            sources = gr.Textbox(lines=8, label="Sources, separated by empty lines")
+            out = gr.Textbox(lines=8, label="Analysis and answer; quotations are checked")
             gr.Button("Answer", variant="primary").click(answer, [query, sources], out)
     return page
 
 
 def main() -> None:
-    """Command line."""
+    """`python app.py`: see the docstring of this file."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--model", default=os.environ.get("MODEL", "PleIAs/Pleias-1.2b-Preview"))
-    parser.add_argument("--trust_remote_code", action="store_true", help="run the code inside the model's folder")
+    parser.add_argument("--trust_remote_code", action="store_true", help="Run the code in the model's folder.")
     parser.add_argument("--port", type=int, default=7860)
     args = parser.parse_args()
     is_gguf = args.model.endswith(".gguf")

@@ -1,43 +1,43 @@
-"""The published formats of the tasks (Pico and Nano 0.1) as the app writes them, and answers as it shows them.
+"""Build the published prompts of the tasks (Pico and Nano 0.1), and format answers for display.
 
-The same as in the programs that fine-tune; written again here because the app has to run alone.
+These are the formats of the fine-tuning programs, repeated here because the app must run without them.
 """
 
 import re
 
-JOINER = "\u2060"  # goes into whatever reads as a marker in a user's text
+JOINER = "\u2060"  # inserted where a user's text reads as a marker
 OCR_END, TRANSLATION_END, ANSWER_END = "<|ocr_correction_end|>", "<|translation_end|>", "<|answer_end|>"
 CITATION = re.compile(r'<ref name="([^"\n]*)">"(.*?)"</ref>', re.DOTALL)
 
 
 def escape(text: str) -> str:
-    """A text in which nothing reads as a marker."""
+    """Return a text in which nothing reads as a marker."""
     return re.sub(rf"([<\[]{JOINER}*)(?=\||/?ref\b|UNK\]|PAD\])", rf"\1{JOINER}", text)
 
 
 def unescape(text: str) -> str:
-    """The text that was escaped."""
+    """Reverse `escape`."""
     return re.sub(rf"([<\[]{JOINER}*){JOINER}(?=\||/?ref\b|UNK\]|PAD\])", r"\1", text)
 
 
 def ocr(text: str) -> str:
-    """Prompt of a correction."""
+    """Return the prompt of an OCR correction."""
     return f"<|text_start|>{escape(text)}<|text_end|><|ocr_correction_start|>"
 
 
 def translation(text: str, language: str) -> str:
-    """Prompt of a translation; the token of the language wanted, as `<|fr|>`, may be empty for models without."""
+    """Return the prompt of a translation into a language, whose token (`<|fr|>`) is empty if the model has none."""
     return f"<|text_start|>{escape(text)}<|text_end|><|translation_start|>{language}"
 
 
 def sources_in(text: str) -> dict[str, str]:
-    """Sources that stand apart by an empty line, numbered from 1."""
+    """Split a text at empty lines into sources, numbered from 1."""
     parts = [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
     return {str(number): part for number, part in enumerate(parts, 1)}
 
 
 def rag(query: str, sources: dict[str, str]) -> str:
-    """Prompt of an answer from sources."""
+    """Return the prompt of an answer from sources."""
     marked = "".join(
         f"<|source_start|><|source_id_start|>{name}<|source_id_end|>{escape(text)}<|source_end|>\n"
         for name, text in sources.items()
@@ -46,10 +46,10 @@ def rag(query: str, sources: dict[str, str]) -> str:
 
 
 def shown(answer: str, sources: dict[str, str]) -> str:
-    """An answer to read: each quotation with whether it stands in the source that it names, sign for sign."""
+    """Return an answer that states for each quotation whether it occurs verbatim in the source that it cites."""
 
-    def cited(found: re.Match) -> str:
-        name, quote = found[1], unescape(found[2])
+    def cited(match: re.Match) -> str:
+        name, quote = match[1], unescape(match[2])
         literal = quote.strip() and quote in sources.get(name, "")
         return f'["{quote}" {"is in" if literal else "is NOT in"} source {name}]'
 

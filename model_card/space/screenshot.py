@@ -1,8 +1,8 @@
-"""Drives the app in a headless Chromium: a French continuation is written, and a picture of it is kept.
+"""Generate a French continuation with the app in a headless Chromium, and save a screenshot.
 
     python screenshot.py --model FOLDER_OR_GGUF --out screenshot.png [--chromium /usr/bin/chromium]
 
-Needs `pip install playwright`, and a Chromium: `playwright install chromium`, or that of the system.
+Needs `pip install playwright` and a Chromium: `playwright install chromium`, or the system's.
 """
 
 import argparse
@@ -15,11 +15,11 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 PORT = 7861
-SECONDS = 300  # for the app to come up, and again for it to write
+SECONDS = 300  # timeout of the app's start, and again of the continuation
 
 
 def wait(address: str, app: subprocess.Popen) -> None:
-    """Return when the app answers; end when it has died or takes too long."""
+    """Wait until the app responds; exit if it has ended or takes too long."""
     end = time.monotonic() + SECONDS
     while app.poll() is None and time.monotonic() < end:
         try:
@@ -27,22 +27,22 @@ def wait(address: str, app: subprocess.Popen) -> None:
             return
         except OSError:
             time.sleep(0.5)
-    raise SystemExit("The app did not come up.")
+    raise SystemExit("The app did not start.")
 
 
 def main() -> None:
-    """Command line."""
+    """`python screenshot.py`: see the docstring of this file."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--model", required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--chromium", help="path of a Chromium; playwright's own when not given")
+    parser.add_argument("--chromium", help="Path of a Chromium. Default: playwright's own.")
     args = parser.parse_args()
     command = [sys.executable, Path(__file__).with_name("app.py"), "--model", args.model, "--port", str(PORT)]
     app = subprocess.Popen(command)
     try:
         wait(f"http://127.0.0.1:{PORT}", app)
         with sync_playwright() as playwright:
-            # A sandbox cannot be had where this runs as root, in a container; the page is our own.
+            # A sandbox is unavailable to root in a container, and the page is the app's own.
             browser = playwright.chromium.launch(executable_path=args.chromium, args=["--no-sandbox"])
             page = browser.new_page(viewport={"width": 900, "height": 720})
             page.goto(f"http://127.0.0.1:{PORT}", timeout=120_000)
@@ -51,22 +51,22 @@ def main() -> None:
             page.wait_for_function(
                 "[...document.querySelectorAll('textarea')].some(x => x.value.startsWith('La vie'))"
             )
-            opening = page.get_by_label("Text", exact=True).first.input_value()
+            prompt = page.get_by_label("Text", exact=True).first.input_value()
             page.get_by_role("button", name="Continue").click()
-            written, before = "", None
+            text, before = "", None
             end = time.monotonic() + SECONDS
-            while not (len(written) > len(opening) and written == before):  # until it has grown, and no longer does
+            while not (len(text) > len(prompt) and text == before):  # until it has grown, and grows no more
                 if time.monotonic() > end:
-                    raise SystemExit("The app wrote nothing.")
+                    raise SystemExit("The app generated nothing.")
                 page.wait_for_timeout(3000)
-                before, written = written, page.get_by_label("Continued").input_value()
+                before, text = text, page.get_by_label("Continued").input_value()
             page.screenshot(path=args.out)
             browser.close()
     finally:
         app.terminate()
         app.wait()
-    assert written.startswith(opening), written
-    print(written)
+    assert text.startswith(prompt), text
+    print(text)
 
 
 if __name__ == "__main__":
