@@ -171,10 +171,10 @@ def tokenizer_facts(folder: Path) -> dict:
         ids[role] = backend.token_to_id(token["content"] if isinstance(token, dict) else token) if token else None
         if ids[role] is None:
             raise InputError(f"{folder} has no {role}_token, a document delimiter: set it in tokenizer_config.json.")
-    entries = max(backend.get_vocab().values()) + 1
-    if entries > 2**16:
-        raise InputError(f"{folder} has a vocabulary of {entries:,}; shards store 16-bit ids, so at most 65,536.")
-    return {"sha256": sha256(folder / "tokenizer.json"), "entries": entries, **ids}
+    vocab_size = max(backend.get_vocab().values()) + 1
+    if vocab_size > 2**16:
+        raise InputError(f"{folder} has a vocabulary of {vocab_size:,}; shards store 16-bit ids, so at most 65,536.")
+    return {"sha256": sha256(folder / "tokenizer.json"), "entries": vocab_size, **ids}
 
 
 def checked(document: dict, source: Path) -> dict:
