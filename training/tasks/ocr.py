@@ -52,19 +52,6 @@ def format_ocr(ocr: str, truth: str = "") -> tuple[str, str]:
     return f"{START}{escape(ocr)}{END}", f"{escape(truth)}{STOP}"
 
 
-def parse_ocr(text: str) -> tuple[str, str]:
-    """Return (OCR text, correction) of a prompt with or without its completion.
-
-    Raises:
-        ValueError: If the text does not begin with such a prompt.
-    """
-    before, opened, rest = text.partition(START)
-    ocr, closed, correction = rest.partition(END)
-    if before or not opened or not closed:
-        raise ValueError(f"no prompt of OCR correction: {text[:80]!r}")
-    return unescape(ocr), parse_correction(correction)
-
-
 def parse_correction(output: str) -> str:
     """Return the correction in a generated completion."""
     return unescape(output.partition(STOP)[0])
@@ -100,9 +87,8 @@ class OcrData:
         synthetic_rows: Number of training rows with synthetic OCR errors.
         clean_share: Number of rows whose text is already correct, as a fraction of the other rows; they teach the
             model not to correct what needs no correction.
-        copy_rows: Number of additional training rows of random words that are already correct. They come first if
-            training does not shuffle. A base model that does not copy yet learns it sooner from them than from
-            sentences.
+        copy_rows: Number of additional copy-task rows (random words, already correct), which come first unless
+            training shuffles. A base model that does not copy yet learns it sooner from them than from sentences.
         window: Maximum characters of a row's text.
         held_out: Fraction of each language's pages that is not trained on, by complete authors or works.
         held_out_rows: Maximum number of evaluation rows, including clean ones.
