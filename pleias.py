@@ -1,7 +1,7 @@
-"""Console script `pleias`: the command line of `modeling_pleias.training.cli`, without torch where nothing needs it.
+"""Console script `pleias`: runs `modeling_pleias.training.cli`, and imports torch only if a program needs it.
 
 The programs are submodules of `modeling_pleias`, whose `__init__` imports torch and transformers and registers the
-model. Here it runs as soon as a program imports something from the package itself, not with every submodule.
+model. Here it runs when a program first imports something from the package itself, not with every submodule.
 """
 
 import sys
@@ -27,7 +27,7 @@ def main() -> None:
     main()
 
 
-# On import, so that it also holds in worker processes, which import the console script.
+# On import, so that it also applies to worker processes, which import the console script.
 if "modeling_pleias" not in sys.modules:
     package = module_from_spec(find_spec("modeling_pleias"))
     package.__class__ = LazyPackage

@@ -1,4 +1,4 @@
-"""What every test shares: no hub, and the marks that transformers' own mixins carry."""
+"""Common test setup: no Hub, one hypothesis profile, the marks of transformers' test mixins, and small fixtures."""
 
 import json
 import os
@@ -9,14 +9,14 @@ from collections import Counter
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Before transformers is imported: a test that would reach for the hub fails at once instead of waiting for it.
+# Set before transformers is imported: a test that would contact the Hub fails at once instead of waiting.
 os.environ["HF_HUB_OFFLINE"] = "1"
-# transformers skips its slow tests unless asked; here -m decides about them, as about ours.
+# transformers skips its slow tests by default; here -m selects them, like this project's.
 os.environ["RUN_SLOW"] = "1"
-# The models are tiny: threads would only wait for each other, and for those of other test workers.
+# The models are tiny: threads would only wait for each other and for those of other test workers.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Every run draws the same examples, keeps none, and passes on a slow machine as on a fast one.
+# Every run uses the same examples, stores none, and passes on slow machines.
 settings.register_profile(
     "suite", derandomize=True, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -37,13 +37,13 @@ TRANSFORMERS_MARKS = (
 
 def pytest_configure(config):
     for mark in TRANSFORMERS_MARKS:
-        config.addinivalue_line("markers", f"{mark}: set by transformers' own test mixins")
+        config.addinivalue_line("markers", f"{mark}: set by transformers' test mixins")
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Print the number of skipped tests per reason; the many reasons of transformers' own tests count as one."""
+    """Print the number of skipped tests per reason; the many reasons of transformers' tests count as one."""
     reasons = Counter(
-        "transformers' own tests of a feature or device that is missing here; pytest -rs lists their reasons"
+        "transformers' tests of a feature or device that is missing here; pytest -rs lists their reasons"
         if "test_transformers_common" in report.nodeid
         else report.longrepr[2].removeprefix("Skipped: ")
         for report in terminalreporter.stats.get("skipped", [])
@@ -55,8 +55,8 @@ def pytest_terminal_summary(terminalreporter):
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _nothing_of_accelerate_stays():
-    """Accelerate keeps one state for a process, and a trainer of one test file would decide for the next file's."""
+def _reset_accelerate():
+    """Reset Accelerate's state, which is global to the process and would affect the trainers of the next test file."""
     yield
     if "accelerate.state" in sys.modules:
         from accelerate.state import AcceleratorState, GradientState
@@ -74,7 +74,7 @@ def without_bf16():
         yield
 
 
-# What several test files build on: a tiny corpus, a tokenizer trained on it, its shards --------------
+# Fixtures of several test files: a tiny corpus, a tokenizer trained on it, its shards ----------------
 
 SENTENCES = {
     "English": "the old house stood|by the river|and nobody came|until the spring|when bells rang|over the hills",
@@ -84,16 +84,16 @@ SENTENCES = {
 
 @pytest.fixture(scope="session")
 def write_corpus():
-    """Function (path, documents): a Parquet file with Common Corpus columns, where a document need not name all."""
+    """Function (path, documents) that writes Parquet with Common Corpus columns; missing values get defaults."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from training.data.documents import SCHEMA
 
     def write(path, documents):
-        blank = {name: 0 if name.endswith("count") else "" for name in SCHEMA.names}
-        usual = {"language": "English", "license": "Public Domain", "collection": "OpenCulture", "text": "a text"}
-        rows = [{**blank, **usual, "identifier": f"{path.stem}/{i}", **row} for i, row in enumerate(documents)]
+        empty = {name: 0 if name.endswith("count") else "" for name in SCHEMA.names}
+        defaults = {"language": "English", "license": "Public Domain", "collection": "OpenCulture", "text": "a text"}
+        rows = [{**empty, **defaults, "identifier": f"{path.stem}/{i}", **row} for i, row in enumerate(documents)]
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path)
 
@@ -124,7 +124,7 @@ def tiny_corpus(tmp_path_factory, write_corpus):
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer(tmp_path_factory):
-    """Folder of a PleiasTokenizer of 400 entries."""
+    """Folder of a PleiasTokenizer with a vocabulary of 400."""
     from modeling_pleias import PleiasTokenizer
 
     folder = tmp_path_factory.mktemp("tokenizer")
@@ -134,11 +134,11 @@ def tiny_tokenizer(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_shards(tmp_path_factory, tiny_corpus, tiny_tokenizer):
-    """Folder of the shards of both, a tenth held out; not to be changed by a test."""
+    """Folder of the shards of both, a tenth held out; tests must not change it."""
     from training.shards import ShardsConfig, build
 
     folder = tmp_path_factory.mktemp("shards")
-    build(ShardsConfig(corpus=tiny_corpus, tokenizer=tiny_tokenizer, out=folder, validation=0.1, workers=2))
+    build(ShardsConfig(corpus=tiny_corpus, tokenizer=tiny_tokenizer, out=folder, validation_share=0.1, workers=2))
     return folder
 
 
@@ -162,7 +162,7 @@ def base_model(tiny_tokenizer, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def chat(tmp_path_factory):
-    """File of sixty conversations about nothing: an answer is its question backwards."""
+    """File of sixty conversations of random words, where an answer is its question backwards."""
     path, draw = tmp_path_factory.mktemp("data") / "chat.jsonl", random.Random(0)
     known, lines = SENTENCES["English"].replace("|", " ").split(), []
     for _ in range(60):

@@ -1,4 +1,4 @@
-"""Run programs of this project in forked processes that begin with their libraries imported.
+"""Run programs of this project in forked processes that start with their libraries imported.
 
 A new Python that imports torch and transformers uses 4 to 7 s of CPU time, and the tests start many programs. A server
 process (`multiprocessing`'s forkserver) imports the libraries once per test worker and computes nothing itself: each
@@ -27,7 +27,7 @@ FORKSERVER.set_forkserver_preload(["training.pretrain"])
 def _run(
     module: str | None, arguments: list[str], cwd: Path, environment: dict[str, str], prelude: str, files: list
 ) -> None:
-    """Become the program: its working directory, environment, output files and arguments."""
+    """Turn this process into the program: set its working directory, environment, output files and arguments."""
     os.setsid()
     os.chdir(cwd)
     os.environ.clear()

@@ -1,4 +1,4 @@
-"""`pleias PROGRAM` runs the program, shows its help under that name, and ends in one sentence on a wrong line."""
+"""`pleias PROGRAM` runs the program, shows its help under that name, and reports bad input in one line."""
 
 import ast
 import subprocess
@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).parent.parent
 
 
 def pleias(*arguments: str, module: str = "training.cli", without: str = "") -> subprocess.CompletedProcess:
-    """Run the console entry in a process of its own, in which the modules `without` cannot be imported."""
+    """Run the console entry in a new process in which the modules `without` cannot be imported."""
     block = f"import sys; sys.modules.update(dict.fromkeys({without.split()}))"
     code = f"{block}; from {module} import main; main()"
     return subprocess.run(
@@ -23,7 +23,7 @@ def pleias(*arguments: str, module: str = "training.cli", without: str = "") -> 
 
 
 def is_program(path: Path) -> bool:
-    """Whether a file defines `main` and runs it when it is executed."""
+    """Return whether a file defines `main` and runs it when executed."""
     statements = ast.parse(path.read_text(encoding="utf-8")).body
     defines_main = any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in statements)
     guards = (ast.unparse(node.test) for node in statements if isinstance(node, ast.If))
@@ -51,23 +51,23 @@ def test_help_lists_the_programs_and_needs_no_extra(module):
         assert f"  {name} " in result.stdout and program.purpose in result.stdout
 
 
-def test_a_program_shows_its_help_under_the_name_it_was_called_by():
+def test_a_program_shows_its_help_under_the_name_of_the_call():
     result = pleias("tokenizer", "--help")
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("usage: pleias tokenizer ")
 
 
-def test_an_unknown_program_ends_in_a_sentence_that_lists_the_known_ones():
+def test_an_unknown_program_is_reported_with_the_list_of_programs():
     result = pleias("pretrian")
     assert result.returncode == 2
-    assert result.stderr == f"error: pleias has no program 'pretrian'; it has {', '.join(PROGRAMS)}.\n"
+    assert result.stderr == f"error: unknown program 'pretrian': choose from {', '.join(PROGRAMS)}.\n"
 
 
-def test_a_missing_library_ends_in_a_sentence_that_names_the_extra():
+def test_a_missing_library_is_reported_with_the_extra():
     result = pleias("tokenizer", without="jsonargparse")
     assert result.returncode == 2
     assert result.stderr == (
-        "error: pleias tokenizer needs the extra [training] (there is no module jsonargparse): "
+        "error: pleias tokenizer needs the extra [training] (module jsonargparse is missing): "
         'pip install "modeling-pleias[training]".\n'
     )
 
@@ -78,7 +78,7 @@ def test_a_broken_import_inside_the_package_is_not_blamed_on_an_extra():
     assert "ModuleNotFoundError" in result.stderr and "needs the extra" not in result.stderr
 
 
-def test_bad_input_of_a_program_ends_in_its_own_sentence(tmp_path):
+def test_bad_input_of_a_program_is_reported_by_the_program(tmp_path):
     result = pleias("tokenizer", "--corpus", str(tmp_path / "nowhere"), "--out", str(tmp_path / "out"))
     assert result.returncode == 2
     assert result.stderr.startswith("error: ") and str(tmp_path / "nowhere") in result.stderr

@@ -1,4 +1,4 @@
-"""A PleiasConfig is the published shape; what is wrong in one is refused by name."""
+"""PleiasConfig has the published sizes, and its error messages contain the wrong value's name."""
 
 import json
 import logging
@@ -10,7 +10,7 @@ from transformers import AutoConfig, LlamaConfig
 
 from modeling_pleias import PleiasConfig
 
-# The figures of the config.json of Pleias-1.2b-Preview, under the keys that the transformers of its day wrote.
+# Values of the config.json of Pleias-1.2b-Preview, with the keys of the transformers version of that time.
 PUBLISHED = {
     "architectures": ["LlamaForCausalLM"],
     "attention_bias": False,
@@ -51,7 +51,7 @@ every_size = pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
         (PleiasConfig.base_3b, 3072, 12288, 22, 32, 96, 4096),
     ],
 )
-def test_each_named_size_has_the_published_shape(size, hidden, intermediate, layers, heads, head_dim, context):
+def test_each_named_size_has_the_published_values(size, hidden, intermediate, layers, heads, head_dim, context):
     config = size()
     assert (config.hidden_size, config.intermediate_size, config.num_hidden_layers) == (hidden, intermediate, layers)
     assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (heads, 8, head_dim)
@@ -59,7 +59,7 @@ def test_each_named_size_has_the_published_shape(size, hidden, intermediate, lay
 
 
 @every_size
-def test_what_the_sizes_share_is_as_published(size):
+def test_the_common_values_of_the_sizes_are_the_published_ones(size):
     config = size()
     assert (config.vocab_size, config.bos_token_id, config.eos_token_id, config.pad_token_id) == (65_536, 1, 2, 3)
     assert (config.hidden_act, config.rms_norm_eps, config.initializer_range) == ("silu", 1e-5, 0.02)
@@ -70,20 +70,20 @@ def test_what_the_sizes_share_is_as_published(size):
     assert config.residual_init_std == 0.025 / (2 * config.num_hidden_layers) ** 0.5
 
 
-def test_the_default_is_nano_and_a_size_takes_overrides():
+def test_the_default_is_nano_and_a_size_accepts_overrides():
     assert PleiasConfig().to_dict() == PleiasConfig.nano_1_2b().to_dict()
     assert PleiasConfig.pico_350m(num_hidden_layers=2, vocab_size=512).num_hidden_layers == 2
     assert PleiasConfig.base_3b(max_position_embeddings=128).max_position_embeddings == 128
 
 
-def test_it_is_a_llama_config_of_its_own_type():
+def test_it_is_a_llama_config_with_its_own_model_type():
     assert PleiasConfig.model_type == PleiasConfig().model_type == "pleias"
     assert isinstance(PleiasConfig(), LlamaConfig)
     assert type(AutoConfig.for_model("pleias")) is PleiasConfig
 
 
 @every_size
-def test_it_survives_dict_and_disk(tmp_path, size):
+def test_it_round_trips_through_dict_and_disk(tmp_path, size):
     config = size(id2label={0: "fr", 1: "en", 2: "la"}, rope_parameters={"rope_type": "linear", "factor": 2.0})
     assert PleiasConfig.from_dict(config.to_dict()).to_dict() == config.to_dict()
     config.save_pretrained(tmp_path)
@@ -94,15 +94,15 @@ def test_it_survives_dict_and_disk(tmp_path, size):
     assert loaded.to_dict() | {"_name_or_path": ""} == config.to_dict()
 
 
-def test_a_file_names_every_default_so_that_a_later_default_cannot_change_an_old_model(tmp_path):
+def test_a_file_contains_every_default_so_that_a_later_default_cannot_change_an_old_model(tmp_path):
     PleiasConfig().save_pretrained(tmp_path)
     saved = json.loads((tmp_path / "config.json").read_text())
-    shape = set(PleiasConfig().to_dict()) & set(PleiasConfig.__annotations__)
-    assert shape and shape <= set(saved)
-    assert {key: PleiasConfig().to_dict()[key] for key in shape} == {key: saved[key] for key in shape}
+    keys = set(PleiasConfig().to_dict()) & set(PleiasConfig.__annotations__)
+    assert keys and keys <= set(saved)
+    assert {key: PleiasConfig().to_dict()[key] for key in keys} == {key: saved[key] for key in keys}
 
 
-def test_making_one_says_nothing(caplog, capfd, monkeypatch):
+def test_creating_a_config_logs_nothing(caplog, capfd, monkeypatch):
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     for size in SIZES.values():
         size()
@@ -110,18 +110,18 @@ def test_making_one_says_nothing(caplog, capfd, monkeypatch):
     assert caplog.messages == [] and capfd.readouterr() == ("", "")
 
 
-def test_rope_theta_lands_in_rope_parameters():
+def test_rope_theta_is_stored_in_rope_parameters():
     assert PleiasConfig(rope_theta=500_000.0).rope_parameters == {"rope_type": "default", "rope_theta": 500_000.0}
 
 
-def test_the_published_file_opens_as_the_default(tmp_path, caplog, monkeypatch):
+def test_the_published_file_loads_as_the_default(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     (tmp_path / "config.json").write_text(json.dumps(PUBLISHED))
     for config in (PleiasConfig.from_dict(dict(PUBLISHED)), PleiasConfig.from_pretrained(tmp_path)):
         assert config.model_type == "pleias" and config.pad_token_id == 3 and config.dtype is torch.bfloat16
-        own = {"architectures", "dtype", "rope_interleaved", "transformers_version", "_name_or_path"}
-        read = {key: value for key, value in config.to_dict().items() if key not in own}
-        assert read == {key: value for key, value in PleiasConfig().to_dict().items() if key not in own}
+        excluded = {"architectures", "dtype", "rope_interleaved", "transformers_version", "_name_or_path"}
+        read = {key: value for key, value in config.to_dict().items() if key not in excluded}
+        assert read == {key: value for key, value in PleiasConfig().to_dict().items() if key not in excluded}
     assert caplog.messages == []
 
 

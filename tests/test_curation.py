@@ -200,7 +200,7 @@ def test_one_document_of_each_duplicate_stays_and_the_others_name_it(curated):
 
 def test_shards_read_the_curated_corpus_and_carry_its_account(curated, tiny_tokenizer, tmp_path):
     out, content = curated
-    manifest = build(ShardsConfig(corpus=out, tokenizer=tiny_tokenizer, out=tmp_path / "shards", validation=0.2))
+    manifest = build(ShardsConfig(corpus=out, tokenizer=tiny_tokenizer, out=tmp_path / "shards", validation_share=0.2))
     assert manifest["corpus"]["curation"] == content
     assert manifest["corpus"]["sources"] == read_json(out / "sources.json")
     assert sum(row["documents"] for row in manifest["account"]) == content["kept"]["documents"]

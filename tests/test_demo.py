@@ -21,10 +21,10 @@ from training.recipe import PretrainConfig
     [
         ([0.5] * 8, 30, 300),
         ([0.5] * 8, 28, 300),  # 304, rounded down to tens
-        ([0.5] * 5 + [20.0] * 3, 30, 300),  # another program held up some steps
+        ([0.5] * 5 + [20.0] * 3, 30, 300),  # another program slowed some steps
         ([1e-3] * 8, 10, 700),
         ([60.0] * 8, 30, MINIMUM_STEPS),
-        ([0.5] * 8, 500, MINIMUM_STEPS),  # the rest alone takes longer
+        ([0.5] * 8, 500, MINIMUM_STEPS),  # the other work alone takes longer
     ],
 )
 def test_steps_fit_the_time_left_within_bounds(step_seconds, other_seconds, steps):
@@ -50,11 +50,11 @@ def test_warm_up_and_intervals_shrink_with_the_steps(name):
 @pytest.fixture
 def run_demo(tmp_path, tiny_corpus, tiny_tokenizer, monkeypatch):
     """Function (more arguments): run the demo on a tiny corpus and model, and return the run's config.yaml."""
-    shape = "{hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 4, "
-    model = ["--model", shape + "num_key_value_heads: 2, vocab_size: 400}", "--sequence_length", "32"]
+    sizes = "{hidden_size: 32, intermediate_size: 64, num_hidden_layers: 2, num_attention_heads: 4, "
+    model = ["--model", sizes + "num_key_value_heads: 2, vocab_size: 400}", "--sequence_length", "32"]
     source = ["--corpus.source", "parquet", "--corpus.path", str(tiny_corpus), "--corpus.languages", "[en,fr]"]
     data = ["--data.folder", str(tmp_path / "data"), "--data.tokenizer", str(tiny_tokenizer), "--data.curation=null"]
-    monkeypatch.setattr(demo, "SHIPPED", tmp_path / "installed packages are without it")
+    monkeypatch.setattr(demo, "SHIPPED", tmp_path / "not installed")
 
     def run(*arguments: str) -> dict:
         monkeypatch.setattr(sys, "argv", ["demo", *source, *data, *model, "--out", str(tmp_path / "run"), *arguments])

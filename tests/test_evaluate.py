@@ -2,7 +2,10 @@
 
 import json
 import re
+import shutil
+from dataclasses import replace
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -136,22 +139,23 @@ def test_a_corpus_gives_registers_and_code_and_a_budget_is_kept(tmp_path, write_
     assert found == held_out(config, None)
 
 
-def test_what_a_run_held_out_is_told_with_register_where_its_corpus_still_is(run, tiny_corpus, tmp_path):
-    config = yaml.safe_load((run / "config.yaml").read_text())
-    assert {text.register for text in held_out(TextConfig(), run)} == {""}
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "model").symlink_to(run / "model")
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "corpus").symlink_to(tiny_corpus)
-    config["data"]["folder"] = str(tmp_path / "data")
-    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
-    found = held_out(TextConfig(), tmp_path / "run")
-    assert {text.register for text in found} == {"modern"}
+def test_the_held_out_text_of_a_run_is_that_of_its_corpus_with_registers(run, tiny_corpus, tmp_path):
+    texts = held_out(TextConfig(), run)
+    assert {text.register for text in texts} == {"modern"}
     rows = {
         row["identifier"]: row["text"]
         for row in texts_module.read_documents(tiny_corpus, columns=["identifier", "text"])
     }
-    assert found and all(rows[text.identifier] == text.text for text in found)
+    assert texts and all(rows[text.identifier] == text.text for text in texts)
+
+
+def test_shards_without_registers_in_their_sidecars_are_read(run, tiny_tokenizer, tiny_shards, tmp_path):
+    shutil.copytree(tiny_shards, tmp_path / "shards")
+    for path in (tmp_path / "shards").rglob("*.documents.parquet"):
+        pq.write_table(pq.read_table(path).drop_columns(["register"]), path)
+    older = make_run(tmp_path / "run", tiny_tokenizer, tmp_path / "shards")
+    texts = held_out(TextConfig(), run)
+    assert held_out(TextConfig(), older) == [replace(text, register="") for text in texts]
 
 
 def test_a_fine_tuned_run_is_measured_on_what_its_base_held_out(run, tmp_path):
@@ -191,7 +195,7 @@ def test_missing_and_empty_data_are_refused_by_name(run, tmp_path):
     refused(r"gives no text in it", *model, "--data.path", str(tmp_path / "fr.txt"), "--data.languages", "[it]")
     refused(r"gives no prompt of 160 characters", *model, "--data.path", str(tmp_path / "fr.txt"))
     (tmp_path / "x.parquet").write_bytes(b"no Parquet")
-    refused(r"x\.parquet is not a whole Parquet file", *model, "--data.path", str(tmp_path))
+    refused(r"x\.parquet is not a valid Parquet file", *model, "--data.path", str(tmp_path))
     refused(r"--suite nonsense has 'nonsense'", *model, "--suite", "nonsense")
     refused(r"Memorisation needs an index", *model, "--suite", "memorisation")
 

@@ -260,7 +260,7 @@ def learnt_by_heart(tmp_path_factory, tiny_tokenizer, write_corpus):
     write_corpus(folder / "corpus" / "fr.parquet", documents)
     held = [{"text": FRENCH[:90] + " Et ainsi de suite, toujours.", "language": "French"}]
     write_corpus(folder / "held" / "fr.parquet", held)
-    config = {"corpus": folder / "corpus", "held_out": folder / "held", "tokenizer": tiny_tokenizer}
+    config = {"corpus": folder / "corpus", "validation_corpus": folder / "held", "tokenizer": tiny_tokenizer}
     build_shards(ShardsConfig(**config, out=folder / "shards", workers=1))
     build([folder / "shards"], tokenizer=tiny_tokenizer, out=folder / "index", splits=["train"])
     run = make_run(folder / "run", tiny_tokenizer, folder / "shards")  # noqa: F811

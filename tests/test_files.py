@@ -1,4 +1,4 @@
-"""A file is written whole or not at all."""
+"""Atomic writes, hashes and fingerprints."""
 
 import errno
 import hashlib
@@ -27,20 +27,20 @@ def test_a_failure_while_renaming_leaves_the_old_content_and_no_temporary(tmp_pa
     assert (path / "inside").is_dir() and os.listdir(tmp_path) == ["record.json"]
 
 
-def test_the_content_is_on_disk_before_it_takes_the_name_and_the_name_before_it_returns(tmp_path, monkeypatch):
+def test_the_content_is_on_disk_before_the_rename_and_the_rename_before_the_return(tmp_path, monkeypatch):
     done = []
     fsync, replace = os.fsync, os.replace
 
-    def noted_fsync(descriptor):
+    def traced_fsync(descriptor):
         done.append(("fsync", os.readlink(f"/proc/self/fd/{descriptor}")))
         fsync(descriptor)
 
-    def noted_replace(source, target):
+    def traced_replace(source, target):
         done.append(("replace", os.fspath(target)))
         replace(source, target)
 
-    monkeypatch.setattr(os, "fsync", noted_fsync)
-    monkeypatch.setattr(os, "replace", noted_replace)
+    monkeypatch.setattr(os, "fsync", traced_fsync)
+    monkeypatch.setattr(os, "replace", traced_replace)
     with atomic(tmp_path / "new") as temporary:
         temporary.write_text("new")
     assert done == [
@@ -50,12 +50,12 @@ def test_the_content_is_on_disk_before_it_takes_the_name_and_the_name_before_it_
     ]
 
 
-def test_an_error_of_the_disk_names_the_file(tmp_path):
+def test_an_error_of_the_disk_contains_the_file_name(tmp_path):
     with pytest.raises(OSError, match="No space left on device: '.*record.json'"), atomic(tmp_path / "record.json"):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as write() raises it, which knows no name
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # like the error of write(), which has no file name
 
 
-def test_json_comes_back_as_it_went_and_stays_readable(tmp_path):
+def test_json_round_trips_and_is_readable(tmp_path):
     value = {"licence": "œuvre élevée ∞", "share": 0.1, "n": 2**60, "none": None}
     write_json(tmp_path / "a" / "b.json", value)
     assert read_json(tmp_path / "a" / "b.json") == value
@@ -74,7 +74,7 @@ def test_a_fingerprint_depends_on_values_and_not_on_the_order_of_keys():
     assert fingerprint({"a": 1, "b": [1, 2]}) != fingerprint({"a": 1, "b": [2, 1]})
 
 
-def test_sha256_is_that_of_the_whole_file(tmp_path):
+def test_sha256_is_that_of_the_complete_file(tmp_path):
     content = os.urandom(3_000_001)  # several blocks, the last one not full
     (tmp_path / "file").write_bytes(content)
     assert sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()

@@ -1,4 +1,4 @@
-"""Every window comes once per pass, in an order that depends on seed and position and on nothing else."""
+"""Every window is read once per pass, in an order that depends on seed and position alone."""
 
 import os
 import tracemalloc
@@ -18,7 +18,7 @@ near_powers_of_two = [2**k + d for k in range(1, 13) for d in (-1, 0, 1)]
 
 
 def write_shards(folder: Path, lengths: list[int]) -> tuple[list[dict], np.ndarray]:
-    """Shards of those many tokens, as the manifest names them, and all their tokens: 0, 1, 2, ... in order."""
+    """Write shards of these lengths; return their manifest records and all their tokens: 0, 1, 2, ... in order."""
     tokens = np.arange(sum(lengths), dtype="<u2")
     records = []
     for i, part in enumerate(np.split(tokens, np.cumsum(lengths)[:-1])):
@@ -51,9 +51,9 @@ def test_the_order_is_a_permutation_for_any_size_seed_and_epoch(size, seed, epoc
 
 def test_another_seed_or_epoch_is_another_order():
     orders = [permuted(np.arange(1000), size=1000, seed=s, epoch=e) for s in range(8) for e in range(8)]
-    for i, one in enumerate(orders):
+    for i, order in enumerate(orders):
         for other in orders[:i]:
-            assert (one == other).mean() < 0.02  # two random orders agree in one place of a thousand
+            assert (order == other).mean() < 0.02  # two random orders agree in one place of a thousand
 
 
 def test_the_order_looks_random():
@@ -62,20 +62,21 @@ def test_the_order_looks_random():
     # Distance of neighbours: size / 3 on average in a random order, with standard deviation size / sqrt(18 * size).
     assert np.abs(np.diff(order)).mean() == pytest.approx(size / 3, rel=0.01)
     assert abs(np.corrcoef(order, np.arange(size))[0, 1]) < 5 / size**0.5
-    # And the window that comes first is any of them, evenly, over the seeds: chi-square with 15 degrees of freedom.
+    # The first window is uniformly distributed over the seeds: chi-square with 15 degrees of freedom.
     first = np.array([permuted(np.zeros(1), size=1000, seed=seed, epoch=0)[0] for seed in range(4000)])
     counts = np.bincount(first * 16 // 1000, minlength=16)
     assert ((counts - 250) ** 2 / 250).sum() < 45  # exceeded by chance once in ten thousand
 
 
 @pytest.mark.parametrize("size", [2**40 + 1, 2**50, 2**60 - 1])
-def test_the_order_of_trillions_costs_what_is_asked_of_it(size):
+def test_the_order_of_trillions_costs_only_what_is_requested(size):
     positions = np.array([i * (size - 1) // 999 for i in range(1000)])
     tracemalloc.start()
-    found = permuted(positions, size=size, seed=3, epoch=1)
+    permutation = permuted(positions, size=size, seed=3, epoch=1)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(np.unique(found)) == len(np.unique(positions)) and 0 <= found.min() and found.max() < size
+    assert len(np.unique(permutation)) == len(np.unique(positions))
+    assert 0 <= permutation.min() and permutation.max() < size
     assert peak < 30 * positions.nbytes
 
 
@@ -83,12 +84,12 @@ def test_the_order_of_trillions_costs_what_is_asked_of_it(size):
 
 
 @pytest.mark.parametrize("sequences", [1, 8, 103, 250])
-def test_every_window_comes_once_per_pass(stream, sequences):
+def test_every_window_is_read_once_per_pass(stream, sequences):
     steps = -(-3 * len(stream) // sequences)
     order = np.concatenate([batch_windows(stream, step, sequences=sequences, seed=7) for step in range(steps)])
     passes = order[: 3 * len(stream)].reshape(3, -1)
-    for one in passes:
-        assert sorted(one) == list(range(len(stream)))
+    for indices in passes:
+        assert sorted(indices) == list(range(len(stream)))
     assert not (passes[0] == passes[1]).all() and not (passes[1] == passes[2]).all()
 
 
@@ -119,12 +120,12 @@ def test_the_processes_together_read_the_global_batch_in_its_order(
 
 
 @pytest.mark.parametrize("done", [0, 1, 13, 29, 30])
-def test_going_on_from_a_step_gives_the_batches_of_never_having_stopped(stream, done):
+def test_resuming_from_a_step_gives_the_batches_of_an_uninterrupted_run(stream, done):
     options = {"sequences": 8, "micro_batch": 4, "rank": 1, "processes": 2, "seed": 5}
-    whole, rest = list(batches(stream, range(30), **options)), list(batches(stream, range(done, 30), **options))
+    full, rest = list(batches(stream, range(30), **options)), list(batches(stream, range(done, 30), **options))
     assert [step for step, _ in rest] == list(range(done, 30))
-    for (_, one), (_, other) in zip(whole[done:], rest, strict=True):
-        assert np.array_equal(one, other)
+    for (_, expected), (_, resumed) in zip(full[done:], rest, strict=True):
+        assert np.array_equal(expected, resumed)
 
 
 # Windows -------------------------------------------------------------------------------------------
@@ -132,14 +133,14 @@ def test_going_on_from_a_step_gives_the_batches_of_never_having_stopped(stream, 
 
 @unhurried
 @given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=8), sequence_length=st.integers(1, 30))
-@example(lengths=[5, 5], sequence_length=4)  # a boundary of windows on one of shards
+@example(lengths=[5, 5], sequence_length=4)  # a window ends at the end of a shard
 @example(lengths=[1, 1, 1, 1, 1, 1], sequence_length=4)  # a window over five shards
-def test_windows_are_those_of_the_shards_written_end_to_end(tmp_path_factory, lengths, sequence_length):
+def test_windows_are_those_of_the_concatenated_shards(tmp_path_factory, lengths, sequence_length):
     folder = tmp_path_factory.mktemp("shards")
     records, tokens = write_shards(folder, lengths)
     window = sequence_length + 1
     if len(tokens) < window:
-        with pytest.raises(InputError, match=rf"holds {len(tokens)} tokens here, fewer than one window of {window}"):
+        with pytest.raises(InputError, match=rf"only {len(tokens)} tokens here, fewer than one window of {window}"):
             TokenStream(folder, records, sequence_length=sequence_length, vocab_size=2**16)
         return
     stream = TokenStream(folder, records, sequence_length=sequence_length, vocab_size=2**16)
@@ -171,7 +172,7 @@ def test_a_position_five_trillion_tokens_away_reads_its_window_and_nothing_else(
 
 
 def resident_bytes(path: Path) -> int:
-    """How much of a mapped file this process has touched."""
+    """Return the bytes of a mapped file that this process has touched."""
     total, inside = 0, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         head = line.split()[0]
@@ -185,7 +186,7 @@ def resident_bytes(path: Path) -> int:
 # A folder of shards --------------------------------------------------------------------------------
 
 
-def test_a_folder_gives_its_training_documents_and_its_held_out_ones_by_language(tiny_shards):
+def test_a_folder_has_one_training_stream_and_a_validation_stream_per_language(tiny_shards):
     shards = Shards(tiny_shards)
     train = shards.train(sequence_length=16, vocab_size=400)
     held_out = shards.validation(sequence_length=16, vocab_size=400)
@@ -199,9 +200,9 @@ def test_a_folder_gives_its_training_documents_and_its_held_out_ones_by_language
         assert bytes_per_token == sum(row["bytes"] for row in rows) / sum(row["tokens"] for row in rows)
 
 
-def test_a_language_with_less_than_a_window_of_held_out_text_is_left_out(tiny_shards):
+def test_a_language_with_less_held_out_text_than_a_window_is_skipped(tiny_shards):
     shards = Shards(tiny_shards)
-    tokens = {one["language"]: one["tokens"] for one in shards.manifest["shards"] if one["split"] == "validation"}
+    tokens = {shard.record["language"]: shard.record["tokens"] for shard in shards.readers("validation")}
     for length in (min(tokens.values()) - 1, min(tokens.values()), max(tokens.values())):
         expected = {language for language, amount in tokens.items() if amount >= length + 1}
         assert set(shards.validation(sequence_length=length, vocab_size=400)) == expected
@@ -211,7 +212,7 @@ def test_a_language_with_less_than_a_window_of_held_out_text_is_left_out(tiny_sh
 
 
 def test_a_missing_manifest_is_refused_by_name(tmp_path):
-    with pytest.raises(InputError, match=rf"{tmp_path}/manifest\.json is missing: make the shards first"):
+    with pytest.raises(InputError, match=rf"{tmp_path}/manifest\.json is missing: build the shards first"):
         Shards(tmp_path)
 
 
@@ -224,7 +225,7 @@ def test_a_damaged_manifest_is_refused_by_name(tmp_path):
 def test_a_missing_shard_is_refused_by_name(tmp_path):
     records, _ = write_shards(tmp_path, [50, 50])
     (tmp_path / "1.ds").unlink()
-    with pytest.raises(InputError, match=rf"{tmp_path}/1\.ds is missing: make the shards again"):
+    with pytest.raises(InputError, match=rf"{tmp_path}/1\.ds is missing: build the shards again"):
         TokenStream(tmp_path, records, sequence_length=4, vocab_size=2**16)
 
 
@@ -232,7 +233,7 @@ def test_a_missing_shard_is_refused_by_name(tmp_path):
 def test_a_truncated_or_longer_shard_is_refused_by_name(tmp_path, size):
     records, _ = write_shards(tmp_path, [50, 50])
     os.truncate(tmp_path / "1.ds", size)
-    message = rf"{tmp_path}/1\.ds has {size} bytes instead of 100: delete it and make the shards again"
+    message = rf"{tmp_path}/1\.ds has {size} bytes instead of 100: delete it and build the shards again"
     with pytest.raises(InputError, match=message):
         TokenStream(tmp_path, records, sequence_length=4, vocab_size=2**16)
 
@@ -244,29 +245,29 @@ def test_an_altered_shard_is_refused_by_name_when_shards_are_verified(tmp_path):
     with open(tmp_path / "1.ds", "rb+") as file:
         file.seek(31)
         file.write(b"\x01")
-    with pytest.raises(InputError, match=rf"{tmp_path}/1\.ds was altered .*: delete it and make the shards again"):
+    with pytest.raises(InputError, match=rf"{tmp_path}/1\.ds was altered .*: delete it and build the shards again"):
         stream.verify()
 
 
-def test_an_id_above_the_vocabulary_is_refused_when_it_is_read_also_by_the_thread_that_reads_ahead(tmp_path):
+def test_an_id_above_the_vocabulary_is_refused_when_read_also_by_the_prefetching_thread(tmp_path):
     records, tokens = write_shards(tmp_path, [50, 50])
     TokenStream(tmp_path, records, sequence_length=4, vocab_size=100).windows(np.arange(20))
     stream = TokenStream(tmp_path, records, sequence_length=4, vocab_size=99)
     assert stream.windows(np.arange(19)).max() == 94
-    message = rf"{tmp_path} holds the id 99, above the model's vocabulary of 99: shards and model belong to different"
+    message = rf"{tmp_path} contains the id 99, but the model's vocabulary size is 99: use the shards and the model"
     with pytest.raises(InputError, match=message):
         stream.windows(np.array([19]))
     with pytest.raises(InputError, match=message):
         list(batches(stream, range(10), sequences=2, micro_batch=2, rank=0, processes=1, seed=0))
 
 
-def test_what_the_manifest_says_of_real_shards_is_what_the_loader_checks(tiny_shards, tmp_path):
+def test_the_loader_checks_real_shards_against_the_manifest(tiny_shards, tmp_path):
     manifest = read_json(tiny_shards / "manifest.json")
-    one = next(shard for shard in manifest["shards"] if shard["split"] == "train")
+    shard = next(shard for shard in manifest["shards"] if shard["split"] == "train")
     (tmp_path / "train").mkdir()
-    os.link(tiny_shards / one["file"], tmp_path / one["file"])
-    write_json(tmp_path / "manifest.json", manifest | {"shards": [one]})
+    os.link(tiny_shards / shard["file"], tmp_path / shard["file"])
+    write_json(tmp_path / "manifest.json", manifest | {"shards": [shard]})
     Shards(tmp_path).train(sequence_length=8, vocab_size=400).verify()
-    write_json(tmp_path / "manifest.json", manifest | {"shards": [one | {"tokens": one["tokens"] + 1}]})
+    write_json(tmp_path / "manifest.json", manifest | {"shards": [shard | {"tokens": shard["tokens"] + 1}]})
     with pytest.raises(InputError, match="instead of"):
         Shards(tmp_path).train(sequence_length=8, vocab_size=400)

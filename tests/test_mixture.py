@@ -1,4 +1,4 @@
-"""A mixture's rules decide how often a document is read, and no author of the held-out part is in any mixture."""
+"""Rules determine how often a document is in a mixture, and no author of the held-out text is in any mixture."""
 
 from collections import Counter
 
@@ -78,7 +78,7 @@ def test_every_document_is_held_out_or_in_the_mixtures_as_often_as_its_rule_says
     )
 
 
-def test_documents_are_carried_over_unchanged_with_their_sources(corpus, mixed):
+def test_documents_are_copied_unchanged_with_their_sources(corpus, mixed):
     config, _ = mixed
     originals = {row["identifier"]: row for row in read_documents(corpus)}
     for name in ("held_out", "base", "best"):
@@ -86,7 +86,7 @@ def test_documents_are_carried_over_unchanged_with_their_sources(corpus, mixed):
         assert read_json(config.out / name / "sources.json")["sources"] == [{"name": "made up"}]
 
 
-def test_no_author_of_the_held_out_part_is_in_a_mixture_whatever_the_spelling(mixed):
+def test_no_author_of_the_held_out_text_is_in_a_mixture_in_any_spelling(mixed):
     config, _ = mixed
     held, trained = (
         {author_key(r["creator"]) for r in read_documents(config.out / n)} - {""} for n in ("held_out", "base")
@@ -94,15 +94,15 @@ def test_no_author_of_the_held_out_part_is_in_a_mixture_whatever_the_spelling(mi
     assert held and not held & trained
 
 
-def test_every_large_source_gives_about_its_share(mixed):
+def test_every_large_source_has_about_its_share_held_out(mixed):
     config, account = mixed
     held = {row["collection"]: row["documents"] for row in account["held_out"]}
     assert held["Help"] == 15 and held["Code"] == 5  # no authors: 5% to the document
-    assert held["Novels"] >= 4 and held["Novels"] % 6 == 0  # whole authors, six parts each
+    assert held["Novels"] >= 4 and held["Novels"] % 6 == 0  # complete authors, six parts each
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 40), st.integers(1, 3)), max_size=60), st.randoms())
-def test_the_choice_does_not_depend_on_the_order_and_never_splits_a_work(rows, draw):
+def test_the_selection_does_not_depend_on_the_order_and_never_splits_a_work(rows, draw):
     documents = [
         {"identifier": f"{source}/{book}#part{part:03}", "collection": str(source), "language": "English"}
         | {"creator": f"N{book}" if source % 2 else ""}
@@ -143,13 +143,13 @@ def test_a_second_call_writes_nothing_and_a_changed_rule_does(mixed):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"held_out": 0.0}, "held_out is 0.0"),
-        ({"mixtures": {"held_out": []}}, "a mixture's name"),
-        ({"mixtures": {"../x": []}}, "a mixture's name"),
+        ({"held_out": 0.0}, "held_out must be a share between 0 and 0.5, .* got 0.0"),
+        ({"mixtures": {"held_out": []}}, "use a lower-case folder name"),
+        ({"mixtures": {"../x": []}}, "use a lower-case folder name"),
         ({"mixtures": {"base": [Rule(epochs=-1)]}}, "negative epochs"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(corpus, tmp_path, changes, message):
+def test_invalid_settings_are_refused(corpus, tmp_path, changes, message):
     with pytest.raises(InputError, match=message):
         mix(MixtureConfig(corpus=corpus, out=tmp_path, **changes))
     assert not list(tmp_path.iterdir())
@@ -157,7 +157,11 @@ def test_settings_that_make_no_sense_are_refused(corpus, tmp_path, changes, mess
 
 def test_shards_take_the_held_out_folder_as_validation_and_nothing_else(mixed, tiny_tokenizer, tmp_path):
     config, _ = mixed
-    options = {"corpus": config.out / "base", "held_out": config.out / "held_out", "tokenizer": tiny_tokenizer}
+    options = {
+        "corpus": config.out / "base",
+        "validation_corpus": config.out / "held_out",
+        "tokenizer": tiny_tokenizer,
+    }
     manifest = build(ShardsConfig(**options, out=tmp_path, workers=1))
     documents = Counter()
     for row in manifest["account"]:

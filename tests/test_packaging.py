@@ -1,4 +1,4 @@
-"""The wheel holds the whole house, works from an empty folder, and declares what its rooms import."""
+"""The wheel contains every package, works from an empty folder, and declares what its packages import."""
 
 import ast
 import os
@@ -18,7 +18,7 @@ from training.cli import usage
 from training.files import read_json
 
 REPOSITORY = Path(__file__).parent.parent
-ROOMS = {
+PACKAGES = {
     "modeling_pleias": "modeling_pleias",
     "training": "modeling_pleias/training",
     "model_card": "modeling_pleias/model_card",
@@ -26,7 +26,7 @@ ROOMS = {
 
 
 def tree() -> list[str]:
-    """Files of the checkout that git has or would take, relative to it."""
+    """Return the files of the checkout that git tracks or would add, relative to it."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout.split("\0")
     return sorted(name for name in names if name and (REPOSITORY / name).is_file())
@@ -38,7 +38,7 @@ def pip(command: str, *arguments: str | Path) -> None:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """The wheel, built from a copy of the tree, so that a `build/` folder from earlier cannot leak into it."""
+    """The wheel, built from a copy of the tree, so that an old `build/` folder cannot leak into it."""
     copy, out = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("wheel")
     for name in tree():
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory) -> Path:
-    """A folder into which the wheel alone is installed, its console entry included."""
+    """A folder into which only the wheel is installed, including its console script."""
     target = tmp_path_factory.mktemp("installed")
     pip("install", "--target", target, wheel)
     return target
@@ -61,16 +61,16 @@ def metadata(installed) -> PathDistribution:
 
 
 def declared(metadata: PathDistribution, extra: str = "") -> set[Requirement]:
-    """Requirements of the base install and of an extra, extras that it includes followed."""
-    found = set()
+    """Return the requirements of the base install and of an extra, including those of nested extras."""
+    requirements = set()
     for requirement in map(Requirement, metadata.requires):
         if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
             continue
         if requirement.name == "modeling-pleias":
-            found |= {inner for name in requirement.extras for inner in declared(metadata, name)}
+            requirements |= {inner for name in requirement.extras for inner in declared(metadata, name)}
         else:
-            found.add(requirement)
-    return found
+            requirements.add(requirement)
+    return requirements
 
 
 def names(requirements: set[Requirement]) -> set[str]:
@@ -78,31 +78,31 @@ def names(requirements: set[Requirement]) -> set[str]:
 
 
 def run(installed: Path, empty: Path, *command: str | Path) -> str:
-    """Output of a command in an empty folder, where the only way to this project is the installed wheel."""
+    """Return the output of a command in an empty folder, from which only the installed wheel can be imported."""
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     return subprocess.run(
         command, cwd=empty, env=environment, check=True, capture_output=True, text=True, timeout=120
     ).stdout
 
 
-def test_the_wheel_holds_every_file_of_the_rooms_but_the_shipped_model_and_nothing_else(wheel):
+def test_the_wheel_contains_every_file_of_the_packages_except_the_shipped_model_and_benchmarks(wheel):
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
-    ours = [name for name in tree() if not name.startswith("model_card/femto/")]
-    rooms = [name.partition("/") for name in ours if name.partition("/")[0] in ROOMS]
-    assert packed == {"pleias.py", *(f"{ROOMS[room]}/{path}" for room, _, path in rooms)}
+    files = [name for name in tree() if not name.startswith(("model_card/femto/", "training/bench/"))]
+    parts = [name.partition("/") for name in files if name.partition("/")[0] in PACKAGES]
+    assert packed == {"pleias.py", *(f"{PACKAGES[package]}/{path}" for package, _, path in parts)}
 
 
 def test_the_version_is_the_one_in_the_package(metadata):
     assert metadata.version == modeling_pleias.__version__
 
 
-def test_the_wheel_carries_the_licence(metadata):
+def test_the_wheel_contains_the_licence(metadata):
     assert metadata.metadata["License-Expression"] == "Apache-2.0"
     assert metadata.read_text("licenses/LICENSE") == (REPOSITORY / "LICENSE").read_text(encoding="utf-8")
 
 
-def test_the_base_install_asks_for_four_libraries(metadata):
+def test_the_base_install_requires_four_libraries(metadata):
     assert names(declared(metadata)) == {"torch", "transformers", "tokenizers", "safetensors"}
 
 
@@ -121,7 +121,7 @@ def test_the_constraints_pin_each_direct_dependency_within_its_range(metadata, e
 
 
 @pytest.mark.parametrize(
-    "room, extra",
+    "package, extra",
     [
         ("modeling_pleias", ""),
         ("training", "training"),
@@ -131,15 +131,15 @@ def test_the_constraints_pin_each_direct_dependency_within_its_range(metadata, e
         ("tests", "dev"),
     ],
 )
-def test_a_room_imports_only_what_its_extra_declares(metadata, room, extra):
-    allowed = names(declared(metadata, extra)) | {"huggingface-hub"}  # transformers' own configs take @strict from it
+def test_a_package_imports_only_what_its_extra_declares(metadata, package, extra):
+    allowed = names(declared(metadata, extra)) | {"huggingface-hub"}  # transformers' configs import @strict from it
     providers = packages_distributions()
-    own = {"modeling_pleias", "training", "model_card"} | {path.stem for path in (REPOSITORY / "tests").glob("*.py")}
-    own |= {"peft"}  # imported with --allow_peft alone, and in no extra: a sentence names it where it is missing
-    # Rooms with an extra of their own; the app has a requirements.txt.
-    apart = {"training": ("curation", "evaluation"), "model_card": ("space",)}.get(room, ())
-    for path in sorted((REPOSITORY / room).rglob("*.py")):
-        if path.relative_to(REPOSITORY / room).parts[0] in apart:
+    local = {"modeling_pleias", "training", "model_card"} | {path.stem for path in (REPOSITORY / "tests").glob("*.py")}
+    local |= {"peft"}  # imported with --allow_peft alone, and in no extra; an error message names it if missing
+    # Packages with another extra; the app has a requirements.txt.
+    apart = {"training": ("curation", "evaluation"), "model_card": ("space",)}.get(package, ())
+    for path in sorted((REPOSITORY / package).rglob("*.py")):
+        if path.relative_to(REPOSITORY / package).parts[0] in apart:
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
@@ -148,12 +148,12 @@ def test_a_room_imports_only_what_its_extra_declares(metadata, room, extra):
                 modules = [node.module]
             else:
                 continue
-            for module in {module.partition(".")[0] for module in modules} - own - sys.stdlib_module_names:
+            for module in {module.partition(".")[0] for module in modules} - local - sys.stdlib_module_names:
                 distributions = set(map(canonicalize_name, providers.get(module, [])))
                 assert distributions & allowed, f"{path} imports {module}, which [{extra}] does not declare"
 
 
-def test_from_an_empty_folder_the_wheel_brings_the_model_and_the_configs(installed, tmp_path):
+def test_from_an_empty_folder_the_wheel_has_the_model_and_the_configs(installed, tmp_path):
     code = (
         "import modeling_pleias, transformers\n"
         "from modeling_pleias.training.config import named_config\n"
@@ -168,7 +168,7 @@ def test_from_an_empty_folder_the_wheel_brings_the_model_and_the_configs(install
     ]
 
 
-def test_from_an_empty_folder_the_console_entry_lists_the_programs(installed, tmp_path):
+def test_from_an_empty_folder_the_console_script_lists_the_programs(installed, tmp_path):
     assert run(installed, tmp_path, str(installed / "bin/pleias"), "--help") == f"{usage('modeling_pleias.')}\n"
 
 
@@ -192,17 +192,17 @@ print(type(AutoConfig.for_model("pleias")) is PleiasConfig)
     assert output.splitlines() == [*lines, "True"]
 
 
-def test_the_console_entry_shows_the_version(installed, tmp_path):
+def test_the_console_script_shows_the_version(installed, tmp_path):
     output = run(installed, tmp_path, str(installed / "bin/pleias"), "--version")
     assert output == f"modeling-pleias {modeling_pleias.__version__}\n"
 
 
 @pytest.mark.slow
-def test_worker_processes_of_the_console_entry_write_the_same_shards(
+def test_worker_processes_of_the_console_script_write_the_same_shards(
     installed, tiny_corpus, tiny_tokenizer, tiny_shards, tmp_path
 ):
     command = [str(installed / "bin/pleias"), "shards", "--corpus", tiny_corpus, "--tokenizer", tiny_tokenizer]
-    run(installed, tmp_path, *command, "--validation", "0.1", "--workers", "2", "--out", "shards")
+    run(installed, tmp_path, *command, "--validation_share", "0.1", "--workers", "2", "--out", "shards")
     shards = [read_json(folder / "manifest.json")["shards"] for folder in (tmp_path / "shards", tiny_shards)]
     assert shards[0] == shards[1]
 

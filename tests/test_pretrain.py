@@ -79,7 +79,7 @@ def config(corpus, tmp_path_factory) -> PretrainConfig:
         stages=[Stage("base", steps=8, sequences=8), Stage("annealing", steps=4, sequences=4)],
         model=MODEL,
         corpus=CorpusConfig(source="parquet", languages=list(WORDS), path=corpus),
-        data=DataConfig(folder=tmp_path_factory.mktemp("data"), validation=0.1),
+        data=DataConfig(folder=tmp_path_factory.mktemp("data"), validation_share=0.1),
         optimizer=OptimizerConfig(learning_rate=1e-2, final_learning_rate=1e-3, warmup_steps=3),
         every=EveryConfig(log=2, validate=6, checkpoint=3, keep=2),
         sequence_length=32,

@@ -46,7 +46,9 @@ def run(tmp_path_factory, write_corpus, tiny_tokenizer):
     }
     write_json(corpus / "curation.json", curation)
     shards = root / "data" / "tiny" / "shards"
-    manifest = build(ShardsConfig(corpus=corpus, tokenizer=tiny_tokenizer, out=shards, validation=0.2, workers=1))
+    manifest = build(
+        ShardsConfig(corpus=corpus, tokenizer=tiny_tokenizer, out=shards, validation_share=0.2, workers=1)
+    )
     shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2}
     model = PleiasForCausalLM(PleiasConfig(vocab_size=400, num_key_value_heads=1, **shape))
     model.save_pretrained(folder / "model", max_shard_size="100KB")

@@ -166,7 +166,7 @@ def test_a_dry_run_switches_at_every_stage_and_the_metrics_say_so(tmp_path, tiny
     demo = recipe("demo")
     text = replace(
         demo,
-        data=DataConfig(folder=tmp_path / "data", tokenizer=tiny_tokenizer, validation=0.1),
+        data=DataConfig(folder=tmp_path / "data", tokenizer=tiny_tokenizer, validation_share=0.1),
         corpus=replace(demo.corpus, source="parquet", path=tiny_corpus, languages=["en", "fr"]),
         model=demo.model | {"vocab_size": 400},
     )

@@ -1,4 +1,4 @@
-"""Programs run by path, `python training/plan.py`, as by module, from any working folder."""
+"""Programs run by path (`python training/plan.py`) as well as by module, from any working folder."""
 
 import json
 import os
@@ -54,7 +54,7 @@ def test_worker_processes_of_shards_run_by_path_write_the_same_shards(
     tiny_corpus, tiny_tokenizer, tiny_shards, tmp_path
 ):
     command = [sys.executable, ROOT / "training/shards.py", "--corpus", tiny_corpus, "--tokenizer", tiny_tokenizer]
-    run(*command, "--validation", "0.1", "--workers", "2", "--out", "shards", cwd=tmp_path)
+    run(*command, "--validation_share", "0.1", "--workers", "2", "--out", "shards", cwd=tmp_path)
     shards = [read_json(folder / "manifest.json")["shards"] for folder in (tmp_path / "shards", tiny_shards)]
     assert shards[0] == shards[1]
 

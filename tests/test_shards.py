@@ -1,4 +1,4 @@
-"""Shards hold every document whole, in datatrove's format, and the manifest accounts for every token of them."""
+"""Shards contain every document completely, in datatrove's format, and the manifest counts every token."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ BOS, EOS = 1, 2
 
 
 def documents_of(folder: Path, shard: dict) -> list[np.ndarray]:
-    """The documents of a shard, cut where its index says."""
+    """Return the documents of a shard, split at the positions of its index."""
     tokens = np.fromfile(folder / shard["file"], "<u2")
     ends = np.fromfile(folder / (shard["file"] + ".index"), "<u8")
     assert ends[-1] == len(tokens) == shard["tokens"]
@@ -39,7 +39,7 @@ def documents_of(folder: Path, shard: dict) -> list[np.ndarray]:
 
 
 def named(folder: Path, shard: dict) -> list[dict]:
-    """The sidecar of a shard."""
+    """Return the rows of a shard's sidecar."""
     return pq.read_table(folder / (shard["file"] + ".documents.parquet")).to_pylist()
 
 
@@ -56,34 +56,34 @@ def tokenizer(tiny_tokenizer):
 # What is in a shard ----------------------------------------------------------------------------------
 
 
-def test_every_document_of_the_corpus_is_in_one_shard_whole_delimited_and_gives_its_text_back(
+def test_every_document_of_the_corpus_is_in_one_shard_complete_delimited_and_lossless(
     tiny_corpus, tiny_shards, manifest, tokenizer
 ):
-    found = {}
+    stored = {}
     for shard in manifest["shards"]:
         documents, names = documents_of(tiny_shards, shard), named(tiny_shards, shard)
         for ids, name in zip(documents, names, strict=True):
             assert ids[0] == BOS and ids[-1] == EOS and not np.isin(ids[1:-1], [BOS, EOS]).any()
             text = tokenizer.decode(ids[1:-1])
             assert name["tokens"] == len(ids) and name["bytes"] == len(text.encode())
-            assert name["identifier"] not in found
-            found[name["identifier"]] = text, name["language"], name["license"], name["collection"]
+            assert name["identifier"] not in stored
+            stored[name["identifier"]] = text, name["language"], name["license"], name["collection"]
     columns = ("text", "language", "license", "collection")
-    assert found == {row["identifier"]: tuple(row[c] for c in columns) for row in read_documents(tiny_corpus)}
+    assert stored == {row["identifier"]: tuple(row[c] for c in columns) for row in read_documents(tiny_corpus)}
 
 
 def test_datatrove_reads_the_same_tokens_and_document_ends(tiny_shards, manifest):
-    from datatrove.utils.dataset import DatatroveFileDataset, DatatroveFolderDataset  # seconds to import
+    from datatrove.utils.dataset import DatatroveFileDataset, DatatroveFolderDataset  # lazy import: takes seconds
 
     T = 15
     for shard in manifest["shards"]:
         documents = documents_of(tiny_shards, shard)
         tokens = np.concatenate(documents)
-        places = np.concatenate([np.arange(len(ids)) for ids in documents])  # of each token in its document
-        theirs = DatatroveFileDataset(str(tiny_shards / shard["file"]), T, token_size=2, return_positions=True)
-        assert len(theirs) == len(tokens) // (T + 1)
-        for i in range(len(theirs)):
-            window, item = slice(i * (T + 1), (i + 1) * (T + 1)), theirs[i]
+        places = np.concatenate([np.arange(len(ids)) for ids in documents])  # position of each token in its document
+        reader = DatatroveFileDataset(str(tiny_shards / shard["file"]), T, token_size=2, return_positions=True)
+        assert len(reader) == len(tokens) // (T + 1)
+        for i in range(len(reader)):
+            window, item = slice(i * (T + 1), (i + 1) * (T + 1)), reader[i]
             assert np.array_equal(item["input_ids"], tokens[window])
             # datatrove counts from the window's beginning in its first document.
             expected = places[window].copy()
@@ -103,12 +103,12 @@ TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"])) | SPELLINGS, 
 @given(texts=st.lists(TEXTS, min_size=1, max_size=4))
 @example(texts=["<|end_of_text|>", "a<|begin_of_text|><|end_of_text|>b", "[UNK][PAD]", "<|text_start|>"])
 @example(texts=["\ufeffbom", "a" * 3000, "\U0001f469\u200d\U0001f680", "\x00\x1f\x7f"])
-def test_any_text_comes_back_exactly_and_written_out_special_tokens_are_text(
+def test_any_text_is_stored_losslessly_and_written_out_special_tokens_are_text(
     tmp_path_factory, write_corpus, tiny_tokenizer, tokenizer, texts
 ):
     folder = tmp_path_factory.mktemp("any")
     write_corpus(folder / "any.parquet", [{"text": text} for text in texts])
-    config = ShardsConfig(corpus=folder, tokenizer=tiny_tokenizer, out=folder / "out", validation=0)
+    config = ShardsConfig(corpus=folder, tokenizer=tiny_tokenizer, out=folder / "out", validation_share=0)
     facts, source = tokenizer_facts(tiny_tokenizer), folder / "any.parquet"
     (shard,) = shard_file(source, "any", origin(source, 0, config, facts), config, facts)["shards"]
     documents = documents_of(config.out, shard)
@@ -121,7 +121,7 @@ def test_any_text_comes_back_exactly_and_written_out_special_tokens_are_text(
     assert [row["bytes"] for row in shard["account"]] == [sum(len(text.encode()) for text in texts)]
 
 
-def test_any_token_leads_back_to_its_document(tiny_corpus, tiny_shards, manifest, tokenizer):
+def test_any_token_can_be_traced_to_its_document(tiny_corpus, tiny_shards, manifest, tokenizer):
     texts = {row["identifier"]: row["text"] for row in read_documents(tiny_corpus)}
     for shard in manifest["shards"]:
         ends, names = np.cumsum([row["tokens"] for row in named(tiny_shards, shard)]), named(tiny_shards, shard)
@@ -133,10 +133,10 @@ def test_any_token_leads_back_to_its_document(tiny_corpus, tiny_shards, manifest
             assert texts[names[which]["identifier"]].encode().startswith(before.encode().rstrip(b"\xef\xbf\xbd"))
 
 
-# The account -----------------------------------------------------------------------------------------
+# Counts ----------------------------------------------------------------------------------------------
 
 
-def test_the_account_is_the_sum_of_what_the_files_hold(tiny_corpus, tiny_shards, manifest):
+def test_the_counts_of_the_manifest_are_the_sums_of_the_files(tiny_corpus, tiny_shards, manifest):
     expected = {}
     for shard in manifest["shards"]:
         for ids, row in zip(documents_of(tiny_shards, shard), named(tiny_shards, shard), strict=True):
@@ -172,7 +172,7 @@ def test_the_manifest_names_tokenizer_shards_and_sources(tiny_corpus, tiny_token
 def test_the_bytes_do_not_depend_on_the_number_of_workers(
     tiny_corpus, tiny_tokenizer, tiny_shards, manifest, tmp_path
 ):
-    options = {"corpus": tiny_corpus, "tokenizer": tiny_tokenizer, "out": tmp_path, "validation": 0.1}
+    options = {"corpus": tiny_corpus, "tokenizer": tiny_tokenizer, "out": tmp_path, "validation_share": 0.1}
     alone = build(ShardsConfig(**options, workers=1))
     assert alone["fingerprint"] == manifest["fingerprint"] and alone["account"] == manifest["account"]
     for shard in manifest["shards"]:
@@ -184,7 +184,7 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.1, 0.5, 1.0])
-def test_the_held_out_share_is_the_one_asked_for(share):
+def test_the_held_out_share_is_the_requested_one(share):
     n = 50_000
     count = sum(in_validation_split(f"document {i}", share) for i in range(n))
     assert abs(count - share * n) <= 4 * (n * share * (1 - share)) ** 0.5
@@ -196,9 +196,9 @@ def test_a_larger_share_holds_out_what_the_smaller_one_did():
     assert few < many
 
 
-def test_by_creator_an_author_is_held_out_whole(tiny_corpus, tiny_tokenizer, tmp_path):
+def test_by_creator_authors_are_held_out_completely(tiny_corpus, tiny_tokenizer, tmp_path):
     options = {"corpus": tiny_corpus, "tokenizer": tiny_tokenizer, "validation_by": "creator", "workers": 2}
-    built = build(ShardsConfig(**options, out=tmp_path, validation=0.3))
+    built = build(ShardsConfig(**options, out=tmp_path, validation_share=0.3))
     creators = {row["identifier"]: row["creator"] for row in read_documents(tiny_corpus)}
     split = {"train": set(), "validation": set()}
     for shard in built["shards"]:
@@ -212,23 +212,23 @@ def test_by_creator_an_author_is_held_out_whole(tiny_corpus, tiny_tokenizer, tmp
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory, write_corpus, tiny_tokenizer):
-    """Folder with corpus/, two files of odd names, and out/, their shards."""
+    """Folder with corpus/, two files with unusual names, and out/, their shards."""
     folder = tmp_path_factory.mktemp("built")
     for name in ("a", "b/c.d"):
         rows = [{"text": f"{name} says {i}", "language": "C/C++ .." if i % 2 else "English"} for i in range(60)]
         write_corpus(folder / "corpus" / f"{name}.parquet", rows)
     options = {"corpus": folder / "corpus", "tokenizer": tiny_tokenizer, "out": folder / "out"}
-    build(ShardsConfig(**options, validation=0.3, workers=1))
+    build(ShardsConfig(**options, validation_share=0.3, workers=1))
     return folder
 
 
 @pytest.fixture
 def work(built, tmp_path, tiny_tokenizer):
-    """A copy of it that a test may change, and what builds it again."""
+    """A copy of it that a test may change, as the config that builds it again."""
     for name in ("corpus", "out"):
         shutil.copytree(built / name, tmp_path / name)
     options = {"corpus": tmp_path / "corpus", "tokenizer": tiny_tokenizer, "out": tmp_path / "out"}
-    return ShardsConfig(**options, validation=0.3, workers=1)
+    return ShardsConfig(**options, validation_share=0.3, workers=1)
 
 
 def times(folder: Path) -> dict[str, int]:
@@ -263,14 +263,14 @@ def test_a_second_run_touches_nothing_and_a_change_rebuilds_what_it_concerns(wor
     after = times(work.out)
     assert after["train/b-c.d.ds"] == before["train/b-c.d.ds"] and after["train/a.ds"] != before["train/a.ds"]
 
-    # Another text: that file's shards, and no rest of what they were.
+    # Other text: that file's shards are rebuilt, and nothing is left of the old ones.
     write_corpus(work.corpus / "a.parquet", [{"text": f"new {i}"} for i in range(60)])
     changed = build(work)
     assert changed["fingerprint"] != manifest["fingerprint"]
     assert times(work.out)["train/b-c.d.ds"] == before["train/b-c.d.ds"]
     assert not [name for name in times(work.out) if "a.C%2F" in name and name.startswith("validation")]
 
-    # A file less.
+    # One file fewer.
     (work.corpus / "b" / "c.d.parquet").unlink()
     assert {shard["file"].split("/")[1][:2] for shard in build(work)["shards"]} == {"a."}
     assert not [name for name in times(work.out) if "b-c.d" in name and not name.startswith("parts")]
@@ -285,18 +285,18 @@ def test_another_tokenizer_or_share_rebuilds_everything(work, tmp_path):
     after = times(work.out)
     assert all(after[name] != before[name] for name in before)
     assert second["tokenizer"]["sha256"] != first["tokenizer"]["sha256"]
-    work.validation = 0.6
+    work.validation_share = 0.6
     assert build(work)["fingerprint"] != second["fingerprint"]
 
 
-def test_a_curated_corpus_carries_its_account_into_the_manifest(work):
+def test_the_manifest_of_a_curated_corpus_contains_the_curation_statistics(work):
     write_json(work.corpus / "curation.json", {"dropped": {"toxic": 3}})
     before = times(work.out)
     assert build(work)["corpus"]["curation"] == {"dropped": {"toxic": 3}}
     assert {name for name, time in times(work.out).items() if before[name] != time} == {"manifest.json"}
 
 
-def test_a_kill_midway_leaves_no_manifest_and_the_next_run_makes_only_what_is_missing(work, write_corpus):
+def test_a_killed_build_leaves_no_manifest_and_the_next_run_builds_only_what_is_missing(work, write_corpus):
     build_it = f"from training.shards import *; build({work!r})".replace("PosixPath", "Path")
     write_corpus(work.corpus / "a.parquet", [{"text": f"other {i}"} for i in range(50)])
     write_corpus(work.corpus / "z.parquet", [{"text": "slow to tokenise " * 2000 + str(i)} for i in range(60)])
@@ -318,7 +318,7 @@ def test_a_kill_midway_leaves_no_manifest_and_the_next_run_makes_only_what_is_mi
         time.sleep(0.001)
     workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.kill()
-    assert process.wait() == -signal.SIGKILL and len(workers) > 1  # it was at work
+    assert process.wait() == -signal.SIGKILL and len(workers) > 1  # it was running
     deadline = time.monotonic() + 30
     while any(Path(f"/proc/{worker}/fd/0").exists() for worker in workers):
         assert time.monotonic() < deadline, "a worker outlives the killed program"
@@ -328,7 +328,8 @@ def test_a_kill_midway_leaves_no_manifest_and_the_next_run_makes_only_what_is_mi
     manifest = build(work)
     after = times(work.out)
     assert {"train/a.ds", "train/b-c.d.ds", "parts/a.json"} <= done.keys() & after.keys()
-    # Both finished files stay as they are; what the first held before the text changed goes, and so do temporaries.
+    # Both finished files stay unchanged; what the first one contained before the text changed is removed, and so are
+    # temporary files.
     assert all(after[name] == done[name] for name in done.keys() & after.keys())
     assert after.keys() - done.keys() >= {"manifest.json", "train/z.ds"}
     assert all(Path(name).name.startswith((".", "a.C%2F")) for name in done.keys() - after.keys())
@@ -341,7 +342,7 @@ def test_a_kill_midway_leaves_no_manifest_and_the_next_run_makes_only_what_is_mi
 
 
 def changed_tokenizer(source: Path, target: Path, change) -> Path:
-    """A copy of a tokenizer folder whose tokenizer_config.json went through `change`."""
+    """Copy a tokenizer folder and apply `change` to its tokenizer_config.json."""
     target.mkdir()
     (target / "tokenizer.json").write_bytes((source / "tokenizer.json").read_bytes())
     special = read_json(source / "tokenizer_config.json")
@@ -352,24 +353,24 @@ def changed_tokenizer(source: Path, target: Path, change) -> Path:
 
 @pytest.mark.parametrize("token", [None, "", "None", "<|no_such_token|>"])
 @pytest.mark.parametrize("role", ["bos", "eos"])
-def test_a_tokenizer_that_cannot_delimit_is_refused(tiny_tokenizer, tmp_path, role, token):
+def test_a_tokenizer_without_delimiters_is_refused(tiny_tokenizer, tmp_path, role, token):
     folder = changed_tokenizer(
         tiny_tokenizer, tmp_path / "t", lambda special: special.update({f"{role}_token": token})
     )
-    with pytest.raises(InputError, match=rf"{folder} has no {role}_token and documents are delimited by it: name one"):
+    with pytest.raises(InputError, match=rf"{folder} has no {role}_token, a document delimiter: set it in"):
         tokenizer_facts(folder)
 
 
 def test_a_missing_token_is_not_taken_for_the_word_none(tmp_path):
     tokenizer = PleiasTokenizer().train_new_from_iterator(["None None None of them"] * 9, 330)
     assert "None" in tokenizer.get_vocab()
-    tokenizer.save_pretrained(tmp_path / "whole")
-    folder = changed_tokenizer(tmp_path / "whole", tmp_path / "t", lambda special: special.pop("bos_token"))
+    tokenizer.save_pretrained(tmp_path / "original")
+    folder = changed_tokenizer(tmp_path / "original", tmp_path / "t", lambda special: special.pop("bos_token"))
     with pytest.raises(InputError, match="has no bos_token"):
         tokenizer_facts(folder)
 
 
-def test_a_tokenizer_above_65536_entries_is_refused_and_one_of_65536_is_not(tiny_tokenizer, tmp_path):
+def test_a_vocabulary_above_65536_is_refused_and_one_of_65536_is_not(tiny_tokenizer, tmp_path):
     content = json.loads((tiny_tokenizer / "tokenizer.json").read_text())
     for entries in (65_536, 65_537):
         folder = changed_tokenizer(tiny_tokenizer, tmp_path / str(entries), lambda special: None)
@@ -380,7 +381,7 @@ def test_a_tokenizer_above_65536_entries_is_refused_and_one_of_65536_is_not(tiny
         if entries == 65_536:
             assert tokenizer_facts(folder)["entries"] == entries
         else:
-            with pytest.raises(InputError, match="has 65,537 entries; shards store 16-bit ids, so at most 65,536"):
+            with pytest.raises(InputError, match="has a vocabulary of 65,537; shards store 16-bit ids"):
                 tokenizer_facts(folder)
 
 
@@ -388,20 +389,20 @@ def test_a_tokenizer_above_65536_entries_is_refused_and_one_of_65536_is_not(tiny
 def test_a_folder_that_is_no_tokenizer_is_refused_by_the_missing_file(tiny_tokenizer, tmp_path, name):
     folder = changed_tokenizer(tiny_tokenizer, tmp_path / "t", lambda special: None)
     (folder / name).unlink()
-    with pytest.raises(InputError, match=rf"{folder / name} is missing: give a tokenizer's folder"):
+    with pytest.raises(InputError, match=rf"{folder / name} is missing: pass a tokenizer folder"):
         tokenizer_facts(folder)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_an_empty_split_is_refused(work, share):
-    work.validation = share
+    work.validation_share = share
     split = "validation" if share == 0 else "train"
-    with pytest.raises(InputError, match=rf"{work.corpus} gives no {split} document: .* than {share}\."):
+    with pytest.raises(InputError, match=rf"{work.corpus} has no {split} document: .* than {share}\."):
         build(work)
     assert not (work.out / "manifest.json").exists()
 
 
-def test_a_missing_column_is_refused_by_name_and_the_shards_before_it_stay_as_they_were(work):
+def test_a_missing_column_is_refused_by_name_and_earlier_shards_stay_unchanged(work):
     path, before = work.corpus / "a.parquet", times(work.out)
     pq.write_table(pq.read_table(path).drop_columns(["license"]), path)
     with pytest.raises(InputError, match=rf"{path} lacks the column license: a corpus has the columns"):
@@ -420,7 +421,7 @@ def test_a_missing_column_is_refused_by_name_and_the_shards_before_it_stay_as_th
         ({"language": None}, "without language"),
     ],
 )
-def test_a_document_that_could_not_be_accounted_for_is_refused_by_name(work, write_corpus, lacking, problem):
+def test_a_document_without_a_required_column_or_licence_is_refused_by_name(work, write_corpus, lacking, problem):
     source, facts = work.corpus / "a.parquet", tokenizer_facts(work.tokenizer)
     write_corpus(source, [{"text": "good"}, {"text": "bad", **lacking}])
     before = times(work.out)
@@ -430,27 +431,27 @@ def test_a_document_that_could_not_be_accounted_for_is_refused_by_name(work, wri
     assert times(work.out) == before
 
 
-def test_two_files_that_would_become_one_shard_are_refused(work, write_corpus):
+def test_two_files_for_the_same_shard_are_refused(work, write_corpus):
     write_corpus(work.corpus / "b-c.d.parquet", [{"text": "the same name"}])
-    with pytest.raises(InputError, match=r"has two files that would both become the shard b-c\.d: rename one"):
+    with pytest.raises(InputError, match=r"has two files for the same shard b-c\.d: rename one"):
         build(work)
 
 
 def test_an_empty_corpus_is_refused(tmp_path, tiny_tokenizer):
-    with pytest.raises(InputError, match="holds no .parquet file"):
+    with pytest.raises(InputError, match="contains no .parquet file"):
         build(ShardsConfig(corpus=tmp_path, tokenizer=tiny_tokenizer, out=tmp_path / "out"))
 
 
-def test_the_program_says_what_it_made_and_ends_bad_input_in_one_sentence(tiny_corpus, tiny_tokenizer, tmp_path):
+def test_the_program_prints_its_counts_and_reports_bad_input_in_one_line(tiny_corpus, tiny_tokenizer, tmp_path):
     def program(*arguments):
         return run_program("training.shards", "--tokenizer", tiny_tokenizer, *arguments, log=tmp_path / "log")
 
-    made = program("--corpus", tiny_corpus, "--out", tmp_path / "out", "--validation", "0.1", "--workers", "1")
-    assert made.returncode == 0, made.stderr
-    assert f"wrote {tmp_path / 'out' / 'manifest.json'}" in made.stdout
+    result = program("--corpus", tiny_corpus, "--out", tmp_path / "out", "--validation_share", "0.1", "--workers", "1")
+    assert result.returncode == 0, result.stderr
+    assert f"wrote {tmp_path / 'out' / 'manifest.json'}" in result.stdout
     manifest = read_json(tmp_path / "out" / "manifest.json")
     assert manifest["command"].startswith("python -m training.shards --tokenizer ")
-    tokens = [int(line.split()[-1].replace(",", "")) for line in made.stdout.splitlines()[:-1]]
+    tokens = [int(line.split()[-1].replace(",", "")) for line in result.stdout.splitlines()[:-1]]
     assert tokens == [row["tokens"] for row in manifest["account"]]
     refused = program("--corpus", tmp_path / "nowhere", "--out", tmp_path / "out")
     assert refused.returncode == 2 and refused.stderr.startswith("error: ") and refused.stderr.count("\n") == 1

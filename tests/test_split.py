@@ -1,4 +1,4 @@
-"""Hold-out rules: pinned answers, with which the shipped tokenizer and the held-out text of femto were made."""
+"""Hold-out rules: pinned results, on which the shipped tokenizer and the held-out text of femto depend."""
 
 from training.data.split import hash_fraction, in_tokenizer_evaluation, in_validation_split
 

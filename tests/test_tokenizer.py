@@ -1,4 +1,4 @@
-"""The shipped tokenizer: exact on every text, the same ids in every library, special tokens never made by text."""
+"""The shipped tokenizer: lossless, with the same ids in every library; plain text never yields special tokens."""
 
 import base64
 import json
@@ -24,7 +24,7 @@ from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
 from modeling_pleias.tokenization_pleias import BASE_TOKENS, DOCUMENT_TOKENS, PATTERN
 
 SHIPPED = Path(modeling_pleias.__file__).parent / "tokenizer"
-OURS = PleiasTokenizer.from_pretrained(SHIPPED)
+PLEIAS = PleiasTokenizer.from_pretrained(SHIPPED)
 SPECIAL = [*BASE_TOKENS, *DOCUMENT_TOKENS]
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
@@ -49,13 +49,13 @@ HARD_TEXTS = [
 ]  # fmt: skip
 
 
-def ids(text: str, tokenizer=OURS) -> list[int]:
-    """Ids of plain text: no delimiter, and what looks like a special token is only text."""
+def ids(text: str, tokenizer=PLEIAS) -> list[int]:
+    """Return the ids of plain text: no delimiter, and written special tokens are text."""
     return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
 
 def adversarial(count: int) -> list[str]:
-    """Strings of fragments that tokenizers stumble on, in many scripts; always the same ones."""
+    """Return strings of fragments that are difficult for tokenizers, in many scripts; deterministic."""
     draw = random.Random(3)
     words = (
         "the l'été qu’il Straße geſchehen naïve cœur œuvre ĳsje Ĳ próximo ação niño ¿qué? quæ ſunt cõ vñ daß DASS "
@@ -83,72 +83,77 @@ def adversarial(count: int) -> list[str]:
 
 @settings(max_examples=300, deadline=None)
 @given(ANY_TEXT)
-def test_every_text_comes_back_exactly(text):
-    assert OURS.decode(OURS.encode(text, add_special_tokens=False)) == text
-    assert OURS.decode(OURS.encode(text), skip_special_tokens=False) == BASE_TOKENS[1] + text
+def test_every_text_round_trips(text):
+    assert PLEIAS.decode(PLEIAS.encode(text, add_special_tokens=False)) == text
+    assert PLEIAS.decode(PLEIAS.encode(text), skip_special_tokens=False) == BASE_TOKENS[1] + text
 
 
 @pytest.mark.parametrize("text", HARD_TEXTS, ids=range(len(HARD_TEXTS)))
-def test_hard_texts_come_back_exactly_also_where_special_tokens_are_only_text(text):
-    assert OURS.decode(OURS.encode(text, add_special_tokens=False)) == text
-    assert OURS.decode(ids(text)) == text
+def test_hard_texts_round_trip_also_if_special_tokens_are_text(text):
+    assert PLEIAS.decode(PLEIAS.encode(text, add_special_tokens=False)) == text
+    assert PLEIAS.decode(ids(text)) == text
 
 
-def test_the_vocabulary_has_65536_entries_with_the_named_ones_at_both_ends():
-    assert len(OURS) == OURS.vocab_size == 65_536
-    assert OURS.convert_ids_to_tokens(list(range(4))) == list(BASE_TOKENS)
+def test_the_vocabulary_size_is_65536_with_special_tokens_at_both_ends():
+    assert len(PLEIAS) == PLEIAS.vocab_size == 65_536
+    assert PLEIAS.convert_ids_to_tokens(list(range(4))) == list(BASE_TOKENS)
     assert len(DOCUMENT_TOKENS) == 64
-    assert OURS.convert_ids_to_tokens(list(range(65_536 - 64, 65_536))) == list(DOCUMENT_TOKENS)
-    assert sorted(OURS.all_special_ids) == [*range(4), *range(65_536 - 64, 65_536)]
-    assert (OURS.unk_token_id, OURS.bos_token_id, OURS.eos_token_id, OURS.pad_token_id) == (0, 1, 2, 3)
+    assert PLEIAS.convert_ids_to_tokens(list(range(65_536 - 64, 65_536))) == list(DOCUMENT_TOKENS)
+    assert sorted(PLEIAS.all_special_ids) == [*range(4), *range(65_536 - 64, 65_536)]
+    assert (PLEIAS.unk_token_id, PLEIAS.bos_token_id, PLEIAS.eos_token_id, PLEIAS.pad_token_id) == (
+        0,
+        1,
+        2,
+        3,
+    )
 
 
 def test_the_settings_that_users_of_the_original_missed():
-    assert OURS.model_max_length == 2048
-    assert OURS.clean_up_tokenization_spaces is False
-    assert OURS.model_input_names == ["input_ids", "attention_mask"]
-    assert OURS("Bonjour").input_ids[0] == OURS.bos_token_id
-    assert OURS.eos_token_id not in OURS("Bonjour").input_ids
+    assert PLEIAS.model_max_length == 2048
+    assert PLEIAS.clean_up_tokenization_spaces is False
+    assert PLEIAS.model_input_names == ["input_ids", "attention_mask"]
+    assert PLEIAS("Bonjour").input_ids[0] == PLEIAS.bos_token_id
+    assert PLEIAS.eos_token_id not in PLEIAS("Bonjour").input_ids
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(SPECIAL) | st.text(max_size=8) | st.sampled_from("<|>[]_ ptx"), max_size=8))
 @example(SPECIAL)
 @example([f" {token}\n" for token in SPECIAL])
-def test_no_text_makes_a_special_token(parts):
+def test_no_plain_text_yields_a_special_token(parts):
     text = "".join(parts)
-    assert not set(ids(text)) & set(OURS.all_special_ids)
-    assert OURS.decode(ids(text)) == text
+    assert not set(ids(text)) & set(PLEIAS.all_special_ids)
+    assert PLEIAS.decode(ids(text)) == text
 
 
-def test_special_tokens_written_by_name_are_one_id_each():
+def test_special_tokens_are_one_id_each():
     for token in SPECIAL:
-        assert OURS.encode(f"a{token}b", add_special_tokens=False)[1:-1] == [OURS.convert_tokens_to_ids(token)]
+        assert PLEIAS.encode(f"a{token}b", add_special_tokens=False)[1:-1] == [PLEIAS.convert_tokens_to_ids(token)]
 
 
-def test_batches_pad_on_the_side_asked_for_and_truncate_from_the_right():
+def test_batches_are_padded_on_the_requested_side_and_truncated_on_the_right():
     texts = ["Le roi", "Le roi est mort, vive le roi !"]
-    short, long = (OURS(text).input_ids for text in texts)
+    short, long = (PLEIAS(text).input_ids for text in texts)
     gap = len(long) - len(short)
-    left = OURS(texts, padding=True)
-    assert left.input_ids == [[OURS.pad_token_id] * gap + short, long]
+    left = PLEIAS(texts, padding=True)
+    assert left.input_ids == [[PLEIAS.pad_token_id] * gap + short, long]
     assert left.attention_mask == [[0] * gap + [1] * len(short), [1] * len(long)]
-    right = OURS(texts, padding=True, padding_side="right", return_tensors="pt")
-    assert right.input_ids.tolist() == [short + [OURS.pad_token_id] * gap, long]
+    right = PLEIAS(texts, padding=True, padding_side="right", return_tensors="pt")
+    assert right.input_ids.tolist() == [short + [PLEIAS.pad_token_id] * gap, long]
     assert right.attention_mask.tolist() == [[1] * len(short) + [0] * gap, [1] * len(long)]
-    assert OURS(texts, truncation=True, max_length=3).input_ids == [short[:3], long[:3]]
-    assert len(OURS("mot " * 5000, truncation=True).input_ids) == 2048
+    assert PLEIAS(texts, truncation=True, max_length=3).input_ids == [short[:3], long[:3]]
+    assert len(PLEIAS("mot " * 5000, truncation=True).input_ids) == 2048
 
 
-def test_the_folder_opens_as_a_plain_fast_tokenizer_with_the_same_ids():
+def test_the_folder_loads_as_a_plain_fast_tokenizer_with_the_same_ids():
     plain = PreTrainedTokenizerFast.from_pretrained(SHIPPED)
     assert type(plain) is not PleiasTokenizer
     strings = HARD_TEXTS + adversarial(2000)
-    assert plain(strings).input_ids == OURS(strings).input_ids
-    assert plain.model_max_length == 2048 and plain.all_special_ids == OURS.all_special_ids
+    assert plain(strings).input_ids == PLEIAS(strings).input_ids
+    assert plain.model_max_length == 2048 and plain.all_special_ids == PLEIAS.all_special_ids
 
 
-def test_autotokenizer_gives_the_class_with_the_package_and_the_same_ids_without(tmp_path):
+def test_autotokenizer_returns_the_class_with_the_package_and_the_same_ids_without(tmp_path):
     assert type(AutoTokenizer.from_pretrained(SHIPPED)) is PleiasTokenizer
     code = (
         "import json, sys\n"
@@ -169,14 +174,14 @@ def test_autotokenizer_gives_the_class_with_the_package_and_the_same_ids_without
     )
     name, plain_ids, side = json.loads(done.stdout.splitlines()[-1])
     assert name == "TokenizersBackend" and side == "left"
-    assert plain_ids == OURS(HARD_TEXTS).input_ids
+    assert plain_ids == PLEIAS(HARD_TEXTS).input_ids
 
 
 def test_saving_and_loading_changes_nothing(tmp_path):
-    OURS.save_pretrained(tmp_path)
+    PLEIAS.save_pretrained(tmp_path)
     assert (tmp_path / "tokenizer.json").read_bytes() == (SHIPPED / "tokenizer.json").read_bytes()
     before, after = (json.loads((d / "tokenizer_config.json").read_text()) for d in (SHIPPED, tmp_path))
-    # What transformers notes of where a tokenizer was loaded from is no setting of it.
+    # transformers records where a tokenizer was loaded from, which is not a setting.
     assert {key: value for key, value in after.items() if key not in ("is_local", "local_files_only")} == before
 
 
@@ -188,8 +193,8 @@ def test_the_bytes_alone_are_a_tokenizer():
         assert len(ids(text, tokenizer)) == len(text.encode())
 
 
-def test_training_a_new_vocabulary_keeps_the_special_tokens_in_their_places():
-    new = OURS.train_new_from_iterator(HARD_TEXTS * 3, 600, show_progress=False)
+def test_training_a_new_vocabulary_keeps_the_ids_of_the_special_tokens():
+    new = PLEIAS.train_new_from_iterator(HARD_TEXTS * 3, 600, show_progress=False)
     assert type(new) is PleiasTokenizer and len(new) == new.vocab_size == 600
     assert new.convert_ids_to_tokens([*range(4), *range(600 - 64, 600)]) == SPECIAL
     assert all(new.decode(ids(text, new)) == text for text in HARD_TEXTS)
@@ -197,23 +202,25 @@ def test_training_a_new_vocabulary_keeps_the_special_tokens_in_their_places():
 
 
 def test_tiktoken_gives_the_same_ids():
-    # Read here: tiktoken's own reader keeps a copy by path, and would go on using it after the file has changed.
+    # Not with tiktoken's reader, which caches the file by path and would use it after the file has changed.
     lines = (line.split() for line in (SHIPPED / "ranks.tiktoken").read_bytes().splitlines())
     encoding = tiktoken.Encoding(
         "pleias",
         pat_str=PATTERN,
         mergeable_ranks={base64.b64decode(entry): int(rank) for entry, rank in lines},
-        special_tokens={token: OURS.convert_tokens_to_ids(token) for token in SPECIAL},
+        special_tokens={token: PLEIAS.convert_tokens_to_ids(token) for token in SPECIAL},
     )
     assert encoding.n_vocab == 65_536
     for text in HARD_TEXTS + adversarial(10_000):
         assert encoding.encode_ordinary(text) == ids(text), repr(text)
-        assert encoding.encode(text, allowed_special="all") == OURS.encode(text, add_special_tokens=False), repr(text)
+        assert encoding.encode(text, allowed_special="all") == PLEIAS.encode(text, add_special_tokens=False), repr(
+            text
+        )
 
 
 @pytest.fixture(scope="module")
 def llama_cpp(tmp_path_factory):
-    """llama.cpp's server, the interface that people use, on our vocabulary and the smallest model around it."""
+    """llama.cpp's server, the interface that users have, with the shipped vocabulary and a minimal model."""
     for name in ("gguf", "xllamacpp"):
         pytest.importorskip(name, reason=f"{name} is not installed: pip install '.[release]'")
     from model_card import gguf_writer
@@ -231,18 +238,18 @@ def llama_cpp(tmp_path_factory):
 
 
 @pytest.mark.parametrize("count", [1_000, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_llama_cpp_gives_the_same_ids_and_the_exact_text_back(llama_cpp, count):
+def test_llama_cpp_returns_the_same_ids_and_the_exact_text(llama_cpp, count):
     strings = HARD_TEXTS + ["Vraiment ?", "Oui !", " ?", " !", "« Non ! » ? !"] + adversarial(count)
     for text in strings:
-        found = llama_cpp.call("/tokenize", {"content": text, "add_special": False, "parse_special": False})["tokens"]
-        assert found == ids(text), repr(text)
-        assert llama_cpp.call("/detokenize", {"tokens": found})["content"] == text, repr(text)
+        tokens = llama_cpp.call("/tokenize", {"content": text, "add_special": False, "parse_special": False})["tokens"]
+        assert tokens == ids(text), repr(text)
+        assert llama_cpp.call("/detokenize", {"tokens": tokens})["content"] == text, repr(text)
 
 
-def test_llama_cpp_adds_the_delimiter_and_reads_special_tokens_as_we_do(llama_cpp):
+def test_llama_cpp_adds_the_delimiter_and_parses_special_tokens_like_this_tokenizer(llama_cpp):
     text = "<|text_start|>Le roi est mort.<|text_end|><|ocr_correction_start|>"
-    found = llama_cpp.call("/tokenize", {"content": text, "add_special": True, "parse_special": True})["tokens"]
-    assert found == OURS(text).input_ids
+    tokens = llama_cpp.call("/tokenize", {"content": text, "add_special": True, "parse_special": True})["tokens"]
+    assert tokens == PLEIAS(text).input_ids
 
 
 if not transformers_tests.missing():
@@ -256,7 +263,7 @@ if not transformers_tests.missing():
 
         @classmethod
         def setUpClass(cls):
-            # The source distribution leaves out the sample text that this reads.
+            # The source distribution lacks the sample text that this reads.
             opened = unittest.mock.mock_open(read_data="\n\n".join(HARD_TEXTS[2:5]))
             with unittest.mock.patch.object(test_tokenization_common, "open", opened, create=True):
                 super().setUpClass()
@@ -268,12 +275,12 @@ if not transformers_tests.missing():
         from_pretrained_kwargs = {}
 
     class OfASmallVocabulary:
-        """Each test loads the tokenizer several times: of the shipped one that takes minutes, so it runs as slow."""
+        """A small vocabulary: each test loads the tokenizer several times, which takes minutes for the shipped one."""
 
         @classmethod
         def setUpClass(cls):
             with tempfile.TemporaryDirectory() as folder:
-                OURS.train_new_from_iterator(HARD_TEXTS * 3, 1000, show_progress=False).save_pretrained(folder)
+                PLEIAS.train_new_from_iterator(HARD_TEXTS * 3, 1000, show_progress=False).save_pretrained(folder)
                 cls.from_pretrained_id = folder
                 super().setUpClass()
             cls.from_pretrained_id = [cls.tmpdirname]

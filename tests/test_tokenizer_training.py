@@ -1,4 +1,4 @@
-"""Training a vocabulary: balanced, deterministic, blind to what is held out; its noise; its report."""
+"""Tokenizer training: balanced, deterministic, without held-out text; its noise; its report."""
 
 import json
 import random
@@ -15,8 +15,8 @@ from training.bench.tokenizers import BenchConfig, gather
 from training.config import InputError, named_config, parse
 from training.data.documents import COLUMNS
 from training.data.split import in_tokenizer_evaluation
-from training.tokenizer import TokenizerConfig, mixed, shares, train
-from training.tokenizer_report import compare, measure, open_tokenizer
+from training.tokenizer import TokenizerConfig, source_shares, train, weighted_counts
+from training.tokenizer_report import compare_tokenizers, measure_tokenizer, open_tokenizer
 from training.words import Source, weigh
 
 SYLLABLES = {
@@ -34,7 +34,7 @@ def row(text: str, language: str, number: int, **more) -> dict:
 
 
 def prose(language: str, words: int, seed: int) -> str:
-    """Made-up words of a language's syllables, the same for the same seed."""
+    """Return random words of a language's syllables, deterministic for a seed."""
     draw = random.Random(seed)
     return " ".join("".join(draw.choices(SYLLABLES[language], k=draw.randint(1, 3))) for _ in range(words))
 
@@ -75,7 +75,7 @@ def test_the_same_corpus_gives_the_same_files_byte_for_byte(corpus, tmp_path):
     assert first.convert_ids_to_tokens([*range(4), *range(1000 - 64, 1000)]) == [*BASE_TOKENS, *DOCUMENT_TOKENS]
 
 
-def test_the_program_trains_as_the_function_does_and_reports_on_what_it_held_out(corpus, tmp_path):
+def test_the_program_trains_like_the_function_and_reports_on_held_out_text(corpus, tmp_path):
     train(small(corpus, tmp_path / "a", held_out=0.3, seed=5))
     command = f"training.tokenizer --corpus {corpus} --out {tmp_path / 'b'} --vocab_size 1000 --noise_share 0.1"
     command += " --sample_bytes 400000 --held_out 0.3 --seed 5"
@@ -91,17 +91,17 @@ def test_the_program_trains_as_the_function_does_and_reports_on_what_it_held_out
 def test_languages_get_equal_bytes_however_much_text_they_have(corpus, tmp_path):
     config = small(corpus, tmp_path, old_share=0.7, code_share=0.2)
     weights = weigh(corpus, power=1.0, noise=True)
-    sizes = {source: sum(len(piece.encode()) * n for piece, n in of.items()) for source, of in weights.items()}
+    sizes = {source: sum(len(piece.encode()) * n for piece, n in pieces.items()) for source, pieces in weights.items()}
     assert sizes[Source("French", "old", "made")] > 5 * sizes[Source("Latin", "old", "made")]
-    share = shares(sizes, config)
+    share = source_shares(sizes, config)
     assert sum(share.values()) == pytest.approx(1)
-    of = {language: sum(s for source, s in share.items() if source.language == language) for language in SYLLABLES}
-    assert of["French"] == pytest.approx(of["Latin"]) == pytest.approx(0.4)
-    assert of[""] == pytest.approx(0.2)
+    by = {language: sum(s for source, s in share.items() if source.language == language) for language in SYLLABLES}
+    assert by["French"] == pytest.approx(by["Latin"]) == pytest.approx(0.4)
+    assert by[""] == pytest.approx(0.2)
     assert share[Source("French", "old", "made")] == pytest.approx(0.7 * 0.35)
-    # The mix has these shares: nothing is lost but what is rarer than once.
+    # The counts have these shares: only pieces that are rarer than once are dropped.
     latin = [piece for piece in weights[Source("Latin", "old", "made")]]
-    counted = sum(len(piece) * n for piece, n in mixed(weights, config).items())
+    counted = sum(len(piece) * n for piece, n in weighted_counts(weights, config).items())
     assert counted == pytest.approx(config.sample_bytes, rel=0.05) and latin
 
 
@@ -113,19 +113,19 @@ def test_weights_and_caps_move_the_shares(corpus, tmp_path):
         Source("Latin", "old", "letters"): 5.0,
     }
     config = small(corpus, tmp_path, language_weights={"Latin": 2.0}, collection_caps={"novels": 0.3}, code_share=0.1)
-    share = shares(sizes, config)
+    share = source_shares(sizes, config)
     assert share[Source("Latin", "old", "letters")] == pytest.approx(2 * sum(list(share.values())) / 3, rel=0.01)
     assert share[Source("French", "old", "novels")] == pytest.approx(3 * share[Source("French", "old", "Bible")])
     assert share[Source("French", "modern", "laws")] == pytest.approx(1 / 6, rel=0.01)
 
 
-def test_an_author_is_held_out_whole_and_never_read(tmp_path):
+def test_an_author_is_held_out_completely_and_never_counted(tmp_path):
     rows = [row(f"common mot{i % 50}x", "French", i, creator=f"author {i % 50}") for i in range(200)]
-    kept_out = {r["creator"] for r in rows if in_tokenizer_evaluation(r, share=0.2, seed=1)}
-    assert 0 < len(kept_out) < 25
-    assert all(in_tokenizer_evaluation(r, share=0.2, seed=1) == (r["creator"] in kept_out) for r in rows)
+    held_out = {r["creator"] for r in rows if in_tokenizer_evaluation(r, share=0.2, seed=1)}
+    assert 0 < len(held_out) < 25
+    assert all(in_tokenizer_evaluation(r, share=0.2, seed=1) == (r["creator"] in held_out) for r in rows)
     (pieces,) = weigh(write_corpus(tmp_path, rows), power=1.0, held_out=0.2, seed=1).values()
-    unseen = {f" mot{author.split()[1]}x" for author in kept_out}
+    unseen = {f" mot{author.split()[1]}x" for author in held_out}
     assert not any(piece.startswith(" mot") and piece in unseen for piece in pieces)
     assert pieces["common"] == 200 - sum(in_tokenizer_evaluation(r, share=0.2, seed=1) for r in rows)
     law = row("x", "French", 1, open_type="Open Government", creator="The State", identifier="a/law.md#part001")
@@ -142,12 +142,12 @@ def test_a_word_of_many_documents_outweighs_a_name_of_one(tmp_path):
 
 def test_a_corpus_too_small_for_the_vocabulary_is_refused(tmp_path):
     folder = write_corpus(tmp_path / "corpus", [row("un deux trois", "French", 1)])
-    with pytest.raises(InputError, match="vocab_size 1000 is more than .* yields"):
+    with pytest.raises(InputError, match="vocab_size 1000 is more than the .* tokens that .* yields"):
         train(TokenizerConfig(corpus=folder, out=tmp_path / "out", vocab_size=1000))
     assert not (tmp_path / "out").exists()
 
 
-def test_a_corpus_without_a_needed_column_ends_in_one_sentence(tmp_path):
+def test_a_missing_column_is_reported_in_one_line(tmp_path):
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "a.parquet")
     done = run_program("training.tokenizer", "--corpus", tmp_path, "--out", tmp_path / "out", log=tmp_path / "log")
     assert done.returncode == 2 and done.stderr.strip().splitlines()[-1].startswith("error: ")
@@ -163,7 +163,7 @@ def test_the_packaged_settings_are_settings_of_this_program():
 TEXT = "Die Wissenschaft ist alt, und vieles ist gewiß; das Haus der Musen steht offen. " * 30
 
 
-def test_noise_is_the_same_for_the_same_seed_and_other_for_another():
+def test_noise_depends_on_the_seed_alone():
     pages = [noise.aged(TEXT, seed=str(i), blackletter=True) for i in range(40)]
     assert pages == [noise.aged(TEXT, seed=str(i), blackletter=True) for i in range(40)]
     assert len(set(pages)) > 20
@@ -183,7 +183,7 @@ def test_wrapped_lines_join_to_the_same_text():
 
 
 @pytest.mark.parametrize("rate", noise.ERROR_RATES)
-def test_a_machine_misreads_about_as_many_characters_as_it_is_told(rate):
+def test_simulated_ocr_has_about_the_requested_error_rate(rate):
     words = (TEXT * 20).split()
     read = noise.read(TEXT * 20, rate, random.Random(0)).split()
     wrong = sum(word not in set(words) for word in read) / len(read)
@@ -191,21 +191,21 @@ def test_a_machine_misreads_about_as_many_characters_as_it_is_told(rate):
     assert 0.4 * per_word < wrong < 1.4 * per_word
 
 
-def test_measures_are_what_they_say(corpus, tmp_path):
+def test_metrics_follow_their_definitions(corpus, tmp_path):
     train(small(corpus, tmp_path))
     tokenizer = open_tokenizer(tmp_path)
     texts = ["la la mention", "xyzw la"]
-    row = measure(tokenizer, texts)
+    row = measure_tokenizer(tokenizer, texts)
     ids = [len(tokenizer.encode(text, add_special_tokens=False).ids) for text in texts]
     assert (row["tokens"], row["words"], row["bytes"]) == (sum(ids), 5, 20)
     assert row["tokens_per_word"] == sum(ids) / 5 and row["bytes_per_token"] == 20 / sum(ids)
     words = (" la", " mention", " xyzw")
-    whole = [len(tokenizer.encode(word, add_special_tokens=False).ids) == 1 for word in words]
-    assert row["words_whole"] == (3 * whole[0] + whole[1] + whole[2]) / 5 and whole[0] and not whole[2]
+    unsplit = [len(tokenizer.encode(word, add_special_tokens=False).ids) == 1 for word in words]
+    assert row["words_whole"] == (3 * unsplit[0] + unsplit[1] + unsplit[2]) / 5 and unsplit[0] and not unsplit[2]
     assert row["exact"] is True
 
 
-def test_the_bench_compares_on_given_texts_and_on_what_was_held_out(corpus, tmp_path):
+def test_the_benchmark_compares_on_user_texts_and_on_held_out_text(corpus, tmp_path):
     train(small(corpus, tmp_path / "ours", held_out=0.3, seed=5))
     (tmp_path / "a.txt").write_text("la mention préla", encoding="utf-8")
     command = f"training.bench.tokenizers --out {tmp_path / 'bench'} --tokenizer {tmp_path / 'ours'} --seed 5"
@@ -217,24 +217,24 @@ def test_the_bench_compares_on_given_texts_and_on_what_was_held_out(corpus, tmp_
     assert report["pleias"]["kinds"]["given"]["fr"]["words"] == 3
     assert report["pleias"]["exact"] and "old" in report["pleias"]["kinds"]
     readable = (tmp_path / "bench" / "REPORT.md").read_text(encoding="utf-8")
-    figure = report["pleias"]["kinds"]["given"]["fr"]["tokens_per_word"]
-    assert f"| given, fr | {figure:.3f} |" in readable
+    value = report["pleias"]["kinds"]["given"]["fr"]["tokens_per_word"]
+    assert f"| given, fr | {value:.3f} |" in readable
     assert (tmp_path / "bench" / "report.png").stat().st_size > 5_000
 
 
-def test_the_bench_refuses_what_it_cannot_read_in_one_sentence(tmp_path):
+def test_the_benchmark_reports_unreadable_files(tmp_path):
     (tmp_path / "broken.json").write_text("{}")
-    with pytest.raises(InputError, match="broken.json holds no tokenizer.json"):
+    with pytest.raises(InputError, match="broken.json has no readable tokenizer.json"):
         open_tokenizer(tmp_path / "broken.json")
-    with pytest.raises(InputError, match="no text to measure on"):
-        compare({}, gather(BenchConfig(out=tmp_path, tokenizer=tmp_path)))
+    with pytest.raises(InputError, match="no text to measure"):
+        compare_tokenizers({}, gather(BenchConfig(out=tmp_path, tokenizer=tmp_path)))
     (tmp_path / "latin1.txt").write_bytes("été".encode("latin-1"))
     with pytest.raises(InputError, match="not UTF-8"):
         gather(BenchConfig(out=tmp_path, tokenizer=tmp_path, texts={"fr": tmp_path / "latin1.txt"}))
 
 
-def test_a_lossy_tokenizer_is_called_lossy(tmp_path):
+def test_a_lossy_tokenizer_is_reported_as_lossy(tmp_path):
     from tokenizers.models import WordLevel
 
     lossy = Tokenizer(WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
-    assert measure(lossy, ["b"])["exact"] is False
+    assert measure_tokenizer(lossy, ["b"])["exact"] is False

@@ -128,7 +128,11 @@ def traced(tmp_path_factory, write_corpus, documents):
     PleiasTokenizer().train_new_from_iterator(texts, 600).save_pretrained(folder / "tokenizer")
     build_shards(
         ShardsConfig(
-            corpus=folder / "corpus", tokenizer=folder / "tokenizer", out=folder / "shards", validation=0.05, workers=1
+            corpus=folder / "corpus",
+            tokenizer=folder / "tokenizer",
+            out=folder / "shards",
+            validation_share=0.05,
+            workers=1,
         )
     )
     make_index(folder)
@@ -319,7 +323,9 @@ def bytewise(tmp_path_factory, write_corpus):
     write_corpus(folder / "corpus" / "a.parquet", [{"text": text} for text in texts])
     PleiasTokenizer().save_pretrained(folder / "tokenizer")
     build_shards(
-        ShardsConfig(corpus=folder / "corpus", tokenizer=folder / "tokenizer", out=folder / "shards", validation=0.2)
+        ShardsConfig(
+            corpus=folder / "corpus", tokenizer=folder / "tokenizer", out=folder / "shards", validation_share=0.2
+        )
     )
     make_index(folder, block_megabytes=0.000_2)
     return texts, open_index(folder / "index")
@@ -504,8 +510,8 @@ def shard(folder: Path) -> Path:
     [
         (lambda folder: shard(folder).unlink(), "a.ds is missing"),
         (lambda folder: Path(f"{shard(folder)}.documents.parquet").unlink(), "a.ds.documents.parquet is missing"),
-        (lambda folder: Path(f"{shard(folder)}.documents.parquet").write_bytes(b"x"), "is not a whole Parquet file"),
-        (lambda folder: shard(folder).write_bytes(shard(folder).read_bytes()[:-2]), "a.ds was altered"),
+        (lambda folder: Path(f"{shard(folder)}.documents.parquet").write_bytes(b"x"), "is not a valid Parquet file"),
+        (lambda folder: shard(folder).write_bytes(shard(folder).read_bytes()[:-2]), "a.ds has .* bytes instead of"),
         (lambda folder: shard(folder).write_bytes(shard(folder).read_bytes()[::-1]), "a.ds was altered"),
         (lambda folder: (folder / "shards" / "manifest.json").unlink(), "manifest.json is missing"),
         (lambda folder: (folder / "tokenizer" / "tokenizer.json").unlink(), "tokenizer.json is missing"),

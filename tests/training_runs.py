@@ -1,4 +1,4 @@
-"""What tests of programs that train share: a run in this process, its config as a file, tensors of its checkpoints."""
+"""Helpers for tests of training programs: runs in this process, configs as files, tensors of checkpoints."""
 
 import signal
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from training.tuning.recipe import FinetuneConfig
 
 @contextmanager
 def handlers_kept() -> Iterator[None]:
-    """Signal handlers are afterwards as they were: a run installs its own."""
+    """Restore the signal handlers, which a run replaces."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         yield
@@ -29,13 +29,13 @@ def handlers_kept() -> Iterator[None]:
 
 
 def as_yaml(config: PretrainConfig | FinetuneConfig, path: Path) -> Path:
-    """The config as the file a user would write."""
+    """Write the config as a YAML file, as a user would."""
     path.write_text(yaml.safe_dump(plain(asdict(config))))
     return path
 
 
 def state(config: PretrainConfig | FinetuneConfig, step: int) -> dict[str, torch.Tensor]:
-    """Every tensor of a checkpoint."""
+    """Return every tensor of a checkpoint."""
     folder = config.folder / "checkpoints" / f"step-{step}"
     return {
         f"{part}:{k}": v for part in checkpoint.PARTS for k, v in load_file(folder / f"{part}.safetensors").items()

@@ -1,6 +1,6 @@
-"""The console entry: `pleias PROGRAM ...` runs what `python -m training.PROGRAM ...` runs in a checkout.
+"""Console script: `pleias PROGRAM ...` runs the program that `python -m training.PROGRAM ...` runs in a checkout.
 
-`pleias --help` and `--version` need the base install alone; a program's libraries are imported when it is run.
+`pleias --help` and `--version` need only the base install; the libraries of a program are imported when it runs.
 """
 
 if not __package__:  # run by path; same as `python -m training.cli`
@@ -16,41 +16,46 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = __package__.removesuffix("training")  # "" in a checkout, "modeling_pleias." once installed
+ROOT = __package__.removesuffix("training")  # "" in a checkout, "modeling_pleias." if installed
 
 
 class Program(NamedTuple):
+    """A program: its module, the extra that it needs, and its line in `pleias --help`."""
+
     module: str
     extra: str
     purpose: str
 
 
+_PROGRAMS = {  # name -> extra, line in `pleias --help`
+    "corpus": ("training", "build a corpus of openly licensed text in eight languages"),
+    "tokenizer": ("training", "train a byte-level BPE tokenizer on a corpus"),
+    "curation": ("curation", "filter, clean and deduplicate a corpus for training"),
+    "mixture": ("training", "hold out part of a corpus and mix the rest in chosen shares"),
+    "shards": ("training", "tokenise a corpus into shards with a manifest"),
+    "embeddings": ("training", "initialise token embeddings from co-occurrence statistics"),
+    "plan": ("training", "estimate the cost of a pretraining run"),
+    "pretrain": ("training", "pretrain a model on token shards"),
+    "finetune": ("training", "fine-tune a model on a task, preferences or rewards"),
+    "evaluate": ("evaluation", "evaluate a model, or compare several"),
+    "trace": ("training", "find passages of a text that occur verbatim in the training data"),
+    "nanotron": ("training", "convert a nanotron settings file to a config"),
+    "nanotron_checkpoint": ("training", "convert a nanotron checkpoint to safetensors"),
+    "demo": ("curation", "run the pipeline from text to a model in ten minutes on a laptop"),
+    "release": ("release", "export a run as verified folders for the Hub (safetensors, GGUF, ONNX, OpenVINO)"),
+    "card": ("release", "write the model card of a release folder"),
+    "validate": ("release", "check the model card of a release folder against its files"),
+    "public_summary": ("release", "fill in the AI Act forms from the files of a run"),
+}
+_MODULES = {"curation": "training.curation.__main__"}
 PROGRAMS = {
-    "corpus": Program("training.corpus", "training", "gather openly licensed text in eight languages"),
-    "tokenizer": Program("training.tokenizer", "training", "train a vocabulary on a corpus"),
-    "curation": Program("training.curation.__main__", "curation", "make of a corpus one that may be trained on"),
-    "mixture": Program("training.mixture", "training", "hold out a share of a corpus, and mix the rest"),
-    "shards": Program("training.shards", "training", "turn a corpus into token shards and their manifest"),
-    "embeddings": Program("training.embeddings", "training", "first embeddings from which tokens stand together"),
-    "plan": Program("training.plan", "training", "say what a pretraining run costs before it is started"),
-    "pretrain": Program("training.pretrain", "training", "pretrain a model on token shards"),
-    "finetune": Program("training.finetune", "training", "fine-tune a model on a task, or on preferences or rewards"),
-    "evaluate": Program("training.evaluate", "evaluation", "measure a model, or several side by side"),
-    "trace": Program("training.trace", "training", "find which passages of a text stand in the training shards"),
-    "nanotron": Program("training.nanotron", "training", "import a nanotron settings file"),
-    "nanotron_checkpoint": Program("training.nanotron_checkpoint", "training", "convert a nanotron checkpoint"),
-    "demo": Program("training.demo", "curation", "the way from text to a model, in ten minutes, on a laptop"),
-    "release": Program("model_card.release", "release", "make of a run what is downloaded, and verify it"),
-    "card": Program("model_card.card", "release", "write the card of a folder"),
-    "validate": Program("model_card.validate", "release", "check the card of a folder"),
-    "public_summary": Program(
-        "model_card.public_summary", "release", "fill the forms of the AI Act from a run's files"
-    ),
+    name: Program(_MODULES.get(name, f"{'model_card' if extra == 'release' else 'training'}.{name}"), extra, purpose)
+    for name, (extra, purpose) in _PROGRAMS.items()
 }
 
 
 def usage(root: str) -> str:
-    """What `pleias --help` prints; `root` precedes the names of modules in it."""
+    """Return the text of `pleias --help`; `root` is prepended to module names."""
     width = max(map(len, PROGRAMS))
     return "\n".join(
         [
@@ -71,7 +76,7 @@ def version() -> str:
 
 
 def main() -> None:
-    """Run the program that the command line names; it reads the rest of the line itself."""
+    """Run the program given on the command line, which parses the remaining arguments."""
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print(usage(ROOT))
@@ -81,28 +86,28 @@ def main() -> None:
         sys.argv = [f"pleias {name}", *arguments]
         run(PROGRAMS[name])
     else:
-        stop(f"pleias has no program {name!r}; it has {', '.join(PROGRAMS)}.")
+        stop(f"unknown program {name!r}: choose from {', '.join(PROGRAMS)}.")
 
 
 def run(program: Program) -> None:
-    """Import a program and run its `main`; imported, not executed, so that worker processes find its functions."""
+    """Import a program and run its `main`; importing, not executing it, lets worker processes find its functions."""
     try:
         module = import_module(ROOT + program.module)
-        room = program.module.partition(".")[0]
-        end = import_module(ROOT + {"training": "training.config", "model_card": "model_card.files"}[room]).program
+        package = program.module.partition(".")[0]
+        runner = import_module(ROOT + {"training": "training.config", "model_card": "model_card.files"}[package])
     except ModuleNotFoundError as error:
         if error.name.partition(".")[0] in ("modeling_pleias", "training", "model_card"):
             raise
         stop(
-            f"{sys.argv[0]} needs the extra [{program.extra}] (there is no module {error.name}): "
+            f"{sys.argv[0]} needs the extra [{program.extra}] (module {error.name} is missing): "
             f'pip install "modeling-pleias[{program.extra}]".'
         )
-    end(module.main)
+    runner.program(module.main)
 
 
-def stop(sentence: str) -> None:
-    """End on bad input: one sentence, exit status 2."""
-    print(f"error: {sentence}", file=sys.stderr)
+def stop(message: str) -> None:
+    """Print an error message and exit with status 2."""
+    print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 

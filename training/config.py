@@ -1,4 +1,4 @@
-"""Command line + YAML -> one dataclass tree, the same way for every program; and how a program ends on bad input."""
+"""Parse command line and YAML into config dataclasses, and report bad input, in the same way for every program."""
 
 import sys
 from collections.abc import Callable
@@ -13,14 +13,14 @@ Config = TypeVar("Config")
 
 
 class InputError(ValueError):
-    """Something the user can mend. Its message is one sentence that names the file or setting and the mend."""
+    """Invalid user input. The message gives the file or setting and the fix."""
 
 
 def named_config(name: str) -> Path:
-    """Path of a config given by path or by the name of a packaged one.
+    """Return the path of a config, given as a path or as the name of a packaged config.
 
     Raises:
-        InputError: when it is neither.
+        InputError: If it is neither.
     """
     for path in (Path(name), CONFIGS / f"{name}.yaml"):
         if path.is_file():
@@ -30,12 +30,14 @@ def named_config(name: str) -> Path:
 
 
 def parse(config_class: type[Config], argv: list[str] | None = None, *, description: str) -> Config:
-    """Defaults < `--config` YAML < command line, into `config_class`; an unknown key or a wrong type is an error.
+    """Build `config_class` from defaults, `--config` YAML and command line, the later overriding the earlier.
+
+    An unknown key or a wrong type is an error.
 
     Args:
-        config_class: a dataclass (nested ones allowed); its docstring's `Args:` are the `--help` texts.
-        argv: arguments; those of the process when not given.
-        description: first paragraph of `--help`.
+        config_class: Dataclass, possibly nested; the `Args:` of its docstring are the `--help` texts.
+        argv: Arguments. Default: those of the process.
+        description: First paragraph of `--help`.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     for i, argument in enumerate(argv):
@@ -43,7 +45,7 @@ def parse(config_class: type[Config], argv: list[str] | None = None, *, descript
             argv[i + 1] = str(named_config(argv[i + 1]))
         elif argument.startswith("--config="):
             argv[i] = f"--config={named_config(argument.removeprefix('--config='))}"
-    called = Path(sys.argv[0])  # a module's file, or "pleias PROGRAM" under the console entry
+    called = Path(sys.argv[0])  # the file of a module, or "pleias PROGRAM" in the console script
     module = f"{sys.modules['__main__'].__package__}.{called.stem}".removesuffix(".__main__")
     prog = f"python -m {module}" if called.suffix == ".py" else called.name
     parser = ArgumentParser(description=description, prog=prog)
@@ -55,12 +57,12 @@ def parse(config_class: type[Config], argv: list[str] | None = None, *, descript
 
 
 def typed(settings_class: type, values: dict[str, Any], where: str):
-    """A dataclass of settings made of plain values, with types checked and paths made.
+    """Build a dataclass of settings from plain values: check types and convert paths.
 
     Raises:
-        InputError: for an unknown name or a wrong type.
+        InputError: If a name is unknown or a value has the wrong type.
     """
-    known = [one.name for one in fields(settings_class)]
+    known = [field.name for field in fields(settings_class)]
     if unknown := sorted(set(values) - set(known)):
         raise InputError(
             f"{where}.{unknown[0]} is not a setting of {settings_class.__name__}, which has {', '.join(known)}."
@@ -74,7 +76,7 @@ def typed(settings_class: type, values: dict[str, Any], where: str):
 
 
 def program(main: Callable[[], None]) -> None:
-    """Run a program's `main`; bad input and a failing disk end in one sentence and exit status 2."""
+    """Run a program's `main`; report InputError and OSError as a one-line message and exit with status 2."""
     try:
         main()
     except (InputError, OSError) as error:

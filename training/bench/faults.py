@@ -248,7 +248,7 @@ def tiny_run(folder: Path) -> PretrainConfig:
             "num_key_value_heads": 1,
         },
         corpus=CorpusConfig(source="parquet", languages=[code], path=folder / "text"),
-        data=DataConfig(folder=folder / "data", validation=0.1),
+        data=DataConfig(folder=folder / "data", validation_share=0.1),
         optimizer=OptimizerConfig(learning_rate=1e-2, final_learning_rate=1e-3, warmup_steps=3),
         every=EveryConfig(log=2, validate=6, checkpoint=2, keep=2),
         out=folder / "first",

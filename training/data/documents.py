@@ -1,5 +1,6 @@
-"""Documents of a corpus folder: Common Corpus columns, and a streaming reader of their Parquet files."""
+"""Documents of a corpus folder: Common Corpus columns, and a streaming reader and writer of their Parquet files."""
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -16,32 +17,31 @@ SCHEMA = pa.schema(
 )
 COLUMNS = SCHEMA.names
 OPTIONAL_COLUMNS = {"language_type", "token_count"}  # not in every published version of Common Corpus
-ROW_GROUP_BYTES = 8_000_000  # of text; what a reader holds at a time
+ROW_GROUP_BYTES = 8_000_000  # bytes of text per row group, which a reader keeps in memory
 
 
 def corpus_files(path: Path) -> list[Path]:
-    """The Parquet files of a corpus, sorted by name: the file itself, or all below a folder.
+    """Return the Parquet files of a corpus, sorted by name: the file itself, or all files below a folder.
 
-    Hidden folders (a build that is under way) and `dropped/` (what curation took out) are no part of a corpus.
+    Hidden folders (unfinished builds) and `dropped/` (documents dropped by curation) do not belong to a corpus.
 
     Raises:
-        InputError: when there is none.
+        InputError: If there is no Parquet file.
     """
     if path.is_file():
         return [path]
-    found = (file for file in path.rglob("*.parquet") if file.is_file())
-    inside = [(file, file.relative_to(path).parts) for file in found]
-    files = sorted(file for file, parts in inside if "dropped" not in parts and not any(p[0] == "." for p in parts))
+    parts = {file: file.relative_to(path).parts for file in path.rglob("*.parquet") if file.is_file()}
+    files = sorted(file for file in parts if not any(name == "dropped" or name[0] == "." for name in parts[file]))
     if not files:
-        raise InputError(f"{path} holds no .parquet file: give a corpus folder, or make one with training.corpus.")
+        raise InputError(f"{path} contains no .parquet file: pass a corpus folder, or build one with training.corpus.")
     return files
 
 
 def stored_names(names: Iterable[str], where: object) -> dict[str, str]:
-    """Column -> its spelling in some data (`open type` is accepted); optional columns only where they are there.
+    """Map each Common Corpus column to its name in some data (`open type` is accepted); skip missing optional columns.
 
     Raises:
-        InputError: when a column is missing.
+        InputError: If a required column is missing.
     """
     spelling = {name.replace(" ", "_"): name for name in names}
     missing = [column for column in COLUMNS if column not in spelling and column not in OPTIONAL_COLUMNS]
@@ -56,38 +56,69 @@ def stored_names(names: Iterable[str], where: object) -> dict[str, str]:
 def read_documents(
     path: Path, *, languages: list[str] | None = None, columns: list[str] | None = None, batch_size: int = 256
 ) -> Iterator[dict]:
-    """Stream the documents of a corpus, file by file and batch by batch, in memory that does not grow.
+    """Stream the documents of a corpus, file by file and batch by batch, in constant memory.
 
     Args:
-        path: a folder (every Parquet file below it, sorted by name) or a file.
-        languages: ISO codes; documents of every language, code included, when not given.
-        columns: columns to read; all of `COLUMNS` when not given. An optional column that a file lacks reads as None.
-        batch_size: documents decoded at a time.
+        path: Folder (every Parquet file below it, sorted by name) or file.
+        languages: ISO codes. Default: documents of every language, source code included.
+        columns: Columns to read. Default: `COLUMNS`. An optional column that a file lacks is None.
+        batch_size: Documents decoded at a time.
 
     Raises:
-        InputError: when there is no file, one is damaged, or one lacks a column.
+        InputError: If there is no file, or a file is damaged or lacks a column.
     """
-    wanted = columns or COLUMNS
+    columns = columns or COLUMNS
     names = {LANGUAGES[code] for code in checked_languages(languages)} if languages else None
     for file in corpus_files(path):
         try:
             with pq.ParquetFile(file) as parquet:
                 stored = stored_names(parquet.schema_arrow.names, file)
-                read_columns = [stored[column] for column in {*wanted, "language"} if column in stored]
+                read_columns = [stored[column] for column in {*columns, "language"} if column in stored]
                 for batch in parquet.iter_batches(batch_size, columns=read_columns):
                     for row in batch.to_pylist():
                         if names is None or row["language"] in names:
-                            yield {column: row.get(stored.get(column)) for column in wanted}
+                            yield {column: row.get(stored.get(column)) for column in columns}
         except pa.ArrowException as error:
-            raise InputError(f"{file} is not a whole Parquet file ({error}): fetch or build it again.") from None
+            raise InputError(f"{file} is not a valid Parquet file ({error}): download or build it again.") from None
+
+
+class DocumentWriter:
+    """Context manager that writes documents to FOLDER/NAME.parquet, one row group at a time."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._rows, self._sizes = defaultdict(list), Counter()
+        self._files: dict[str, pq.ParquetWriter] = {}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *failure):
+        for name in list(self._rows) if failure[0] is None else ():
+            self._flush(name)
+        for file in self._files.values():
+            file.close()
+
+    def add(self, name: str, document: dict, size: int) -> None:
+        """Append a document of `size` bytes to a file."""
+        self._rows[name].append(document)
+        self._sizes[name] += size
+        if self._sizes[name] >= ROW_GROUP_BYTES:
+            self._flush(name)
+
+    def _flush(self, name: str) -> None:
+        rows, self._sizes[name] = self._rows.pop(name), 0
+        if name not in self._files:
+            self._files[name] = pq.ParquetWriter(self.folder / f"{name}.parquet", SCHEMA, compression="zstd")
+        self._files[name].write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
 
 
 def checked_languages(languages: list[str] | None) -> list[str]:
-    """ISO codes in the order of `LANGUAGES`; all of them for None.
+    """Return ISO codes in the order of `LANGUAGES`; all of them for None.
 
     Raises:
-        InputError: when one is unknown.
+        InputError: If a code is unknown.
     """
     if unknown := sorted(set(languages or []) - set(LANGUAGES)):
-        raise InputError(f"languages has {', '.join(unknown)}: choose among {', '.join(LANGUAGES)}.")
+        raise InputError(f"languages has {', '.join(unknown)}: choose from {', '.join(LANGUAGES)}.")
     return [code for code in LANGUAGES if not languages or code in languages]

@@ -1,7 +1,7 @@
-"""The licence gate: label and dates of a document to open, attribution, share-alike or refused, and by which rule.
+"""Licence gate: classify a document by label and dates as open, attribution, share-alike or refused, with the rule.
 
-It fails closed: a label passes only when every part of it is understood and stands on a list of licence_labels.py.
-What licences say is read in their names alone; this is no legal advice.
+It fails closed: a label passes only if every part of it is understood and is in a family of licence_labels.yaml. The
+terms of a licence are inferred from its name alone. This is no legal advice.
 """
 
 import re
@@ -10,27 +10,27 @@ from functools import cache, lru_cache
 
 from license_expression import AND, OR
 
-from . import licence_labels as labels
-from .licence_names import licensing, plain, read
+from .licence_names import LABELS, licensing, normalize, parse_name
 
-YEAR = 2026  # in which the public domain is reckoned; a constant, so that the same corpus gives the same decisions
+PUBLIC_DOMAIN = "LicenseRef-scancode-public-domain"
+YEAR = 2026  # for the terms of the public domain; a constant, so that the same corpus gives the same decisions
 STRICTNESS = ("open", "attribution", "share-alike", "refused")
 MEANS = {
     "open": "no condition",
     "attribution": "credit is due",
-    "share-alike": "credit is due, and works made from it keep the licence",
+    "share-alike": "credit is due, and derived works keep the licence",
 }
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What may be done with a document.
+    """Decision on the licence of a document.
 
     Args:
-        label: as the corpus spells it.
-        spdx: SPDX expression; None where the label names no licence.
+        label: Licence in the corpus.
+        spdx: SPDX expression; None if the label identifies no licence.
         decision: open, attribution (credit is due), share-alike or refused.
-        rule: `code: reason`, where documents with the same code were decided by the same rule.
+        rule: `code: reason`; documents with the same code were decided by the same rule.
     """
 
     label: str
@@ -40,7 +40,7 @@ class Decision:
 
     @property
     def code(self) -> str:
-        """The rule without its particulars, to count by."""
+        """Rule without its reason, for counts."""
         return self.rule.partition(":")[0]
 
     @property
@@ -61,28 +61,28 @@ def decide(
 ) -> Decision:
     """Decide on one document.
 
-    Dates speak where the label is silent or claims the public domain, never against a licence that reserves something.
+    Dates count only if the label is missing or claims the public domain, never against a licence that reserves rights.
 
     Args:
-        label: the licence as the corpus spells it.
-        collection: and
-        identifier: where the document comes from; sources made from Common Crawl are refused by their names.
-        date: of first publication; the first number of four digits is its year.
-        creator: authors with their years ("Verne, Jules (1828-1905)"), separated by semicolons.
-        creator_died: year in which the last of the authors died, where it is known otherwise.
-        published_in_us: whether `date` is that of a publication in the United States.
-        year: in which the question is asked.
+        label: Licence in the corpus.
+        collection: Collection of the document; sources derived from Common Crawl are refused by name.
+        identifier: Identifier of the document, checked for the same names.
+        date: Date of first publication; the first four-digit number is its year.
+        creator: Authors with their years ("Verne, Jules (1828-1905)"), separated by semicolons.
+        creator_died: Year in which the last author died, if known from elsewhere.
+        published_in_us: Whether `date` is the date of a publication in the United States.
+        year: Year for which the terms are computed.
     """
     label = (label or "").strip()
     if source := common_crawl_source(collection or "", identifier or ""):
-        return Decision(label, None, "refused", f"Common Crawl: {source} is made from it, whatever the label says")
-    found = _by_label(label)
-    if found.code in ("no licence", "public domain mark", "public domain in one country"):
+        return Decision(label, None, "refused", f"Common Crawl: {source} is derived from it, whatever the label")
+    decision = _by_label(label)
+    if decision.code in ("no licence", "public domain mark", "public domain in one country"):
         died = creator_died or _last_death(creator or "", year)
         ground = _public_domain_ground(_year(date), died, not (creator or "").strip(), published_in_us, year)
         if ground:
-            return Decision(label, found.spdx or labels.PUBLIC_DOMAIN, "open", ground)
-    return found
+            return Decision(label, decision.spdx or PUBLIC_DOMAIN, "open", ground)
+    return decision
 
 
 def decide_document(document: dict, *, year: int = YEAR) -> Decision:
@@ -93,7 +93,7 @@ def decide_document(document: dict, *, year: int = YEAR) -> Decision:
 
 
 def common_crawl_source(collection: str, identifier: str) -> str | None:
-    """Name of the crawl that a collection or identifier names, if it does."""
+    """Return the Common Crawl derivative that a collection or identifier contains, if any."""
     return _crawled_collection(collection) or _named_crawl(identifier)
 
 
@@ -101,7 +101,7 @@ def common_crawl_source(collection: str, identifier: str) -> str | None:
 
 
 def _public_domain_ground(published: int | None, died: int | None, nameless: bool, in_us: bool, year: int) -> str:
-    """The Common Corpus paper's rule that puts a work in the public domain, or "". Terms end with a year."""
+    """Return the Common Corpus paper's rule that puts a work in the public domain, or "". Terms end with a year."""
     if died is not None and died + 70 < year:
         return f"life + 70: the last author died in {died}"
     if in_us and published is not None and published + 95 < year:
@@ -112,12 +112,12 @@ def _public_domain_ground(published: int | None, died: int | None, nameless: boo
 
 
 def _year(date: str | None) -> int | None:
-    found = re.search(r"(?<!\d)\d{4}(?!\d)", date or "")
-    return int(found[0]) if found else None
+    match = re.search(r"(?<!\d)\d{4}(?!\d)", date or "")
+    return int(match[0]) if match else None
 
 
 def _last_death(creators: str, year: int) -> int | None:
-    """Year in which the last of the authors died; None unless every one has a credible span of life."""
+    """Return the year in which the last author died; None unless every author has plausible years of life."""
     deaths = []
     for creator in filter(str.strip, creators.split(";")):
         spans = [
@@ -132,8 +132,8 @@ def _last_death(creators: str, year: int) -> int | None:
 
 # Common Crawl by name -----------------------------------------------------------------------------
 
-_CRAWLS = {name: re.compile(rf"(?<![a-z0-9])(?:{words})(?![a-z])") for name, words in labels.COMMON_CRAWL.items()}
-_ANY_CRAWL = re.compile(rf"(?<![a-z0-9])(?:{'|'.join(labels.COMMON_CRAWL.values())})(?![a-z])")
+_CRAWLS = {name: re.compile(rf"(?<![a-z0-9])(?:{words})(?![a-z])") for name, words in LABELS["common_crawl"].items()}
+_ANY_CRAWL = re.compile(rf"(?<![a-z0-9])(?:{'|'.join(LABELS['common_crawl'].values())})(?![a-z])")
 
 
 def _named_crawl(text: str) -> str | None:
@@ -145,16 +145,16 @@ def _named_crawl(text: str) -> str | None:
 
 @lru_cache(100_000)
 def _crawled_collection(collection: str) -> str | None:
-    whole = collection.strip().lower()
-    for name, word in labels.COMMON_CRAWL_WHOLE.items():
-        if re.fullmatch(rf"{word}(?:[-_ .(/]+(?:v?[\d.]+|[a-z]{{2,3}}|[a-z]+)\)?)?", whole):
+    text = collection.strip().lower()
+    for name, word in LABELS["common_crawl_exact"].items():
+        if re.fullmatch(rf"{word}(?:[-_ .(/]+(?:v?[\d.]+|[a-z]{{2,3}}|[a-z]+)\)?)?", text):
             return name
-    return _named_crawl(whole)
+    return _named_crawl(text)
 
 
-# What a label says --------------------------------------------------------------------------------
+# Decision by the label alone ----------------------------------------------------------------------
 
-# Words that refuse wherever they stand, then words that explain why a label that is not understood is refused.
+# Words that refuse a label wherever they occur, then words that give the reason if a label is not understood.
 _NON_COMMERCIAL = re.compile(
     r"\b(?:nc|non ?comm(?:ercial\w*)?|not for commercial|nicht ?kommerziell\w*|niet ?commercieel|no ?comercial"
     r"|nao ?comercial|usage commercial|utilisation commerciale|academic use|personal use)\b"
@@ -182,25 +182,25 @@ _SILENT = re.compile(
 
 @lru_cache(100_000)
 def _by_label(label: str) -> Decision:
-    """What the label alone says."""
-    text = plain(label)
+    """Decide by the label alone."""
+    text = normalize(label)
     if _SILENT.fullmatch(text):
-        return Decision(label, None, "refused", "no licence: the label says nothing of rights")
+        return Decision(label, None, "refused", "no licence: the label states no rights")
     spaced = re.sub(r"(?<=[a-z])(?=\d)|(?<=\d)(?=[a-z])|[^a-z0-9]+", " ", text).strip()
-    expression, ground = read(text) or (None, "")
+    expression, ground = parse_name(text) or (None, "")
     glued = [word for word in _GLUED.findall(spaced) if word != "ncsa" or re.search(r"\bby ncsa", spaced)]
     if _NON_COMMERCIAL.search(spaced) or any("nc" in word for word in glued):
         return Decision(label, expression, "refused", "non-commercial: commercial use is not allowed")
     if _NO_DERIVATIVES.search(spaced) or glued:
-        return Decision(label, expression, "refused", "no derivatives: changed versions are not allowed")
+        return Decision(label, expression, "refused", "no derivatives: modified versions are not allowed")
     if expression is None:
         code = next((code for code, words in _REASONS.items() if re.search(words, text)), "unknown licence")
-        return Decision(label, None, "refused", f"{code}: the label names no licence of the open lists")
+        return Decision(label, None, "refused", f"{code}: the label identifies no licence of the open lists")
     tree = licensing().parse(expression)
     decision = _weigh(tree)
     if decision == "refused":
         return Decision(label, expression, decision, f"not on the open lists: {expression}")
-    if expression == labels.PUBLIC_DOMAIN:
+    if expression == PUBLIC_DOMAIN:
         by = f"statute: {ground}" if ground else "public domain mark: the label places the work in the public domain"
         return Decision(label, expression, decision, by)
     assumed = "" if re.search(r"\d", text) or not re.search(r"\d", expression) else "; the label gives no version"
@@ -208,7 +208,7 @@ def _by_label(label: str) -> Decision:
 
 
 def _weigh(tree) -> str:
-    """Decision on a parsed expression: AND is its strictest part, OR its lightest, and no part may be refused."""
+    """Decide on a parsed expression: the strictest part of AND, the lightest of OR; no part of OR may be refused."""
     if isinstance(tree, (AND, OR)):
         parts = {_weigh(part) for part in tree.args}
         choose = min if isinstance(tree, OR) and "refused" not in parts else max
@@ -222,5 +222,4 @@ def _weigh(tree) -> str:
 
 @cache
 def _classes() -> dict[str, str]:
-    lists = {"open": labels.OPEN, "attribution": labels.ATTRIBUTION, "share-alike": labels.SHARE_ALIKE}
-    return {identifier: decision for decision, identifiers in lists.items() for identifier in identifiers}
+    return {name: decision for decision, names in LABELS["families"].items() for name in names}

@@ -1,47 +1,162 @@
-"""Files of a token shard: dtypes, sidecars, the columns that tokens are counted by, and what they require.
+"""Token shards on disk: the file format, its reader and writer, and the checks of tokenizers and documents.
 
-A shard is three files: `X.ds`, the tokens of its documents one after the other, each delimited as
-`<|begin_of_text|> ... <|end_of_text|>`, little-endian uint16; `X.ds.index`, where each document ends, uint64; and
-`X.ds.metadata`, what datatrove prints. Next to them `X.ds.documents.parquet` identifies each document, its licence and
-its length in tokens and in bytes, so that any token can be traced to its source.
+A shard is four files: `X.ds`, the tokens of its documents one after the other, each document delimited as
+`<|begin_of_text|> ... <|end_of_text|>`, little-endian uint16; `X.ds.index`, where each document ends, uint64;
+`X.ds.metadata`, which datatrove prints; and the sidecar `X.ds.documents.parquet`, which identifies each document, its
+licence, its register, and its length in tokens and in bytes, so that any token can be traced to its source.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
 from ..config import InputError
-from ..files import read_json, sha256
+from ..files import atomic, read_json, sha256
 from .licences import decide
 
 TOKEN = np.dtype("<u2")
 DOCUMENT_END = np.dtype("<u8")
 SPLITS = ("train", "validation")
-ACCOUNT = ("language", "license", "collection")  # what tokens are counted by
+ACCOUNT = ("language", "license", "collection")  # columns by which tokens are counted
 DOCUMENTS_SCHEMA = pa.schema(
     [("identifier", pa.string())]
-    + [(column, pa.string()) for column in ACCOUNT]
+    + [(column, pa.string()) for column in (*ACCOUNT, "register")]
     + [("bytes", pa.int64()), ("tokens", pa.int64())]
 )
 SIDECARS = (".index", ".metadata", ".documents.parquet")
 
 
 def shard_files(shard: dict) -> list[str]:
-    """The four files of a shard, relative to the manifest."""
+    """Return the four files of a shard, relative to the manifest."""
     return [shard["file"] + suffix for suffix in ("", *SIDECARS)]
+
+
+class ShardReader:
+    """Reader of one shard: its tokens, the ends of its documents, and its sidecar, each opened at the first use.
+
+    Args:
+        folder: Folder of manifest.json.
+        record: Record of the shard in the manifest.
+    """
+
+    def __init__(self, folder: Path, record: dict):
+        self.folder, self.record = folder, record
+        self.path, self.index, _, self.sidecar = (folder / name for name in shard_files(record))
+
+    @cached_property
+    def tokens(self) -> np.memmap:
+        """Memory-mapped token ids, (tokens,) uint16."""
+        return np.memmap(self.path, TOKEN, mode="r")
+
+    @cached_property
+    def bounds(self) -> np.ndarray:
+        """Start of each document in tokens, and the end of the last one, (documents + 1,) int64."""
+        return np.concatenate([[0], np.fromfile(self.index, DOCUMENT_END).astype(np.int64)])
+
+    def documents(self, columns: list[str] | None = None) -> pa.Table:
+        """Read the sidecar, one row per document; all columns by default. A column that an older one lacks is null.
+
+        Raises:
+            InputError: If the sidecar is missing or is not a Parquet file.
+        """
+        try:
+            return pq.read_table(self.sidecar, columns=columns, schema=DOCUMENTS_SCHEMA)
+        except FileNotFoundError:
+            raise InputError(f"{self.sidecar} is missing: build the shards again (training.shards).") from None
+        except pa.ArrowException as error:
+            raise InputError(
+                f"{self.sidecar} is not a valid Parquet file ({error}): delete it and build the shards again."
+            ) from None
+
+    def check_size(self) -> None:
+        """Compare the size of the token file with the manifest.
+
+        Raises:
+            InputError: If the file is missing, truncated or too long.
+        """
+        if not self.path.is_file():
+            raise InputError(f"{self.path} is missing: build the shards again (training.shards).")
+        size, expected = self.path.stat().st_size, self.record["tokens"] * TOKEN.itemsize
+        if size != expected:
+            raise InputError(
+                f"{self.path} has {size:,} bytes instead of {expected:,}: delete it and build the shards again."
+            )
+
+    def verify(self) -> None:
+        """Read the token file and compare its sha256 with the manifest.
+
+        Raises:
+            InputError: If the file is missing or differs.
+        """
+        self.check_size()
+        if sha256(self.path) != self.record["sha256"]:
+            raise InputError(
+                f"{self.path} was altered after the manifest was written (sha256 differs): delete it and build the "
+                "shards again."
+            )
+
+
+class ShardWriter:
+    """Writer of one shard, which counts its documents, bytes and tokens."""
+
+    def __init__(self, file: BinaryIO):
+        self.file = file
+        self.ends, self.documents, self.tokens = [], {name: [] for name in DOCUMENTS_SCHEMA.names}, 0
+
+    @classmethod
+    @contextmanager
+    def create(cls, path: Path, facts: dict) -> Iterator["ShardWriter"]:
+        """Write a shard's four files. They get their names, the tokens last, only if the block ends without error."""
+        with atomic(path) as temporary:
+            with open(temporary, "wb") as file:
+                writer = cls(file)
+                yield writer
+            index, metadata, documents = (path.with_name(path.name + sidecar) for sidecar in SIDECARS)
+            with atomic(index) as temporary:
+                np.asarray(writer.ends, DOCUMENT_END).tofile(temporary)
+            with atomic(metadata) as temporary:
+                tokens = writer.tokens
+                temporary.write_text(f"{facts['sha256']}|{TOKEN.itemsize}\n{tokens}\n{tokens:,} tokens\n")
+            with atomic(documents) as temporary:
+                pq.write_table(pa.table(writer.documents, schema=DOCUMENTS_SCHEMA), temporary, compression="zstd")
+
+    def add(self, ids: np.ndarray, document: dict) -> None:
+        """Append one delimited document, (tokens,) uint16, and its row of the sidecar."""
+        self.file.write(ids.tobytes())
+        self.tokens += len(ids)
+        self.ends.append(self.tokens)
+        for name in self.documents:
+            self.documents[name].append(len(ids) if name == "tokens" else document[name])
+
+    def account(self) -> list[dict]:
+        """Return the documents, bytes and tokens of the shard by language, licence and collection."""
+        sums = {}
+        for row in zip(*(self.documents[name] for name in (*ACCOUNT, "bytes", "tokens")), strict=True):
+            counts = sums.setdefault(row[: len(ACCOUNT)], [0, 0, 0])
+            for i, amount in enumerate((1, *row[len(ACCOUNT) :])):
+                counts[i] += amount
+        return [
+            dict(zip((*ACCOUNT, "documents", "bytes", "tokens"), (*key, *counts), strict=True))
+            for key, counts in sorted(sums.items())
+        ]
 
 
 def tokenizer_facts(folder: Path) -> dict:
     """Describe a tokenizer for a manifest: sha256 of tokenizer.json, vocabulary size, ids of the two delimiters.
 
     Raises:
-        InputError: when a file or a delimiter is missing, or an id does not fit in 16 bits.
+        InputError: If a file or a delimiter is missing, or an id does not fit in 16 bits.
     """
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if not (folder / name).is_file():
-            raise InputError(f"{folder / name} is missing: give a tokenizer's folder, or train one.")
+            raise InputError(f"{folder / name} is missing: pass a tokenizer folder, or train a tokenizer.")
     backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
     special = read_json(folder / "tokenizer_config.json")
     ids = {}
@@ -49,27 +164,25 @@ def tokenizer_facts(folder: Path) -> dict:
         token = special.get(f"{role}_token")
         ids[role] = backend.token_to_id(token["content"] if isinstance(token, dict) else token) if token else None
         if ids[role] is None:
-            raise InputError(
-                f"{folder} has no {role}_token and documents are delimited by it: name one in tokenizer_config.json."
-            )
+            raise InputError(f"{folder} has no {role}_token, a document delimiter: set it in tokenizer_config.json.")
     entries = max(backend.get_vocab().values()) + 1
     if entries > 2**16:
-        raise InputError(f"{folder} has {entries:,} entries; shards store 16-bit ids, so at most 65,536.")
+        raise InputError(f"{folder} has a vocabulary of {entries:,}; shards store 16-bit ids, so at most 65,536.")
     return {"sha256": sha256(folder / "tokenizer.json"), "entries": entries, **ids}
 
 
 def checked(document: dict, source: Path) -> dict:
-    """A document that can be accounted for: text, licence, language and identifier are there, a collection may be "".
+    """Return a document with its number of `bytes`, if it has text, language, identifier and an open licence.
 
     Raises:
-        InputError: naming the document; without an open licence nothing goes into a shard.
+        InputError: If one of them is missing. Text without an open licence never enters a shard.
     """
     document = document | {"collection": document["collection"] or ""}
-    named = f"{source} has a document ({document['identifier'] or 'unnamed'})"
-    fix = "build the corpus with training.corpus, which leaves such documents out."
-    if lacks := [name for name in ("identifier", "language", "text") if not document[name]]:
-        raise InputError(f"{named} without {' or '.join(lacks)}: {fix}")
-    where = {name: document[name] for name in ("collection", "identifier")}
-    if (licence := decide(document["license"], **where)).refused:
-        raise InputError(f"{named} whose license {licence.label!r} is not open ({licence.rule}): {fix}")
+    name = f"{source} has a document ({document['identifier'] or 'unnamed'})"
+    fix = "build the corpus with training.corpus, which drops such documents."
+    if missing := [column for column in ("identifier", "language", "text") if not document[column]]:
+        raise InputError(f"{name} without {' or '.join(missing)}: {fix}")
+    origin = {column: document[column] for column in ("collection", "identifier")}
+    if (licence := decide(document["license"], **origin)).refused:
+        raise InputError(f"{name} whose license {licence.label!r} is not open ({licence.rule}): {fix}")
     return document | {"bytes": len(document["text"].encode())}

@@ -1,6 +1,6 @@
 """Rules of which text is held out: validation of shards, mixtures, task rows, and the evaluation of tokenizers.
 
-Every rule hashes names, so it gives the same answer in every run and on every machine. The hashes never change: the
+Every rule hashes names, so its result is the same in every run and on every machine. The hashes never change: the
 shipped tokenizer and femto's held-out text depend on them.
 """
 
@@ -99,13 +99,13 @@ def held_out_groups(groups: Iterable[tuple[str, str]], share: float, seed: int) 
         sizes.setdefault(language, Counter())[group] += 1
     chosen: set[str] = set()
     for _, counts in sorted(sizes.items()):
-        target, had = share * counts.total(), sum(counts[group] for group in chosen)
+        target, size = share * counts.total(), sum(counts[group] for group in chosen)
         for group in sorted(counts, key=lambda group: hash_fraction(f"{seed}/{group}")):
-            if had >= target:
+            if size >= target:
                 break
             if group not in chosen and counts[group] <= counts.total() / 2:
                 chosen.add(group)
-                had += counts[group]
+                size += counts[group]
     return chosen
 
 

@@ -5,17 +5,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import pyarrow.parquet as pq
 import yaml
 from tokenizers import Tokenizer
 
 from ..config import InputError
 from ..data.documents import checked_languages, read_documents
-from ..data.shard_files import DOCUMENT_END, TOKEN
+from ..data.shard_files import ShardReader
 from ..data.split import hash_fraction, register
-from ..files import fingerprint, read_json, sha256
+from ..files import fingerprint, sha256
 from ..language import CODES, LANGUAGES, identify
+from ..loader import Shards
 
 CODE = "code"  # the "language" of what is in none
 COLUMNS = ["identifier", "language", "language_type", "open_type", "collection", "text"]
@@ -169,16 +168,12 @@ def _of_run(run: Path) -> Iterator[Text]:
     shards = _found(Path(config["stages"][0].get("shards") or data / "shards"), run)
     if not (shards / "manifest.json").is_file():
         raise InputError(f"{shards} has no manifest.json, so what {run} held out is not there: give --data.path.")
-    manifest = read_json(shards / "manifest.json")
-    tokenizer = run / "model" / "tokenizer.json"
-    if sha256(tokenizer) != manifest["tokenizer"]["sha256"]:
+    dataset, tokenizer = Shards(shards), run / "model" / "tokenizer.json"
+    if sha256(tokenizer) != dataset.manifest["tokenizer"]["sha256"]:
         raise InputError(f"{shards} was made with another tokenizer than {tokenizer}: give --data.path.")
-    folders = [Path(manifest["validation"].get("folder") or data / "curated"), data / "corpus"]
-    registers = _registers([_found(folder, run) for folder in folders])
     backend = Tokenizer.from_file(str(tokenizer))
-    for shard in manifest["shards"]:
-        if shard["split"] == "validation":
-            yield from _decoded(shards / shard["file"], backend, registers)
+    for shard in dataset.readers("validation"):
+        yield from _decoded(shard, backend)
 
 
 def _found(path: Path, run: Path) -> Path:
@@ -187,27 +182,12 @@ def _found(path: Path, run: Path) -> Path:
     return above if not path.exists() and above.exists() else path
 
 
-def _registers(corpora: list[Path]) -> dict[str, tuple[str, str]]:
-    """Identifier -> language and register, from the first corpus that is still there; shards do not know these."""
-    columns = ["identifier", "language", "language_type", "open_type"]
-    for corpus in corpora:
-        if any(corpus.rglob("*.parquet")):
-            rows = (
-                {name: value or "" for name, value in row.items()} for row in read_documents(corpus, columns=columns)
-            )
-            return {row["identifier"]: (_language(row), register(row)) for row in rows}
-    return {}
-
-
-def _decoded(path: Path, backend: Tokenizer, registers: dict[str, tuple[str, str]]) -> Iterator[Text]:
-    tokens = np.memmap(path, TOKEN, mode="r")
-    ends = np.fromfile(f"{path}.index", DOCUMENT_END).astype(int)
-    documents = pq.read_table(f"{path}.documents.parquet").to_pylist()
-    for document, start, end in zip(documents, [0, *ends[:-1]], ends, strict=True):
-        ids = tokens[start + 1 : end - 1].tolist()  # without the delimiters
+def _decoded(shard: ShardReader, backend: Tokenizer) -> Iterator[Text]:
+    for document, start, end in zip(shard.documents().to_pylist(), shard.bounds[:-1], shard.bounds[1:], strict=True):
+        ids = shard.tokens[start + 1 : end - 1].tolist()  # without the delimiters
         text = backend.decode(ids, skip_special_tokens=False)
         if len(text.encode()) != document["bytes"]:
-            raise InputError(f"{path} does not give {document['identifier']} back: make the shards again.")
-        usual = CODES.get(document["language"], CODE), ""
-        language, kind = registers.get(document["identifier"], usual)
+            raise InputError(f"{shard.path} does not give {document['identifier']} back: build the shards again.")
+        kind = document["register"] or ""  # unknown in shards of an earlier version
+        language = CODE if kind == "code" else CODES.get(document["language"], CODE)
         yield Text(document["identifier"], language, document["collection"], kind, text)

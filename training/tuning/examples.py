@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..config import InputError
 from ..data.documents import corpus_files, stored_names
-from ..data.shard_files import DOCUMENT_END, SIDECARS, TOKEN, checked
+from ..data.shard_files import ShardReader, checked
 from ..files import sha256
 from ..language import LANGUAGES
 from ..loader import Shards, permuted
@@ -178,19 +179,14 @@ def _from_shards(folder: Path, tokenizer_file: Path, seed: int) -> Iterator[tupl
     shards = Shards(folder)
     if shards.manifest["tokenizer"]["sha256"] != sha256(tokenizer_file):
         raise InputError(f"replay.path: the shards in {folder} are of another tokenizer; give Parquet instead.")
-    files = [folder / shard["file"] for shard in shards.manifest["shards"] if shard["split"] == "train"]
-    ends = [np.fromfile(file.with_name(file.name + SIDECARS[0]), DOCUMENT_END) for file in files]
-    starts = np.cumsum([0, *map(len, ends)])
-    opened: dict[int, tuple] = {}
+    readers = shards.readers("train")
+    starts = np.cumsum([0, *(len(reader.bounds) - 1 for reader in readers)])
+    documents = cache(ShardReader.documents)
     for number in _draw(int(starts[-1]), seed):
         shard = int(np.searchsorted(starts, number, side="right")) - 1
-        if shard not in opened:
-            sidecar = files[shard].with_name(files[shard].name + SIDECARS[2])
-            opened[shard] = np.memmap(files[shard], TOKEN, mode="r"), pq.read_table(sidecar)
-        tokens, documents = opened[shard]
-        place = number - int(starts[shard])
-        start = int(ends[shard][place - 1]) if place else 0
-        yield tokens[start : int(ends[shard][place])].tolist(), documents.slice(place, 1).to_pylist()[0], folder.name
+        reader, place = readers[shard], number - int(starts[shard])
+        start, end = reader.bounds[place : place + 2]
+        yield reader.tokens[start:end].tolist(), documents(reader).slice(place, 1).to_pylist()[0], folder.name
 
 
 def _from_parquet(path: Path, tokenizer: PreTrainedTokenizerBase, seed: int) -> Iterator[tuple[list[int], dict, str]]:
