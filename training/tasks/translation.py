@@ -72,7 +72,7 @@ class TranslationData:
         path: Parquet file or folder of parallel segments: columns id, source, license, and one per language (ISO
             codes). Default: LibreOffice's help in seven languages, and the Vulgate with an English Bible.
         languages: ISO codes. Default: all eight.
-        pivot: ISO code of the language that is one side of every pair; null for any two languages. Default: en.
+        pivot: ISO code of the language that is one side of every pair; null for any two languages.
         train_rows: Maximum number of training rows, equally many per direction if there are enough.
         held_out: Fraction of the pages and chapters that is not trained on.
         held_out_rows: Maximum number of evaluation rows.
