@@ -141,7 +141,7 @@ def test_dates_put_a_work_in_the_public_domain_and_the_rule_is_kept(label):
     american = decide(label, creator="Anybody", date="1929-05", published_in_us=True)
     assert american.rule == "US publication + 95: published in the United States in 1929"
     assert decide(label, date="1883").rule == "unknown author before 1884: published in 1883"
-    assert decide(label, creator="Doe", creator_died=1950).rule == "life + 70: the last author died in 1950"
+    assert decide(label, creator="Doe (1880-1950)").rule == "life + 70: the last author died in 1950"
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,8 @@ def test_a_missing_label_without_a_ground_is_refused(about):
 
 
 def test_terms_run_to_the_end_of_their_last_year():
-    assert decide("", creator_died=1955, year=2025).refused and not decide("", creator_died=1955, year=2026).refused
+    doe = "Doe (1880-1955)"
+    assert decide("", creator=doe, year=2025).refused and not decide("", creator=doe, year=2026).refused
     us = {"date": "1929", "creator": "Doe", "published_in_us": True}
     assert decide("", **us, year=2024).refused and not decide("", **us, year=2025).refused
 

@@ -74,6 +74,4 @@ def read_json(path: Path):
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
-        raise InputError(
-            f"{path} was altered and is no longer JSON ({error}): delete it to create it again."
-        ) from error
+        raise InputError(f"{path} was altered and is no longer JSON ({error}): delete it and try again.") from error

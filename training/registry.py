@@ -47,7 +47,7 @@ class Package:
     """A package and how to read it.
 
     Args:
-        kind: pip (a wheel with pinned version and hash) or deb (whatever version the system's Debian has).
+        kind: Client: pip (a wheel with pinned version and hash) or deb (whatever version the system's Debian has).
         licence: Licence of the text, not of the program around it: an SPDX identifier, or Public Domain.
         languages: ISO code -> the package's tags of that language.
         files: Pattern of the files to read, with {tag} for a language's tag.

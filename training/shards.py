@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from .config import InputError, parse, program
 from .data.documents import corpus_files, read_documents
-from .data.shard_files import ACCOUNT, SPLITS, TOKEN, ShardWriter, checked, shard_files, tokenizer_facts
+from .data.shard_files import ACCOUNT, SPLITS, TOKEN, ShardWriter, checked, shard_files, sum_counts, tokenizer_facts
 from .data.split import in_validation_split, register
 from .files import fingerprint, read_json, sha256, write_json
 from .language import CODES
@@ -191,13 +191,7 @@ def build(config: ShardsConfig) -> dict:
                 f"{config.corpus} has no {split} document: use more text or another --validation_share than "
                 f"{config.validation_share}."
             )
-    totals = Counter()
-    for shard in shards:
-        for row in shard["account"]:
-            key = (shard["split"], *(row[column] for column in ACCOUNT))
-            for measure in ("documents", "bytes", "tokens"):
-                totals[(*key, measure)] += row[measure]
-    keys = sorted({key[:-1] for key in totals})
+    rows = ({"split": shard["split"], **row} for shard in shards for row in shard["account"])
     manifest = {
         "tokenizer": facts,
         "dtype": "uint16",
@@ -205,11 +199,7 @@ def build(config: ShardsConfig) -> dict:
         if config.validation_corpus is None
         else {"folder": str(config.validation_corpus)},
         "shards": shards,
-        "account": [
-            dict(zip(("split", *ACCOUNT), key, strict=True))
-            | {measure: totals[(*key, measure)] for measure in ("documents", "bytes", "tokens")}
-            for key in keys
-        ],
+        "account": sum_counts(rows, ("split", *ACCOUNT)),
         "corpus": {
             "files": [records[name]["origin"] for name in names],
             **{

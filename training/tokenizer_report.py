@@ -62,8 +62,7 @@ def declarations(package: Path) -> Texts:
 
 
 def page_texts(folder: Path) -> Texts:
-    """Read pages and their OCR (columns ocr, truth, source; one file per language) as three kinds of text: transcribed
-    historical spelling, OCR of those scans, and OCR of rendered pages."""
+    """Read pages and their OCR (columns ocr, truth, source; one file per language) as three kinds of text."""
     texts: Texts = {"historical spelling": {}, "OCR of scans": {}, "OCR of rendered pages": {}}
     for path in sorted(folder.glob("*.parquet")):
         for row in pq.read_table(path, columns=["ocr", "truth", "source"]).to_pylist():

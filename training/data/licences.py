@@ -29,7 +29,7 @@ class Decision:
     Args:
         label: Licence in the corpus.
         spdx: SPDX expression; None if the label identifies no licence.
-        decision: open, attribution (credit is due), share-alike or refused.
+        decision: One of open, attribution (credit is due), share-alike and refused.
         rule: `code: reason`; documents with the same code were decided by the same rule.
     """
 
@@ -55,7 +55,6 @@ def decide(
     identifier: str | None = "",
     date: str | None = "",
     creator: str | None = "",
-    creator_died: int | None = None,
     published_in_us: bool = False,
     year: int = YEAR,
 ) -> Decision:
@@ -69,7 +68,6 @@ def decide(
         identifier: Identifier of the document, checked for the same names.
         date: Date of first publication; the first four-digit number is its year.
         creator: Authors with their years ("Verne, Jules (1828-1905)"), separated by semicolons.
-        creator_died: Year in which the last author died, if known from elsewhere.
         published_in_us: Whether `date` is the date of a publication in the United States.
         year: Year for which the terms are computed.
     """
@@ -78,7 +76,7 @@ def decide(
         return Decision(label, None, "refused", f"Common Crawl: {source} is derived from it, whatever the label")
     decision = _by_label(label)
     if decision.code in ("no licence", "public domain mark", "public domain in one country"):
-        died = creator_died or _last_death(creator or "", year)
+        died = _last_death(creator or "", year)
         ground = _public_domain_ground(_year(date), died, not (creator or "").strip(), published_in_us, year)
         if ground:
             return Decision(label, decision.spdx or PUBLIC_DOMAIN, "open", ground)

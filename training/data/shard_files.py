@@ -6,7 +6,7 @@ A shard is four files: `X.ds`, the tokens of its documents one after the other, 
 licence, its register, and its length in tokens and in bytes, so that any token can be traced to its source.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ TOKEN = np.dtype("<u2")
 DOCUMENT_END = np.dtype("<u8")
 SPLITS = ("train", "validation")
 ACCOUNT = ("language", "license", "collection")  # columns by which tokens are counted
+COUNTS = ("documents", "bytes", "tokens")
 DOCUMENTS_SCHEMA = pa.schema(
     [("identifier", pa.string())]
     + [(column, pa.string()) for column in (*ACCOUNT, "register")]
@@ -36,6 +37,17 @@ SIDECARS = (".index", ".metadata", ".documents.parquet")
 def shard_files(shard: dict) -> list[str]:
     """Return the four files of a shard, relative to the manifest."""
     return [shard["file"] + suffix for suffix in ("", *SIDECARS)]
+
+
+def sum_counts(rows: Iterable[dict], columns: tuple[str, ...]) -> list[dict]:
+    """Sum the documents, bytes and tokens of rows by some columns, sorted by these."""
+    sums: dict[tuple, dict] = {}
+    for row in rows:
+        key = tuple(row[column] for column in columns)
+        counts = sums.setdefault(key, dict(zip(columns, key, strict=True)) | dict.fromkeys(COUNTS, 0))
+        for name in COUNTS:
+            counts[name] += row[name]
+    return [counts for _, counts in sorted(sums.items())]
 
 
 class ShardReader:
@@ -137,15 +149,9 @@ class ShardWriter:
 
     def account(self) -> list[dict]:
         """Return the documents, bytes and tokens of the shard by language, licence and collection."""
-        sums = {}
-        for row in zip(*(self.documents[name] for name in (*ACCOUNT, "bytes", "tokens")), strict=True):
-            counts = sums.setdefault(row[: len(ACCOUNT)], [0, 0, 0])
-            for i, amount in enumerate((1, *row[len(ACCOUNT) :])):
-                counts[i] += amount
-        return [
-            dict(zip((*ACCOUNT, "documents", "bytes", "tokens"), (*key, *counts), strict=True))
-            for key, counts in sorted(sums.items())
-        ]
+        names = (*ACCOUNT, "bytes", "tokens")
+        rows = zip(*(self.documents[name] for name in names), strict=True)
+        return sum_counts((dict(zip(names, row, strict=True), documents=1) for row in rows), ACCOUNT)
 
 
 def tokenizer_facts(folder: Path) -> dict:
@@ -165,10 +171,10 @@ def tokenizer_facts(folder: Path) -> dict:
         ids[role] = backend.token_to_id(token["content"] if isinstance(token, dict) else token) if token else None
         if ids[role] is None:
             raise InputError(f"{folder} has no {role}_token, a document delimiter: set it in tokenizer_config.json.")
-    entries = max(backend.get_vocab().values()) + 1
-    if entries > 2**16:
-        raise InputError(f"{folder} has a vocabulary of {entries:,}; shards store 16-bit ids, so at most 65,536.")
-    return {"sha256": sha256(folder / "tokenizer.json"), "entries": entries, **ids}
+    vocab_size = max(backend.get_vocab().values()) + 1
+    if vocab_size > 2**16:
+        raise InputError(f"{folder} has a vocabulary of {vocab_size:,}; shards store 16-bit ids, so at most 65,536.")
+    return {"sha256": sha256(folder / "tokenizer.json"), "entries": vocab_size, **ids}
 
 
 def checked(document: dict, source: Path) -> dict:

@@ -55,7 +55,7 @@ def select_held_out(documents: Iterable[dict], share: float) -> set[str]:
     such sources. A hash decides, so the selection does not depend on the order of documents.
 
     Args:
-        documents: dicts with identifier, collection, language and creator.
+        documents: Dictionaries with identifier, collection, language and creator.
     """
     sources: dict[tuple, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     authors: dict[tuple, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
