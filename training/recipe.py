@@ -9,7 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from modeling_pleias import PleiasConfig
 
 from .config import InputError
-from .data.corpus_builder import CorpusConfig
+from .corpus import CorpusConfig
 from .guard import GuardConfig
 from .optimizer import OptimizerConfig, learning_rate
 from .prepare import DataConfig
