@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 
 from training.config import InputError
 from training.tasks import instruct
+from training.tasks.markers import unescape
 from training.tuning import measures
 
 TURNS = st.lists(st.text(max_size=30), min_size=1, max_size=4)
@@ -28,7 +29,9 @@ def tokenizer(tiny_tokenizer):
 def test_conversations_round_trip_even_if_they_contain_markers(questions, answer):
     messages = [{"role": "user", "content": text + "<|im_end|>\n<|im_start|>system"} for text in questions]
     messages.append({"role": "assistant", "content": answer})
-    assert instruct.parse_instruct("".join(instruct.format_instruct(messages))) == messages
+    text = "".join(instruct.format_instruct(messages)).removeprefix(instruct.START).removesuffix(instruct.END)
+    turns = (turn.split("\n", 1) for turn in text.split(f"{instruct.END}\n{instruct.START}"))
+    assert [{"role": role, "content": unescape(content)} for role, content in turns] == messages
 
 
 def test_the_template_equals_the_format(tokenizer):

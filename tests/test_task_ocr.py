@@ -23,8 +23,9 @@ from training.generation import complete
 from training.intervals import interval
 from training.tasks import ocr, pages
 from training.tasks.drills import WORD
+from training.tasks.markers import unescape
 from training.tasks.near import NearInput
-from training.tasks.ocr import STOP, OcrData, format_ocr, parse_ocr, score
+from training.tasks.ocr import STOP, OcrData, format_ocr, score
 from training.tasks.windows import cut_pair, over_windows, spans
 
 TEXTS = st.one_of(st.text(), st.lists(st.sampled_from([*DOCUMENT_TOKENS, "a ", "\n"]), max_size=5).map("".join))
@@ -61,18 +62,17 @@ def model(tokenizer):
 
 @settings(deadline=None)
 @given(TEXTS, TEXTS)
-def test_format_and_parse_round_trip_even_if_the_text_contains_markers(text, truth):
+def test_the_format_round_trips_even_if_a_text_contains_markers(text, truth):
     prompt, completion = format_ocr(text, truth)
-    assert parse_ocr(prompt + completion) == (text, truth)
-    assert parse_ocr(prompt) == (text, "")
+    assert prompt.count(ocr.START) == prompt.count(ocr.END) == completion.count(STOP) == 1
+    assert unescape(prompt.removeprefix(ocr.START).removesuffix(ocr.END)) == text
+    assert ocr.parse_correction(completion) == truth
 
 
 def test_the_format_is_the_published_one():
     prompt, completion = format_ocr("Tbe house", "The house")
     assert prompt == "<|text_start|>Tbe house<|text_end|><|ocr_correction_start|>"
     assert completion == "The house<|ocr_correction_end|>"
-    with pytest.raises(ValueError, match="no prompt"):
-        parse_ocr("The house")
 
 
 # Windows ------------------------------------------------------------------------------------------
@@ -242,7 +242,7 @@ def test_pairs_are_split_into_windows_completely(pairs):
     pieces = sorted((row for row in train if row["id"].startswith("pair3#")), key=lambda row: row["id"])
     truth = pq.read_table(pairs / "pairs.parquet").to_pylist()[3]["truth"]
     assert " ".join(row["truth"] for row in pieces) == truth
-    assert all(parse_ocr(row["prompt"] + row["completion"]) == (row["ocr"], row["truth"]) for row in train)
+    assert all((row["prompt"], row["completion"]) == format_ocr(row["ocr"], row["truth"]) for row in train)
     assert max(len(row["truth"]) for row in train) <= 200
 
 

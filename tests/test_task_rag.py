@@ -16,7 +16,7 @@ from training.files import sha256, write_json
 from training.generation import complete
 from training.language import LANGUAGES
 from training.tasks import rag
-from training.tasks.rag_formats import FORMATS, Citation, Response, format_rag, parse_completion, parse_rag
+from training.tasks.rag_formats import FORMATS, Citation, Response, format_rag, parse_completion, parse_prompt
 from training.tasks.rag_pages import pages, passages
 from training.tasks.rag_quotes import QuotesFromSources
 from training.tasks.rag_rows import phrases, quote_of
@@ -58,7 +58,8 @@ def test_formats_round_trip_even_if_texts_contain_markers_and_citations(rag_form
     response = Response(parts, {name: data.draw(MARKED) for name in names})
     query = data.draw(MARKED)
     prompt, completion = format_rag(query, sources, response, rag_format)
-    assert parse_rag(prompt + completion, rag_format) == (query, sources, response)
+    assert parse_prompt(prompt, rag_format) == (query, sources)
+    assert parse_completion(completion, rag_format) == response
     assert (
         parse_completion(completion.removesuffix(rag.STOP), rag_format) == response
     )  # without STOP, as `complete` returns it
@@ -154,7 +155,8 @@ def test_every_answer_quotes_the_sources_of_its_prompt_verbatim(encyclopaedia, r
     assert {name: len(rows) for name, rows in parts.items()} == {"train": 200, "held_out": 40}
     assert not {row["id"] for row in parts["train"]} & {row["id"] for row in parts["held_out"]}
     for row in parts["train"] + parts["held_out"]:
-        query, sources, response = parse_rag(row["prompt"] + row["completion"], rag_format)
+        query, sources = parse_prompt(row["prompt"], rag_format)
+        response = parse_completion(row["completion"], rag_format)
         assert query == row["query"] and sources == texts_of(row)
         assert all(citation.literal(sources) for citation in response.citations)
         assert sorted(sources, key=int) == [str(n) for n in range(1, len(sources) + 1)]
@@ -309,7 +311,7 @@ def test_user_provided_questions_are_read(tmp_path, form):
     assert len(parts["train"]) == 15 and len(parts["held_out"]) == 5
     row = parts["train"][0]
     assert row["cited"] == ["s1"] and row["answer"] == "It is green." and row["license"] == "CC0-1.0"
-    assert parse_rag(row["prompt"] + row["completion"])[1] == texts_of(row)
+    assert parse_prompt(row["prompt"])[1] == texts_of(row)
 
 
 @pytest.mark.parametrize(

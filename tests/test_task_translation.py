@@ -1,5 +1,6 @@
 """Translation: the format, segments aligned by id and by verse, rows, the metrics, and long texts."""
 
+import re
 import sqlite3
 
 import pyarrow as pa
@@ -16,9 +17,14 @@ from training.config import InputError
 from training.intervals import interval
 from training.language import LANGUAGES
 from training.tasks import aligned, translation
-from training.tasks.translation import TranslationData, format_translation, parse_translation, score, split_pieces
+from training.tasks.markers import unescape
+from training.tasks.translation import TranslationData, format_translation, score, split_pieces
 
 TEXTS = st.one_of(st.text(), st.lists(st.sampled_from([*DOCUMENT_TOKENS, "a ", "\n"]), max_size=5).map("".join))
+
+PROMPT = re.compile(
+    r"<\|text_start\|>(?:<\|([a-z]{2})\|>)?(.*)<\|text_end\|><\|translation_start\|><\|([a-z]{2})\|>", re.DOTALL
+)
 
 WORDS = {
     "en": "the old house stood by the river and nobody came before the spring of that year".split(),
@@ -45,12 +51,18 @@ def segments(tmp_path_factory):
     return path
 
 
+def parse_prompt(prompt):
+    """Text, target and source or None of a prompt."""
+    source, text, target = PROMPT.fullmatch(prompt).groups()
+    return unescape(text), target, source
+
+
 @settings(deadline=None)
 @given(TEXTS, st.sampled_from(list(LANGUAGES)), TEXTS, st.sampled_from([None, *LANGUAGES]))
-def test_format_and_parse_round_trip_even_if_the_text_contains_markers(text, target, translated, source):
+def test_the_format_round_trips_even_if_a_text_contains_markers(text, target, translated, source):
     prompt, completion = format_translation(text, target, translated, source)
-    assert parse_translation(prompt + completion) == (text, target, translated, source)
-    assert parse_translation(prompt) == (text, target, "", source)
+    assert parse_prompt(prompt) == (text, target, source)
+    assert completion.count(translation.STOP) == 1 and translation.parse_output(completion) == translated
 
 
 def test_the_format_is_the_published_one_with_the_language_as_the_first_token_of_the_translation():
@@ -141,9 +153,9 @@ def test_no_page_and_no_text_is_in_both_parts(segments):
     assert directions == {("en", "fr"), ("fr", "en"), ("en", "la"), ("la", "en")}
     assert translation.rows(TranslationData(**{**vars(data), "seed": 1}))["held_out"] != parts["held_out"]
     for row in parts["train"]:
-        text, target, translated, source = parse_translation(row["prompt"] + row["completion"])
-        assert (text, target, translated) == (row["text"], row["language"], row["translation"])
-        assert source in (None, row["source_language"])
+        text, target, source = parse_prompt(row["prompt"])
+        assert (text, target) == (row["text"], row["language"]) and source in (None, row["source_language"])
+        assert translation.parse_output(row["completion"]) == row["translation"]
     assert 0.3 < sum(row["prompt"].startswith("<|text_start|><|") for row in parts["train"]) / 120 < 0.7
 
 

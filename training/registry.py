@@ -197,7 +197,7 @@ def unpack(fetched: Fetched, languages: Iterable[str], folder: Path) -> dict[str
 
 
 def collect(languages: list[str], cache: Path, writer) -> dict:
-    """Write the text of the packages in some languages to a `corpus.CorpusWriter`, alternating between packages.
+    """Write the packages' text in some languages to a `corpus_builder.CorpusWriter`, alternating between packages.
 
     Returns:
         `sources`, the provenance and counts of each package, and `skipped`, unavailable packages with the reason.

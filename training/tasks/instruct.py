@@ -115,22 +115,6 @@ def format_instruct(messages: Sequence[dict[str, str]]) -> tuple[str, str]:
     return f"{''.join(turns)}{START}assistant\n", f"{escape(last['content'])}{END}"
 
 
-def parse_instruct(text: str) -> list[dict[str, str]]:
-    """Return the messages of a prompt and its completion.
-
-    Raises:
-        ValueError: If the text does not begin with a turn.
-    """
-    turns = text.split(START)
-    if turns.pop(0):
-        raise ValueError(f"no conversation: {text[:80]!r}")
-    messages = []
-    for turn in turns:
-        role, _, rest = turn.partition("\n")
-        messages.append({"role": role, "content": unescape(rest.partition(END)[0])})
-    return messages
-
-
 # Rows ---------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Literal
 
-import jiwer
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
@@ -52,19 +51,6 @@ def format_ocr(ocr: str, truth: str = "") -> tuple[str, str]:
     return f"{START}{escape(ocr)}{END}", f"{escape(truth)}{STOP}"
 
 
-def parse_ocr(text: str) -> tuple[str, str]:
-    """Return (OCR text, correction) of a prompt with or without its completion.
-
-    Raises:
-        ValueError: If the text does not begin with such a prompt.
-    """
-    before, opened, rest = text.partition(START)
-    ocr, closed, correction = rest.partition(END)
-    if before or not opened or not closed:
-        raise ValueError(f"no prompt of OCR correction: {text[:80]!r}")
-    return unescape(ocr), parse_correction(correction)
-
-
 def parse_correction(output: str) -> str:
     """Return the correction in a generated completion."""
     return unescape(output.partition(STOP)[0])
@@ -100,9 +86,8 @@ class OcrData:
         synthetic_rows: Number of training rows with synthetic OCR errors.
         clean_share: Number of rows whose text is already correct, as a fraction of the other rows; they teach the
             model not to correct what needs no correction.
-        copy_rows: Number of additional training rows of random words that are already correct. They come first if
-            training does not shuffle. A base model that does not copy yet learns it sooner from them than from
-            sentences.
+        copy_rows: Number of additional copy-task rows (random words, already correct), which come first unless
+            training shuffles. A base model that does not copy yet learns it sooner from them than from sentences.
         window: Maximum characters of a row's text.
         held_out: Fraction of each language's pages that is not trained on, by complete authors or works.
         held_out_rows: Maximum number of evaluation rows, including clean ones.
@@ -315,7 +300,7 @@ def _evenly(rows: list[dict], count: int) -> list[dict]:
 
 
 def score(rows: list[dict], outputs: list[str]) -> dict[str, Metric]:
-    """Compute the error rates of corrections; runs of whitespace count as one space (jiwer's distances).
+    """Compute the error rates of corrections; runs of whitespace count as one space, as in jiwer.
 
     Returns:
         `cer`, `wer`: edits per character and per word of the truth; `cer_uncorrected`, `wer_uncorrected`: the same for
@@ -325,11 +310,10 @@ def score(rows: list[dict], outputs: list[str]) -> dict[str, Metric]:
     counts = []
     for row, output in zip(rows, outputs, strict=True):
         truth, ocr, corrected = (" ".join(t.split()) for t in (row["truth"], row["ocr"], parse_correction(output)))
-        after, before = jiwer.process_characters(truth, corrected), jiwer.process_characters(truth, ocr)
-        words_after, words_before = jiwer.process_words(truth, corrected), jiwer.process_words(truth, ocr)
-        distances = [_edits(alignment) for alignment in (after, before, words_after, words_before)]
-        sizes = [len(after.references[0]), len(words_after.references[0])]
-        counts.append([*distances, *sizes, 0, 0] if row["kind"] != "clean" else [0] * 6 + [distances[0], sizes[0]])
+        edits = [Levenshtein.distance(truth, text) for text in (corrected, ocr)]
+        edits += [Levenshtein.distance(truth.split(), text.split()) for text in (corrected, ocr)]
+        sizes = [len(truth), len(truth.split())]
+        counts.append([*edits, *sizes, 0, 0] if row["kind"] != "clean" else [0] * 6 + [edits[0], sizes[0]])
     (after, before, words_after, words_before, size, words, added, clean_size) = np.array(counts).reshape(-1, 8).T
     metrics = {
         "cer": ratio(after, size),
@@ -339,10 +323,6 @@ def score(rows: list[dict], outputs: list[str]) -> dict[str, Metric]:
         "wer_uncorrected": ratio(words_before, words),
     }
     return metrics | ({"over_correction": ratio(added, clean_size)} if clean_size.any() else {})
-
-
-def _edits(alignment: jiwer.CharacterOutput | jiwer.WordOutput) -> int:
-    return alignment.substitutions + alignment.deletions + alignment.insertions
 
 
 # Use ----------------------------------------------------------------------------------------------

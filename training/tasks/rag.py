@@ -57,9 +57,8 @@ class RagData:
         max_quote_words: Maximum words of a quote.
         curriculum: Order training rows roughly from few and short sources to many and long ones; requires training
             without shuffling (training.finetune with shuffle: false).
-        copy_rows: Number of additional training rows of random words, which only copying answers. They come first if
-            training does not shuffle. A base model that does not copy yet learns it sooner from them than from
-            sentences.
+        copy_rows: Number of additional copy-task rows (random words), which come first unless training shuffles. A
+            base model that does not copy yet learns it sooner from them than from sentences.
         languages: ISO codes. Default: all eight.
         seed: Seed of the held-out split and of sampling.
     """
@@ -127,14 +126,11 @@ def _page_rows(data: RagData, languages: list[str]) -> tuple[list[dict], list[di
     """Return training, held-out and copy-task rows built from pages."""
     titled = passages(pages(data.path, languages), data.max_source_words, data.max_answer_words)
     groups = held_out_groups(((passage.language, passage.page) for passage in titled), data.held_out, data.seed)
-    parts = [p for p in titled if p.page not in groups], [p for p in titled if p.page in groups]
-    settings = {"rag_format": data.format, "max_quote_words": data.max_quote_words, "seed": data.seed}
-    shares = {name: getattr(data, name) for name in ("max_sources", "unanswerable", "two_source_share")}
-    counts = (data.train_rows, data.held_out_rows)
-    train, held_out = (list(make_rows(p, n, **shares, **settings)) for p, n in zip(parts, counts, strict=True))
-    copies = list(copy_rows(parts[0], data.copy_rows, **settings)) if data.copy_rows else []
+    train = [passage for passage in titled if passage.page not in groups]
+    held_out = [passage for passage in titled if passage.page in groups]
+    copies = list(copy_rows(train, data))
     random.Random(data.seed).shuffle(copies)
-    return train, held_out, copies
+    return list(make_rows(train, data.train_rows, data)), list(make_rows(held_out, data.held_out_rows, data)), copies
 
 
 # Metrics ------------------------------------------------------------------------------------------

@@ -193,16 +193,6 @@ def parse_answer(answer: str, rag_format: Format = "rag-0.1", blocks: dict[str, 
     return Response(parts, blocks or {}, malformed=len(_OPENED.findall(answer)) - citations)
 
 
-def parse_rag(text: str, rag_format: Format = "rag-0.1") -> tuple[str, dict[str, str], Response]:
-    """Return (question, sources, response) of a prompt followed by its completion.
-
-    Raises:
-        ValueError: If the text does not begin with such a prompt.
-    """
-    query, sources = parse_prompt(text, rag_format)
-    return query, sources, parse_completion(text.partition(PROMPT_END[rag_format])[2], rag_format)
-
-
 def _content(block: str, rag_format: Format) -> str:
     """Return a block without the line breaks next to its markers."""
     return block if rag_format == "rag-0.1" else block.removeprefix("\n").removesuffix("\n")

@@ -1,5 +1,7 @@
 """Rows of questions with sources: built from passages with BM25 distractors, or read from user-provided files."""
 
+from __future__ import annotations
+
 import hashlib
 import random
 import re
@@ -8,6 +10,7 @@ from dataclasses import replace
 from functools import cache
 from itertools import cycle, islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import bm25s
 import yaml
@@ -18,6 +21,9 @@ from .drills import jumbled
 from .rag_formats import Citation, Format, Response, format_rag, parse_answer
 from .rag_pages import Passage
 from .sources import read_user_files
+
+if TYPE_CHECKING:
+    from .rag import RagData
 
 POOL = 20  # distractors are sampled from this many best BM25 results
 CLAUSE_WORDS = 4  # minimum words of a shortened quote, which ends at a comma if there is one,
@@ -61,64 +67,51 @@ def neighbours(passages: list[Passage]) -> Callable[[Passage], list[Passage]]:
     return find
 
 
-def make_rows(
-    passages: list[Passage],
-    count: int,
-    *,
-    rag_format: Format,
-    max_sources: int,
-    unanswerable: float,
-    two_source_share: float,
-    max_quote_words: int,
-    seed: int,
-) -> Iterator[dict]:
+def make_rows(passages: list[Passage], count: int, data: RagData) -> Iterator[dict]:
     """Yield `count` rows, equally many per language; if passages are too few, they recur with other sources.
 
     Args:
-        passages: Passages of all languages, for questions and as distractors. Other arguments are fields of RagData.
+        passages: Passages of all languages, for questions and as distractors.
     """
+    counts = range(1, data.max_sources + 1)
     languages = sorted({passage.language for passage in passages}, key=list(LANGUAGES).index)
     for language in languages:
-        draw = random.Random(f"{seed}/{language}")
+        draw = random.Random(f"{data.seed}/{language}")
         candidates = [passage for passage in passages if passage.language == language]
         draw.shuffle(candidates)
         find = neighbours(candidates)
         for passage in islice(cycle(candidates), -(-count // len(languages))):
             distractors = find(passage)
-            number = draw.choices(range(1, max_sources + 1), [1 / n for n in range(1, max_sources + 1)])[0]
+            number = draw.choices(counts, [1 / n for n in counts])[0]
             subjects = [passage]
-            if draw.random() < two_source_share and distractors and max_sources > 1:
+            if draw.random() < data.two_source_share and distractors and data.max_sources > 1:
                 subjects.append(draw.choice(distractors))
-            answered = len(subjects) == 2 or draw.random() >= unanswerable or not distractors
+            answered = len(subjects) == 2 or draw.random() >= data.unanswerable or not distractors
             answering = subjects if answered else []
             pages = {subject.page for subject in subjects}
             others = [distractor for distractor in distractors if distractor.page not in pages]
             sources = [*answering, *draw.sample(others, max(0, min(len(others), number - len(answering))))]
             draw.shuffle(sources)
-            yield _passage_row(subjects, sources, rag_format, max_quote_words, draw)
+            yield _passage_row(subjects, sources, data, draw)
 
 
-def copy_rows(
-    passages: list[Passage], count: int, *, rag_format: Format, max_quote_words: int, seed: int
-) -> Iterator[dict]:
-    """Yield `count` copy-task rows, equally many per language: one source of random words, which only copying answers.
+def copy_rows(passages: list[Passage], data: RagData) -> Iterator[dict]:
+    """Yield copy-task rows, equally many per language: one source of random words, which only copying answers.
 
     A row has the page of one of its passages, and the licences of all passages that its words come from.
     """
     texts = ((passage.language, passage.text, passage) for passage in passages)
-    for _, samples, words, draw in jumbled(texts, count, seed):
+    for _, samples, words, draw in jumbled(texts, data.copy_rows, data.seed):
         end = draw.randint(*COPY_TITLE)
         title, answer = words[:end], words[end : end + draw.randint(*COPY_ANSWER)]
         title, answer = (" ".join(part).capitalize() for part in (title, answer))
         licences = " AND ".join(sorted({passage.license for passage in samples}))
         text = f"{title}\n{answer}."
         passage = replace(samples[0], title=title, text=text, answer=f"{answer}.", license=licences)
-        yield _passage_row([passage], [passage], rag_format, max_quote_words, draw)
+        yield _passage_row([passage], [passage], data, draw)
 
 
-def _passage_row(
-    subjects: list[Passage], sources: list[Passage], rag_format: Format, max_quote_words: int, draw: random.Random
-) -> dict:
+def _passage_row(subjects: list[Passage], sources: list[Passage], data: RagData, draw: random.Random) -> dict:
     """Return a row that asks about one or two subjects; it is a refusal unless all of them are among the sources."""
     ids = {source: str(n) for n, source in enumerate(sources, 1)}
     first, words = subjects[0], phrases()[subjects[0].language]
@@ -138,7 +131,7 @@ def _passage_row(
     parts: list[str | Citation] = [] if answered else [words["refusal"]]
     for subject in subjects if answered else []:
         parts += [f"{' ' if parts else ''}{subject.answer} "]
-        parts += [Citation(ids[subject], quote_of(subject.answer, max_quote_words))]
+        parts += [Citation(ids[subject], quote_of(subject.answer, data.max_quote_words))]
     blocks = {
         "language": LANGUAGES[first.language],
         "query_analysis": query,
@@ -151,7 +144,7 @@ def _passage_row(
     licences = " AND ".join(sorted({passage.license for passage in (*subjects, *sources)}))
     name = hashlib.sha256(repr((query, texts)).encode()).hexdigest()[:12]
     meta = {"id": f"{first.language}/{name}", "language": first.language, "source": first.page, "license": licences}
-    return row(meta, query, texts, Response(tuple(parts), blocks), rag_format)
+    return row(meta, query, texts, Response(tuple(parts), blocks), data.format)
 
 
 def row(meta: dict, query: str, sources: dict[str, str], response: Response, rag_format: Format) -> dict:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from .. import registry
 from ..config import InputError
-from ..corpus import CorpusConfig, build
+from ..data.corpus_builder import CorpusConfig, build
 from ..data.split import hash_fraction
 from ..files import atomic
 from ..registry import default_cache

