@@ -15,7 +15,6 @@ if not __package__:  # run by path; same as `python -m training.bench.train_step
     sys.path[0], __package__ = str(Path(__file__).resolve().parents[2]), "training.bench"
 
 import os
-import resource
 import shlex
 import sys
 import tempfile
@@ -39,7 +38,7 @@ from modeling_pleias import PleiasConfig, PleiasForCausalLM
 
 from ..compute import NextTokenLoss, compile_layers, compute_dtype, keep_memory
 from ..config import InputError, parse, program
-from ..environment import environment, hardware
+from ..environment import environment, hardware, peak_memory
 from ..files import write_json
 from ..guard import Guard, GuardConfig
 from ..metrics import flops_per_token, parameters, peak_flops
@@ -320,12 +319,8 @@ def take_turn(config: TrainStepBench, name: str) -> Turn:
     before = psutil.Process().memory_info().rss
     loss = CONTENDERS[name](job, clock)
     seconds = clock.seconds(config.warmup)
-    if job.device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated()
-        return Turn(seconds, loss, peak, peak)
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return Turn(seconds, loss, peak, peak - before)
+    peak = peak_memory(job.device)
+    return Turn(seconds, loss, peak, peak if job.device.type == "cuda" else peak - before)
 
 
 def products(config: TrainStepBench) -> dict[str, float]:
