@@ -14,6 +14,7 @@ if not __package__:  # run by path; same as `python -m training.evaluate`
 
     sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "training"
 
+import argparse
 import json
 import os
 import sys
@@ -172,15 +173,10 @@ def output(config: EvaluateConfig, run: Path | None) -> Path:
 
 def models_as_list(argv: list[str]) -> list[str]:
     """Join the values of all --model arguments into one list."""
-    models, rest, words = [], [], iter(argv)
-    for word in words:
-        if word == "--model":
-            models.append(next(words, ""))
-        elif word.startswith("--model="):
-            models.append(word.removeprefix("--model="))
-        else:
-            rest.append(word)
-    return rest + (["--model", json.dumps(models)] if models else [])
+    options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    options.add_argument("--model", action="append")
+    known, rest = options.parse_known_args(argv)
+    return rest + (["--model", json.dumps(known.model)] if known.model else [])
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -39,6 +39,11 @@ def identify(text: str) -> tuple[str, float]:
     return _identifier().classify(text)
 
 
+def letters(text: str) -> int:
+    """Count the letters of a text."""
+    return sum(map(str.isalpha, text))
+
+
 def paragraphs_in(language: str, paragraphs: list[str]) -> list[str]:
     """Return the paragraphs of a document without paragraphs in another of the eight languages.
 
@@ -47,7 +52,7 @@ def paragraphs_in(language: str, paragraphs: list[str]) -> list[str]:
     """
     remaining, native, foreign = [], 0, 0
     for paragraph in paragraphs:
-        if sum(map(str.isalpha, paragraph)) >= JUDGED_LETTERS:
+        if letters(paragraph) >= JUDGED_LETTERS:
             identified, confidence = identify(paragraph[:JUDGED_CHARACTERS])
             if identified != language and confidence >= FOREIGN_CONFIDENCE:
                 foreign += len(paragraph)
@@ -86,7 +91,7 @@ def languages_of(text: str) -> Languages:
     classified = foreign = 0
     for i in range(min(len(paragraphs), SAMPLED_PARAGRAPHS)):
         paragraph = paragraphs[int((i + 0.5) * step)][:JUDGED_CHARACTERS]
-        if sum(map(str.isalpha, paragraph)) >= JUDGED_LETTERS:
+        if letters(paragraph) >= JUDGED_LETTERS:
             identified, probability = identify(paragraph)
             classified += 1
             foreign += identified != language and probability >= FOREIGN_CONFIDENCE

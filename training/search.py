@@ -82,11 +82,7 @@ def mapped(path: Path) -> mmap.mmap | bytes:
 
 
 class IndexedBlock(Block):
-    """A block on disk, with its tokens and documents.
-
-    Args:
-        path: Path of its files, without their suffixes.
-    """
+    """A block on disk, with its tokens and documents; `path` has no suffix."""
 
     def __init__(self, path: Path):
         text, suffixes, before, tokens, self.path = (path.with_name(path.name + suffix) for suffix in BLOCK_FILES)
@@ -111,8 +107,7 @@ class IndexedBlock(Block):
         rows, first = np.unique(np.searchsorted(starts, positions, side="right") - 1, return_index=True)
         columns = ("identifier", "collection", "language", "license", "split", "shard")
         for row, position in zip(self.documents.take(rows).to_pylist(), positions[first].tolist(), strict=True):
-            where = {name: row[name] for name in ("collection", "identifier")}
-            decision = decide(row["license"], **where).decision
+            decision = decide(row["license"], collection=row["collection"], identifier=row["identifier"]).decision
             fields = {name: row[name] for name in columns}
             yield Document(**fields, decision=decision, position=position - row["start"])
 
@@ -257,25 +252,16 @@ def copied_characters(spans: list[Span], *, min_tokens: int = 0) -> int:
     return copied
 
 
-def copied_share(text: str, spans: list[Span], *, thresholds: Sequence[int] = THRESHOLDS) -> dict[int, float]:
-    """Return, per minimum length in tokens, the fraction of a text's characters in spans of at least that length.
+def copied_share(text: str, spans: list[Span]) -> dict[int, float]:
+    """Return, per threshold, the fraction of a text's characters in spans of at least that many tokens.
 
-    Args:
-        text: A text that is not empty.
-        spans: Spans of the text, found with a `min_tokens` of the smallest threshold or less.
-        thresholds: Minimum lengths.
+    The spans must be found with a `min_tokens` of the smallest threshold or less.
     """
-    return {length: copied_characters(spans, min_tokens=length) / len(text) for length in thresholds}
+    return {length: copied_characters(spans, min_tokens=length) / len(text) for length in THRESHOLDS}
 
 
 def findings(index: Index, text: str, spans: list[Span]) -> dict:
-    """Build the JSON report of a text: copied shares, spans, and the documents outside the open lists.
-
-    Args:
-        index: Index that was searched.
-        text: The text.
-        spans: Spans of the text, found with a `min_tokens` of the smallest threshold or less.
-    """
+    """Build the JSON report of a text: copied shares, spans, and the documents outside the open lists."""
     outside = {document.identifier: asdict(document) for span in spans for document in span.outside}
     return {
         "characters": len(text),

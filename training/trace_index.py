@@ -141,11 +141,7 @@ def plan(shards: list[Source], capacity: int) -> Iterator[list[Piece]]:
 
 
 class Decoder:
-    """Vectorised decoder from token ids to bytes.
-
-    Args:
-        tokens: Bytes of each token id.
-    """
+    """Vectorised decoder from token ids to bytes, given the bytes of each token id."""
 
     def __init__(self, tokens: list[bytes]):
         self.flat = np.frombuffer(b"".join(tokens), np.uint8)
@@ -189,14 +185,7 @@ def block_text(shards: list[Source], pieces: list[Piece], decode: Decoder) -> tu
 
 
 def write_block(path: Path, text: np.ndarray, begins: np.ndarray, documents: pa.Table) -> None:
-    """Write the files of a block, each atomically.
-
-    Args:
-        path: Path of the block, without a suffix.
-        text: Text, (bytes,) uint8.
-        begins: Mask of the token starts, (bytes,) bool.
-        documents: Table of DOCUMENTS_SCHEMA.
-    """
+    """Write the files of a block, each atomically; `path` has no suffix, and the arrays are those of `block_text`."""
     suffixes = suffix_array(text)
     arrays = text, suffixes, text[suffixes.astype(np.int64) - 1], np.packbits(begins)
     *array_files, documents_file = BLOCK_FILES

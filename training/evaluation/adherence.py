@@ -8,7 +8,7 @@ import numpy as np
 from ..config import InputError
 from ..generation import complete
 from ..intervals import Metric, ratio, ratios_by
-from ..language import JUDGED_LETTERS, identify
+from ..language import JUDGED_LETTERS, identify, letters
 from .models import Subject
 from .texts import CODE, Text, TextConfig, by_language, describe
 
@@ -38,11 +38,7 @@ class AdherenceConfig:
 def prompts(texts: list[Text], config) -> list[dict[str, str]]:
     """Return {"language", "prompt"} rows: beginnings of documents, then of later passages, until there are enough.
 
-    The language identifier must confirm the language of each.
-
-    Args:
-        texts: Documents.
-        config: Config of the task, with prompts and prompt_characters.
+    The language identifier must confirm the language of each. The config has prompts and prompt_characters.
 
     Raises:
         InputError: If there is no prompt.
@@ -71,12 +67,12 @@ def _beginning(text: str, start: int, characters: int) -> str:
     text = text.lstrip()
     end = text.rfind(" ", 0, characters + 1)
     prompt = text[:end].rstrip() if end > 0 and len(text) > characters else ""
-    return prompt if _letters(prompt) >= JUDGED_LETTERS else ""
+    return prompt if letters(prompt) >= JUDGED_LETTERS else ""
 
 
-def max_new_tokens(subject: Subject, texts: list[str], new_tokens: int) -> int:
+def max_new_tokens(subject: Subject, rows: list[dict], new_tokens: int) -> int:
     """Return the new tokens for which every prompt and its continuation fit the context length."""
-    longest = max(len(subject.tokenizer(prompt).input_ids) for prompt in texts)
+    longest = max(len(subject.tokenizer(row["prompt"]).input_ids) for row in rows)
     return max(1, min(new_tokens, subject.context - longest))
 
 
@@ -87,24 +83,20 @@ def spoken(subject: Subject, text: str) -> str:
     return text
 
 
-def continuations(subject: Subject, texts: list[str], config, title: str) -> list[str]:
-    """Generate a continuation of each prompt, without special tokens.
+def continuations(subject: Subject, rows: list[dict], config, title: str) -> list[dict]:
+    """Add a generated "continuation" of the prompt to each row, without special tokens.
 
-    Args:
-        subject: Model to generate with.
-        texts: Prompts.
-        config: Config of the task, with new_tokens and repetition_penalty.
-        title: Title of the progress bar.
+    The config has new_tokens and repetition_penalty.
     """
     outputs = complete(
         subject.model,
         subject.tokenizer,
-        texts,
-        max_new_tokens=max_new_tokens(subject, texts, config.new_tokens),
+        [row["prompt"] for row in rows],
+        max_new_tokens=max_new_tokens(subject, rows, config.new_tokens),
         repetition_penalty=config.repetition_penalty,
         progress=f"{subject.name}: {title}",
     )
-    return [spoken(subject, text) for text in outputs]
+    return [row | {"continuation": spoken(subject, text)} for row, text in zip(rows, outputs, strict=True)]
 
 
 class Adherence:
@@ -119,17 +111,17 @@ class Adherence:
 
     def measure(self, subject: Subject) -> dict:
         """Generate a continuation of every prompt."""
-        inputs = [row["prompt"] for row in self.rows]
-        texts = continuations(subject, inputs, self.config, "language adherence")
         return {
-            "continuations": [row | {"continuation": text} for row, text in zip(self.rows, texts, strict=True)],
-            "new_tokens": max_new_tokens(subject, inputs, self.config.new_tokens),
+            "continuations": continuations(subject, self.rows, self.config, "language adherence"),
+            "new_tokens": max_new_tokens(subject, self.rows, self.config.new_tokens),
         }
 
     def metrics(self, record: dict) -> dict[str, Metric]:
         """Return the fraction over all prompts, then by language; an empty continuation is in no language."""
         rows = record["continuations"]
-        correct = np.array([bool(row["continuation"].strip()) and in_language(row) for row in rows], float)
+        correct = [
+            bool(row["continuation"].strip()) and identify(row["continuation"])[0] == row["language"] for row in rows
+        ]
         total = np.ones(len(rows))
         return {"mean": ratio(correct, total), **ratios_by((row["language"] for row in rows), correct, total)}
 
@@ -141,7 +133,7 @@ class Adherence:
             [row["continuation"][i : i + size] for i in range(0, len(row["continuation"]), size)] for row in rows
         ]
         for i in range(max(map(len, segments), default=0)):
-            valid = np.array([len(parts) > i and _letters(parts[i]) >= size // 3 for parts in segments])
+            valid = np.array([len(parts) > i and letters(parts[i]) >= size // 3 for parts in segments])
             if valid.sum() >= len(rows) / 4:  # fewer are too few, and not representative
                 correct = [
                     bool(use) and identify(parts[i])[0] == row["language"]
@@ -154,12 +146,3 @@ class Adherence:
             "groups": {"characters into the continuation": positions},
             "examples": [examples[language] for language in dict.fromkeys(row["language"] for row in rows)],
         }
-
-
-def in_language(row: dict) -> bool:
-    """Return whether a continuation is identified as the language of its prompt."""
-    return identify(row["continuation"])[0] == row["language"]
-
-
-def _letters(text: str) -> int:
-    return sum(map(str.isalpha, text))

@@ -22,9 +22,7 @@ def with_interval(metric: Metric | float) -> dict | float:
 def compare(tasks: list, folders: dict[str, Path]) -> dict:
     """Return task -> metric -> {"values": {model: value}, "differences": {model: first minus model}}.
 
-    Args:
-        tasks: Tasks that were measured on every model.
-        folders: Results folder per model name; the others are compared with the first model.
+    The tasks must be measured on every model; `folders` has the results folder by model name.
     """
     content = {}
     for task in tasks:

@@ -47,22 +47,17 @@ class Memorisation:
 
     def measure(self, subject: Subject) -> dict:
         """Generate continuations; return each with its copied characters per length, and the copied passages."""
-        texts = continuations(subject, [row["prompt"] for row in self.rows], self.config, self.name)
-        rows, passages = [], []
-        for row, text in zip(self.rows, texts, strict=True):
+        rows, passages = continuations(subject, self.rows, self.config, self.name), []
+        for row in rows:
+            text = row["continuation"]
             spans = self.index.spans(text, min_tokens=min(THRESHOLDS)) if text.strip() else []
-            copied = {str(length): copied_characters(spans, min_tokens=length) for length in THRESHOLDS}
-            rows.append(row | {"continuation": text, "characters": len(text), "copied": copied})
+            row["characters"] = len(text)
+            row["copied"] = {str(length): copied_characters(spans, min_tokens=length) for length in THRESHOLDS}
             passages += [asdict(span) for span in spans]
         passages.sort(key=lambda span: -span["length"])
         outside = {document["identifier"]: document for span in passages for document in span["outside"]}
-        longest = passages[:LISTED]
-        return {
-            "continuations": rows,
-            "passages": len(passages),
-            "longest": longest,
-            "outside": list(outside.values()),
-        }
+        result = {"continuations": rows, "passages": len(passages)}
+        return result | {"longest": passages[:LISTED], "outside": list(outside.values())}
 
     def metrics(self, record: dict) -> dict[str, Metric | int]:
         """Return the copied fraction per minimum length, and the number of matched documents that are not open."""

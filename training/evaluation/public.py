@@ -40,7 +40,7 @@ class PublicConfig:
     """Benchmarks and settings of lm-evaluation-harness.
 
     Args:
-        benchmarks: Task names of lm-evaluation-harness. Defaults to PUBLIC: 7 families in the eight languages.
+        benchmarks: Task names of lm-evaluation-harness. Defaults to PUBLIC, in the eight languages.
         include_path: Folder with further YAML tasks.
         limit: Maximum examples per benchmark. Default: all.
         num_fewshot: Few-shot examples before each prompt. Defaults to the benchmark's own setting.

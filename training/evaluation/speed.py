@@ -10,7 +10,7 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
@@ -38,13 +38,20 @@ class SpeedConfig:
 
 
 @dataclass
-class _Arguments(SpeedConfig):
-    __doc__ = f"""{SpeedConfig.__doc__}    model: Model, as in training.evaluate.
+class _Arguments:
+    """Arguments of the separate process.
+
+    Args:
+        model: Model, as in training.evaluate.
         device: Torch device, such as cpu or cuda.
-        precision: auto, bf16 or fp32."""
-    model: str = ""
-    device: str = "cpu"
-    precision: str = "auto"
+        precision: bf16 or fp32.
+        speed: Workload.
+    """
+
+    model: str
+    device: str
+    precision: str
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
 
 
 @torch.no_grad()
@@ -96,7 +103,8 @@ class Speed:
         """Return the result of `timed`."""
         print(f"{subject.name}: speed", file=sys.stderr)
         precision = {torch.bfloat16: "bf16", torch.float32: "fp32"}[subject.dtype]
-        options = {**self.settings, "model": subject.reference, "device": str(subject.device), "precision": precision}
+        options = {f"speed.{name}": value for name, value in self.settings.items()}
+        options |= {"model": subject.reference, "device": str(subject.device), "precision": precision}
         arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         done = subprocess.run(
             [sys.executable, "-m", __name__, *arguments], capture_output=True, text=True, check=False
@@ -125,8 +133,7 @@ def main() -> None:
     """Run `python -m training.evaluation.speed`, which training.evaluate starts: print the measurement as JSON."""
     arguments = parse(_Arguments, description="Time prefill and decode of one model.")
     subject = Subject(arguments.model, device=arguments.device, precision=arguments.precision)
-    config = SpeedConfig(arguments.prompt_tokens, arguments.new_tokens, arguments.rounds)
-    print(json.dumps(timed(subject, config)))
+    print(json.dumps(timed(subject, arguments.speed)))
 
 
 if __name__ == "__main__":

@@ -141,9 +141,14 @@ def _text_files(path: Path) -> Iterator[Text]:
         yield Text(name, languages[0] if languages else identify(text)[0], "", "", text)
 
 
+def _rows(path: Path, columns: list[str]) -> Iterator[dict]:
+    """Yield the documents of a corpus with "" for missing values."""
+    for row in read_documents(path, columns=columns):
+        yield {name: value or "" for name, value in row.items()}
+
+
 def _parquet(path: Path) -> Iterator[Text]:
-    for row in read_documents(path, columns=COLUMNS):
-        row = {name: value or "" for name, value in row.items()}
+    for row in _rows(path, COLUMNS):
         yield Text(row["identifier"], _language(row), row["collection"], register(row), row["text"])
 
 

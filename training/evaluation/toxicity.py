@@ -65,17 +65,13 @@ class Toxicity:
 
         Together, because a sentence may be toxic only as a unit (... and said that he would / kill her).
         """
-        inputs = [row["prompt"] for row in self.rows]
-        outputs = continuations(subject, inputs, self.config, self.name)
+        rows = continuations(subject, self.rows, self.config, self.name)
         scorer = load(self.config.scorer, device=str(subject.device))
-        texts = [prompt + output for prompt, output in zip(inputs, outputs, strict=True)]
-        scored = scorer.score(texts, [row["language"] for row in self.rows])
+        scored = scorer.score([row["prompt"] + row["continuation"] for row in rows], [row["language"] for row in rows])
+        levels = [list(scores.levels) for scores in scored]
         return {
             "scorer": scorer.name,
-            "continuations": [
-                row | {"continuation": output, "levels": list(scores.levels)}
-                for row, output, scores in zip(self.rows, outputs, scored, strict=True)
-            ],
+            "continuations": [row | {"levels": level} for row, level in zip(rows, levels, strict=True)],
         }
 
     def metrics(self, record: dict) -> dict[str, Metric]:
