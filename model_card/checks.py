@@ -46,11 +46,11 @@ class Checks:
     """Collect checks and print the result of each."""
 
     def __init__(self):
-        self.made: list[Check] = []
+        self.results: list[Check] = []
 
     def add(self, part: str, name: str, figure: str, passed: bool, **values) -> None:
         """Record a check and print its line."""
-        self.made.append(Check(part, name, figure, bool(passed), values))
+        self.results.append(Check(part, name, figure, bool(passed), values))
         print(f"{'pass' if passed else 'FAIL'}  {part:9} {name:62} {figure}", flush=True)
 
     def equal(self, part: str, name: str, actual: list, expected: list, **values) -> None:
@@ -65,7 +65,7 @@ class Checks:
 
     def to_json(self) -> list[dict]:
         """Return the checks as release.json stores them."""
-        return [asdict(check) for check in self.made]
+        return [asdict(check) for check in self.results]
 
     def raise_on_failure(self) -> None:
         """Stop the release if a check failed.
@@ -73,7 +73,7 @@ class Checks:
         Raises:
             ReleaseError: If a check failed; the message lists the failed checks.
         """
-        failed = [f"{check.part}: {check.name} ({check.figure})" for check in self.made if not check.passed]
+        failed = [f"{check.part}: {check.name} ({check.figure})" for check in self.results if not check.passed]
         if failed:
             raise ReleaseError(f"No release was made, because a check failed: {'; '.join(failed)}.")
 

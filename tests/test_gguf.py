@@ -48,7 +48,7 @@ def exported(reference, fp32, released, tmp_path_factory):  # noqa: F811
     folder, collected = tmp_path_factory.mktemp("release") / "gguf", checks.Checks()
     formats = list(release.GGUF_FORMATS)
     gguf_files.write_and_check(collected, reference, fp32, released / "llama", folder, formats=formats, **ABOUT)
-    return folder, collected.made
+    return folder, collected.results
 
 
 def test_a_good_file_passes_every_check(exported):
@@ -109,7 +109,7 @@ def test_the_file_describes_the_model(exported, released):  # noqa: F811
 def failed_checks(reference, fp32, variant, folder, **faults) -> list[str]:
     collected = checks.Checks()
     gguf_files.write_and_check(collected, reference, fp32, variant, folder, formats=["BF16"], **ABOUT, **faults)
-    return [check.name for check in collected.made if not check.passed]
+    return [check.name for check in collected.results if not check.passed]
 
 
 def test_queries_and_keys_in_the_wrong_order_are_detected(reference, fp32, released, tmp_path):  # noqa: F811

@@ -255,9 +255,9 @@ def test_a_fault_fails_its_check(released, reference, tmp_path, flavour, faults)
     folder = shutil.copytree(released / flavour, tmp_path / flavour)
     for fault in faults:
         fault(folder)
-    made = checks.Checks()
-    checks.check_flavour(made, reference, folder)
-    assert set(faults.values()) <= {check.name for check in made.made if not check.passed}
+    collected = checks.Checks()
+    checks.check_flavour(collected, reference, folder)
+    assert set(faults.values()) <= {check.name for check in collected.results if not check.passed}
 
 
 @pytest.mark.slow
@@ -410,10 +410,10 @@ def test_an_export_writes_the_text_of_torch_without_torch(released, reference, t
 
     exports.export(released / "llama", tmp_path / format, format=format)
     fp32 = Fp32(reference, score_tokens=8)
-    made = checks.Checks()
-    exports.check_export(made, fp32, tmp_path / format, format=format)
-    assert [check.passed for check in made.made] == [True, True]
-    assert made.made[1].values == {"equal": 8, "of": 8, "gaps": {}}
+    collected = checks.Checks()
+    exports.check_export(collected, fp32, tmp_path / format, format=format)
+    assert [check.passed for check in collected.results] == [True, True]
+    assert collected.results[1].values == {"equal": 8, "of": 8, "gaps": {}}
     # Reading in two steps, the second with a past, gives the logits of reading at once; another past does not.
     session, ids = exports.SESSIONS[format](tmp_path / format), fp32.prompts["fr"]
     logits = session.read(ids).copy()

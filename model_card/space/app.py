@@ -179,9 +179,10 @@ def build(model, name: str) -> gr.Blocks:
 def main() -> None:
     """`python app.py`: see the docstring of this file."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--model", default=os.environ.get("MODEL", "PleIAs/Pleias-1.2b-Preview"))
+    default = os.environ.get("MODEL", "PleIAs/Pleias-1.2b-Preview")
+    parser.add_argument("--model", default=default, help="Folder, name on the Hub or GGUF file. Default: %(default)s.")
     parser.add_argument("--trust_remote_code", action="store_true", help="Run the code in the model's folder.")
-    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--port", type=int, default=7860, help="Port of the app. Default: 7860.")
     args = parser.parse_args()
     is_gguf = args.model.endswith(".gguf")
     model = Gguf(args.model) if is_gguf else Torch(args.model, trust_remote_code=args.trust_remote_code)
