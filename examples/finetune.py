@@ -1,4 +1,4 @@
-"""Full fine-tuning with TRL: train on prompt and completion pairs, and save a folder that loads with from_pretrained.
+"""Full fine-tuning with TRL in a few lines: prompt and completion in, a folder that loads out.
 
 python examples/finetune.py runs/demo/model runs/capitals
 """
@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
-import modeling_pleias  # noqa: F401  (registers the model classes with transformers)
+import modeling_pleias  # noqa: F401  (registers the model with transformers)
 
 base, out = sys.argv[1:3]
 CAPITALS = {"France": "Paris", "Spain": "Madrid", "Italy": "Rome", "Portugal": "Lisbon", "Germany": "Berlin"}
@@ -17,7 +17,7 @@ data = Dataset.from_list(
     [{"prompt": f"The capital of {country} is", "completion": f" {city}."} for country, city in CAPITALS.items()]
 )
 
-# Pass a model, not a path: for a path, TRL searches transformers for the model class, which does not contain Pleias.
+# TRL is handed a model, not a path: it looks a path's class up in transformers alone, where Pleias does not stand.
 model = AutoModelForCausalLM.from_pretrained(base, dtype="float32")
 trainer = SFTTrainer(
     model=model,

@@ -42,6 +42,7 @@ def supervised(base_model, tokenizer, tmp_path, rows=ROWS, candidates=None, **ar
         train_dataset=Dataset.from_list([{column: row[column] for column in columns} for row in rows]),
         processing_class=tokenizer,
         order=list(range(len(rows))),
+        replay=None,
         dtype=torch.float32,
         candidates=candidates,
     )
@@ -172,7 +173,7 @@ def test_candidates_are_the_batchs_tokens_the_most_frequent_ones_and_a_weighted_
     assert first.log_weight == pytest.approx(math.log(995 / 2))
     assert first.ids.tolist() != second.ids.tolist()
     for size in (3, 0, 1000):
-        with pytest.raises(InputError, match=f"candidates {size} must be an even number below the vocabulary's 1000"):
+        with pytest.raises(InputError, match=f"candidates must be even and below the vocabulary's 1000, got {size}"):
             Draw([[5]], size, 1000)
 
 

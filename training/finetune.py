@@ -71,9 +71,9 @@ class Run:
         self.base_files = model_sha256(self.base_folder)
         self.tokenizer = base.open_tokenizer(self.base_folder)
         self.model = base.open_model(self.base_folder, torch.float32)
-        self.stop_id = self.tokenizer.convert_tokens_to_ids(self.task.DECODING["stop"])
-        if config.task == "instruct":
-            self.tokenizer = self.task.with_template(self.tokenizer)
+        self.stop_id, self.turn_end = self.tokenizer.convert_tokens_to_ids(self.task.DECODING["stop"]), None
+        if config.task == "instruct":  # the end-of-text token alone does not end a turn
+            self.tokenizer, self.turn_end = self.task.with_template(self.tokenizer), self.stop_id
         context = self.model.config.max_position_embeddings
         self.max_length = config.max_length or context
         context = self.model.config.max_position_embeddings = max(self.max_length, context)
@@ -87,10 +87,6 @@ class Run:
         self.best = measures.Best(self.folder / "best", higher_is_better=self.task.HIGHER_IS_BETTER)
         self.result = self.folder / "eval" / f"{config.task}.json"
         self.record = RunRecord(config, main=self.main)
-
-    def shipped(self, model: PreTrainedModel) -> PreTrainedModel:
-        """Return a copy of the model in training as it is saved. In conversations, the end of a turn ends the text."""
-        return measures.shipped(model, self.task, self.stop_id if self.config.task == "instruct" else None)
 
 
 def finetune(config: FinetuneConfig) -> None:
@@ -218,7 +214,8 @@ def start_record(run: Run, identity: dict) -> None:
 
 def complete_with_base(run: Run, name: str, rows: list[dict]) -> list[str]:
     """Return the base model's completions of rows, from answers/NAME.json if an earlier session wrote them."""
-    path, key = run.folder / "answers" / f"{name}.json", completions_key(run, rows)
+    path = run.folder / "answers" / f"{name}.json"
+    key = fingerprint([run.base_files, str(run.dtype), spelt(run.decoding), [row["prompt"] for row in rows]])
     if path.is_file() and (saved := read_json(path))["of"] == key:
         return saved["value"]
     model = base.open_model(run.base_folder, run.dtype).to(run.device)
@@ -226,11 +223,6 @@ def complete_with_base(run: Run, name: str, rows: list[dict]) -> list[str]:
     if run.main:
         write_json(path, {"of": key, "value": completions})
     return completions
-
-
-def completions_key(run: Run, rows: list[dict]) -> str:
-    """Return a hash of everything that the base model's completions depend on."""
-    return fingerprint([run.base_files, str(run.dtype), spelt(run.decoding), [row["prompt"] for row in rows]])
 
 
 def spelt(decoding: dict) -> dict:
@@ -306,7 +298,7 @@ def train(run: Run, trainer: Trainer, selection_rows: list[dict], earlier: Check
 
 def evaluate(run: Run, rows: list[dict], log: MetricsLog | None, model: PreTrainedModel, step: int) -> str:
     """Compute the task's metrics, save the weights if they are the best, and return a message."""
-    copy = run.shipped(model)
+    copy = measures.shipped(model, run.task, run.turn_end)
     outputs = measures.answers(to_compute(copy, run.device, run.dtype), run.tokenizer, rows, run.decoding)
     metrics = {name: finite(measures.value(metric)) for name, metric in run.task.score(rows, outputs).items()}
     name, value = next(iter(metrics.items()))
@@ -321,7 +313,7 @@ def evaluate(run: Run, rows: list[dict], log: MetricsLog | None, model: PreTrain
 def write_model(run: Run, trainer: Trainer) -> None:
     """Write model/: the best weights, or the last ones if none were evaluated during training."""
     folder = run.folder / "model"
-    last = None if run.config.measure.steps else run.shipped(trainer.model)
+    last = None if run.config.measure.steps else measures.shipped(trainer.model, run.task, run.turn_end)
     if run.main and last:
         save_model(last, run.tokenizer, folder)
     elif run.main:
@@ -338,7 +330,8 @@ def write_results(
 ) -> None:
     """Write manifests/, eval/TASK.json, loss.png and the tuned model's completions, and print the comparison."""
     config, rows, model_folder = run.config, comparison.rows, run.folder / "model"
-    write_json(run.folder / "answers" / "after.json", {"of": completions_key(run, rows), "value": after})
+    key = read_json(run.folder / "answers" / "before.json")["of"]  # completions of the same prompts
+    write_json(run.folder / "answers" / "after.json", {"of": key, "value": after})
     manifests = {config.task: account.manifest(parts[config.task], comparison, model_folder)}
     if "replay" in parts:
         manifests["replay"] = account.manifest(parts["replay"], None, model_folder, path=config.replay.path)

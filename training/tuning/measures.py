@@ -90,11 +90,11 @@ class Best:
         path = self.folder / "best.json"
         return read_json(path) if path.is_file() else None
 
-    def beaten_by(self, figure: float | None) -> bool:
+    def beaten_by(self, score: float | None) -> bool:
         """Return whether a value is at least as good as the saved one, whose weights were trained for fewer steps.
 
         An undefined value (None) is as good as another undefined one, and better than no saved weights.
         """
         if (saved := self.facts) is None or saved["value"] is None:
             return True
-        return figure is not None and self.sign * figure >= self.sign * saved["value"]
+        return score is not None and self.sign * score >= self.sign * saved["value"]

@@ -17,7 +17,6 @@ from trl import DPOTrainer, GRPOTrainer, SFTTrainer
 from .. import checkpoint
 from ..config import InputError
 from ..loss import LinearCrossEntropy
-from ..metrics import MetricsLog
 from ..optimizer import OptimizerConfig, build
 from ..sampled import Candidates, SampledCrossEntropy
 from ..stopping import StopSignal
@@ -85,20 +84,12 @@ class Supervised(Whole, SFTTrainer):
 
     Args:
         order: Indices of the examples of each step in turn, replay text after the rows of `train_dataset`.
-        replay: Pretraining text, if any.
+        replay: Pretraining text, or None.
         dtype: Dtype of the loss's matmuls.
-        candidates: Size of the vocabulary sample for the loss on CPUs. Default: the full vocabulary.
+        candidates: Size of the vocabulary sample for the loss on CPUs; None for the full vocabulary.
     """
 
-    def __init__(
-        self,
-        *args,
-        order: list[int],
-        replay: Examples | None = None,
-        dtype: torch.dtype,
-        candidates: int | None = None,
-        **kwargs,
-    ):
+    def __init__(self, *args, order: list[int], replay: Examples | None, dtype, candidates: int | None, **kwargs):
         super().__init__(*args, **kwargs)
         rows = append_replay(self.train_dataset, replay) if replay else self.train_dataset
         self.train_dataset = rows.select(order)
@@ -134,7 +125,7 @@ class Draw:
 
     def __init__(self, sequences: list[list[int]], size: int, vocab_size: int):
         if size % 2 or not 0 < size < vocab_size:
-            raise InputError(f"candidates {size} must be an even number below the vocabulary's {vocab_size}.")
+            raise InputError(f"candidates must be even and below the vocabulary's {vocab_size}, got {size}.")
         counts = np.zeros(vocab_size, dtype=np.int64)
         for ids in sequences:
             np.add.at(counts, ids, 1)
@@ -189,21 +180,13 @@ class Around(TrainerCallback):
 
     Args:
         title: Title of the progress bar.
-        log: metrics.jsonl on the main process, None on others.
+        log: MetricsLog on the main process, None on others.
         accelerator: The trainer's accelerator.
         every: Steps between two evaluations; None for no evaluation.
         measure: Evaluation, called on every process with the model and the number of steps done; returns a message.
     """
 
-    def __init__(
-        self,
-        title: str,
-        log: MetricsLog | None,
-        accelerator: Accelerator,
-        *,
-        every: int | None,
-        measure: Callable[[PreTrainedModel, int], str],
-    ):
+    def __init__(self, title: str, log, accelerator: Accelerator, *, every: int | None, measure: Callable):
         self.title, self.log, self.accelerator = title, log, accelerator
         self.every, self.measure = every, measure
         self.stop, self.stopped = StopSignal(), None
