@@ -318,5 +318,5 @@ def test_a_run_without_an_account_of_its_text_is_refused(run, tmp_path):
     with pytest.raises(ReleaseError, match="names no shards whose manifest names its sources"):
         read_run(Run(tmp_path))
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({**settings, "data": {"folder": "gone"}}))
-    with pytest.raises(ReleaseError, match="gone/shards/manifest.json is not there"):
+    with pytest.raises(ReleaseError, match="gone/shards/manifest.json does not exist"):
         read_run(Run(tmp_path))
