@@ -270,7 +270,6 @@ def write_card(out: Path, part: str, command: str, **options) -> None:
 
     runs = [row["name"] for row in read_json(sources["lineage"])["runs"]]
     curves = [name for name in (f"runs/{run}/loss.png" for run in runs) if (folder / name).is_file()]
-    mixtures = [corpus["mixture"] for corpus in read_json(sources["facts"])["corpora"] if corpus["mixture"]]
     samples = read_json(optional["samples"])["samples"] if "samples" in sources else []
     names = {
         **{"part": part, "formats": FORMATS, "language_names": LANGUAGE_NAMES, "purposes": PURPOSES, "terms": terms},
@@ -278,7 +277,6 @@ def write_card(out: Path, part: str, command: str, **options) -> None:
         "summary": (folder / "public_summary.md").is_file(),
         "exported": [run for run in runs if (folder / "runs" / run).is_dir()],
         "curves": curves if len(curves) < 3 else curves[:1],
-        "repeated": any(rule["epochs"] > 1 for mixture in mixtures for rule in mixture["rules"]),
         "fence": fence(text for sample in samples for text in sample.values()),
     }
     write(folder, HERE / "template.md", sources, head, command, **names)

@@ -103,7 +103,7 @@ def origin(config: dict, sessions: list[dict]) -> str:
 
 
 def lineage(run: Run) -> dict:
-    """Return the content of lineage.json: the runs that made a model, the oldest first, with what each cost.
+    """Return the content of lineage.json: the runs that the weights come from, oldest first, with the cost of each.
 
     A number that is not recorded is None. `origin` is that of `origin`, or `average` for the mean of two models.
     """
@@ -204,7 +204,6 @@ def of_corpus(corpus: dict) -> dict:
         "synthetic": synthetic(corpus),
         "own_data": corpus.get("own_data", False),
         "fingerprint": corpus["fingerprint"],
-        "mixture": mixture(corpus),
     }
 
 
@@ -225,16 +224,17 @@ def distinct_rows(corpora: list[dict]) -> list[dict]:
 
     Mixtures of one corpus choose documents by one hash, so the smaller share of a row is part of the larger. The
     largest count of a row is taken, divided by how often its mixture repeats a document at most: a lower bound, and
-    exact if the mixture repeats none.
+    `exact` if the mixture repeats none and treats the documents of a row alike.
     """
     counts: dict[tuple, dict] = {}
     for corpus in corpora:
-        made = (corpus.get("sources") or {}).get("mixture") or {}
-        rules = (made.get("mixtures") or {}).get(made.get("name"), [])
-        origin = json.dumps(made["files"], sort_keys=True) if made else corpus["fingerprint"]
+        recipe = (corpus.get("sources") or {}).get("mixture") or {}
+        rules = (recipe.get("mixtures") or {}).get(recipe.get("name"), [])
+        origin = json.dumps(recipe["files"], sort_keys=True) if recipe else corpus["fingerprint"]
         for row in training_rows(corpus):
             times = repetitions(row, rules)
             count = {column: row[column] for column in COLUMNS} | {key: row[key] // times for key in MEASURES}
+            count["exact"] = times == 1
             key = (origin, *(row[column] for column in COLUMNS))
             counts[key] = max(counts.get(key, count), count, key=lambda count: count["documents"])
     return list(counts.values())
@@ -244,19 +244,8 @@ def text_of(corpora: list[dict]) -> dict:
     """Return the training text of all stages by language and by licence, each document counted once."""
     rows = distinct_rows(corpora)
     tables = {f"by_{column}": table(rows, column) for column in ("language", "license")}
-    return {"train": total(rows), **tables, "not_open": not_open(rows, corpora)}
-
-
-def mixture(corpus: dict) -> dict | None:
-    """Return how a corpus was mixed from a larger one (training.mixture), according to its sources.json, or None."""
-    made = (corpus.get("sources") or {}).get("mixture")
-    if not made:
-        return None
-    rules = []
-    for rule in made["mixtures"].get(made["name"], []):  # held-out text has no rules
-        patterns = [f"{key} {value}" for key, value in rule.items() if key != "epochs" and value not in (None, "*")]
-        rules.append({"documents": ", ".join(patterns), "epochs": rule["epochs"]})
-    return {"name": made["name"], "held_out": made["held_out"], "files": len(made["files"]), "rules": rules}
+    exact = all(row["exact"] for row in rows)
+    return {"train": total(rows), "exact": exact, **tables, "not_open": not_open(rows, corpora)}
 
 
 def left_out(corpus: dict) -> list[dict]:
@@ -319,7 +308,7 @@ def by_name(command: str) -> str:
 
 
 def commands(data: list[dict], own: list[str | None]) -> list[str]:
-    """Return the recorded commands that repeat a run, in order.
+    """Return the recorded commands of a run and of its data, in order.
 
     Args:
         data: data.json.

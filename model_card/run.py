@@ -146,6 +146,6 @@ class Run:
 
     @cached_property
     def lineage(self) -> list["Run"]:
-        """The runs that made this model, each once: the oldest first, this one last."""
+        """The runs that the weights come from, each once: the oldest first, this one last."""
         runs = {run.folder.resolve(): run for parent in self.parents for run in parent.lineage}
         return [*runs.values(), self]

@@ -142,16 +142,16 @@ def check_results(entry: dict) -> Iterator[str]:
     if not entry.get("name") or not entry.get("results"):
         yield "model-index: an entry has no name or no results"
     for i, result in enumerate(entry.get("results", [])):
-        where = f"model-index, result {i + 1}"
+        prefix = f"model-index, result {i + 1}"
         if (result.get("task") or {}).get("type") not in LISTS["pipeline_tags"]:
-            yield f"{where}: task.type is not one of the Hub's pipeline tags"
+            yield f"{prefix}: task.type is not one of the Hub's pipeline tags"
         dataset = result.get("dataset") or {}
         if not dataset.get("type") or not dataset.get("name"):
-            yield f"{where}: dataset needs type and name"
+            yield f"{prefix}: dataset needs type and name"
         for metric in result.get("metrics") or [{}]:
             value = metric.get("value")
             if not metric.get("type") or not isinstance(value, int | float) or value != value:
-                yield f"{where}: a metric needs type and a number as value"
+                yield f"{prefix}: a metric needs type and a number as value"
 
 
 def anchors(body: str) -> set[str]:

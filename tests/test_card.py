@@ -10,7 +10,7 @@ import yaml
 
 from model_card import card, flavours, provenance, release, run_files, validate
 from model_card import run as run_module
-from model_card.facts import base_of, distinct_rows, facts, lineage, mixture, spent
+from model_card.facts import base_of, distinct_rows, facts, lineage, spent
 from model_card.files import ReleaseError, portable, read_config, read_json, sha256, verify_sums, write_json
 from model_card.run import Run
 from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
@@ -350,7 +350,7 @@ def test_the_loss_curve_is_shown_if_it_exists(folder):
 
 def test_the_last_samples_are_on_the_card_unedited(dist):
     text = (dist / "llama" / "README.md").read_bytes().decode()
-    assert "Greedy continuations with repetition penalty 1.2, unedited and none left out:" in text
+    assert "Greedy continuations with repetition penalty 1.2, unedited and complete:" in text
     for name, written in (("English", WRITTEN["en"]), ("French", WRITTEN["fr"]), ("Latin", "")):
         assert f'{name}, after "Rex 7":\n{written}\n\n' in text
     assert "\n`````text\nEnglish" in text and "early" not in text
@@ -399,24 +399,24 @@ def test_the_commands_that_built_the_data_are_listed_before_the_run_s(dist, tiny
     assert derived["commands"] == [shards, "python -m training.pretrain --config tiny"]
     assert derived["corpora"][0]["fingerprint"] == manifest["fingerprint"]
     text = (dist / "llama" / "README.md").read_text(encoding="utf-8")
-    assert "[`facts.json`](evidence/facts.json) lists the commands that repeat them, in order" in text
+    assert "[`facts.json`](evidence/facts.json) lists the recorded commands, in order" in text
     assert "Command of the last run: `python -m training.pretrain --config tiny` at commit" in text
 
 
-def mixed(rows: list[tuple], rules: list[dict], files: str = "0", name: str = "base") -> dict:
+def mixed(rows: list[tuple], rules: list[dict], files: str = "0") -> dict:
     """An entry of data.json: rows of (language, collection, documents) of a mixture of the corpus `files`."""
     account = [
         {"split": "train", "language": language, "license": "CC0-1.0", "collection": collection}
         | {"documents": count, "bytes": 100 * count, "tokens": 10 * count}
         for language, collection, count in rows
     ]
-    made = {"name": name, "files": {"a.parquet": files}, "held_out": 0.01, "command": "/a/b/mix --it"}
+    made = {"name": "base", "files": {"a.parquet": files}, "held_out": 0.01, "command": "/a/b/mix --it"}
     made["mixtures"] = {"base": rules, "anneal": []}
     sources = {"sources": ["../shared/corpus"], "mixture": made}
-    return {"stages": [name], "fingerprint": name, "account": account, "sources": sources, "curation": None}
+    return {"stages": ["base"], "fingerprint": files, "account": account, "sources": sources, "curation": None}
 
 
-def test_a_mixture_of_a_folder_that_names_no_sources_is_recorded_with_its_rules_and_its_command(dist, tmp_path):
+def test_a_mixture_of_a_folder_that_names_no_sources_is_recorded_with_its_command(dist, tmp_path):
     out = shutil.copytree(dist, tmp_path / "tiny")
     rules = [{"epochs": 0.3, "language_type": "Code", "collection": None, "license": "*"}]
     for part in ("custom", "llama"):
@@ -425,11 +425,9 @@ def test_a_mixture_of_a_folder_that_names_no_sources_is_recorded_with_its_rules_
         write_json(out / part / "evidence" / "data.json", data)
     card.write_cards(out, "")
     derived = read_json(out / "llama" / "evidence" / "facts.json")
-    stated = {"name": "base", "held_out": 0.01, "files": 1}
-    assert derived["corpora"][0]["mixture"] == stated | {"rules": [{"documents": "language_type Code", "epochs": 0.3}]}
+    assert read_json(out / "llama" / "evidence" / "data.json")[0]["sources"]["mixture"]["mixtures"]["base"] == rules
     assert derived["commands"][0] == "mix --it"
     assert validate.validate(out / "llama", run=False) == []
-    assert mixture(mixed([], rules, name="held_out"))["rules"] == []
 
 
 def test_a_document_of_several_mixtures_is_counted_once():
@@ -441,8 +439,9 @@ def test_a_document_of_several_mixtures_is_counted_once():
         {"language": "French", "epochs": 2.0},
     ]
     other = mixed([("English", "Novels", 7)], [], files="1")
-    counts = [(row["language"], row["documents"], row["tokens"]) for row in distinct_rows([base, more, other])]
-    assert counts == [("English", 100, 1000), ("French", 100, 1000), ("English", 7, 70)]
+    rows = distinct_rows([base, more, other])
+    counts = [(row["language"], row["documents"], row["tokens"], row["exact"]) for row in rows]
+    assert counts == [("English", 100, 1000, True), ("French", 100, 1000, False), ("English", 7, 70, True)]
 
 
 def test_a_table_of_the_card_adds_up_its_smallest_rows(dist, tmp_path):

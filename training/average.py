@@ -19,27 +19,15 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM
 
 import modeling_pleias  # noqa: F401 (registers the model classes)
 
 from .config import InputError, program
 from .files import model_sha256, write_json
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 # Equal tensors mean the same function only if these settings are equal, too.
 SETTINGS = ("num_attention_heads", "num_key_value_heads", "rms_norm_eps", "rope_parameters", "tie_word_embeddings")
-
-
-def load(folder: Path, dtype: torch.dtype | str) -> PreTrainedModel:
-    """Load the causal language model of a folder.
-
-    Raises:
-        InputError: If the folder contains no model.
-    """
-    if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} is not a model folder: it has no config.json.")
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
 
 
 @torch.no_grad()
@@ -47,29 +35,32 @@ def average(folders: tuple[Path, Path], out: Path, command: str) -> None:
     """Write the mean of the models in two folders to a new folder.
 
     Raises:
-        InputError: If `out` exists, or the models differ in architecture or tokenizer.
+        InputError: If a folder contains no model, `out` exists, or architecture or tokenizer differ.
     """
     if out.exists():
         raise InputError(f"{out} exists: delete it, or use another --out.")
-    first, second = (load(folder, torch.float32) for folder in folders)
-    weights, others = first.state_dict(), second.state_dict()
+    for folder in folders:
+        if not (folder / "config.json").is_file():
+            raise InputError(f"{folder} is not a model folder: it has no config.json.")
+    models = [AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for folder in folders]
+    weights, others = (model.state_dict() for model in models)
     shapes = [{name: tensor.shape for name, tensor in tensors.items()} for tensors in (weights, others)]
-    if shapes[0] != shapes[1] or any(getattr(first.config, key) != getattr(second.config, key) for key in SETTINGS):
+    settings = [[getattr(model.config, key) for key in SETTINGS] for model in models]
+    if shapes[0] != shapes[1] or settings[0] != settings[1]:
         raise InputError(f"{folders[0]} and {folders[1]} differ in architecture, so they have no mean.")
     hashes = [model_sha256(folder) for folder in folders]
     if hashes[0].get("tokenizer.json") != hashes[1].get("tokenizer.json"):
         raise InputError(f"{folders[0]} and {folders[1]} differ in tokenizer.json, so their mean has no tokenizer.")
-    mean = load(folders[0], "auto")
+    mean = AutoModelForCausalLM.from_pretrained(folders[0], dtype="auto")
     for name, tensor in mean.state_dict().items():
         tensor.copy_((weights[name] + others[name]) / 2)
     temporary = out.with_name(f".{out.name}.tmp")  # so that a kill leaves no folder that looks complete
     shutil.rmtree(temporary, ignore_errors=True)
     mean.save_pretrained(temporary)
-    for name in TOKENIZER_FILES:
-        if (folders[0] / name).is_file():
-            shutil.copyfile(folders[0] / name, temporary / name)
-    models = [{"path": str(folder), "sha256": digests} for folder, digests in zip(folders, hashes, strict=True)]
-    write_json(temporary / "average.json", {"command": command, "models": models})
+    for path in (*folders[0].glob("tokenizer*.json"), *folders[0].glob("chat_template.jinja")):
+        shutil.copyfile(path, temporary / path.name)
+    inputs = [{"path": str(folder), "sha256": digests} for folder, digests in zip(folders, hashes, strict=True)]
+    write_json(temporary / "average.json", {"command": command, "models": inputs})
     temporary.rename(out)
 
 
