@@ -45,6 +45,16 @@ def commit() -> str | None:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
 
 
+def provenance(packages: tuple[str, ...] = PACKAGES) -> dict:
+    """Return the command, commit, package versions and hardware of this process."""
+    return {
+        "command": shlex.join(sys.orig_argv),
+        "commit": commit(),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
+        "hardware": hardware(),
+    }
+
+
 class _Emissions(BaseOutput):
     """Codecarbon output that keeps the latest measurement."""
 
@@ -80,18 +90,10 @@ class RunRecord:
         with atomic(self.folder / "config.yaml") as path:
             path.write_text(yaml.safe_dump(plain(asdict(self.config)), sort_keys=False, allow_unicode=True))
         run, emissions = self.folder / "run.json", self.folder / "emissions.json"
-        session = {
-            "command": shlex.join(sys.orig_argv),
-            "commit": commit(),
-            "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-            "hardware": hardware(),
-            "start": _now(),
-            "end": None,
-            **facts,
-        }
+        earlier = read_json(run)["sessions"] if run.exists() else []
         self.run = {
             "name": self.config.name,
-            "sessions": [*(read_json(run)["sessions"] if run.exists() else []), session],
+            "sessions": [*earlier, {**provenance(), "start": _now(), "end": None, **facts}],
         }
         self.past = read_json(emissions)["sessions"] if emissions.exists() else []
         logging.getLogger("codecarbon").setLevel(logging.CRITICAL)

@@ -1,14 +1,10 @@
 """Write and read eval/TASK.json: metrics of a task with data fingerprint, versions, hardware and command."""
 
-import platform
-import shlex
-import sys
 from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 
 from .files import read_json, write_json
-from .record import PACKAGES, commit, hardware
+from .record import provenance
 
 
 def write_result(folder: Path, task: str, metrics: dict[str, float | dict], *, data: dict, **facts) -> Path:
@@ -22,20 +18,8 @@ def write_result(folder: Path, task: str, metrics: dict[str, float | dict], *, d
         facts: Other values to store: settings, metrics per language, examples.
     """
     path = folder / f"{task}.json"
-    write_json(
-        path,
-        {
-            "task": task,
-            "metrics": metrics,
-            "data": data,
-            **facts,
-            "command": shlex.join(sys.orig_argv),
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "commit": commit(),
-            "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-            "hardware": hardware(),
-        },
-    )
+    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    write_json(path, {"task": task, "metrics": metrics, "data": data, **facts, "date": date, **provenance()})
     return path
 
 

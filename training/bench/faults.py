@@ -30,7 +30,7 @@ import time
 import traceback
 from collections import Counter
 from contextlib import redirect_stderr
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib.figure  # noqa: F401  (imported once for all children)
@@ -260,30 +260,11 @@ def tiny_run(folder: Path) -> PretrainConfig:
     )
 
 
-@dataclass
-class Tally:
-    """Counts over all trials.
-
-    Args:
-        kills: Kills by stage.
-        damages: Corrupted checkpoints by kind.
-        resumed: Sessions by the position of their checkpoint among those on disk.
-        sessions: Number of sessions.
-        too_late: Sessions that were complete before their kill.
-    """
-
-    kills: Counter = field(default_factory=Counter)
-    damages: Counter = field(default_factory=Counter)
-    resumed: Counter = field(default_factory=Counter)
-    sessions: int = 0
-    too_late: int = 0
-
-
 class Trials:
     """Runs to kill, resume and compare with an uninterrupted one."""
 
     def __init__(self, config: FaultsConfig, folder: Path):
-        self.config, self.folder, self.tally = config, folder, Tally()
+        self.config, self.folder, self.counts = config, folder, Counter()
         self.notes = [Notes() for _ in range(config.processes)]
         first = tiny_run(folder)  # builds the data
         # A stage with shards uses them unchanged; without, they are verified at every start, which takes seconds.
@@ -297,7 +278,7 @@ class Trials:
                 raise Failure(f"the uninterrupted run failed: {self.log(run).read_text()[-2000:]}")
         self.seconds = time.perf_counter() - start
         self.operations = [list(notes.numbers[: len(STAGES)]) for notes in self.notes]
-        self.tally = Tally()
+        self.counts.clear()
 
     @staticmethod
     def log(run: PretrainConfig) -> Path:
@@ -322,7 +303,7 @@ class Trials:
             after: Seconds after which the victim is killed from outside, counted from its start of the stage `since`.
             since: Stage from which `after` counts.
         """
-        self.tally.sessions += 1
+        self.counts["sessions"] += 1
         environment = self.environment()
         children = {}
         for rank, notes in enumerate(self.notes):
@@ -391,17 +372,17 @@ class Trials:
         Raises:
             Failure: If it does not resume, or its results differ from the uninterrupted run.
         """
-        draw, tally = random.Random(f"{self.config.seed}/{number}"), self.tally
+        draw = random.Random(f"{self.config.seed}/{number}")
         run = replace(self.run, out=self.folder / f"trial-{number:04}")
         for _ in range(draw.randint(1, self.config.kills)):
             plan = self.plan(draw)
             status = self.session(run, **plan)
             if status == 0:
-                tally.too_late += 1
+                self.counts["too late"] += 1
                 break
             if status != signal.SIGKILL:
                 raise Failure(f"a session failed: {self.log(run).read_text()[-2000:]}")
-            tally.kills[STAGES[self.notes[plan["victim"]].stage]] += 1
+            self.counts[f"killed {STAGES[self.notes[plan['victim']].stage]}"] += 1
             self.look(run, draw)
         if self.session(run):
             raise Failure(f"it did not resume: {self.log(run).read_text()[-2000:]}")
@@ -418,7 +399,7 @@ class Trials:
         on_disk = checkpoint.steps(checkpoints)
         if on_disk and draw.random() < self.config.damage:
             corrupt = checkpoints / f"step-{on_disk[-1]}"
-            self.tally.damages[harm(corrupt, draw)] += 1
+            self.counts[f"latest checkpoint then {harm(corrupt, draw)}"] += 1
         with redirect_stderr(io.StringIO()) as output:
             step = checkpoint.latest_step(checkpoints)
         if step != (right := newest_equal(run, self.unbroken)):
@@ -426,24 +407,23 @@ class Trials:
         if (f"{corrupt} is corrupt and skipped" in output.getvalue()) != (corrupt is not None):
             raise Failure(f"{corrupt or 'nothing'} was corrupted, and the warnings are: {output.getvalue() or 'none'}")
         place = "none" if step is None else ("latest", "one before")[on_disk[::-1].index(step)]
-        self.tally.resumed[place] += 1
+        self.counts[f"resumed from: {place}"] += 1
 
 
 def show(trials: Trials, seconds: float, console: Console) -> None:
     """Print the counts as a table."""
-    tally, table = trials.tally, Table("", "number")
-    for stage in STAGES:
-        table.add_row(f"killed {stage}", str(tally.kills[stage]))
-    for kind, number in sorted(tally.damages.items()):
-        table.add_row(f"latest checkpoint then {kind}", str(number))
-    for place in ("latest", "one before", "none"):
-        table.add_row(f"resumed from: {place}", str(tally.resumed[place]))
+    counts, table = trials.counts, Table("", "number")
+    kills = [f"killed {stage}" for stage in STAGES]
+    corrupt = sorted(name for name in counts if name.startswith("latest checkpoint then "))
+    for name in (*kills, *corrupt, *(f"resumed from: {place}" for place in ("latest", "one before", "none"))):
+        table.add_row(name, str(counts[name]))
     console.print(table)
     runs, processes, operations = trials.config.trials, trials.config.processes, sum(map(sum, trials.operations))
+    killed = sum(counts[name] for name in kills)
     console.print(
-        f"{runs} runs on {processes} process{'es' if processes > 1 else ''}, {sum(tally.kills.values())} kills in "
-        f"{tally.sessions} sessions ({tally.too_late} complete before their kill), {operations} file operations in "
-        f"the saves of a run, {seconds:.0f} s: every run ended byte-identical to the uninterrupted one."
+        f"{runs} runs on {processes} process{'es' if processes > 1 else ''}, {killed} kills in {counts['sessions']} "
+        f"sessions ({counts['too late']} complete before their kill), {operations} file "
+        f"operations in the saves of a run, {seconds:.0f} s: every run ended byte-identical to the uninterrupted one."
     )
 
 

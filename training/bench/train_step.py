@@ -15,14 +15,11 @@ if not __package__:  # run by path; same as `python -m training.bench.train_step
     sys.path[0], __package__ = str(Path(__file__).resolve().parents[2]), "training.bench"
 
 import os
-import platform
-import shlex
 import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -46,11 +43,10 @@ from ..metrics import flops_per_token, parameters, peak_flops
 from ..optimizer import OptimizerConfig, adamw, build
 from ..pretrain import train_step
 from ..recipe import PretrainConfig
-from ..record import commit, hardware, plain
+from ..record import plain, provenance
 from ..summary import peak_memory
 
 CONVENTIONS = ("none", "causal", "full")  # for counting attention's FLOPs; see flops_per_token
-PACKAGES = ("torch", "transformers", "accelerate", "trl")
 NAMES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 SHAPES = {  # model, windows per batch, tokens predicted per window; the other sizes are packaged configs
     "26m": (dict(zip(NAMES, (256, 768, 12, 4, 2), strict=True)), 4, 1024),
@@ -423,11 +419,10 @@ def measure(config: TrainStepBench, progress: Callable[[str], None]) -> dict:
             ratios[key] = results["ours"][key] / value
     else:
         ratios = None
+    facts = provenance(("torch", "transformers", "accelerate", "trl"))
     return {
-        "command": shlex.join(["python", "-m", "training.bench.train_step", *sys.argv[1:]]),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
-        "commit": commit(),
-        "hardware": hardware() | {"threads": torch.get_num_threads(), "load_at_end": os.getloadavg()[0]},
+        **facts,
+        "hardware": facts["hardware"] | {"threads": torch.get_num_threads(), "load_at_end": os.getloadavg()[0]},
         "config": plain(asdict(config)),
         "model": {"parameters": parameters(job.model_config), "batch": job.batch, "sequence_length": job.length},
         "dtype": str(job.dtype),
