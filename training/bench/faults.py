@@ -224,6 +224,12 @@ def harm(path: Path, draw: random.Random) -> str:
     return "bit flipped"
 
 
+def isolate_bars() -> None:
+    """Give every process its own lock of tqdm: a child killed while it prints would hold the shared lock forever."""
+    tqdm.monitor_interval = 0  # the thread may hold the lock during a fork, and the child would inherit it
+    tqdm.set_lock(threading.RLock())
+
+
 # The trials --------------------------------------------------------------------------------------------------------
 
 
@@ -435,8 +441,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder, number = config.out or Path(temporary), None
         try:
+            isolate_bars()
             trials = Trials(config, folder)
-            tqdm.monitor_interval = 0  # its thread may hold tqdm's lock during a fork, and the child would inherit it
             for number in tqdm(range(config.trials), desc="trials"):
                 trials.trial(number)
         except Failure as failure:
