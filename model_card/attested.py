@@ -7,8 +7,9 @@ from pathlib import Path
 import yaml
 from safetensors import safe_open
 
-from .facts import gather, history, manifests, of_corpus, stages_of
-from .files import ReleaseError, read_config, read_json, sha256
+from .facts import gather, of_corpus, stages_of
+from .files import ReleaseError, read_json, sha256
+from .run import Run
 
 EXAMPLE = Path(__file__).with_name("provider.yaml")
 NONE = "None."
@@ -70,31 +71,33 @@ def yes_no(value) -> str:
     return "Yes" if value is True or not (value is False or nothing(value)) else "No"
 
 
-def read_run(run: Path) -> dict:
+def read_run(run: Run) -> dict:
     """What the files of a run say: `config`, `model`, `sessions`, `parameters`, `weights`.
 
-    And of it with the runs that it went on from (facts.history): `corpora`, `stages`, `tokens`, `seconds`, `kwh`,
+    And of it with the runs that it went on from (Run.lineage): `corpora`, `stages`, `tokens`, `seconds`, `kwh`,
     `method` of measuring these, `inputs`.
 
     Raises:
         ReleaseError: when a file is missing, or names no text.
     """
-    runs, sessions = history(run), read_json(run / "run.json")["sessions"]
-    emissions = [read_json(one / "emissions.json") for one in runs]
-    configs = [read_config(one) for one in runs]
+    runs = [one for one in run.lineage if not one.average]  # a mean of two models trains nothing
+    emissions = [read_json(one.folder / "emissions.json") for one in runs]
+    configs = [one.config for one in runs]
     stages = [stage for one in configs for stage in stages_of(one)]
     corpora = [of_corpus(corpus) for corpus in gather(run)]
     if not corpora or not any(corpus["sources"] for corpus in corpora):
-        raise ReleaseError(f"{run} names no shards whose manifest names its sources: the summary has nothing to say.")
-    weights = sorted((run / "model").glob("*.safetensors"))
+        raise ReleaseError(
+            f"{run.folder} names no shards whose manifest names its sources: the summary has nothing to say."
+        )
+    weights = sorted((run.folder / "model").glob("*.safetensors"))
     if not weights:
-        raise ReleaseError(f"{run / 'model'} holds no weights: let the run finish.")
-    files = [one / name for one in runs for name in ("config.yaml", "run.json", "emissions.json")]
-    files += [path for one, settings in zip(runs, configs, strict=True) for _, path in manifests(settings, one)]
+        raise ReleaseError(f"{run.folder / 'model'} holds no weights: let the run finish.")
+    files = [one.folder / name for one in runs for name in ("config.yaml", "run.json", "emissions.json")]
+    files += [path for one in runs for _, path, _ in one.manifests]
     return {
         "config": configs[-1],
-        "model": read_json(run / "model" / "config.json"),
-        "sessions": sessions,
+        "model": read_json(run.folder / "model" / "config.json"),
+        "sessions": runs[-1].sessions,
         "stages": stages,
         "tokens": sum(stage["tokens"] for stage in stages),
         "seconds": sum(one["seconds"] for one in emissions),
@@ -102,7 +105,7 @@ def read_run(run: Path) -> dict:
         "method": "; ".join(dict.fromkeys(one["source"] for one in emissions)),
         "corpora": corpora,
         "parameters": sum(map(count_parameters, weights)),
-        "weights": {path.name: sha256(path) for path in weights},
+        "weights": run.weights,
         "inputs": {str(path): sha256(path) for path in files},
     }
 

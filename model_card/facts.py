@@ -1,14 +1,19 @@
-"""What follows from the files of a run by arithmetic: the figures that no file states, and that card and summary need.
+"""Compute the derived numbers of a run for the model card and the public summary.
 
-`data.json` holds, for each corpus that the run read, what its manifest says without the list of shards; `facts.json`
-what is computed from `release.json` and `data.json`. Who validates a card computes it again.
+`data.json` contains, for each corpus that the run read, its manifest without the list of shards; `lineage.json` what
+each run cost that the weights come from; `facts.json` what follows from these and `release.json`. The validator
+computes `facts.json` again.
 """
 
+import json
 import re
 from collections import Counter
+from fnmatch import fnmatchcase
+from math import ceil
 from pathlib import Path
 
-from .files import ReleaseError, portable, read_config, read_json, sha256
+from .files import ReleaseError, read_json
+from .run import Run
 
 MEASURES = ("documents", "bytes", "tokens")
 COLUMNS = ("language", "license", "collection")
@@ -22,117 +27,47 @@ LANGUAGE_NAMES = {
     "la": "Latin",
     "pt": "Portuguese",
 }
-UNKNOWN = "unknown"  # the licence in an account of text that came without one
-OWN_FILES = ("path", "pairs")  # settings of a task's data that name files of the user's
+UNKNOWN = "unknown"  # the licence in an account of text without a recorded licence
+OWN_FILES = ("path", "pairs")  # settings of a task's data that name the user's files
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # OWNER/NAME
+ROWS = 12  # of a table on a card; the smaller ones are added up
 
 
-def roots(run: Path) -> tuple[Path, ...]:
-    """Folders that paths in a card are seen from: this one, and the one that holds `runs/`."""
-    found = (Path.cwd(), run.resolve().parent.parent)
-    return tuple(root for root in found if root != root.parent)
-
-
-def history(run: Path) -> list[Path]:
-    """The runs that made a model, the oldest first and `run` last: before each those whose model/ it went on from.
-
-    `init_from` and `average_with` are seen from this folder, or from the one that holds `runs/`; a model that lies in
-    no run's folder, or whose hashes are not on file, ends the history.
+def gather(run: Run) -> list[dict]:
+    """Return the content of data.json: one entry per corpus that the run or a run before it read.
 
     Raises:
-        ReleaseError: when the model there is no longer the one that was gone on from.
+        ReleaseError: If a manifest is missing, or is not the one that the run read.
     """
-    behind = filter(None, (run_behind(run, key) for key in ("init_from", "average_with")))
-    before = {one.resolve(): one for found in behind for one in history(found)}
-    return [*before.values(), run]
-
-
-def run_behind(run: Path, key: str) -> Path | None:
-    """The run whose model/ a key of another run's config names; see `history`."""
-    given = read_config(run).get(key)
-    sessions = read_json(run / "run.json")["sessions"] if given else []
-    hashes = sessions[0].get(key) if sessions else None
-    for model in (Path(given), run.parent.parent / given) if hashes else ():
-        if model.name != "model" or not (model.parent / "config.yaml").is_file():
-            continue
-        for name, known in hashes.items():
-            if not (model / name).is_file() or sha256(model / name) != known:
-                raise ReleaseError(
-                    f"{model / name} is not the file that {run} went on from, and the card accounts for all that the "
-                    f"model has read: put back the folder of that run, or take {model.parent / 'config.yaml'} away."
-                )
-        return model.parent
-    return None
-
-
-def manifests(config: dict, run: Path) -> list[tuple[list[str], Path]]:
-    """The manifests of the shards that a run read, each with the names of the stages that read it.
-
-    A manifest lies with its shards, whose folder the config gives as seen from where the run was started: this folder,
-    or the one that holds `runs/`. Where the shards are no more, RUN/manifests/STAGE.json stands in. A run without
-    stages, as of fine-tuning, has read what RUN/manifests/ accounts for.
-
-    Raises:
-        ReleaseError: when one is in none of these places.
-    """
-    data, found = config.get("data") or {}, {}
-    for stage in config.get("stages") or []:
-        shards = stage.get("shards") or (f"{data['folder']}/shards" if data.get("folder") else None)
-        if shards is None:
-            continue
-        name = f"{stage['name']}.json"
-        places = [
-            Path(shards, "manifest.json"),
-            run.parent.parent / shards / "manifest.json",
-            run / "manifests" / name,
-        ]
-        path = next((place for place in places if place.is_file()), None)
-        if path is None:
-            raise ReleaseError(
-                f"{shards}/manifest.json is not there, and the card accounts for the text by it: start this where the "
-                f"run was started, or copy the manifest to {run / 'manifests' / name}."
-            )
-        found.setdefault(path.resolve(), ([], path))[0].append(stage["name"])
-    if not config.get("stages"):
-        return [([path.stem], path) for path in sorted((run / "manifests").glob("*.json"))]
-    return list(found.values())
-
-
-def gather(run: Path) -> list[dict]:
-    """The content of data.json: one entry for each corpus that the run in a folder, or one before it, read.
-
-    Raises:
-        ReleaseError: when a manifest is missing, or is not the one that the run read.
-    """
-    found: dict[str, dict] = {}
-    for one in history(run):
-        for corpus in gather_one(one):
-            known = found.setdefault(corpus["fingerprint"], corpus)
+    corpora: dict[str, dict] = {}
+    for earlier in run.lineage:
+        for corpus in gather_one(earlier):
+            known = corpora.setdefault(corpus["fingerprint"], corpus)
             if known is not corpus:
                 known["stages"] = [*known["stages"], *corpus["stages"]]
-    return list(found.values())
+    return list(corpora.values())
 
 
-def gather_one(run: Path) -> list[dict]:
-    """The entries of one run by itself; see `gather`."""
-    config = read_config(run)
-    sessions, corpora = read_json(run / "run.json")["sessions"], []
-    read = {fingerprint for session in sessions for fingerprint in session.get("data", [])}
-    for stages, path in manifests(config, run):
-        manifest = read_json(path)
-        if manifest["fingerprint"] not in read:
-            raise ReleaseError(f"{path} is not the manifest that {run} read: its shards were made anew since.")
+def gather_one(run: Run) -> list[dict]:
+    """Return the entries of one run alone; see `gather`."""
+    fingerprints, corpora = {fingerprint for session in run.sessions for fingerprint in session.get("data", [])}, []
+    for stages, path, manifest in run.manifests:
+        if manifest["fingerprint"] not in fingerprints:
+            raise ReleaseError(
+                f"{path} is not the manifest that {run.folder} read, because its shards were rebuilt after the run."
+            )
         kept = {key: manifest[key] for key in ("fingerprint", "command", "tokenizer", "validation", "account")}
-        carried = {key: value for key, value in manifest["corpus"].items() if key in ("sources", "curation")}
-        carried["not_open"] = sorted({UNKNOWN, *manifest.get("not_open", [])})
-        if stages == [config.get("task")]:
-            carried |= {"own_answers": own_answers(config, run), "own_data": own_data(config.get("data") or {})}
-        corpora.append({"stages": stages, **portable(kept | carried, *roots(run))})
+        kept |= {key: value for key, value in manifest["corpus"].items() if key in ("sources", "curation")}
+        kept["not_open"] = sorted({UNKNOWN, *manifest.get("not_open", [])})
+        if stages == [run.config.get("task")]:
+            kept["own_answers"] = own_answers(run.config, run.folder)
+            kept["own_data"] = own_data(run.config.get("data") or {})
+        corpora.append({"stages": stages, **run.relative(kept)})
     return corpora
 
 
 def own_answers(config: dict, run: Path) -> dict | None:
-    """Answers of the model itself that a run learnt from: how many, where that is on file; None for none."""
+    """Return the model whose own completions a run was trained on, and their number if it is recorded, or None."""
     if config.get("method") not in ("dpo", "grpo"):
         return None
     path = run / "answers" / "own.json"
@@ -140,7 +75,7 @@ def own_answers(config: dict, run: Path) -> dict | None:
 
 
 def own_data(settings: dict) -> bool:
-    """Whether the settings of a task's data name files of the user's, at any depth."""
+    """Return whether the settings of a task's data name files of the user, at any depth."""
     return any(
         own_data(value) if isinstance(value, dict) else value is not None and key in OWN_FILES
         for key, value in settings.items()
@@ -148,18 +83,18 @@ def own_data(settings: dict) -> bool:
 
 
 def base_of(config: dict, run: Path) -> str | None:
-    """The name on the Hub of the model that a run started from; None where it was a folder, or there was none."""
-    given = str(config.get("base_model") or config.get("init_from") or "")
-    if cached := re.search(r"models--([^/]+)--([^/]+)/snapshots/", given):  # where the Hub's client keeps it
+    """Return the Hub name of the model that a run started from, or None if it was a folder or there was none."""
+    name = str(config.get("base_model") or config.get("init_from") or "")
+    if cached := re.search(r"models--([^/]+)--([^/]+)/snapshots/", name):  # in the cache of the Hub's client
         return "/".join(cached.groups())
-    folder = config.get("init_from") or Path(given).exists() or (run.parent.parent / given).exists()
-    return given if HUB_NAME.fullmatch(given) and not folder else None
+    folder = config.get("init_from") or Path(name).exists() or (run.parent.parent / name).exists()
+    return name if HUB_NAME.fullmatch(name) and not folder else None
 
 
 def origin(config: dict, sessions: list[dict]) -> str:
-    """How a run began: `fine-tuning` or `continued` pretraining of a model, or pretraining from `scratch`.
+    """Return how a run began: `fine-tuning` or `continued` pretraining of a model, or pretraining from `scratch`.
 
-    A model of which no step has trained anything (training.embeddings) is scratch.
+    A model that no step has trained (training.embeddings) is scratch.
     """
     if config.get("base_model"):
         return "fine-tuning"
@@ -167,79 +102,167 @@ def origin(config: dict, sessions: list[dict]) -> str:
     return "continued" if config.get("init_from") and not untrained else "scratch"
 
 
+def lineage(run: Run) -> dict:
+    """Return the content of lineage.json: the runs that the weights come from, oldest first, with the cost of each.
+
+    A number that is not recorded is None. `origin` is that of `origin`, or `average` for the mean of two models.
+    """
+    rows = []
+    for earlier in run.lineage:
+        config, sessions, emissions = earlier.config, earlier.sessions, earlier.emissions or {}
+        stages = stages_of(config)
+        row = {
+            "name": earlier.folder.name,
+            "from": [parent.folder.name for parent in earlier.parents],
+            "origin": "average" if earlier.average else origin(config, sessions),
+            "stages": stages,
+            "steps": sum(stage["steps"] for stage in stages) if stages else (sessions[-1:] or [{}])[0].get("steps"),
+            "tokens": sum(stage["tokens"] for stage in stages),
+            **{
+                name: None if emissions.get(key) is None else emissions[key] * factor
+                for name, key, factor in (
+                    ("hours", "seconds", 1 / 3600),
+                    ("watt_hours", "kwh", 1000),
+                    ("grams_co2eq", "kg_co2eq", 1000),
+                )
+            },
+            "measured_by": emissions.get("source"),
+            "country": config.get("country"),
+            "hardware": hardware(sessions),
+            "command": earlier.average["command"] if earlier.average else command_of(sessions),
+            "sha256": earlier.weights,
+        }
+        rows.append(earlier.relative(row))
+    return {"runs": rows}
+
+
+def hardware(sessions: list[dict]) -> str | None:
+    """Return the GPU of a run's first session, or its CPU."""
+    devices = sessions[0]["hardware"] if sessions else None
+    return devices and (devices["gpus"][0] if devices["gpus"] else devices["cpu"])
+
+
 def languages(corpora: list[dict], known: list[str]) -> list[str]:
-    """ISO codes of the languages that the text learnt is in, the most tokens first.
+    """Return the ISO codes of the languages of the training text, by descending number of tokens.
 
     Args:
         corpora: data.json.
-        known: codes that the Hub knows; what else a user's text calls its language is left out.
+        known: Codes that the Hub knows. Other names of languages in a user's text are omitted.
     """
     codes = {name: code for code, name in LANGUAGE_NAMES.items()}
-    rows = [row for corpus in corpora for row in corpus["account"] if row["split"] == "train"]
-    found = dict.fromkeys(codes.get(line["language"], line["language"]) for line in by(rows, "language"))
-    return [code for code in found if code in known]
+    rows = [row for corpus in corpora for row in training_rows(corpus)]
+    names = dict.fromkeys(codes.get(row["language"], row["language"]) for row in by(rows, "language"))
+    return [code for code in names if code in known]
+
+
+def training_rows(corpus: dict) -> list[dict]:
+    """Return the rows of a corpus that count its training text."""
+    return [row for row in corpus["account"] if row["split"] == "train"]
 
 
 def total(rows: list[dict]) -> dict:
-    """Sums of the measures over rows of an account."""
+    """Return the sums of documents, bytes and tokens."""
     return {measure: sum(row[measure] for row in rows) for measure in MEASURES}
 
 
 def by(rows: list[dict], column: str) -> list[dict]:
-    """The rows of an account added up by a column, the largest first, with the share of all tokens."""
-    whole, sums = total(rows)["tokens"], {}
+    """Return the sums by the values of a column, by descending number of tokens, with the share of all tokens."""
+    tokens, sums = total(rows)["tokens"], {}
     for row in rows:
         sums.setdefault(row[column], Counter()).update({measure: row[measure] for measure in MEASURES})
-    lines = [{column: name, **counts, "share": counts["tokens"] / whole} for name, counts in sums.items()]
+    lines = [{column: name, **counts, "share": counts["tokens"] / tokens} for name, counts in sums.items()]
     return sorted(lines, key=lambda line: (-line["tokens"], line[column]))
 
 
+def table(rows: list[dict], column: str) -> list[dict]:
+    """Return the largest rows of `by`, and the sum of the others."""
+    lines = by(rows, column)
+    if len(lines) <= ROWS:
+        return lines
+    rest = lines[ROWS - 1 :]
+    sums = {measure: sum(line[measure] for line in rest) for measure in (*MEASURES, "share")}
+    return [*lines[: ROWS - 1], {column: f"{len(rest)} others", **sums}]
+
+
+def not_open(rows: list[dict], corpora: list[dict]) -> list[dict]:
+    """Return the sums by licence for the licences that are unknown or not open."""
+    names = {name for corpus in corpora for name in corpus.get("not_open", [UNKNOWN])}
+    return [line for line in by(rows, "license") if line["license"] in names]
+
+
 def of_corpus(corpus: dict) -> dict:
-    """The figures of one entry of data.json."""
-    rows = [row for row in corpus["account"] if row["split"] == "train"]
-    held = [row for row in corpus["account"] if row["split"] == "validation"]
+    """Return the numbers of one entry of data.json."""
+    rows = training_rows(corpus)
     return {
         "stages": " and ".join(corpus["stages"]),
         "train": total(rows),
-        "held_out": total(held),
-        "rows": sorted(rows, key=lambda row: [row[column] for column in COLUMNS]),
+        "held_out": total([row for row in corpus["account"] if row["split"] == "validation"]),
         **{f"by_{column}": by(rows, column) for column in COLUMNS},
-        "not_open": [row for row in by(rows, "license") if row["license"] in corpus.get("not_open", [UNKNOWN])],
+        "not_open": not_open(rows, [corpus]),
         "sources": datasets(corpus),
         "left_out": left_out(corpus),
         "synthetic": synthetic(corpus),
         "own_data": corpus.get("own_data", False),
         "fingerprint": corpus["fingerprint"],
-        "mixture": mixture(corpus),
     }
 
 
-def mixture(corpus: dict) -> dict | None:
-    """How a corpus was mixed from a larger one (training.mixture), as its sources.json says; None where it was not."""
-    made = (corpus.get("sources") or {}).get("mixture")
-    if not made:
-        return None
-    rules = []
-    for rule in made["mixtures"].get(made["name"], []):  # what is held out has no rules
-        of = [f"{key} {value}" for key, value in rule.items() if key != "epochs" and value not in (None, "*")]
-        rules.append({"documents": ", ".join(of), "epochs": rule["epochs"]})
-    return {"name": made["name"], "held_out": made["held_out"], "files": len(made["files"]), "rules": rules}
+def repetitions(row: dict, rules: list[dict]) -> int:
+    """Return how often a mixture contains a document of a row at most; its first matching rule decides."""
+    epochs = []
+    for rule in rules:
+        if all(fnmatchcase(row[column], rule.get(column) or "*") for column in COLUMNS):
+            epochs.append(rule["epochs"])
+            # Rows do not state these columns, so a rule that restricts them may match some of the documents.
+            if all(rule.get(column) in (None, "*") for column in ("open_type", "language_type")):
+                break
+    return max(1, ceil(max(epochs, default=1)))
+
+
+def distinct_rows(corpora: list[dict]) -> list[dict]:
+    """Return the rows of all corpora by language, licence and collection, each document counted once.
+
+    Mixtures of one corpus choose documents by one hash, so the smaller share of a row is part of the larger. The
+    largest count of a row is taken, divided by how often its mixture repeats a document at most: a lower bound, and
+    `exact` if the mixture repeats none and treats the documents of a row alike.
+    """
+    counts: dict[tuple, dict] = {}
+    for corpus in corpora:
+        recipe = (corpus.get("sources") or {}).get("mixture") or {}
+        rules = (recipe.get("mixtures") or {}).get(recipe.get("name"), [])
+        origin = json.dumps(recipe["files"], sort_keys=True) if recipe else corpus["fingerprint"]
+        for row in training_rows(corpus):
+            times = repetitions(row, rules)
+            count = {column: row[column] for column in COLUMNS} | {key: row[key] // times for key in MEASURES}
+            count["exact"] = times == 1
+            key = (origin, *(row[column] for column in COLUMNS))
+            counts[key] = max(counts.get(key, count), count, key=lambda count: count["documents"])
+    return list(counts.values())
+
+
+def text_of(corpora: list[dict]) -> dict:
+    """Return the training text of all stages by language and by licence, each document counted once."""
+    rows = distinct_rows(corpora)
+    tables = {f"by_{column}": table(rows, column) for column in ("language", "license")}
+    exact = all(row["exact"] for row in rows)
+    return {"train": total(rows), "exact": exact, **tables, "not_open": not_open(rows, corpora)}
 
 
 def left_out(corpus: dict) -> list[dict]:
-    """What curation dropped, by reason, as its curation.json has it."""
+    """Return what curation dropped, by reason, according to its curation.json."""
     reasons = (corpus.get("curation") or {}).get("reasons") or {}
     return [
-        {"reason": reason, "documents": one["documents"], "bytes": one["bytes"]} for reason, one in reasons.items()
+        {"reason": reason, "documents": counts["documents"], "bytes": counts["bytes"]}
+        for reason, counts in reasons.items()
     ]
 
 
 def datasets(corpus: dict) -> list[dict]:
-    """The sources of a corpus as its sources.json names them, with their share of its bytes, the largest first."""
-    # A source without an account of its own is a folder's name.
+    """Return the sources in the sources.json of a corpus, with their share of its bytes, the largest first."""
+    # A source without statistics of its own is a folder's name.
     named = [source for source in (corpus.get("sources") or {}).get("sources", []) if isinstance(source, dict)]
     sources = [source for source in named if source.get("bytes")]
-    whole = sum(source["bytes"] for source in sources)
+    size = sum(source["bytes"] for source in sources)
     lines = [
         {
             "name": source["name"],
@@ -249,7 +272,7 @@ def datasets(corpus: dict) -> list[dict]:
             "documents": source["documents"],
             "bytes": source["bytes"],
             "languages": " ".join(source.get("languages", {})),
-            "share": source["bytes"] / whole,
+            "share": source["bytes"] / size,
         }
         for source in sources
     ]
@@ -257,9 +280,9 @@ def datasets(corpus: dict) -> list[dict]:
 
 
 def synthetic(corpus: dict) -> dict | None:
-    """Documents that a language model wrote or rewrote, with its name; None where no model was at hand.
+    """Return the number of documents that a language model wrote or rewrote, and its name, or None for none.
 
-    `answers`, those of the model in training to learn from, are None where nobody counted them.
+    `answers`, completions of the trained model itself, is None if they were not counted.
     """
     if own := corpus.get("own_answers"):
         counts = {"rewritten": 0, "warned": 0, "answers": own["documents"], "documents": own["documents"] or 0}
@@ -275,83 +298,78 @@ def synthetic(corpus: dict) -> dict | None:
 
 
 def command_of(sessions: list[dict]) -> str | None:
-    """The last command of a run, the one whose settings config.yaml has, without the folder of the interpreter."""
+    """Return the last command of a run, whose settings config.yaml has, without the folder of the interpreter."""
     return by_name(sessions[-1]["command"]) if sessions else None
 
 
 def by_name(command: str) -> str:
-    """A command without the folder of its program."""
+    """Return a command without the folder of its program."""
     return re.sub(r"^\S*/", "", command)
 
 
 def commands(data: list[dict], own: list[str | None]) -> list[str]:
-    """The commands that a run can be repeated by, in their order, as far as the files tell them.
+    """Return the recorded commands of a run and of its data, in order.
 
     Args:
         data: data.json.
-        own: those of the runs, the oldest first.
+        own: The commands of the runs, the oldest first.
     """
-    found = []
+    recorded = []
     for corpus in data:
         sources, curation = corpus.get("sources") or {}, corpus.get("curation") or {}
-        found += [one.get("command") for one in (sources, sources.get("mixture") or {}, curation, corpus)]
-    return list(dict.fromkeys(by_name(command) for command in [*found, *own] if command))
+        recorded += [record.get("command") for record in (sources, sources.get("mixture") or {}, curation, corpus)]
+    return list(dict.fromkeys(by_name(command) for command in [*recorded, *own] if command))
 
 
 def stages_of(config: dict) -> list[dict]:
-    """The stages of a run's config, each with the tokens that it read."""
+    """Return the stages of a run's config, each with its number of training tokens."""
     stages = config.get("stages") or []
-    return [{**one, "tokens": one["steps"] * one["sequences"] * config["sequence_length"]} for one in stages]
+    return [{**stage, "tokens": stage["steps"] * stage["sequences"] * config["sequence_length"]} for stage in stages]
 
 
-def spent(runs: list[dict], key: str, factor: float) -> float | None:
-    """A figure of emissions.json of all runs, times a factor; None where one of them has it not on file."""
-    figures = [(run.get("emissions") or {}).get(key) for run in runs]
-    return None if None in figures else sum(figures) * factor
+def spent(runs: list[dict], key: str) -> float | None:
+    """Return the sum of a cost over the runs of lineage.json, or None if a run of training has not recorded it."""
+    values = [run[key] for run in runs if run[key] is not None or run["origin"] != "average"]
+    return None if None in values else sum(values)
 
 
 def settings_of(config: dict, sessions: list[dict]) -> dict:
-    """The trainer's settings of a fine-tuning: those that the run recorded, else those that its config gives."""
-    found = next((session["trainer"] for session in sessions if session.get("trainer")), config.get("trainer") or {})
-    return {key: value for key, value in found.items() if isinstance(value, int | float | str)}
+    """Return the trainer's settings of a fine-tuning: the recorded ones, or else those of its config."""
+    recorded = (session["trainer"] for session in sessions if session.get("trainer"))
+    settings = next(recorded, config.get("trainer") or {})
+    return {key: value for key, value in settings.items() if isinstance(value, int | float | str)}
 
 
-def facts(release: dict, data: list[dict]) -> dict:
-    """The content of facts.json.
+def facts(release: dict, data: list[dict], lineage: dict) -> dict:
+    """Return the content of facts.json.
 
     Args:
         release: release.json.
         data: data.json.
+        lineage: lineage.json.
     """
-    source = release["source"] or {}
-    run = source.get("run") or {}
-    runs = [*source.get("earlier", []), run]
-    config = run.get("config") or {}
-    stages = [stage for one in runs for stage in stages_of(one.get("config") or {})]
-    tokens = sum(stage["tokens"] for stage in stages)
-    scores = (run.get("validation") or {}).get("validation") or {}
-    first, sessions = ((one.get("run") or {}).get("sessions") or [] for one in (runs[0], run))
-    told = [command_of((one.get("run") or {}).get("sessions") or []) for one in runs]
-    bits = [score["bits_per_byte"] for score in scores.values()]
-    tuning = {
-        "origin": origin(runs[0].get("config") or {}, first) if run else None,
-        **{key: config.get(key) for key in ("task", "method")},
-        "kept": next((one["kept"] for one in reversed(sessions) if one.get("kept")), None),
-        "settings": settings_of(config, sessions),
-    }
+    run, runs = (release["source"] or {}).get("run") or {}, lineage["runs"]
+    config, sessions = run.get("config") or {}, (run.get("run") or {}).get("sessions") or []
+    stages = [stage for earlier in runs for stage in earlier["stages"]]
+    tokens = sum(earlier["tokens"] for earlier in runs)
+    bits = [score["bits_per_byte"] for score in ((run.get("validation") or {}).get("validation") or {}).values()]
+    began = runs[0]["origin"] if runs else None
+    corpora = [{key: value for key, value in of_corpus(corpus).items() if key != "sources"} for corpus in data]
+    steps = [earlier["steps"] for earlier in runs]
     return {
-        "command": command_of(sessions),
-        "run_commands": told,
-        "commands": commands(data, told) if stages else [],
-        **tuning,
+        "command": runs[-1]["command"] if runs else None,
+        "commands": commands(data, [earlier["command"] for earlier in runs]) if stages else [],
+        "origin": "continued" if began == "average" else began,
+        **{key: config.get(key) for key in ("task", "method")},
+        "kept": next((session["kept"] for session in reversed(sessions) if session.get("kept")), None),
+        "settings": settings_of(config, sessions),
         "stages": stages,
-        "steps": sum(stage["steps"] for stage in stages) if stages else (sessions[-1:] or [{}])[0].get("steps"),
+        "steps": sum(filter(None, steps)) if any(step is not None for step in steps) else None,
         "tokens": tokens,
-        "corpora": [of_corpus(corpus) for corpus in data],
+        "text": text_of(data),
+        "corpora": corpora,
         "bits_per_byte": sum(bits) / len(bits) if bits else None,
-        "grams_co2eq": spent(runs, "kg_co2eq", 1000),
-        "watt_hours": spent(runs, "kwh", 1000),
-        "minutes": spent(runs, "seconds", 1 / 60),
+        **{key: spent(runs, key) if runs else None for key in ("grams_co2eq", "watt_hours", "hours")},
         "flops": 6 * release["model"]["parameters"] * tokens,
         "checks": len(release["checks"]),
         "checks_passed": sum(check["passed"] for check in release["checks"]),

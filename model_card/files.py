@@ -1,4 +1,4 @@
-"""What the programs of this room share: the error for mistakes of users, JSON, settings of runs, paths and hashes."""
+"""Errors for users, JSON files, settings of runs, relative paths and hashes."""
 
 import hashlib
 import json
@@ -11,16 +11,16 @@ from pathlib import Path
 import yaml
 
 SUMS = "SHA256SUMS"
-# An absolute path of two parts or more, at the beginning of a word or of an option's value.
+# An absolute path of at least two parts, at the beginning of a word or of an option's value.
 ABSOLUTE = re.compile(r"(?<![^\s=,;\"'`\[({])/(?:[^\s/=,;\"'`\])}]+/)+[^\s/=,;\"'`\])}]*")
 
 
 class ReleaseError(ValueError):
-    """Something the user can mend, or a check that failed. Its message is one sentence."""
+    """Invalid user input, or a failed check. The message gives the fix."""
 
 
 def sha256(path: Path) -> str:
-    """Hex sha256 of a file."""
+    """Return the hex sha256 of a file."""
     digest = hashlib.sha256()  # hashlib.file_digest needs Python 3.11
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -32,21 +32,21 @@ def read_json(path: Path):
     """Read a JSON file.
 
     Raises:
-        ReleaseError: when the file is not there or is not JSON.
+        ReleaseError: If the file does not exist or is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ReleaseError(f"{path} is not there: is {path.parent} the folder that was meant?") from None
+        raise ReleaseError(f"{path} does not exist: check that {path.parent} is the right folder.") from None
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
         raise ReleaseError(f"{path} is not JSON ({error}).") from error
 
 
 def read_config(run: Path) -> dict:
-    """The settings of a run, from config.yaml in its folder.
+    """Return the settings of a run, from config.yaml in its folder.
 
     Raises:
-        ReleaseError: when the folder is not one of a run.
+        ReleaseError: If the folder is not a run folder.
     """
     try:
         return yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) or {}
@@ -55,16 +55,16 @@ def read_config(run: Path) -> dict:
 
 
 def write_json(path: Path, value) -> None:
-    """Write a JSON file as people read it."""
+    """Write an indented JSON file."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def portable(value, *roots: Path):
-    """A JSON value without the folders of the machine it was written on.
+    """Return a JSON value without the folders of the machine that wrote it.
 
     Args:
-        value: the value.
-        roots: folders; an absolute path below one is seen from there, and of any other its last part is left.
+        value: The value.
+        roots: Folders; an absolute path below one of them becomes relative to it, any other is cut to its last part.
     """
     if isinstance(value, dict):
         return {key: portable(item, *roots) for key, item in value.items()}
@@ -80,9 +80,9 @@ def portable(value, *roots: Path):
 
 
 def write_sums(folder: Path) -> None:
-    """Write SHA256SUMS (as `sha256sum -c` reads it) into a folder and into those of its subfolders that hold files.
+    """Write SHA256SUMS (for `sha256sum -c`) into a folder and into its subfolders that contain files.
 
-    To be called again by whoever changes a file afterwards.
+    Call it again after changing a file.
     """
     hashes = {
         path.relative_to(folder): sha256(path)
@@ -100,16 +100,16 @@ def verify_sums(folder: Path) -> None:
     """Compare every file of a release with SHA256SUMS.
 
     Raises:
-        ReleaseError: naming the first that differs or is missing.
+        ReleaseError: If a file differs or is missing (the message names the first).
     """
     for line in (folder / SUMS).read_text(encoding="utf-8").splitlines():
         value, _, name = line.partition("  ")
         if not (folder / name).is_file() or sha256(folder / name) != value:
-            raise ReleaseError(f"{folder / name} is not the file that was verified: make the release anew.")
+            raise ReleaseError(f"{folder / name} is not the file that was verified: make the release again.")
 
 
 def follow_umask(folder: Path) -> None:
-    """Give every file below a folder the mode that a new one gets; safetensors are written for their owner alone."""
+    """Give every file below a folder the mode of a new file; safetensors writes files for their owner alone."""
     mask = os.umask(0)
     os.umask(mask)
     for path in folder.rglob("*"):
@@ -117,7 +117,7 @@ def follow_umask(folder: Path) -> None:
 
 
 def program(main: Callable[[], None]) -> None:
-    """Run a program's `main`; bad input, a failed check and a failing disk end in one sentence and exit status 2."""
+    """Run a program's `main`; report ReleaseError and OSError as a one-line message and exit with status 2."""
     try:
         main()
     except (ReleaseError, OSError) as error:

@@ -13,7 +13,8 @@ from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
 from modeling_pleias.tokenization_pleias import BASE_TOKENS
 
 from .facts import LANGUAGE_NAMES, gather, languages
-from .files import ReleaseError, follow_umask, read_config, read_json, write_json
+from .files import ReleaseError, follow_umask, read_json, write_json
+from .run import Run
 from .validate import LISTS
 
 MODULES = (modeling_pleias.configuration_pleias, modeling_pleias.modeling_pleias, modeling_pleias.tokenization_pleias)
@@ -42,7 +43,7 @@ class Source:
     """
 
     folder: Path
-    run: Path | None
+    run: Run | None
     model: PleiasForCausalLM
     languages: list[str]
 
@@ -52,19 +53,19 @@ class Source:
         return read_json(self.folder / "tokenizer_config.json").get("tokenizer_class") == PleiasTokenizer.__name__
 
 
-def open_run(run: Path) -> Source:
+def open_run(run: Run) -> Source:
     """The finished run in a folder.
 
     Raises:
         ReleaseError: when the folder holds no finished run.
     """
-    config = read_config(run)
-    if not (run / "model" / "config.json").is_file():
-        raise ReleaseError(f"{run} has no model/ yet: let the run finish, with the command that started it.")
-    model = load(run / "model")
+    config, model_folder = run.config, run.folder / "model"
+    if not (model_folder / "config.json").is_file():
+        raise ReleaseError(f"{run.folder} has no model/ yet: let the run finish, with the command that started it.")
+    model = load(model_folder)
     read = languages(gather(run), LISTS["languages"].split()) or (config.get("corpus") or {}).get("languages")
     # Of a fine-tuning on text that names no language nobody knows it: that is the Hub's code for it.
-    return Source(run / "model", run, model, list(read or (["und"] if config.get("task") else LANGUAGE_NAMES)))
+    return Source(model_folder, run, model, list(read or (["und"] if config.get("task") else LANGUAGE_NAMES)))
 
 
 def open_llama(folder: Path) -> Source:

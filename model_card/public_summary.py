@@ -22,6 +22,7 @@ from . import documentation_form
 from .attested import EXAMPLE, NONE, in_range, nothing, or_none, read_provider, read_run, rows_by, yes_no
 from .documents import document, markdown, page
 from .files import ReleaseError, program, sha256, write_json
+from .run import Run
 
 LINK = (
     "https://digital-strategy.ec.europa.eu/en/library/"
@@ -283,13 +284,13 @@ def left_out(run: dict) -> list[tuple]:
     return [("Documents left out by curation", [("Reason", "Documents", "Bytes"), *table])] if rows else []
 
 
-def write(run_folder: Path, provider_file: Path, out: Path) -> list[Path]:
+def write(run: Run, provider_file: Path, out: Path) -> list[Path]:
     """Write both documents; returns their files.
 
     Raises:
         ReleaseError: when provider.yaml or a file of the run is not whole.
     """
-    provider, run = read_provider(provider_file), read_run(run_folder)
+    provider, run = read_provider(provider_file), read_run(run)
     inputs, names = {**run["inputs"], str(provider_file): sha256(provider_file)}, or_none(provider["model"]["names"])
     documents = {
         "public_summary": document(
@@ -328,7 +329,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the documents")
     args = parser.parse_args()
-    for path in write(args.run, args.provider, args.out):
+    for path in write(Run(args.run), args.provider, args.out):
         print(path)
 
 

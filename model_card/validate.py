@@ -1,8 +1,8 @@
-"""Checks the card in a folder, offline: metadata, placeholders, links, every number against its source, code fences.
+"""Check the card in a folder offline: metadata, placeholders, links, every number against its source, code fences.
 
-    python -m model_card.validate dist/NAME/llama [--no_run]
+    python -m model_card.validate dist/NAME/llama [--skip_code]
 
-Prints a table of problems and exits with status 1 when there is one; README.md and card.json are those of card.py.
+Prints a table of problems, and exits with status 1 if there are any. card.py writes README.md and card.json.
 """
 
 if not __package__:  # run by path; same as `python -m model_card.validate`
@@ -27,10 +27,11 @@ import yaml
 
 from .facts import facts
 from .files import ReleaseError, program, read_json, sha256
+from .provenance import EvidenceFiles, resolve_pointer
 
 LISTS = json.loads(Path(__file__).with_name("hub_lists.json").read_text(encoding="utf-8"))
 REQUIRED = ("language", "license", "pipeline_tag", "tags")
-ALLOWED = {  # key -> the list its values are on
+ALLOWED = {  # key -> the list that contains its values
     "language": "languages",
     "license": "licenses",
     "library_name": "libraries",
@@ -41,7 +42,7 @@ EMISSIONS = ("emissions", "source", "training_type", "geographical_location", "h
 PLACEHOLDERS = re.compile(
     r"\bTODO\b|\bFIXME\b|\bTBD\b|\[More Information Needed\]|\[optional\]|\{\{|\}\}|\{%|<your|lorem ipsum", re.I
 )
-# A number of its own, not one in a name such as Q8_0, bf16 or CC-BY-4.0.
+# A number, but not one in a name such as Q8_0, bf16 or CC-BY-4.0.
 NUMBER = re.compile(r"(?<![\w.,/#-])[+-]?\d(?:[\d,]*\d)?(?:\.\d+)?%?(?![\w/]|[.,-]\w)")
 LINK = re.compile(
     r"!?\[[^\]]*\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)|<(https?://[^>]*)>|^\[[^\]]+\]:\s*(\S+)", re.M
@@ -49,21 +50,21 @@ LINK = re.compile(
 FENCE = re.compile(r"^(`{3,})([^\n`]*)\n(.*?)^\1`*[ \t]*$", re.M | re.S)  # the groups: backticks, language, code
 INLINE = re.compile(r"`[^`\n]+`")
 NAMES = re.compile(r"^[\w.-]+/[\w.-]+$")  # OWNER/NAME
-# Electricity gives between a few g CO2eq a kWh (hydro) and some 1,100 (lignite); twice that leaves room for a grid's
-# losses and a computing centre's overhead. Kilograms or tonnes in place of grams fall far outside.
+# Electricity emits between a few g CO2eq per kWh (hydro) and 1,100 (lignite); twice that leaves room for losses of the
+# grid and the overhead of a computing centre. Kilograms or tonnes instead of grams are far outside.
 GRAMS_PER_KWH = (1, 2200)
-SECONDS = 300  # for one code fence
+SECONDS = 300  # per code fence
 ROUNDING = 1e-6  # bits per byte
 
 
 @dataclass(order=True)
 class Problem:
-    """One line of the table.
+    """One line of the table of problems.
 
     Args:
-        line: of README.md; 0 for the folder as a whole.
+        line: Line of README.md; 0 for the folder.
         kind: metadata, placeholder, link, number, code or section.
-        message: what is wrong, and the mend where it is not plain.
+        message: What is wrong, and the fix if it is not obvious.
     """
 
     line: int
@@ -72,10 +73,10 @@ class Problem:
 
 
 def parts(text: str) -> tuple[str, str, int]:
-    """Metadata, body, and the lines that stand before the body.
+    """Return the metadata, the body, and the number of lines before the body.
 
     Raises:
-        ReleaseError: when there is no metadata.
+        ReleaseError: If there is no metadata.
     """
     match = re.match(r"---\n(.*?\n)---\n", text, re.S)
     if not match:
@@ -84,24 +85,24 @@ def parts(text: str) -> tuple[str, str, int]:
 
 
 def blanked(text: str, *patterns: re.Pattern) -> str:
-    """The text with what a pattern finds made blanks, so that lines and columns stay."""
+    """Replace what the patterns match by spaces, so that lines and columns are kept."""
     for pattern in patterns:
         text = pattern.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
     return text
 
 
 def line_of(text: str, offset: int) -> int:
-    """Number of the line at an offset."""
+    """Return the number of the line at an offset."""
     return text.count("\n", 0, offset) + 1
 
 
-# What is checked ----------------------------------------------------------------------------------
+# Checks ---------------------------------------------------------------------------------------
 
 
 def check_metadata(head: dict) -> Iterator[str]:
-    """Keys and values against the Hub's lists."""
+    """Compare keys and values with the Hub's lists."""
     yield from (f"{key} is missing" for key in REQUIRED if not head.get(key))
-    yield from (f"{key} is no key that the Hub knows" for key in head if key not in LISTS["keys"])
+    yield from (f"{key} is not a key that the Hub knows" for key in head if key not in LISTS["keys"])
     languages = LISTS["languages"].split()
     for key, name in ALLOWED.items():
         allowed = languages if name == "languages" else LISTS[name]
@@ -113,9 +114,9 @@ def check_metadata(head: dict) -> Iterator[str]:
         values = head.get(key, [])
         for value in values if isinstance(values, list) else [values]:
             if not NAMES.match(str(value)):
-                yield f"{key}: {value!r} is no OWNER/NAME"
+                yield f"{key}: {value!r} is not OWNER/NAME"
     if ("base_model" in head) != ("base_model_relation" in head):
-        yield "base_model and base_model_relation belong together"
+        yield "base_model and base_model_relation must be set together"
     if head.get("license") == "other" and not (head.get("license_name") and head.get("license_link")):
         yield "license: other needs license_name and license_link"
     if "co2_eq_emissions" in head:
@@ -125,56 +126,56 @@ def check_metadata(head: dict) -> Iterator[str]:
 
 
 def check_emissions(emissions) -> Iterator[str]:
-    """Form of `co2_eq_emissions`."""
+    """Check the format of `co2_eq_emissions`."""
     if not isinstance(emissions, dict):
-        yield "co2_eq_emissions is to name source, training_type, geographical_location and hardware_used"
+        yield "co2_eq_emissions must have source, training_type, geographical_location and hardware_used"
         return
     yield from (f"co2_eq_emissions: {key} is missing" for key in EMISSIONS if not emissions.get(key))
     if not isinstance(emissions.get("emissions"), int | float) or emissions["emissions"] < 0:
-        yield "co2_eq_emissions: emissions is to be a number of grams"
+        yield "co2_eq_emissions: emissions must be a number of grams"
     if emissions.get("training_type") not in LISTS["training_types"]:
-        yield f"co2_eq_emissions: training_type is to be one of {', '.join(LISTS['training_types'])}"
+        yield f"co2_eq_emissions: training_type must be one of {', '.join(LISTS['training_types'])}"
 
 
 def check_results(entry: dict) -> Iterator[str]:
-    """Form of one entry of `model-index`."""
+    """Check the format of an entry of `model-index`."""
     if not entry.get("name") or not entry.get("results"):
         yield "model-index: an entry has no name or no results"
     for i, result in enumerate(entry.get("results", [])):
-        where = f"model-index, result {i + 1}"
+        prefix = f"model-index, result {i + 1}"
         if (result.get("task") or {}).get("type") not in LISTS["pipeline_tags"]:
-            yield f"{where}: task.type is not one of the Hub's pipeline tags"
+            yield f"{prefix}: task.type is not one of the Hub's pipeline tags"
         dataset = result.get("dataset") or {}
         if not dataset.get("type") or not dataset.get("name"):
-            yield f"{where}: dataset needs type and name"
+            yield f"{prefix}: dataset needs type and name"
         for metric in result.get("metrics") or [{}]:
             value = metric.get("value")
             if not metric.get("type") or not isinstance(value, int | float) or value != value:
-                yield f"{where}: a metric needs type and a number as value"
+                yield f"{prefix}: a metric needs type and a number as value"
 
 
 def anchors(body: str) -> set[str]:
-    """Anchors of the headings, as the Hub and GitHub make them."""
-    found, seen = set(), {}
+    """Return the anchors of the headings, as the Hub and GitHub form them."""
+    slugs, seen = set(), {}
     for title in re.findall(r"^#{1,6}\s+(.+?)\s*#*$", blanked(body, FENCE), re.M):
         slug = re.sub(r"[^\w\- ]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).lower()).replace(" ", "-")
         count = seen[slug] = seen.get(slug, -1) + 1
-        found.add(f"{slug}-{count}" if count else slug)
-    return found
+        slugs.add(f"{slug}-{count}" if count else slug)
+    return slugs
 
 
 def check_links(body: str, folder: Path) -> Iterator[tuple[int, str]]:
-    """Relative links and anchors lead somewhere; absolute ones are well formed."""
+    """Check that relative links and anchors have a target, and that absolute links are well formed."""
     text, known = blanked(body, FENCE, INLINE), anchors(body)
     for match in LINK.finditer(text):
         target = next(filter(None, match.groups()))
         url = urlsplit(target)
         if url.scheme in ("http", "https"):
             if not re.fullmatch(r"([\w-]+\.)+[a-z]{2,}(:\d+)?", url.netloc, re.I):
-                yield line_of(text, match.start()), f"{target} is no address"
+                yield line_of(text, match.start()), f"{target} is not an address"
         elif url.scheme == "mailto":
             if not re.fullmatch(r"[^@\s]+@[\w-]+(\.[\w-]+)+", url.path):
-                yield line_of(text, match.start()), f"{target} is no mail address"
+                yield line_of(text, match.start()), f"{target} is not a mail address"
         elif url.scheme:
             yield line_of(text, match.start()), f"{target}: {url.scheme} is not a scheme of the web"
         elif url.path:
@@ -186,110 +187,78 @@ def check_links(body: str, folder: Path) -> Iterator[tuple[int, str]]:
 
 
 def check_sections(body: str) -> Iterator[tuple[int, str]]:
-    """No heading without text under it, and none twice."""
+    """Check that there is text under every heading."""
     text = blanked(body, FENCE)
-    found = [*re.finditer(r"^(#{1,6})\s+(.+)$", text, re.M)]
-    for match, following in zip(found, [*found[1:], None], strict=True):
+    headings = [*re.finditer(r"^(#{1,6})\s+(.+)$", text, re.M)]
+    for match, following in zip(headings, [*headings[1:], None], strict=True):
         end = following.start() if following else len(body)
         deeper = following is not None and len(following[1]) > len(match[1])
         if not deeper and not body[match.end() : end].strip():
-            yield line_of(text, match.start()), f"nothing stands under {match[2]!r}"
-
-
-def at(content, pointer: str):
-    """The value at a JSON pointer.
-
-    Raises:
-        KeyError: when there is none.
-    """
-    for step in pointer.split("/")[1:]:
-        step = step.replace("~1", "/").replace("~0", "~")
-        try:
-            content = content[int(step)] if isinstance(content, list) else content[step]
-        except (IndexError, ValueError, TypeError) as error:
-            raise KeyError(pointer) from error
-    return content
-
-
-class Sources:
-    """The files that figures come from, each read once."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.read = folder, {}
-
-    def value(self, source: str):
-        """What stands at FILE#POINTER.
-
-        Raises:
-            KeyError: when nothing does.
-        """
-        name, _, pointer = source.partition("#")
-        if name not in self.read:
-            self.read[name] = read_json(self.folder / name)
-        return at(self.read[name], pointer)
+            yield line_of(text, match.start()), f"there is no text under {match[2]!r}"
 
 
 def check_numbers(text: str, head: dict, folder: Path) -> Iterator[tuple[int, str]]:
-    """Every number of the body is noted in card.json and equals its source, every noted one stands where it should."""
-    card, sources, covered = read_json(folder / "card.json"), Sources(folder), set()
+    """Check that card.json lists every number of the body, and that each is at its place and equals its source."""
+    card, sources, covered = read_json(folder / "card.json"), EvidenceFiles(folder), set()
     begins = [0, *(match.end() for match in re.finditer("\n", text))]
     for name, digest in card["evidence"].items():
         if not (folder / name).is_file():
-            yield 0, f"{name} is missing, and figures come from it"
+            yield 0, f"{name} is missing, and numbers come from it"
             return
         if sha256(folder / name) != digest:
-            yield 0, f"{name} has changed since the card was made: make the card anew"
+            yield 0, f"{name} changed after the card was written: write the card again"
     for number in card["numbers"]:
         place, shown, source = number["line"], number["text"], number["source"]
         start = begins[place - 1] + number["column"] - 1 if place <= len(begins) else len(text)
-        found = text[start : start + len(shown)]
-        if found != shown:
-            yield place, f"{shown} is to stand here ({source}), and {found!r} does: make the card anew"
+        actual = text[start : start + len(shown)]
+        if actual != shown:
+            yield place, f"expected {shown} ({source}), got {actual!r}: write the card again"
         covered.update(range(start, start + len(shown)))
         yield from ((place, problem) for problem in compare(sources, number, shown))
     for entry in card["metadata"]:
         yield from ((0, problem) for problem in compare(sources, entry, None))
         try:
-            value = at(head, entry["pointer"])
+            value = resolve_pointer(head, entry["pointer"])
         except KeyError:
             value = None
         if value != entry["value"]:
-            yield 0, f"metadata{entry['pointer']} is {value!r}, and {entry['source']} says {entry['value']!r}"
+            yield 0, f"metadata{entry['pointer']} is {value!r}, but {entry['source']} is {entry['value']!r}"
     _, body, shift = parts(text)
     plain = blanked(body, FENCE, INLINE, re.compile(r"\]\([^)]*\)"), re.compile(r"https?://\S+"))
     for count, line in enumerate(plain.split("\n"), shift + 1):
         for match in NUMBER.finditer(re.sub(r"^\s*\d+\.\s", lambda item: " " * len(item[0]), line)):
             if not covered.issuperset(range(begins[count - 1] + match.start(), begins[count - 1] + match.end())):
-                yield count, f"{match[0]} comes from no file: print it from one in the template"
+                yield count, f"{match[0]} comes from no file: print it from a file in the template"
 
 
-def compare(sources: Sources, entry: dict, shown: str | None) -> Iterator[str]:
-    """One noted value against its source, and its text against the value."""
+def compare(sources: EvidenceFiles, entry: dict, shown: str | None) -> Iterator[str]:
+    """Compare a recorded value with its source, and its text with the value."""
     try:
         value = sources.value(entry["source"])
     except KeyError:
-        yield f"{entry['source']} is not there, and {shown or entry['value']} came from it"
+        yield f"{entry['source']} does not exist, and {shown or entry['value']} came from it"
         return
     if value != entry["value"]:
-        yield f"{shown or entry['value']} is stale: {entry['source']} is {value!r} now"
+        yield f"{shown or entry['value']} is stale: {entry['source']} is now {value!r}"
     elif shown is not None and value.__format__(entry["format"]) != shown:
-        yield f"{shown} is not {entry['source']}, {value!r}"
+        yield f"{shown} is not the value of {entry['source']}, {value!r}"
 
 
 def check_evidence(head: dict, folder: Path) -> Iterator[str]:
-    """facts.json follows from the files beside it, these are the release's, and emissions are grams."""
+    """Check that facts.json follows from the other evidence, which is the release's, and that emissions are grams."""
     evidence = folder / "evidence"
     if not (evidence / "release.json").is_file():
         return
     release, stored = read_json(evidence / "release.json"), read_json(evidence / "facts.json")
-    fresh = json.loads(json.dumps(facts(release, read_json(evidence / "data.json"))))
-    for key in fresh.keys() | stored.keys():
+    inputs = [read_json(evidence / f"{name}.json") for name in ("data", "lineage")]
+    fresh = json.loads(json.dumps(facts(release, *inputs)))
+    for key in sorted(fresh.keys() | stored.keys()):
         if fresh.get(key) != stored.get(key):
-            yield f"evidence/facts.json: {key} does not follow from release.json and data.json"
+            yield f"evidence/facts.json: {key} does not follow from release.json, data.json and lineage.json"
     outer = folder.parent / "release.json"
     if outer.is_file() and read_json(outer) != release:
-        yield f"evidence/release.json is not {outer}: make the card anew"
-    yield from check_run(release, folder)
+        yield f"evidence/release.json differs from {outer}: write the card again"
+    yield from check_runs(release, folder)
     if (evidence / "comparison.json").is_file():
         yield from check_comparison(read_json(evidence / "comparison.json"))
     grams = (head.get("co2_eq_emissions") or {}).get("emissions")
@@ -299,36 +268,36 @@ def check_evidence(head: dict, folder: Path) -> Iterator[str]:
         if not GRAMS_PER_KWH[0] <= rate <= GRAMS_PER_KWH[1]:
             yield (
                 f"co2_eq_emissions: {grams:g} g for {kwh:g} kWh is {rate:.3g} g/kWh, which no "
-                "electricity gives: the Hub wants grams"
+                "electricity emits: the Hub expects grams"
             )
 
 
-def check_run(release: dict, folder: Path) -> Iterator[str]:
-    """The files of run/, where it is there, are those that were released; both flavours have the same."""
-    if not (folder / "run").is_dir():
+def check_runs(release: dict, folder: Path) -> Iterator[str]:
+    """Check that the files of runs/, if it exists, are the released ones; both variants have the same."""
+    if not (folder / "runs").is_dir():
         return
     listed = release["folders"].get("llama", {"files": {}})["files"]
-    listed = {name: file["sha256"] for name, file in listed.items() if name.startswith("run/")}
-    found = {path.relative_to(folder).as_posix(): path for path in (folder / "run").rglob("*") if path.is_file()}
-    for name in sorted(listed.keys() | found.keys()):
-        if name not in found:
+    listed = {name: file["sha256"] for name, file in listed.items() if name.startswith("runs/")}
+    paths = {path.relative_to(folder).as_posix(): path for path in (folder / "runs").rglob("*") if path.is_file()}
+    for name in sorted(listed.keys() | paths.keys()):
+        if name not in paths:
             yield f"{name} is missing, and was released"
-        elif listed.get(name) != sha256(found[name]):
+        elif listed.get(name) != sha256(paths[name]):
             yield f"{name} is not the file that was released"
 
 
 def check_comparison(content: dict) -> Iterator[str]:
-    """The differences between models are those of their figures."""
+    """Check that the differences between models follow from their values."""
     first = content["models"][0]["name"]
     for text, row in content["tasks"]["bits_per_byte"].items():
-        values = {name: of["value"] if isinstance(of, dict) else of for name, of in row["values"].items()}
+        values = {name: value["value"] if isinstance(value, dict) else value for name, value in row["values"].items()}
         for name, difference in row["differences"].items():
             if abs(values[first] - values[name] - difference["value"]) > ROUNDING:
                 yield f"evidence/comparison.json: the difference to {name} ({text}) does not follow from the values"
 
 
 def check_code(body: str, folder: Path, *, run: bool) -> Iterator[tuple[int, str]]:
-    """Python fences run in a fresh interpreter, in the folder and offline; bash, JSON and YAML ones parse."""
+    """Run Python fences in a new interpreter, in the folder and offline; parse those of bash and JSON."""
     for match in FENCE.finditer(body):
         language, code, line = match[2].strip(), match[3], line_of(body, match.start())
         problem = None
@@ -349,7 +318,7 @@ def check_code(body: str, folder: Path, *, run: bool) -> Iterator[tuple[int, str
 
 
 def parse_python(code: str) -> str | None:
-    """What keeps code from being Python."""
+    """Return the syntax error of Python code, or None."""
     try:
         ast.parse(code)
     except SyntaxError as error:
@@ -358,7 +327,7 @@ def parse_python(code: str) -> str | None:
 
 
 def run_python(code: str, folder: Path) -> str | None:
-    """What keeps code from running; its last words."""
+    """Run Python code; return the last line of its error, or None."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     command = [sys.executable, "-c", code]
     try:
@@ -366,56 +335,56 @@ def run_python(code: str, folder: Path) -> str | None:
             command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        return f"not done after {SECONDS} s"
+        return f"did not end within {SECONDS} s"
     return (done.stderr.strip().splitlines() or ["no message"])[-1] if done.returncode else None
 
 
 def validate(folder: Path, *, run: bool = True) -> list[Problem]:
-    """The problems of the card in a folder, in the order of lines.
+    """Return the problems of the card in a folder, by line.
 
     Args:
-        folder: the folder, with README.md and card.json.
-        run: whether Python code fences are run, or only parsed.
+        folder: The folder, with README.md and card.json.
+        run: Run the Python code fences. If False, only parse them.
 
     Raises:
-        ReleaseError: when there is no card.
+        ReleaseError: If there is no card.
     """
     path = folder / "README.md"
     if not path.is_file():
-        raise ReleaseError(f"{path} is not there: give a folder with a card.")
-    text = path.read_bytes().decode("utf-8")  # a carriage return that a model wrote is no end of a line
+        raise ReleaseError(f"{path} does not exist: pass a folder with a card.")
+    text = path.read_bytes().decode("utf-8")  # a carriage return that a model generated does not end a line
     try:
         yaml_head, body, shift = parts(text)
         head = yaml.safe_load(yaml_head)
     except (ReleaseError, yaml.YAMLError) as error:
         return [Problem(1, "metadata", " ".join(str(error).split()))]
-    found = [Problem(0, "metadata", message) for message in check_metadata(head)]
-    found += [
+    problems = [Problem(0, "metadata", message) for message in check_metadata(head)]
+    problems += [
         Problem(line_of(text, m.start()), "placeholder", m[0]) for m in PLACEHOLDERS.finditer(blanked(text, QUOTED))
     ]
-    found += [Problem(0, "number", message) for message in check_evidence(head, folder)]
-    found += [Problem(line, "number", message) for line, message in check_numbers(text, head, folder)]
+    problems += [Problem(0, "number", message) for message in check_evidence(head, folder)]
+    problems += [Problem(line, "number", message) for line, message in check_numbers(text, head, folder)]
     shifted = {
         "link": check_links(body, folder),
         "section": check_sections(body),
         "code": check_code(body, folder, run=run),
     }
-    for kind, problems in shifted.items():
-        found += [Problem(line + shift, kind, message) for line, message in problems]
-    return sorted(found)
+    for kind, checked in shifted.items():
+        problems += [Problem(line + shift, kind, message) for line, message in checked]
+    return sorted(problems)
 
 
-# Where braces are doubled by right, and where a model writes what it will.
+# Blocks in which doubled braces are right, and in which a model may have generated anything.
 QUOTED = re.compile(r"^(`{3,})(?:bibtex|text)\n.*?^\1$", re.M | re.S)
 
 
 def main() -> None:
     """`python -m model_card.validate`: see the docstring of this file."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
-    parser.add_argument("folder", type=Path, help="folder with README.md and card.json")
-    parser.add_argument("--no_run", action="store_true", help="parse Python code fences without running them")
+    parser.add_argument("folder", type=Path, help="Folder with README.md and card.json.")
+    parser.add_argument("--skip_code", action="store_true", help="Parse Python code fences without running them.")
     args = parser.parse_args()
-    problems = validate(args.folder, run=not args.no_run)
+    problems = validate(args.folder, run=not args.skip_code)
     for problem in problems:
         print(f"{problem.line or '-':>5}  {problem.kind:11}  {problem.message}")
     if problems:
@@ -423,8 +392,8 @@ def main() -> None:
         raise SystemExit(1)
     card = read_json(args.folder / "card.json")
     count = len(card["numbers"]) + len(card["metadata"])
-    ran = "parsed" if args.no_run else "run"
-    print(f"{args.folder / 'README.md'} is in order: {count} figures equal their sources, code fences {ran}.")
+    ran = "parsed" if args.skip_code else "run"
+    print(f"{args.folder / 'README.md'} is valid: {count} values equal their sources, code fences {ran}.")
 
 
 if __name__ == "__main__":

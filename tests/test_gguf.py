@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, pipeline
 from model_card import checks, flavours, gguf_files, gguf_writer, release
 from model_card.files import ReleaseError, read_json, write_json
 from model_card.fp32 import Fp32
+from model_card.run import Run
 
 ABOUT = {"name": "tiny", "license": "apache-2.0", "languages": ["fr", "la"]}
 
@@ -27,13 +28,13 @@ def released(run, tmp_path_factory):  # noqa: F811
     """Folder of the flavours of the run, unchecked."""
     folder = tmp_path_factory.mktemp("dist") / "tiny"
     folder.mkdir()
-    flavours.write_flavours(flavours.open_run(run), folder, max_shard_size="400KB")
+    flavours.write_flavours(flavours.open_run(Run(run)), folder, max_shard_size="400KB")
     return folder
 
 
 @pytest.fixture(scope="module")
 def reference(run):  # noqa: F811
-    return checks.Reference(flavours.open_run(run))
+    return checks.Reference(flavours.open_run(Run(run)))
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,6 @@ from safetensors.torch import load_file
 from training_runs import as_yaml, handlers_kept, state
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
-from modeling_pleias import PleiasForCausalLM
 from training import checkpoint, guard, pretrain
 from training.config import InputError, parse
 from training.corpus import CorpusConfig
@@ -628,46 +627,6 @@ def test_a_run_continues_the_model_of_another_and_records_it(reference, tmp_path
     assert session["init_from"]["model.safetensors"] == sha256(reference.folder / "model/model.safetensors")
     with pytest.raises(InputError, match=": model and init_from changed"):
         run(replace(config, init_from=None, model=reference.model, stages=[Stage("more", steps=4, sequences=8)]))
-
-
-def test_a_run_goes_on_from_the_mean_of_two_models_and_says_so(reference, tmp_path):
-    """A step at a learning rate of 0 leaves the mean as it was, but for its rounding to bf16."""
-    torch.manual_seed(0)
-    PleiasForCausalLM(reference.model_config()).to(torch.bfloat16).save_pretrained(tmp_path / "other")
-    still = replace(reference.optimizer, learning_rate=0.0, final_learning_rate=0.0)
-    config = replace(
-        reference,
-        model={},
-        init_from=reference.folder / "model",
-        average_with=tmp_path / "other",
-        out=tmp_path / "mean",
-        optimizer=still,
-        stages=[Stage("more", steps=1, sequences=8)],
-    )
-    run(config)
-    a, b, mean = (
-        load_file(folder / "model.safetensors")
-        for folder in (config.init_from, tmp_path / "other", tmp_path / "mean/model")
-    )
-    assert a.keys() == b.keys() == mean.keys() and any(not torch.equal(a[name], b[name]) for name in a)
-    for name in mean:
-        assert torch.equal(mean[name], ((a[name].float() + b[name].float()) / 2).to(torch.bfloat16)), name
-    session = read_json(tmp_path / "mean/run.json")["sessions"][0]
-    assert session["average_with"]["model.safetensors"] == sha256(tmp_path / "other/model.safetensors")
-    with pytest.raises(InputError, match=": average_with changed"):
-        run(replace(config, average_with=None, stages=[Stage("more", steps=2, sequences=8)]))
-
-
-def test_a_mean_takes_two_models_of_one_shape(reference, tmp_path):
-    with pytest.raises(InputError, match="name the other as init_from"):
-        replace(reference, average_with=reference.folder / "model").model_config()
-    with pytest.raises(InputError, match="average_with .* is not a model folder"):
-        replace(reference, init_from=reference.folder / "model", average_with=tmp_path, model={}).model_config()
-    narrow = replace(reference, model=reference.model | {"intermediate_size": 48}).model_config()
-    PleiasForCausalLM(narrow).save_pretrained(tmp_path / "narrow")
-    model = PleiasForCausalLM.from_pretrained(reference.folder / "model")
-    with pytest.raises(InputError, match="it has another shape than init_from"):
-        pretrain.average(model, tmp_path / "narrow")
 
 
 def test_continuing_a_model_uses_its_architecture(reference, tmp_path):

@@ -11,6 +11,7 @@ import yaml
 from model_card import documentation_form, public_summary
 from model_card.attested import EXAMPLE, in_range, read_provider, read_run
 from model_card.files import ReleaseError, read_json, sha256, write_json
+from model_card.run import Run
 from modeling_pleias import PleiasConfig, PleiasForCausalLM
 from training.files import model_sha256
 from training.shards import ShardsConfig, build
@@ -95,7 +96,7 @@ def made(run, tmp_path):
     """Function (changes to the provider): the folder with both documents."""
 
     def make(**changes) -> Path:
-        public_summary.write(run, provider_with(tmp_path, **changes), tmp_path / "out")
+        public_summary.write(Run(run), provider_with(tmp_path, **changes), tmp_path / "out")
         return tmp_path / "out"
 
     return make
@@ -119,7 +120,7 @@ def test_datasets_above_three_percent_are_listed_with_licence_and_date_and_the_r
 def test_the_size_is_a_range_of_the_template_and_the_other_modalities_are_none(made, run):
     section = next(value for title, value in fields(made()).items() if title.startswith("1.3"))
     _, text, *others = section["Modalities"]
-    tokens = sum(row["tokens"] for row in read_run(run)["corpora"][0]["by_language"])
+    tokens = sum(row["tokens"] for row in read_run(Run(run))["corpora"][0]["by_language"])
     assert text[1] == f"Less than 1 billion tokens ({tokens:,} tokens in the corpora of all stages)"
     assert [row[1] for row in others] == ["None."] * 4
     assert section["Latest date of data acquisition/collection for model training"].startswith("2026-05-01. ")
@@ -186,7 +187,7 @@ def test_every_field_that_the_provider_left_out_is_named_and_nothing_is_written(
     changes = {"provider__contact": ..., "data__crawlers": "", "summary__version": None}
     provider = provider_with(tmp_path, **changes)
     with pytest.raises(ReleaseError, match="missing: data.crawlers, provider.contact, summary.version"):
-        public_summary.write(run, provider, tmp_path / "out")
+        public_summary.write(Run(run), provider, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -290,11 +291,11 @@ def test_the_form_of_a_run_that_went_on_from_another_counts_both(run, tmp_path):
     sessions["sessions"][0]["init_from"] = model_sha256(first / "model")
     write_json(more / "run.json", sessions)
     write_json(more / "emissions.json", {"seconds": 3600, "kwh": 7.0, "source": "a meter"})
-    told = read_run(more)
+    told = read_run(Run(more))
     assert told["tokens"] == 10 * 4 * 256 + 10 * 4 * 128 and told["seconds"] == 10_800 and told["kwh"] == 21
     assert told["method"] == "codecarbon; a meter" and str(first / "config.yaml") in told["inputs"]
     assert [stage["name"] for stage in told["stages"]] == ["base", "more"]
-    public_summary.write(more, provider_with(tmp_path), tmp_path / "out")
+    public_summary.write(Run(more), provider_with(tmp_path), tmp_path / "out")
     form = fields(tmp_path / "out", "model_documentation_form")
     process = form["Training process"]["Design specifications of the training process"]
     assert process.startswith("15,360 tokens in 10 steps (base), then 10 steps (more);")
@@ -315,7 +316,7 @@ def test_a_run_without_an_account_of_its_text_is_refused(run, tmp_path):
         (tmp_path / name).write_bytes((run / name).read_bytes())
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({**settings, "stages": []}))
     with pytest.raises(ReleaseError, match="names no shards whose manifest names its sources"):
-        read_run(tmp_path)
+        read_run(Run(tmp_path))
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({**settings, "data": {"folder": "gone"}}))
-    with pytest.raises(ReleaseError, match="gone/shards/manifest.json is not there"):
-        read_run(tmp_path)
+    with pytest.raises(ReleaseError, match="gone/shards/manifest.json does not exist"):
+        read_run(Run(tmp_path))

@@ -193,7 +193,7 @@ def test_a_packaged_pretraining_config_takes_no_bf16_product_on_a_cpu_without_bf
     text = replace(text, model=text.model | {"vocab_size": 400})
     config = recipe(name)
     if config.init_from is not None:  # a model that is not in the checkout
-        config = replace(config, init_from=base_model, average_with=None)
+        config = replace(config, init_from=base_model)
     config = shrunk(config, 10**9, text=text)  # one step per stage of the smallest model
     stages = [replace(stage, shards=tiny_shards, candidates=stage.candidates and 64) for stage in config.stages[:1]]
     corpus = replace(config.corpus, languages=["en"])

@@ -1,4 +1,4 @@
-"""A release is whole or not there; its flavours are the run bit for bit, for users who have nothing of ours."""
+"""A release is atomic; its variants equal the run bit for bit, for users without this package."""
 
 import json
 import os
@@ -19,12 +19,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import modeling_pleias
 from model_card import checks, flavours, release
 from model_card.files import ReleaseError, read_json, verify_sums, write_json
+from model_card.run import Run
 from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
 from training.tasks import instruct
 
 
 def save_model(folder: Path, tokenizer: Path) -> None:
-    """A small model with drawn weights, in bfloat16; wide enough for K-quants, strong enough to have favourites."""
+    """A small model with random weights, in bfloat16; wide enough for K-quants, with clear preferences."""
     torch.manual_seed(0)
     config = PleiasConfig(
         vocab_size=len(PleiasTokenizer.from_pretrained(tokenizer)),
@@ -82,7 +83,7 @@ def build(*arguments: str | Path) -> dict:
 
 @pytest.fixture(scope="session")
 def released(run, tmp_path_factory):
-    """Folder of a release of the run, its two flavours in shards of at most 400 kB, made under umask 027."""
+    """Folder of a release of the run, its two variants in shards of at most 400 kB, written under umask 027."""
     out = tmp_path_factory.mktemp("dist") / "tiny"
     before = os.umask(0o027)
     try:
@@ -94,12 +95,12 @@ def released(run, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def reference(run):
-    return checks.Reference(flavours.open_run(run))
+    return checks.Reference(flavours.open_run(Run(run)))
 
 
 @pytest.fixture(scope="session")
 def stranger(tmp_path_factory):
-    """The interpreter of a virtual environment that has transformers and torch, and nothing of this project."""
+    """The interpreter of a virtual environment that has transformers and torch, but not this project."""
     folder = tmp_path_factory.mktemp("venv")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     site = next(folder.glob("lib/python*/site-packages"))
@@ -111,23 +112,23 @@ def stranger(tmp_path_factory):
     return python
 
 
-def test_every_check_of_a_good_release_passed_and_is_on_file(released):
-    told = read_json(released / "release.json")
-    assert len(told["checks"]) == 18 and all(check["passed"] for check in told["checks"])
-    assert {check["part"] for check in told["checks"]} == {"custom", "llama"}
+def test_every_check_of_a_good_release_passed_and_is_recorded(released):
+    content = read_json(released / "release.json")
+    assert len(content["checks"]) == 18 and all(check["passed"] for check in content["checks"])
+    assert {check["part"] for check in content["checks"]} == {"custom", "llama"}
 
 
-def test_release_json_says_what_the_run_says(released, run):
-    told = read_json(released / "release.json")
+def test_release_json_contains_the_run_s_records(released, run):
+    content = read_json(released / "release.json")
     model = PleiasForCausalLM.from_pretrained(run / "model", dtype="auto")
-    assert told["model"]["parameters"] == model.num_parameters() and told["model"]["dtype"] == "bfloat16"
-    assert told["languages"] == ["fr", "la"]
-    assert told["source"]["run"]["validation"] == {"step": 1, "validation": {"fr": {"bits_per_byte": 2.0}}}
-    assert told["source"]["run"]["emissions"] == {"kg_co2eq": 1e-6}
-    assert told["command"] == "the command" and told["gguf"] is None and told["skipped"] == {}
+    assert content["model"]["parameters"] == model.num_parameters() and content["model"]["dtype"] == "bfloat16"
+    assert content["languages"] == ["fr", "la"]
+    assert content["source"]["run"]["validation"] == {"step": 1, "validation": {"fr": {"bits_per_byte": 2.0}}}
+    assert content["source"]["run"]["emissions"] == {"kg_co2eq": 1e-6}
+    assert content["command"] == "the command" and content["gguf"] is None and content["skipped"] == {}
 
 
-def test_without_the_package_both_flavours_give_the_logits_and_the_text_of_the_run(released, run, stranger, tmp_path):
+def test_without_the_package_both_variants_give_the_logits_and_the_text_of_the_run(released, run, stranger, tmp_path):
     code = (
         "import sys, json, torch\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline\n"
@@ -141,20 +142,20 @@ def test_without_the_package_both_flavours_give_the_logits_and_the_text_of_the_r
         "print(json.dumps([type(model).__name__, ids.tolist(), model(ids).logits.float().tolist(), text]))"
     )
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path)}
-    told = {}
+    content = {}
     for flavour in ("custom", "llama"):
         command = [stranger, "-I", "-c", code, released / flavour]
         done = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
-        told[flavour] = json.loads(done.stdout.splitlines()[-1])
-    assert [told["custom"][0], told["llama"][0]] == ["PleiasForCausalLM", "LlamaForCausalLM"]
-    assert told["custom"][1:] == told["llama"][1:]
+        content[flavour] = json.loads(done.stdout.splitlines()[-1])
+    assert [content["custom"][0], content["llama"][0]] == ["PleiasForCausalLM", "LlamaForCausalLM"]
+    assert content["custom"][1:] == content["llama"][1:]
     model = PleiasForCausalLM.from_pretrained(run / "model", dtype=torch.bfloat16)
     tokenizer = PleiasTokenizer.from_pretrained(run / "model")
     ids = tokenizer("la vieille maison", return_tensors="pt").input_ids
-    assert told["llama"][1] == ids.tolist()
-    assert told["llama"][2] == model(ids).logits.float().tolist()
+    assert content["llama"][1] == ids.tolist()
+    assert content["llama"][2] == model(ids).logits.float().tolist()
     out = model.generate(ids, max_new_tokens=9)[0]
-    assert told["llama"][3] == tokenizer.decode(out, skip_special_tokens=True)
+    assert content["llama"][3] == tokenizer.decode(out, skip_special_tokens=True)
 
 
 def test_auto_map_names_every_class_that_the_package_registers(released):
@@ -170,20 +171,20 @@ def test_auto_map_names_every_class_that_the_package_registers(released):
     assert settings["auto_map"] == {"AutoTokenizer": [None, "tokenization_pleias.PleiasTokenizer"]}
 
 
-def test_the_llama_flavour_has_no_code_and_says_nothing_of_us(released):
+def test_the_llama_variant_has_no_code_and_does_not_mention_pleias(released):
     assert not list((released / "llama").glob("*.py"))
     for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
         assert "pleias" not in (released / "llama" / name).read_text(encoding="utf-8").lower()
 
 
-def test_with_the_package_the_custom_flavour_opens_without_trust(released):
+def test_with_the_package_the_custom_variant_loads_without_trust(released):
     assert (
         type(AutoModelForCausalLM.from_pretrained(released / "custom", trust_remote_code=False)) is PleiasForCausalLM
     )
     assert type(AutoTokenizer.from_pretrained(released / "custom", trust_remote_code=False)) is PleiasTokenizer
 
 
-def test_weights_are_sharded_by_size_and_the_same_files_in_both_flavours(released):
+def test_weights_are_sharded_by_size_into_the_same_files_in_both_variants(released):
     files = read_json(released / "release.json")["folders"]
     shards = {name: file for name, file in files["llama"]["files"].items() if name.endswith(".safetensors")}
     # The largest tensor sets the least that a shard can be.
@@ -196,7 +197,7 @@ def test_files_follow_the_umask(released):
     assert modes == {0o640}
 
 
-def test_sha256sum_verifies_the_release_and_each_folder_on_its_own(released):
+def test_sha256sum_verifies_the_release_and_each_folder_alone(released):
     for folder in (released, released / "custom", released / "llama"):
         subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=folder, check=True)
         listed = {line.partition("  ")[2] for line in (folder / "SHA256SUMS").read_text().splitlines()}
@@ -204,7 +205,7 @@ def test_sha256sum_verifies_the_release_and_each_folder_on_its_own(released):
         assert listed == {name for name in there if not name.endswith("SHA256SUMS")}
 
 
-# What a check is for: each of these faults is made on purpose --------------------
+# Faults that a check finds: each is made on purpose ----------------------------
 
 
 def flip_a_bit(folder: Path) -> None:
@@ -260,7 +261,7 @@ def test_a_fault_fails_its_check(released, reference, tmp_path, flavour, faults)
 
 
 @pytest.mark.slow
-def test_a_failed_check_ends_the_release_in_one_sentence_and_leaves_nothing(run, tmp_path, monkeypatch):
+def test_a_failed_check_ends_the_release_with_a_message_and_leaves_nothing(run, tmp_path, monkeypatch):
     def write_and_spoil(source, out, **options):
         flavours.write_flavours(source, out, **options)
         flip_a_bit(out / "llama")
@@ -271,7 +272,7 @@ def test_a_failed_check_ends_the_release_in_one_sentence_and_leaves_nothing(run,
     assert list((tmp_path / "dist").iterdir()) == []
 
 
-def test_code_that_needs_more_than_the_folder_fails_in_one_sentence(run, tmp_path, monkeypatch):
+def test_code_that_needs_more_than_the_folder_fails_with_a_message(run, tmp_path, monkeypatch):
     def write_and_spoil(source, out, **options):
         flavours.write_flavours(source, out, **options)
         (out / "custom" / "configuration_pleias.py").write_text("import modeling_pleias\n")
@@ -282,11 +283,11 @@ def test_code_that_needs_more_than_the_folder_fails_in_one_sentence(run, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_chat_template_of_a_model_tuned_on_conversations_is_in_both_flavours(run, tmp_path):
+def test_the_chat_template_of_a_model_tuned_on_conversations_is_in_both_variants(run, tmp_path):
     tuned = shutil.copytree(run, tmp_path / "runs" / "tuned")
     tokenizer = instruct.with_template(AutoTokenizer.from_pretrained(run / "model"))
     tokenizer.save_pretrained(tuned / "model")
-    flavours.write_flavours(flavours.open_run(tuned), tmp_path / "out", max_shard_size="5GB")
+    flavours.write_flavours(flavours.open_run(Run(tuned)), tmp_path / "out", max_shard_size="5GB")
     turns = [{"role": "user", "content": "bells"}]
     expected = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     assert expected == "<|begin_of_text|><|im_start|>user\nbells<|im_end|>\n<|im_start|>assistant\n"
@@ -295,7 +296,7 @@ def test_the_chat_template_of_a_model_tuned_on_conversations_is_in_both_flavours
         assert opened.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) == expected
 
 
-def test_what_is_no_finished_run_is_refused_by_name(run, tmp_path):
+def test_a_folder_that_is_not_a_finished_run_is_refused(run, tmp_path):
     with pytest.raises(ReleaseError, match=f"{tmp_path} is not a run: it has no config.yaml"):
         build("--run", tmp_path, "--out", tmp_path / "out", "--formats")
     (tmp_path / "config.yaml").write_text("name: x\n")
@@ -312,14 +313,14 @@ def test_what_is_no_finished_run_is_refused_by_name(run, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_is_there_is_not_written_over(run, tmp_path):
+def test_an_existing_folder_is_not_overwritten(run, tmp_path):
     (tmp_path / "mine").write_text("mine")
-    with pytest.raises(ReleaseError, match="mine is there already: delete it, or give another --out"):
+    with pytest.raises(ReleaseError, match="mine exists: delete it, or use another --out"):
         build("--run", run, "--out", tmp_path / "mine", "--formats")
     assert (tmp_path / "mine").read_text() == "mine"
 
 
-def test_a_format_without_its_packages_is_left_out_unless_it_was_asked_for(monkeypatch):
+def test_a_format_without_its_packages_is_skipped_unless_it_was_requested(monkeypatch):
     monkeypatch.setattr(release, "find_spec", lambda name: None if name == "onnxruntime" else types)
     monkeypatch.setattr(release, "EXPORTERS_SINCE", (5, 0))
     formats, skipped = release.choose_formats(None)
@@ -330,7 +331,7 @@ def test_a_format_without_its_packages_is_left_out_unless_it_was_asked_for(monke
         release.choose_formats(["onnx"])
 
 
-def test_an_export_that_needs_a_newer_transformers_is_left_out_unless_it_was_asked_for(monkeypatch):
+def test_an_export_that_needs_a_newer_transformers_is_skipped_unless_it_was_requested(monkeypatch):
     monkeypatch.setattr(release, "find_spec", lambda name: types)
     monkeypatch.setattr(release, "EXPORTERS_SINCE", (99, 1))
     formats, skipped = release.choose_formats(None)
@@ -352,7 +353,7 @@ def mended(like_the_original, tmp_path_factory):
 
 
 @pytest.mark.parametrize("flavour", ["custom", "llama"])
-def test_the_original_s_tokenizer_is_mended_and_no_id_changes(like_the_original, mended, flavour):
+def test_the_original_s_tokenizer_settings_are_completed_and_no_id_changes(like_the_original, mended, flavour):
     before = Tokenizer.from_file(str(like_the_original / "tokenizer.json"))
     defective = AutoTokenizer.from_pretrained(like_the_original)
     after = AutoTokenizer.from_pretrained(
@@ -363,18 +364,18 @@ def test_the_original_s_tokenizer_is_mended_and_no_id_changes(like_the_original,
     assert [after.unk_token_id, after.bos_token_id, after.eos_token_id, after.pad_token_id] == [0, 1, 2, 3]
     assert after.clean_up_tokenization_spaces is False
     assert after.model_max_length == 256 and len(after("mot " * 999, truncation=True).input_ids) == 256
-    for one in checks.strings():
-        assert after.encode(one) == before.encode(one).ids
-        assert after.decode(after.encode(one)) == one
+    for text in checks.strings():
+        assert after.encode(text) == before.encode(text).ids
+        assert after.decode(after.encode(text)) == text
     assert len(after) == before.get_vocab_size(with_added_tokens=True)
     assert after(["a", "bcd"], padding=True).attention_mask[0][0] == 0
 
 
-def test_the_original_s_weights_are_the_same_in_the_custom_flavour(like_the_original, mended):
-    told = read_json(mended / "release.json")
+def test_the_original_s_weights_are_the_same_in_the_custom_variant(like_the_original, mended):
+    content = read_json(mended / "release.json")
     seen = like_the_original.relative_to(like_the_original.parent.parent).as_posix()  # no folder of the machine's
-    assert told["source"] == {"kind": "llama", "path": seen, "run": None, "earlier": []}
-    assert all(check["passed"] for check in told["checks"])
+    assert content["source"] == {"kind": "llama", "path": seen, "run": None}
+    assert all(check["passed"] for check in content["checks"])
     ids = torch.arange(4, 24)[None]
     ours, theirs = (
         AutoModelForCausalLM.from_pretrained(p, dtype=torch.bfloat16) for p in (mended / "custom", like_the_original)
@@ -391,7 +392,7 @@ def test_the_original_s_weights_are_the_same_in_the_custom_flavour(like_the_orig
 def test_an_export_prints_nothing(run, tmp_path, format, module):
     """In a process of its own: pytest would keep warnings from stderr, and torch.onnx warns once per process."""
     pytest.importorskip(module, reason="pip install '.[release]'")
-    flavours.write_flavours(flavours.open_run(run), tmp_path, max_shard_size="5GB")
+    flavours.write_flavours(flavours.open_run(Run(run)), tmp_path, max_shard_size="5GB")
     code = "import sys; from pathlib import Path; from model_card.exports import export; "
     code += "from transformers.utils import logging; logging.disable_progress_bar(); "  # as the program does
     code += "export(Path(sys.argv[1]), Path(sys.argv[2]), format=sys.argv[3])"
@@ -415,13 +416,13 @@ def test_an_export_writes_the_text_of_torch_without_torch(released, reference, t
     assert made.made[1].values == {"equal": 8, "of": 8, "gaps": {}}
     # Reading in two steps, the second with a past, gives the logits of reading at once; another past does not.
     session, ids = exports.SESSIONS[format](tmp_path / format), fp32.prompts["fr"]
-    whole = session.read(ids).copy()
+    logits = session.read(ids).copy()
     session.reset()
     session.read(ids[:7])
-    torch.testing.assert_close(session.read(ids[7:]), whole, rtol=0, atol=1e-4)
+    torch.testing.assert_close(session.read(ids[7:]), logits, rtol=0, atol=1e-4)
     session.reset()
     session.read(fp32.prompts["de"][:7])
-    assert abs(session.read(ids[7:]) - whole).max() > 0.1
+    assert abs(session.read(ids[7:]) - logits).max() > 0.1
 
 
 def test_the_onnx_example_of_the_card_writes_the_same_text(released, reference, tmp_path, monkeypatch, capsys):
@@ -445,12 +446,12 @@ def test_the_onnx_example_of_the_card_writes_the_same_text(released, reference, 
 
 def test_push_makes_a_repository_of_each_folder_and_uploads_it(released):
     hub = unittest.mock.create_autospec(HfApi, instance=True)
-    made = release.push(released, "someone/tiny", private=True, api=lambda: hub)
-    assert made == ["someone/tiny", "someone/tiny-custom"]
+    repositories = release.push(released, "someone/tiny", private=True, api=lambda: hub)
+    assert repositories == ["someone/tiny", "someone/tiny-custom"]
     uploads = {call.kwargs["repo_id"]: call.kwargs["folder_path"] for call in hub.upload_folder.call_args_list}
     assert uploads == {"someone/tiny": released / "llama", "someone/tiny-custom": released / "custom"}
     created = [(call.args, call.kwargs) for call in hub.create_repo.call_args_list]
-    assert created == [((name,), {"repo_type": "model", "private": True, "exist_ok": True}) for name in made]
+    assert created == [((name,), {"repo_type": "model", "private": True, "exist_ok": True}) for name in repositories]
 
 
 def test_push_refuses_a_file_that_is_not_the_verified_one(released, tmp_path):

@@ -34,6 +34,7 @@ PROGRAMS = {
     "embeddings": Program("training.embeddings", "training", "first embeddings from which tokens stand together"),
     "plan": Program("training.plan", "training", "say what a pretraining run costs before it is started"),
     "pretrain": Program("training.pretrain", "training", "pretrain a model on token shards"),
+    "average": Program("training.average", "training", "average the weights of two models"),
     "finetune": Program("training.finetune", "training", "fine-tune a model on a task, or on preferences or rewards"),
     "evaluate": Program("training.evaluate", "evaluation", "measure a model, or several side by side"),
     "trace": Program("training.trace", "training", "find which passages of a text stand in the training shards"),

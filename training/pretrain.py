@@ -318,32 +318,17 @@ class TrainingLog:
 # Run ---------------------------------------------------------------------------------------------------------------
 
 
-def average(model: PleiasForCausalLM, folder: Path) -> None:
-    """Move a model's weights half the way to those of the model in a folder.
-
-    Raises:
-        InputError: when that has another shape.
-    """
-    other = dict(PleiasForCausalLM.from_pretrained(folder, dtype=torch.float32).named_parameters())
-    mine = dict(model.named_parameters())
-    if {name: one.shape for name, one in mine.items()} != {name: one.shape for name, one in other.items()}:
-        raise InputError(f"average_with {folder}: it has another shape than init_from; they have no mean.")
-    with torch.no_grad():
-        for name, one in mine.items():
-            one.lerp_(other[name], 0.5)
-
-
-def run_identity(config: PretrainConfig, model_config: PleiasConfig, data: RunData, origins: dict) -> dict:
+def run_identity(config: PretrainConfig, model_config: PleiasConfig, data: RunData, init_from: dict | None) -> dict:
     """Return what must not change between the sessions of a run, as JSON.
 
     Args:
-        origins: sha256 of the files of the models that the run starts from.
+        init_from: sha256 of the files of the model that the run continues.
     """
     stages = zip(data.fingerprints, config.stages, strict=True)
     return {
         "model": model_config.to_diff_dict(),
         "tokenizer": data.tokenizer_sha256,
-        **origins,
+        "init_from": init_from,
         "optimizer": config.optimizer.name,
         "data": [[fingerprint, stage.sequences, stage.steps] for fingerprint, stage in stages],
         "seed": config.seed,
@@ -378,17 +363,12 @@ def pretrain(config: PretrainConfig) -> None:
     data = open_data(config, model_config, accelerator=accelerator)
 
     # ---- Model and optimizer
-    origins = {
-        name: None if folder is None else model_sha256(folder)
-        for name, folder in (("init_from", config.init_from), ("average_with", config.average_with))
-    }
+    init_from = None if config.init_from is None else model_sha256(config.init_from)
     set_seed(config.seed)
     if config.init_from is None:
         model = PleiasForCausalLM(model_config)
     else:
         model = PleiasForCausalLM.from_pretrained(config.init_from, dtype=torch.float32)
-        if config.average_with is not None:
-            average(model, config.average_with)
     loss_model = NextTokenLoss(model, dtype).to(device)
     if config.compile:
         compile_layers(model)
@@ -397,7 +377,7 @@ def pretrain(config: PretrainConfig) -> None:
     optimizer = build(config.optimizer, model)
 
     # ---- Resume from the latest checkpoint
-    identity = run_identity(config, model_config, data, origins)
+    identity = run_identity(config, model_config, data, init_from)
     earlier = open_checkpoint(
         config.folder, identity, main=main, used_until=lambda old, step: old | {"data": begun(old["data"], step)}
     )
@@ -415,7 +395,7 @@ def pretrain(config: PretrainConfig) -> None:
         return record.close()
     untrained = config.init_from is not None and (config.init_from / START).is_file()
     facts = {"processes": processes, "parallel": layout.sizes, "device": str(device), "dtype": str(dtype)}
-    record.start(**facts, data=data.fingerprints, **origins, init_untrained=untrained)
+    record.start(**facts, data=data.fingerprints, init_from=init_from, init_untrained=untrained)
     optimizer = accelerator.prepare(optimizer)
     wrapped = loss_model if layout.sharded else accelerator.prepare(loss_model)
     candidates = {

@@ -70,8 +70,6 @@ class PretrainConfig:
         stages: Stages in training order, each with its name, steps, sequences and shards (--stages.help).
         init_from: Folder of a model to continue (continued pretraining). The architecture is that of the model, and
             the shards must be built with its tokenizer. By default weights are randomly initialised.
-        average_with: folder of another model of that shape and tokenizer: the run goes on from the mean of both, which
-            for two runs of femto was better than either (training/bench/RESULTS.md).
         model: Fields of PleiasConfig, such as --model.hidden_size 1024. Default: nano 1.2b.
         corpus: Source of the text.
         data: Location of corpus, tokenizer and shards. Missing parts are built.
@@ -96,7 +94,6 @@ class PretrainConfig:
     name: str
     stages: list[Stage]
     init_from: Path | None = None
-    average_with: Path | None = None
     model: dict[str, int | float | bool | str] = field(default_factory=dict)
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -130,14 +127,11 @@ class PretrainConfig:
         Raises:
             InputError: If a field is unknown, the architecture is impossible, or the model to continue does not exist.
         """
-        if self.average_with is not None and self.init_from is None:
-            raise InputError("average_with: a mean takes two models; name the other as init_from.")
-        if self.init_from is not None and self.model:
-            raise InputError(f"model: the architecture is that of init_from {self.init_from}. Remove model.")
-        for name, folder in (("init_from", self.init_from), ("average_with", self.average_with)):
-            if folder is not None and not (folder / "config.json").is_file():
-                raise InputError(f"{name} {folder} is not a model folder: it has no config.json.")
         if self.init_from is not None:
+            if self.model:
+                raise InputError(f"model: the architecture is that of init_from {self.init_from}. Remove model.")
+            if not (self.init_from / "config.json").is_file():
+                raise InputError(f"init_from {self.init_from} is not a model folder: it has no config.json.")
             return PleiasConfig.from_pretrained(self.init_from)
         fields = {"max_position_embeddings": self.sequence_length, **self.model}
         if unknown := set(fields) - set(PleiasConfig.__dataclass_fields__):

@@ -64,7 +64,6 @@ def shrunk(config: PretrainConfig, factor: int, *, text: PretrainConfig, process
         shrink=1,
         stages=stages,
         init_from=None,
-        average_with=None,
         model=model,
         corpus=text.corpus,
         data=text.data,

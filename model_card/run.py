@@ -1,0 +1,151 @@
+"""A run folder, opened once: its settings, sessions, metrics, manifests, and the runs that its weights come from."""
+
+import json
+from functools import cached_property
+from pathlib import Path
+
+from .files import ReleaseError, portable, read_config, read_json, sha256
+
+AVERAGE = "average.json"  # of training.average, in a folder model/
+
+
+def path_roots(folder: Path) -> tuple[Path, ...]:
+    """Return the folders that paths in a card are relative to: the working directory, and the parent of `runs/`."""
+    roots = (Path.cwd(), folder.resolve().parent.parent)
+    return tuple(root for root in roots if root != root.parent)
+
+
+class Run:
+    """A finished run of pretraining or fine-tuning, or the mean of two models (training.average).
+
+    A mean has no settings and no sessions of its own. Files are read when they are first needed, and only once.
+
+    Args:
+        folder: The run folder.
+        opened: Runs that are open already, by resolved folder.
+
+    Raises:
+        ReleaseError: If the folder contains neither config.yaml nor a mean.
+    """
+
+    def __init__(self, folder: Path, opened: dict[Path, "Run"] | None = None):
+        self.folder, self.opened = folder, {} if opened is None else opened
+        self.opened[folder.resolve()] = self
+        average = folder / "model" / AVERAGE
+        self.average = read_json(average) if average.is_file() and not (folder / "config.yaml").is_file() else None
+        self.config = {} if self.average else read_config(folder)
+        self.hashes: dict[str, str] = {}
+
+    @cached_property
+    def record(self) -> dict:
+        """run.json; of a mean, no sessions."""
+        return {"sessions": []} if self.average else read_json(self.folder / "run.json")
+
+    @property
+    def sessions(self) -> list[dict]:
+        """The sessions of run.json."""
+        return self.record["sessions"]
+
+    @cached_property
+    def emissions(self) -> dict | None:
+        """emissions.json, if it exists."""
+        path = self.folder / "emissions.json"
+        return read_json(path) if path.is_file() else None
+
+    @cached_property
+    def metrics(self) -> list[str]:
+        """The lines of metrics.jsonl."""
+        path = self.folder / "metrics.jsonl"
+        return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+
+    @property
+    def validation(self) -> dict | None:
+        """The last validation in metrics.jsonl."""
+        return next((json.loads(line) for line in reversed(self.metrics) if '"validation"' in line), None)
+
+    def relative(self, value):
+        """Return a JSON value without the folders of the machine that trained."""
+        return portable(value, *path_roots(self.folder))
+
+    def sha256(self, name: str) -> str | None:
+        """Return the sha256 of a file in model/, or None if it does not exist."""
+        path = self.folder / "model" / name
+        if name not in self.hashes and path.is_file():
+            self.hashes[name] = sha256(path)
+        return self.hashes.get(name)
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """The sha256 of each file of weights in model/."""
+        return {path.name: self.sha256(path.name) for path in sorted((self.folder / "model").glob("*.safetensors"))}
+
+    @cached_property
+    def manifests(self) -> list[tuple[list[str], Path, dict]]:
+        """Names of the stages that read a corpus, the path of its manifest, and the manifest.
+
+        A manifest is stored with its shards, whose folder in config.yaml is relative to the working directory or to
+        the parent of `runs/`. If the shards are gone, RUN/manifests/STAGE.json is used. A run without stages, such as
+        a fine-tuning, has read the corpora of RUN/manifests/.
+
+        Raises:
+            ReleaseError: If a manifest is in none of these places.
+        """
+        data, corpora = self.config.get("data") or {}, {}
+        for stage in self.config.get("stages") or []:
+            shards = stage.get("shards") or (f"{data['folder']}/shards" if data.get("folder") else None)
+            if shards is None:
+                continue
+            copy = self.folder / "manifests" / f"{stage['name']}.json"
+            places = [Path(shards, "manifest.json"), self.folder.parent.parent / shards / "manifest.json", copy]
+            path = next((place for place in places if place.is_file()), None)
+            if path is None:
+                raise ReleaseError(
+                    f"{shards}/manifest.json does not exist, and the card's training data come from it: run this in "
+                    f"the folder in which the run was started, or copy the manifest to {copy}."
+                )
+            corpora.setdefault(path.resolve(), ([], path))[0].append(stage["name"])
+        if not self.config.get("stages"):
+            paths = sorted((self.folder / "manifests").glob("*.json"))
+            corpora = {path: ([path.stem], path) for path in paths}
+        return [(stages, path, read_json(path)) for stages, path in corpora.values()]
+
+    @cached_property
+    def parents(self) -> list["Run"]:
+        """The runs whose models this run started from, or of which it is the mean.
+
+        Their paths are relative to the working directory or to the parent of `runs/`. A model that is not in a run
+        folder, or whose hashes are not recorded, has no run.
+
+        Raises:
+            ReleaseError: If a model is no longer the one that was used.
+        """
+        if self.average:
+            used = [(model["path"], model["sha256"]) for model in self.average["models"]]
+        else:
+            path = self.config.get("init_from")
+            used = [(path, self.sessions[0].get("init_from"))] if path and self.sessions else []
+        runs = [self._run_of(path, hashes) for path, hashes in used if hashes]
+        return [run for run in runs if run]
+
+    def _run_of(self, path: str, hashes: dict[str, str]) -> "Run | None":
+        """Return the run whose model/ a path names, with its files compared with the recorded hashes."""
+        for model in (Path(path), self.folder.parent.parent / path):
+            settings, average = model.parent / "config.yaml", model / AVERAGE
+            if model.name != "model" or not (settings.is_file() or average.is_file()):
+                continue
+            run = self.opened.get(model.parent.resolve()) or Run(model.parent, self.opened)
+            for name, known in hashes.items():
+                if run.sha256(name) != known:
+                    raise ReleaseError(
+                        f"{model / name} is not the file that {self.folder} started from, and the card must include "
+                        f"all training data: restore the folder of that run, or remove "
+                        f"{settings if settings.is_file() else average}."
+                    )
+            return run
+        return None
+
+    @cached_property
+    def lineage(self) -> list["Run"]:
+        """The runs that the weights come from, each once: the oldest first, this one last."""
+        runs = {run.folder.resolve(): run for parent in self.parents for run in parent.lineage}
+        return [*runs.values(), self]
