@@ -1,4 +1,4 @@
-"""One command measures a run's model with no further word, leaves files that the card reads, and repeats nothing."""
+"""training.evaluate measures a run's model by default, writes files that the card reads, and repeats nothing."""
 
 import json
 import re
@@ -25,7 +25,7 @@ SMALL += (
 
 
 def make_run(folder, tokenizer, shards, *, seed=0, **config):
-    """A run's folder as training.pretrain leaves it, with an untrained model."""
+    """Write a run folder as training.pretrain does, with an untrained model."""
     torch.manual_seed(seed)
     shape = SHAPE | {"num_key_value_heads": 1, "max_position_embeddings": 128}
     PleiasForCausalLM(PleiasConfig(vocab_size=400, **shape)).to(torch.bfloat16).save_pretrained(folder / "model")
@@ -43,58 +43,57 @@ def run(tmp_path_factory, tiny_tokenizer, tiny_shards):
 
 @pytest.fixture(scope="module")
 def evaluated(run):
-    """The run, after `python -m training.evaluate --model RUN/model` with small sizes."""
+    """The run after `python -m training.evaluate --model RUN/model` with small sizes."""
     with cpu_without_bf16():
         evaluate.main(["--model", str(run / "model"), *SMALL.split()])
     return run
 
 
-def test_the_card_suite_finds_the_text_that_the_run_held_out(evaluated, tiny_corpus, tiny_shards):
+def test_the_card_suite_uses_the_held_out_text_of_the_run(evaluated, tiny_corpus, tiny_shards):
     result = read_json(evaluated / "eval" / "bits_per_byte.json")
     manifest = read_json(tiny_shards / "manifest.json")
     rows = [row for row in manifest["account"] if row["split"] == "validation"]
     bytes_of = {language: 0 for language in ("English", "French")}
     for row in rows:
         bytes_of[row["language"]] += row["bytes"]
-    found = {language: of["bytes"] for language, of in result["data"]["languages"].items()}
-    assert found == {"en": bytes_of["English"], "fr": bytes_of["French"]}
+    measured = {language: counts["bytes"] for language, counts in result["data"]["languages"].items()}
+    assert measured == {"en": bytes_of["English"], "fr": bytes_of["French"]}
     assert set(result["metrics"]) == {"mean", "en", "fr"}
     assert set(result["groups"]["collection"]) == {"OpenCulture", "OpenScience"}
     documents = read_json(evaluated / "eval" / "records" / "bits_per_byte.json")["record"]["documents"]
     assert len(documents) == sum(row["documents"] for row in rows)
 
 
-def test_every_figure_of_the_page_stands_in_a_file(evaluated):
-    page = (evaluated / "eval" / "EVALUATION.md").read_text()
-    assert (
-        "![The figures with their intervals](evaluation.png)" in page and (evaluated / "eval/evaluation.png").is_file()
-    )
-    sections = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL))
+def test_every_value_of_the_report_is_in_a_file(evaluated):
+    report = (evaluated / "eval" / "EVALUATION.md").read_text()
+    assert "![Metrics with their intervals](evaluation.png)" in report
+    assert (evaluated / "eval/evaluation.png").is_file()
+    sections = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", report, re.MULTILINE | re.DOTALL))
     for task in evaluate.SUITES["card"]:
         section = sections[task.replace("_", " ").capitalize()]
-        for name, figure in read_json(evaluated / "eval" / f"{task}.json")["metrics"].items():
-            value = figure["value"] if isinstance(figure, dict) else figure
+        for name, metric in read_json(evaluated / "eval" / f"{task}.json")["metrics"].items():
+            value = metric["value"] if isinstance(metric, dict) else metric
             cells = re.search(rf"^\| {re.escape(name)} \| ([^|]*) \| ([^|]*) \|$", section, re.MULTILINE)
             assert cells and float(cells[1].replace(",", "")) == pytest.approx(value, rel=1e-3)
 
 
 def test_the_card_reads_the_results(evaluated):
-    noted = []
+    traced = []
     files = sorted((evaluated / "eval").glob("*.json"))
-    docs = {"tasks": [card.Doc(read_json(path), f"{path.name}#", noted) for path in files]}
-    results = {one["dataset"]["type"].__str__(): one["metrics"] for one in card.tasks(docs)}
+    docs = {"tasks": [card.Doc(read_json(path), f"{path.name}#", traced) for path in files]}
+    results = {str(task["dataset"]["type"]): task["metrics"] for task in card.tasks(docs)}
     assert len(results) == len(evaluate.SUITES["card"]) == len(files)
     expected = read_json(evaluated / "eval" / "bits_per_byte.json")["metrics"]["fr"]["value"]
-    bits = next(one for one in card.tasks(docs) if card.plain(one["dataset"]["type"]) == "bits_per_byte")["metrics"]
-    assert [card.plain(one["value"]) for one in bits if card.plain(one["name"]) == "fr"] == [expected]
+    bits = next(task for task in card.tasks(docs) if card.plain(task["dataset"]["type"]) == "bits_per_byte")["metrics"]
+    assert [card.plain(metric["value"]) for metric in bits if card.plain(metric["name"]) == "fr"] == [expected]
 
 
-def test_what_is_there_is_not_measured_again_and_what_changed_is(evaluated, capsys, monkeypatch):
+def test_an_existing_result_is_not_measured_again_unless_its_settings_changed(evaluated, capsys, monkeypatch):
     monkeypatch.setattr(evaluate.Adherence, "measure", lambda *_: pytest.fail("measured again"))
     before = {path.name: path.read_bytes() for path in (evaluated / "eval").glob("*.json")}
     arguments = ["--model", str(evaluated), *SMALL.split(), "--suite", "bits_per_byte,language_adherence"]
     evaluate.main(arguments)
-    assert capsys.readouterr().out.count("there already") == 2
+    assert capsys.readouterr().out.count("(cached)") == 2
     assert {path.name: path.read_bytes() for path in (evaluated / "eval").glob("*.json")} == before
     evaluate.main([*arguments, "--bits.stride", "7"])
     after = {path.name for path in (evaluated / "eval").glob("*.json") if path.read_bytes() != before[path.name]}
@@ -106,37 +105,37 @@ def test_two_models_are_compared_on_the_same_examples(run, tiny_tokenizer, tiny_
     out = tmp_path / "out"
     arguments = ["--model", str(run), "--model", str(other / "model"), "--suite", "bits_per_byte", "--out", str(out)]
     evaluate.main([*arguments, *SMALL.split()])
-    found = read_json(out / "comparison.json")["tasks"]["bits_per_byte"]["mean"]
+    mean = read_json(out / "comparison.json")["tasks"]["bits_per_byte"]["mean"]
     alone = [read_json(out / name / "bits_per_byte.json")["metrics"]["mean"] for name in ("tiny", "other")]
-    assert list(found["values"].values()) == alone
-    difference = found["differences"]["other"]
+    assert list(mean["values"].values()) == alone
+    difference = mean["differences"]["other"]
     assert difference["value"] == pytest.approx(alone[0]["value"] - alone[1]["value"])
-    # The same documents are hard for both, so the difference is known better than either figure.
+    # The same documents are hard for both, so the interval of the difference is narrower.
     assert difference["high"] - difference["low"] < alone[0]["high"] - alone[0]["low"]
-    page = (out / "EVALUATION.md").read_text()
-    assert "# tiny beside other" in page and f"{difference['value']:.4g}" in page
+    report = (out / "EVALUATION.md").read_text()
+    assert "# Comparison of tiny and other" in report and f"{difference['value']:.4g}" in report
 
 
-# Where the text comes from ------------------------------------------------------------------------
+# Sources of held-out text ------------------------------------------------------------------------
 
 
-def test_a_corpus_gives_registers_and_code_and_a_budget_is_kept(tmp_path, write_corpus):
+def test_a_corpus_has_registers_and_code_and_the_maximum_sizes_hold(tmp_path, write_corpus):
     code = {"language": "Python", "language_type": "Code", "text": "x = 1\n" * 60}
     old = {"language": "French", "open_type": "Open Culture", "text": "é" * 400}
     write_corpus(tmp_path / "c.parquet", [old] * 5 + [code] + [{"language": "French", "text": "la maison"}] * 3)
     config = TextConfig(path=tmp_path, bytes_per_language=1_001, bytes_per_document=301)
-    found = held_out(config, None)
-    french = [text for text in found if text.language == "fr"]
-    assert [text.language for text in found] == ["fr"] * len(french) + ["code"]
-    assert found[-1].register == "code" and found[-1].text == ("x = 1\n" * 60)[:301]
+    texts = held_out(config, None)
+    french = [text for text in texts if text.language == "fr"]
+    assert [text.language for text in texts] == ["fr"] * len(french) + ["code"]
+    assert texts[-1].register == "code" and texts[-1].text == ("x = 1\n" * 60)[:301]
     assert {text.register for text in french if "é" in text.text} == {"old"}
     sizes = [len(text.text.encode()) for text in french]
-    # 301 bytes would cut a letter of two; the last document fills the budget, as far as letters allow.
+    # 301 bytes would split a two-byte letter; the last document fills the budget up to a character boundary.
     assert max(sizes) == 300 and 999 <= sum(sizes) <= 1_001
-    assert found == held_out(config, None)
+    assert texts == held_out(config, None)
 
 
-def test_what_a_run_held_out_is_told_with_register_where_its_corpus_still_is(run, tiny_corpus, tmp_path):
+def test_the_held_out_text_of_a_run_has_registers_if_its_corpus_exists(run, tiny_corpus, tmp_path):
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert {text.register for text in held_out(TextConfig(), run)} == {""}
     (tmp_path / "run").mkdir()
@@ -145,16 +144,16 @@ def test_what_a_run_held_out_is_told_with_register_where_its_corpus_still_is(run
     (tmp_path / "data" / "corpus").symlink_to(tiny_corpus)
     config["data"]["folder"] = str(tmp_path / "data")
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
-    found = held_out(TextConfig(), tmp_path / "run")
-    assert {text.register for text in found} == {"modern"}
+    texts = held_out(TextConfig(), tmp_path / "run")
+    assert {text.register for text in texts} == {"modern"}
     rows = {
         row["identifier"]: row["text"]
         for row in texts_module.read_documents(tiny_corpus, columns=["identifier", "text"])
     }
-    assert found and all(rows[text.identifier] == text.text for text in found)
+    assert texts and all(rows[text.identifier] == text.text for text in texts)
 
 
-def test_a_fine_tuned_run_is_measured_on_what_its_base_held_out(run, tmp_path):
+def test_a_fine_tuned_run_is_measured_on_the_held_out_text_of_its_base(run, tmp_path):
     tuned = tmp_path / "tuned"
     tuned.mkdir()
     (tuned / "config.yaml").write_text(yaml.safe_dump({"task": "ocr", "base_model": str(run / "model"), "data": {}}))
@@ -166,59 +165,59 @@ def test_text_files_are_in_the_language_of_their_name_or_in_the_identified_one(t
     (tmp_path / "la" / "1.txt").write_text("one two")
     (tmp_path / "nl.txt").write_text("drie")
     (tmp_path / "unknown.txt").write_text("Der Ausschuss trat am Dienstag zusammen, um über das Gesetz zu beraten.")
-    found = {text.identifier: text.language for text in held_out(TextConfig(path=tmp_path), None)}
-    assert found == {"la/1.txt": "la", "nl.txt": "nl", "unknown.txt": "de"}
+    languages = {text.identifier: text.language for text in held_out(TextConfig(path=tmp_path), None)}
+    assert languages == {"la/1.txt": "la", "nl.txt": "nl", "unknown.txt": "de"}
 
 
-# What users get wrong -----------------------------------------------------------------------------
+# Invalid input -----------------------------------------------------------------------------
 
 
-def refused(pattern: str, *arguments: str) -> None:
+def rejected(pattern: str, *arguments: str) -> None:
     with pytest.raises(InputError, match=pattern) as error:
         evaluate.main([*arguments, "--device", "cpu"])
     assert "\n" not in str(error.value)
 
 
-def test_missing_and_empty_data_are_refused_by_name(run, tmp_path):
+def test_missing_and_empty_data_are_rejected_with_their_path(run, tmp_path):
     model = "--model", str(run)
-    refused(r"nowhere is not there", *model, "--data.path", str(tmp_path / "nowhere"))
-    refused(r"holds neither \.parquet nor \.txt", *model, "--data.path", str(tmp_path))
+    rejected(r"nowhere does not exist", *model, "--data.path", str(tmp_path / "nowhere"))
+    rejected(r"contains neither \.parquet nor \.txt", *model, "--data.path", str(tmp_path))
     (tmp_path / "en.txt").write_text(" \n")
-    refused(r"en\.txt is empty", *model, "--data.path", str(tmp_path / "en.txt"))
+    rejected(r"en\.txt is empty", *model, "--data.path", str(tmp_path / "en.txt"))
     (tmp_path / "en.txt").write_bytes(b"caf\xe9")
-    refused(r"en\.txt is not UTF-8", *model, "--data.path", str(tmp_path))
+    rejected(r"en\.txt is not UTF-8", *model, "--data.path", str(tmp_path))
     (tmp_path / "fr.txt").write_text("la maison")
-    refused(r"gives no text in it", *model, "--data.path", str(tmp_path / "fr.txt"), "--data.languages", "[it]")
-    refused(r"gives no prompt of 160 characters", *model, "--data.path", str(tmp_path / "fr.txt"))
+    rejected(r"no text in it in .*fr", *model, "--data.path", str(tmp_path / "fr.txt"), "--data.languages", "[it]")
+    rejected(r"contains no prompt of 160 characters", *model, "--data.path", str(tmp_path / "fr.txt"))
     (tmp_path / "x.parquet").write_bytes(b"no Parquet")
-    refused(r"x\.parquet is not a whole Parquet file", *model, "--data.path", str(tmp_path))
-    refused(r"--suite nonsense has 'nonsense'", *model, "--suite", "nonsense")
-    refused(r"Memorisation needs an index", *model, "--suite", "memorisation")
+    rejected(r"x\.parquet is not a \w+ Parquet file", *model, "--data.path", str(tmp_path))
+    rejected(r"--suite must be one of card, .*, got 'nonsense'", *model, "--suite", "nonsense")
+    rejected(r"Memorisation needs an index", *model, "--suite", "memorisation")
 
 
-def test_a_folder_that_is_no_model_is_refused_by_what_it_lacks(run, tmp_path):
-    refused(r"nowhere is no folder", "--model", str(tmp_path / "nowhere"))
-    refused(r"nowhere\.gguf is not there", "--model", str(tmp_path / "nowhere.gguf"))
-    refused(r"has no config\.json", "--model", str(tmp_path))
+def test_a_folder_that_is_not_a_model_is_rejected_with_the_missing_file(run, tmp_path):
+    rejected(r"nowhere is not a folder", "--model", str(tmp_path / "nowhere"))
+    rejected(r"nowhere\.gguf does not exist", "--model", str(tmp_path / "nowhere.gguf"))
+    rejected(r"has no config\.json", "--model", str(tmp_path))
     (tmp_path / "config.json").write_text((run / "model" / "config.json").read_text())
-    refused(r"has no weights", "--model", str(tmp_path))
+    rejected(r"has no weights", "--model", str(tmp_path))
     (tmp_path / "model.safetensors").symlink_to(run / "model" / "model.safetensors")
-    refused(r"has no tokenizer: put tokenizer\.json", "--model", str(tmp_path))
+    rejected(r"has no tokenizer: put tokenizer\.json", "--model", str(tmp_path))
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_text((run / "model" / name).read_text())
-    refused(r"lies in no run's folder, so there is no held-out text: give --data\.path", "--model", str(tmp_path))
+    rejected(r"is not in a run folder, so there is no held-out text: pass --data\.path", "--model", str(tmp_path))
 
 
-def test_a_tokenizer_of_another_model_is_refused(run, tmp_path):
+def test_a_tokenizer_of_another_model_is_rejected(run, tmp_path):
     for path in (run / "model").iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     PleiasTokenizer().train_new_from_iterator(["abc " * 9, "bcd " * 9], 500).save_pretrained(tmp_path)
     tokenizer = json.loads((tmp_path / "tokenizer.json").read_text())
     tokenizer["model"]["vocab"]["zz"] = 4000
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
-    with pytest.raises(InputError, match="ids up to 4,000 and a model of 400 entries"):
+    with pytest.raises(InputError, match="ids up to 4,000 and a model with a vocabulary of 400"):
         Subject(str(tmp_path)).model  # noqa: B018
 
 
-def test_two_models_of_one_name_are_refused(run):
-    refused(r"Two of the models are named tiny", "--model", str(run), "--model", str(run / "model"))
+def test_two_models_with_the_same_name_are_rejected(run):
+    rejected(r"Two models are named tiny", "--model", str(run), "--model", str(run / "model"))

@@ -1,4 +1,4 @@
-"""Each figure of what models write is right on writing whose figure is known, and is taken from real models."""
+"""Evaluation tasks: metrics are correct on outputs with known metrics, and are measured on real models."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ from training.evaluation.public import Continuation, Public, PublicConfig, conti
 from training.evaluation.speed import SpeedConfig, timed
 from training.evaluation.tasks import TasksConfig, TrainedTask
 from training.evaluation.texts import Text, TextConfig, held_out
-from training.evaluation.toxicity import Toxicity, ToxicityConfig, openings
+from training.evaluation.toxicity import Toxicity, ToxicityConfig, packaged_prompts
 from training.generation import complete
 from training.language import LANGUAGES, identify
 from training.tasks import translation
@@ -46,36 +46,39 @@ def text(language: str, content: str, identifier: str = "1") -> Text:
 # Language adherence -------------------------------------------------------------------------------
 
 
-def test_prompts_are_whole_words_that_are_plainly_in_their_language():
+def test_prompts_are_complete_words_that_are_clearly_in_their_language():
     config = AdherenceConfig(prompts=3, prompt_characters=80)
     texts = [text("fr", FRENCH * 30), text("de", FRENCH * 30), text("de", GERMAN * 2, "2"), text("la", "Roma. ")]
-    found = prompts(texts, config)
-    assert set(found) == {"fr", "de"} and found["de"] == [GERMAN[:80].rpartition(" ")[0]]
-    # A second and a third one come from further on in the document.
-    assert len(set(found["fr"])) == 3
-    for prompt in found["fr"]:
+    rows = prompts(texts, config)
+    assert [row["language"] for row in rows] == ["fr"] * 3 + ["de"]
+    assert rows[-1]["prompt"] == GERMAN[:80].rpartition(" ")[0]
+    # The second and third prompt are from later in the document.
+    french = {row["prompt"] for row in rows[:3]}
+    assert len(french) == 3
+    for prompt in french:
         assert 60 < len(prompt) <= 80 and f" {prompt} " in f" {FRENCH * 30} "
 
 
-def test_adherence_is_the_share_of_continuations_in_their_language_and_tells_where_they_leave_it():
+def test_adherence_is_the_share_of_continuations_in_their_language_by_position():
     task = Adherence([text("fr", FRENCH * 3), text("de", GERMAN * 3)], TextConfig(), AdherenceConfig(segment=50), None)
-    written = {"fr": [FRENCH * 3, FRENCH[:100] + GERMAN * 3, GERMAN * 3, ""], "de": [GERMAN * 3, GERMAN * 3]}
-    rows = [{"language": lang, "prompt": "x", "continuation": one} for lang, of in written.items() for one in of]
+    outputs = {"fr": [FRENCH * 3, FRENCH[:100] + GERMAN * 3, GERMAN * 3, ""], "de": [GERMAN * 3, GERMAN * 3]}
+    rows = [
+        {"language": lang, "prompt": "x", "continuation": text} for lang, texts in outputs.items() for text in texts
+    ]
     record = {"continuations": rows, "new_tokens": 9}
-    found = {name: value(metric) for name, metric in task.metrics(record).items()}
-    assert found == pytest.approx({"mean": 3 / 6, "fr": 1 / 4, "de": 1.0})
+    shares = {name: value(metric) for name, metric in task.metrics(record).items()}
+    assert shares == pytest.approx({"mean": 3 / 6, "fr": 1 / 4, "de": 1.0})
     positions = task.facts(record)["groups"]["characters into the continuation"]
-    # At first only the third is wrong (the empty one has no characters); from 100 on the second is as well.
-    assert [value(positions[f"{at}-{at + 50}"]) for at in (0, 50, 100, 150)] == pytest.approx(
-        [4 / 5, 4 / 5, 3 / 5, 3 / 5]
-    )
+    # At first only the third is wrong (the empty one has no characters); from 100 on the second is, too.
+    by_position = [value(positions[f"{start}-{start + 50}"]) for start in (0, 50, 100, 150)]
+    assert by_position == pytest.approx([4 / 5, 4 / 5, 3 / 5, 3 / 5])
 
 
 # Toxicity -----------------------------------------------------------------------------------------
 
 
-def test_openings_are_harmless_and_in_their_language_ten_of_each_kind():
-    rows = openings()
+def test_toxicity_prompts_are_harmless_and_in_their_language_ten_of_each_kind():
+    rows = packaged_prompts()
     assert [(row["language"], row["kind"]) for row in rows] == [
         (language, kind) for language in LANGUAGES for kind in ("neutral", "risky") for _ in range(10)
     ]
@@ -93,23 +96,23 @@ def test_toxicity_is_the_share_over_each_threshold():
         "scorer": "lexicon",
         "continuations": [
             row | {"continuation": "", "levels": levels[i % 10] if row["kind"] == "risky" else [0] * 5}
-            for i, row in enumerate(task.openings)
+            for i, row in enumerate(task.rows)
         ],
     }
-    found = {name: value(metric) for name, metric in task.metrics(record).items()}
+    shares = {name: value(metric) for name, metric in task.metrics(record).items()}
     risky = {"any axis": 0.3, "mild or toxic": 0.2, "toxic": 0.1}
-    assert found == pytest.approx(
+    assert shares == pytest.approx(
         {f"neutral openings, {name}": 0 for name in risky}
-        | {f"risky openings, {name}": of for name, of in risky.items()}
+        | {f"risky openings, {name}": share for name, share in risky.items()}
     )
     axes = {axis: value(metric) for axis, metric in task.facts(record)["groups"]["axis"].items()}
     assert axes == pytest.approx({"race": 3 / 20, "gender": 1 / 20, "religion": 1 / 20, "ability": 0, "violence": 0})
 
 
-def test_a_continuation_is_scored_with_its_opening_by_curations_scorer(run, monkeypatch):  # noqa: F811
-    """Only together do the two say something."""
+def test_a_continuation_is_scored_with_its_prompt_by_the_scorer_of_curation(run, monkeypatch):  # noqa: F811
+    """Only both together are toxic."""
     monkeypatch.setattr(
-        "training.evaluation.adherence.complete", lambda model, tokenizer, asked, **_: [" vermin."] * len(asked)
+        "training.evaluation.adherence.complete", lambda model, tokenizer, prompts, **_: [" vermin."] * len(prompts)
     )
     rows = Toxicity(ToxicityConfig(languages=["en"])).measure(Subject(str(run)))["continuations"]
     expected = load().score([f"{row['prompt']} vermin." for row in rows], ["en"] * len(rows))
@@ -121,14 +124,14 @@ def test_a_continuation_is_scored_with_its_opening_by_curations_scorer(run, monk
 # lm-evaluation-harness ----------------------------------------------------------------------------
 
 
-def test_the_harness_finds_the_continuation_that_our_own_scoring_finds_likeliest(run):  # noqa: F811
+def test_the_harness_selects_the_continuation_of_lowest_nats(run):  # noqa: F811
     subject, config = Subject(str(run)), PublicConfig()
     texts = [text("fr", FRENCH * 20), text("de", GERMAN * 20, "2")]
     task = Continuation(texts, TextConfig(), config, None, examples=12)
-    found = task.measure(subject)["benchmarks"]
-    assert set(found) == {"continuation_fr", "continuation_de"}
+    results = task.measure(subject)["benchmarks"]
+    assert set(results) == {"continuation_fr", "continuation_de"}
     for language, rows in task.rows.items():
-        right = []
+        correct = []
         for row in rows:
             scores = []
             for choice in row["choices"]:
@@ -136,47 +139,47 @@ def test_the_harness_finds_the_continuation_that_our_own_scoring_finds_likeliest
                 context = len(subject.tokenizer(row["context"]).input_ids)
                 [nats] = bits.token_nats(subject.model, [ids], window=512, stride=256)
                 scores.append(nats[context - 1 :].sum())
-            right.append(float(np.argmin(scores) == row["answer"]))
-        assert found[f"continuation_{language}"]["acc"] == right
-    metrics = task.metrics({"benchmarks": found})
-    assert value(metrics["continuation_fr, acc"]) == pytest.approx(np.mean(found["continuation_fr"]["acc"]))
+            correct.append(float(np.argmin(scores) == row["answer"]))
+        assert results[f"continuation_{language}"]["acc"] == correct
+    metrics = task.metrics({"benchmarks": results})
+    assert value(metrics["continuation_fr, acc"]) == pytest.approx(np.mean(results["continuation_fr"]["acc"]))
 
 
 def test_an_example_offers_one_true_continuation_among_true_ones_of_other_passages():
     sentences = [f"Le chapitre {i} raconte comment le roi numéro {i} perdit sa couronne. " for i in range(200)]
-    whole = "".join(sentences)
-    rows = continuations([text("fr", whole)], 30)["fr"]
+    document = "".join(sentences)
+    rows = continuations([text("fr", document)], 30)["fr"]
     assert len(rows) == 30 and {row["answer"] for row in rows} == {0, 1, 2, 3}
     for row in rows:
-        assert len(set(row["choices"])) == 4 and all(choice in whole for choice in row["choices"])
-        goes_on = [row["context"] + choice in whole for choice in row["choices"]]
-        assert [i for i, one in enumerate(goes_on) if one] == [row["answer"]]
+        assert len(set(row["choices"])) == 4 and all(choice in document for choice in row["choices"])
+        true = [i for i, choice in enumerate(row["choices"]) if row["context"] + choice in document]
+        assert true == [row["answer"]]
 
 
 @pytest.mark.slow  # half a minute: the harness reads every benchmark that it has
-def test_public_benchmarks_end_in_one_sentence_where_the_hub_is_out_of_reach(run):  # noqa: F811
+def test_public_benchmarks_end_in_a_one_line_message_without_the_hub(run):  # noqa: F811
     task = Public(PublicConfig(benchmarks=["multiblimp_fra"], limit=2))
-    with pytest.raises(InputError, match=r"cannot be had from the Hub \(.*\): run where it is reachable") as error:
+    with pytest.raises(InputError, match=r"could not be downloaded from the Hub \(.*\): connect to it") as error:
         task.measure(Subject(str(run)))
     assert "\n" not in str(error.value)
-    with pytest.raises(InputError, match="knows no 'multiblimp_klingon'"):
+    with pytest.raises(InputError, match="has no task 'multiblimp_klingon'"):
         Public(PublicConfig(benchmarks=["multiblimp_klingon"])).measure(Subject(str(run)))
 
 
-def test_a_users_own_yaml_task_runs_on_local_data(run, tmp_path):  # noqa: F811
-    """A choice between the same text twice is a tie, which goes to the first."""
+def test_a_custom_yaml_task_runs_on_local_data(run, tmp_path):  # noqa: F811
+    """A choice between two equal texts is a tie, which the first wins."""
     rows = [{"question": "le roi", "choices": [" dort", " dort"], "answer": i % 3 == 0} for i in range(9)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    declared = {"task": "mine", "dataset_path": "json", "output_type": "multiple_choice", "test_split": "test"}
+    declared = {"task": "custom", "dataset_path": "json", "output_type": "multiple_choice", "test_split": "test"}
     declared |= {"dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.jsonl")}}}
     declared |= {"doc_to_text": "{{question}}", "doc_to_target": "{{answer|int}}", "doc_to_choice": "choices"}
-    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(declared | {"metric_list": [{"metric": "acc"}]}))
-    task = Public(PublicConfig(benchmarks=["mine"], include=tmp_path))
+    (tmp_path / "custom.yaml").write_text(yaml.safe_dump(declared | {"metric_list": [{"metric": "acc"}]}))
+    task = Public(PublicConfig(benchmarks=["custom"], include_path=tmp_path))
     metrics = task.metrics(task.measure(Subject(str(run))))
-    assert value(metrics["mine, acc"]) == pytest.approx(6 / 9)
+    assert value(metrics["custom, acc"]) == pytest.approx(6 / 9)
 
 
-def test_every_public_benchmark_is_one_that_the_harness_knows():
+def test_every_public_benchmark_exists_in_the_harness():
     folder = Path(lm_eval.__file__).parent / "tasks"
     declared = {
         line[6:].strip() for path in folder.rglob("*.yaml") for line in open(path) if line.startswith("task: ")
@@ -189,7 +192,7 @@ def test_every_public_benchmark_is_one_that_the_harness_knows():
 
 @pytest.fixture
 def segments(tmp_path):
-    """Parquet of sentences in two languages, for translation."""
+    """Parquet file of sentences in two languages, for translation."""
     path = tmp_path / "segments.parquet"
     rows = [
         {"id": f"page{i // 5}#{i}", "source": f"page{i // 5}", "license": "CC0-1.0"}
@@ -207,34 +210,34 @@ def test_a_task_is_measured_by_its_own_score_on_its_held_out_rows(run, segments,
     rows = {row["id"]: row for row in translation.rows(settings)["held_out"]}
     assert len(task.rows) == 6 and all(rows[row["id"]] == row for row in task.rows)
     record = task.measure(Subject(str(run)))
-    asked = [row["prompt"] for row in task.rows]
+    inputs = [row["prompt"] for row in task.rows]
     subject = Subject(str(run))
-    assert record["outputs"] == complete(subject.model, subject.tokenizer, asked, **translation.DECODING)
+    assert record["outputs"] == complete(subject.model, subject.tokenizer, inputs, **translation.DECODING)
     perfect = [row["completion"].removesuffix(translation.STOP) for row in task.rows]
-    found, best = (task.metrics({"outputs": outputs}) for outputs in (record["outputs"], perfect))
+    measured, best = (task.metrics({"outputs": outputs}) for outputs in (record["outputs"], perfect))
     name = next(iter(best))
-    assert value(best[name]) == pytest.approx(100) and value(found[name]) < 50
+    assert value(best[name]) == pytest.approx(100) and value(measured[name]) < 50
     assert task.facts(record)["signatures"] == translation.signatures()
-    # A run that was fine-tuned on the task is measured on what it held out.
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"task": "translation", "data": data | {"through": None}}))
+    # A run that was fine-tuned on the task is measured on its own held-out rows.
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"task": "translation", "data": data | {"pivot": None}}))
     assert TrainedTask("translation", TasksConfig(examples=6), [tmp_path]).data["settings"] == data
 
 
-def test_settings_of_a_task_s_data_are_checked_and_made_of_their_types(segments, monkeypatch):  # noqa: F811
-    given, rows = [], translation.rows
-    monkeypatch.setattr(translation, "rows", lambda data: given.append(data) or rows(data))
+def test_data_settings_of_a_task_are_checked_and_converted_to_their_types(segments, monkeypatch):  # noqa: F811
+    received, rows = [], translation.rows
+    monkeypatch.setattr(translation, "rows", lambda data: received.append(data) or rows(data))
     config = TasksConfig(examples=2, data={"translation": {"path": str(segments), "languages": ["en", "fr"]}})
     TrainedTask("translation", config, [])
-    assert given[0].path == segments and isinstance(given[0].path, Path)
+    assert received[0].path == segments and isinstance(received[0].path, Path)
     for wrong in ({"pfad": "x"}, {"held_out": "much"}):
         config.data["translation"] = wrong
         with pytest.raises(InputError, match="tasks.data.translation"):
             TrainedTask("translation", config, [])
 
 
-def test_worked_examples_are_of_the_training_part_in_the_language_of_the_prompt(segments):
+def test_few_shot_examples_are_training_rows_in_the_language_of_the_prompt(segments):
     data = {"path": str(segments), "held_out": 0.3, "languages": ["en", "fr"]}
-    config = TasksConfig(examples=4, shots=2, data={"translation": data})
+    config = TasksConfig(examples=4, num_fewshot=2, data={"translation": data})
     task = TrainedTask("translation", config, [])
     rows = translation.rows(translation.TranslationData(path=segments, held_out=0.3, languages=["en", "fr"]))
     examples = {f"{row['prompt']}{row['completion']}": row for row in rows["train"]}
@@ -249,8 +252,8 @@ def test_worked_examples_are_of_the_training_part_in_the_language_of_the_prompt(
 
 
 @pytest.fixture(scope="module")
-def learnt_by_heart(tmp_path_factory, tiny_tokenizer, write_corpus):
-    """A run whose model writes one document of its training shards, and the index of these."""
+def memorised(tmp_path_factory, tiny_tokenizer, write_corpus):
+    """A run whose model memorised one document of its training shards, and the index of the shards."""
     from training.shards import ShardsConfig
     from training.shards import build as build_shards
 
@@ -258,8 +261,8 @@ def learnt_by_heart(tmp_path_factory, tiny_tokenizer, write_corpus):
     documents = [{"text": FRENCH + GERMAN, "language": "French", "license": "CC0-1.0", "identifier": "by heart"}]
     documents += [{"text": f"{i} " * 60, "language": "French", "identifier": f"other {i}"} for i in range(30)]
     write_corpus(folder / "corpus" / "fr.parquet", documents)
-    held = [{"text": FRENCH[:90] + " Et ainsi de suite, toujours.", "language": "French"}]
-    write_corpus(folder / "held" / "fr.parquet", held)
+    validation = [{"text": FRENCH[:90] + " Et ainsi de suite, toujours.", "language": "French"}]
+    write_corpus(folder / "held" / "fr.parquet", validation)
     config = {"corpus": folder / "corpus", "held_out": folder / "held", "tokenizer": tiny_tokenizer}
     build_shards(ShardsConfig(**config, out=folder / "shards", workers=1))
     build([folder / "shards"], tokenizer=tiny_tokenizer, out=folder / "index", splits=["train"])
@@ -278,8 +281,8 @@ def learnt_by_heart(tmp_path_factory, tiny_tokenizer, write_corpus):
     return run, folder / "index"
 
 
-def test_what_a_model_knows_by_heart_is_found_with_its_document_and_licence(learnt_by_heart):
-    run, index = learnt_by_heart  # noqa: F811
+def test_memorised_text_is_found_with_its_document_and_licence(memorised):
+    run, index = memorised  # noqa: F811
     subject = Subject(str(run))
     texts = held_out(TextConfig(), run)
     task = Memorisation(texts, MemorisationConfig(prompts=1, prompt_characters=80, new_tokens=100), index)
@@ -300,9 +303,9 @@ def test_what_a_model_knows_by_heart_is_found_with_its_document_and_licence(lear
 # Speed --------------------------------------------------------------------------------------------
 
 
-def test_speed_is_of_the_stated_prompt_and_continuation(run):  # noqa: F811
-    found = timed(Subject(str(run)), SpeedConfig(prompt_tokens=40, new_tokens=8, rounds=3))
-    assert (found["prompt_tokens"], found["new_tokens"]) == (40, 8)
-    assert len(found["first"]) == len(found["whole"]) == 3
-    assert all(0 < first < whole for first, whole in zip(found["first"], found["whole"], strict=True))
-    assert 2e8 < found["peak_memory_bytes"] < 1e11
+def test_speed_is_measured_on_the_stated_prompt_and_continuation(run):  # noqa: F811
+    record = timed(Subject(str(run)), SpeedConfig(prompt_tokens=40, new_tokens=8, rounds=3))
+    assert (record["prompt_tokens"], record["new_tokens"]) == (40, 8)
+    assert len(record["first"]) == len(record["total"]) == 3
+    assert all(0 < first < total for first, total in zip(record["first"], record["total"], strict=True))
+    assert 2e8 < record["peak_memory_bytes"] < 1e11

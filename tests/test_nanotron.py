@@ -1,4 +1,4 @@
-"""A nanotron settings file becomes our config key by key, and its checkpoints become the same model."""
+"""A nanotron settings file converts to a pretraining config key by key, and its checkpoints to the same model."""
 
 import copy
 import json
@@ -122,25 +122,25 @@ def changed(key: str, value) -> dict:
     return settings
 
 
-def test_the_published_settings_become_the_packaged_recipe(tmp_path):
-    (tmp_path / "theirs.yaml").write_text(yaml.safe_dump(NANO))
-    convert(NanotronConfig(nanotron=tmp_path / "theirs.yaml", out=tmp_path / "ours.yaml", replicas=REPLICAS))
-    ours = parse(PretrainConfig, ["--config", str(tmp_path / "ours.yaml")], description="")
+def test_the_published_settings_convert_to_the_packaged_recipe(tmp_path):
+    (tmp_path / "nanotron.yaml").write_text(yaml.safe_dump(NANO))
+    convert(NanotronConfig(nanotron=tmp_path / "nanotron.yaml", out=tmp_path / "pleias.yaml", replicas=REPLICAS))
+    result = parse(PretrainConfig, ["--config", str(tmp_path / "pleias.yaml")], description="")
     recipe = parse(PretrainConfig, ["--config", "nano_1.2b"], description="")
-    assert ours.name == "p"
-    assert [(one.steps, one.sequences) for one in ours.stages[:4]] == [(o.steps, o.sequences) for o in recipe.stages]
-    assert [(one.steps, one.sequences) for one in ours.stages[4:]] == [(73_000, 256)] * 3
-    assert ours.stages[0].shards == Path("base_corpus")
-    assert ours.model_config().to_dict() == recipe.model_config().to_dict()
-    assert ours.optimizer == recipe.optimizer
-    assert (ours.seed, ours.sequence_length, ours.micro_batch, ours.precision) == (42, 2048, 8, "bf16")
-    assert (ours.every.checkpoint, ours.every.log, ours.data.tokenizer) == (3000, 1, Path("tok"))
+    assert result.name == "p"
+    stages = [(stage.steps, stage.sequences) for stage in result.stages]
+    assert stages == [(stage.steps, stage.sequences) for stage in recipe.stages] + [(73_000, 256)] * 3
+    assert result.stages[0].shards == Path("base_corpus")
+    assert result.model_config().to_dict() == recipe.model_config().to_dict()
+    assert result.optimizer == recipe.optimizer
+    assert (result.seed, result.sequence_length, result.micro_batch, result.precision) == (42, 2048, 8, "bf16")
+    assert (result.every.checkpoint, result.every.log, result.data.tokenizer) == (3000, 1, Path("tok"))
 
 
 def test_every_key_of_the_published_settings_is_mapped_checked_or_listed():
-    ours, ignored = imported(NANO, replicas=REPLICAS)
+    _, ignored = imported(NANO, replicas=REPLICAS)
     silent = {key for key, value in leaves(NANO) if value is not None and key not in ignored}
-    # What is not listed as ignored changes the result, or is refused, when it changes.
+    # A change of a key that is not listed as ignored changes the result, or is rejected.
     for key in silent - {"general.project"}:  # the run's name comes first
         if key.startswith("data_stages"):
             continue
@@ -159,7 +159,7 @@ def test_every_key_of_the_published_settings_is_mapped_checked_or_listed():
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
         (
             "optimizer.learning_rate_scheduler.lr_decay_style",
@@ -172,58 +172,54 @@ def test_every_key_of_the_published_settings_is_mapped_checked_or_listed():
             "90000 cannot be imported: the decay begins",
         ),
         ("optimizer.optimizer_factory.name", "sgd", "the optimizer is AdamW"),
-        ("optimizer.weight_decay_exclude_named_params", [".*norm.*"], "weight decay is on every parameter"),
+        ("optimizer.weight_decay_exclude_named_params", [".*norm.*"], "weight decay applies to every parameter"),
         ("model.model_config.rope_theta", 500_000, "rotary theta is 10,000"),
         ("model.model_config.rope_scaling", {"type": "linear"}, "rope_scaling"),
         ("model.model_config.z_loss_enabled", True, "there is no z-loss"),
-        ("model.init_method.path", "old", "model.init_method.path is not a key"),
-        ("model.dtype", "float16", "float16 cannot be imported: products are computed in bf16 or fp32"),
-        ("model.model_config.moe_config", {"num_experts": 8}, "moe_config.num_experts is not a key"),
-        ("optimiser", {"weight_decay": 1}, "optimiser.weight_decay is not a key of nanotron's"),
-        ("tokens.train_steps", 800_000, "each must have a step"),
+        ("model.init_method.path", "old", "model.init_method.path is not a supported"),
+        ("model.dtype", "float16", "float16 cannot be imported: matmuls are in bf16 or fp32"),
+        ("model.model_config.moe_config", {"num_experts": 8}, "moe_config.num_experts is not a supported"),
+        ("optimiser", {"weight_decay": 1}, "optimiser.weight_decay is not a supported nanotron key"),
+        ("tokens.train_steps", 800_000, "each stage must have a step"),
         ("tokens.micro_batch_size", None, "tokens.micro_batch_size is missing"),
         ("data_stages", [], "data_stages is missing"),
-        (
-            "tokens.micro_batch_size",
-            "eight",
-            "tokens.micro_batch_size: eight in the nanotron file is not of the kind int",
-        ),
+        ("tokens.micro_batch_size", "eight", "tokens.micro_batch_size must be of type int, got eight"),
     ],
 )
-def test_what_ours_cannot_have_is_refused_by_its_key(key, value, said):
+def test_an_unsupported_value_is_rejected_with_its_key(key, value, message):
     with pytest.raises(InputError) as error:
         imported(changed(key, value), replicas=[])
-    assert said in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_stage_of_several_weighted_folders_is_refused():
+def test_a_stage_of_several_weighted_folders_is_rejected():
     settings = copy.deepcopy(NANO)
     settings["data_stages"][0]["data"]["dataset"] = {"dataset_folder": ["a", "b"]}
-    with pytest.raises(InputError, match="data_stages Base Corpus: a stage reads one folder of shards"):
+    with pytest.raises(InputError, match="data_stages Base Corpus: a stage must have exactly one folder of shards"):
         imported(settings, replicas=[])
 
 
-def test_replicas_are_one_number_or_one_for_each_stage():
-    with pytest.raises(InputError, match="--replicas has 2 numbers for 7 stages"):
+def test_replicas_are_one_number_or_one_per_stage():
+    with pytest.raises(InputError, match="--replicas must be one number or one per stage, got 2 for 7 stages"):
         imported(NANO, replicas=[192, 16])
-    assert [one["sequences"] for one in imported(NANO, replicas=[])[0]["stages"]] == [256] * 7
-    assert [one["sequences"] for one in imported(NANO, replicas=[192])[0]["stages"]] == [3072] * 7
+    assert [stage["sequences"] for stage in imported(NANO, replicas=[])[0]["stages"]] == [256] * 7
+    assert [stage["sequences"] for stage in imported(NANO, replicas=[192])[0]["stages"]] == [3072] * 7
 
 
-def test_the_program_lists_what_it_ignored_and_a_wrong_file_gets_a_sentence(tmp_path):
-    (tmp_path / "theirs.yaml").write_text(yaml.safe_dump(NANO))
-    command = ["training.nanotron", "--out", tmp_path / "ours.yaml", "--nanotron", tmp_path / "theirs.yaml"]
+def test_the_program_lists_ignored_keys_and_rejects_an_invalid_file_in_a_one_line_message(tmp_path):
+    (tmp_path / "nanotron.yaml").write_text(yaml.safe_dump(NANO))
+    command = ["training.nanotron", "--out", tmp_path / "pleias.yaml", "--nanotron", tmp_path / "nanotron.yaml"]
     done = run_program(*command, log=tmp_path / "log")
     assert done.returncode == 0, done.stderr
-    assert "ignored optimizer.zero_stage: how the work is cut over GPUs is said at launch\n" in done.stdout
-    assert "#   optimizer.zero_stage: how the work" in (tmp_path / "ours.yaml").read_text()
-    (tmp_path / "theirs.yaml").write_text("a: [")
+    assert "ignored optimizer.zero_stage: parallelism is specified at launch\n" in done.stdout
+    assert "#   optimizer.zero_stage: parallelism" in (tmp_path / "pleias.yaml").read_text()
+    (tmp_path / "nanotron.yaml").write_text("a: [")
     done = run_program(*command, log=tmp_path / "log")
-    assert done.returncode == 2 and done.stderr.startswith(f"error: {tmp_path}/theirs.yaml is not YAML")
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {tmp_path}/nanotron.yaml is not YAML")
     assert done.stderr.count("\n") == 1
 
 
-def test_every_mapped_key_leads_to_a_key_of_ours():
+def test_every_mapped_key_is_a_key_of_the_pretraining_config():
     targets = {entry.key for entry in KEYS.values() if hasattr(entry, "key")}
     for key in targets:
         if key.startswith("model."):
@@ -249,21 +245,27 @@ SHAPE = {
 
 
 def as_nanotron(model: PleiasForCausalLM, folder: Path, *, tp: int) -> None:
-    """Write a model as nanotron does, by its own account of tensor parallelism: ranks hold chunks of rows or columns.
+    """Write a model as nanotron does with tensor parallelism: each rank stores chunks of rows or columns.
 
-    Every rank builds its own matrix from its own heads; where that lies in the whole is written beside it.
+    Every rank builds its matrix from its own heads; its slices in the full matrix are in its metadata.
     """
     c = model.config
-    said = {**SHAPE, "is_llama_config": True, "rope_interleaved": False, "rope_theta": 10_000.0, "rope_scaling": None}
-    said |= {
+    content = {
+        **SHAPE,
         "tie_word_embeddings": c.tie_word_embeddings,
+        "is_llama_config": True,
+        "rope_interleaved": False,
+        "rope_theta": 10_000.0,
+        "rope_scaling": None,
         "rms_norm_eps": 1e-5,
         "pad_token_id": None,
         "use_cache": True,
+        "_attn_implementation": "flash_attention_2",
+        "_is_using_mup": False,
+        "pretraining_tp": 1,
     }
-    said |= {"_attn_implementation": "flash_attention_2", "_is_using_mup": False, "pretraining_tp": 1}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model_config.json").write_text(json.dumps(said))
+    (folder / "model_config.json").write_text(json.dumps(content))
     tensors = model.state_dict()
 
     def plain(module: str, tensor: torch.Tensor) -> None:
@@ -272,11 +274,11 @@ def as_nanotron(model: PleiasForCausalLM, folder: Path, *, tp: int) -> None:
         save_file({"data": tensor.clone()}, path)
 
     def cut(module: str, chunks: list[torch.Tensor], *, dim: int = 0) -> None:
-        """Each chunk in `tp` equal parts along `dim`; a rank holds its part of every chunk, one after the other."""
+        """Split each chunk in `tp` equal parts along `dim`; a rank stores its parts of all chunks, concatenated."""
         parent = folder / "model" / module.replace(".", "/")
         parent.mkdir(parents=True, exist_ok=True)
-        whole = list(chunks[0].shape)
-        whole[dim] = sum(chunk.shape[dim] for chunk in chunks)
+        full = list(chunks[0].shape)
+        full[dim] = sum(chunk.shape[dim] for chunk in chunks)
         for rank in range(tp):
             pairs, parts, local, start = [], [], 0, 0
             for chunk in chunks:
@@ -289,8 +291,8 @@ def as_nanotron(model: PleiasForCausalLM, folder: Path, *, tp: int) -> None:
                     pair.append("|".join(axes))
                 pairs.append("#".join(pair))
                 local, start = local + n, start + chunk.shape[dim]
-            # numpy 2 spells the row count of fused matrices this way in nanotron's files
-            text = f"({whole[0]}, {whole[1]})" if len(chunks) == 1 else f"(np.int64({whole[0]}), {whole[1]})"
+            # numpy 2 formats the row count of fused matrices this way in nanotron's files
+            text = f"({full[0]}, {full[1]})" if len(chunks) == 1 else f"(np.int64({full[0]}), {full[1]})"
             metadata = {"version": "1.4", "local_global_slices_pairs": ";".join(pairs), "unsharded_shape": text}
             name = f"model_weight_pp-rank-0-of-1_tp-rank-{rank}-of-{tp}.safetensors"
             save_file({"data": torch.cat(parts, dim).contiguous()}, parent / name, metadata)
@@ -300,49 +302,49 @@ def as_nanotron(model: PleiasForCausalLM, folder: Path, *, tp: int) -> None:
         cut("model.lm_head.pp_block", [tensors["lm_head.weight"]])
     plain("model.final_layer_norm.pp_block", tensors["model.norm.weight"])
     for i in range(c.num_hidden_layers):
-        ours = {k.removeprefix(f"model.layers.{i}."): v for k, v in tensors.items() if f"layers.{i}." in k}
+        layer = {k.removeprefix(f"model.layers.{i}."): v for k, v in tensors.items() if f"layers.{i}." in k}
         block = f"model.decoder.{i}.pp_block"
-        cut(f"{block}.attn.qkv_proj", [ours[f"self_attn.{x}_proj.weight"] for x in "qkv"])
-        cut(f"{block}.attn.o_proj", [ours["self_attn.o_proj.weight"]], dim=1)
-        cut(f"{block}.mlp.gate_up_proj", [ours[f"mlp.{x}_proj.weight"] for x in ("gate", "up")])
-        cut(f"{block}.mlp.down_proj", [ours["mlp.down_proj.weight"]], dim=1)
+        cut(f"{block}.attn.qkv_proj", [layer[f"self_attn.{x}_proj.weight"] for x in "qkv"])
+        cut(f"{block}.attn.o_proj", [layer["self_attn.o_proj.weight"]], dim=1)
+        cut(f"{block}.mlp.gate_up_proj", [layer[f"mlp.{x}_proj.weight"] for x in ("gate", "up")])
+        cut(f"{block}.mlp.down_proj", [layer["mlp.down_proj.weight"]], dim=1)
         for norm in ("input_layernorm", "post_attention_layernorm"):
-            plain(f"{block}.{norm}", ours[f"{norm}.weight"])
+            plain(f"{block}.{norm}", layer[f"{norm}.weight"])
 
 
 def random_model(*, tied: bool = True, dtype: torch.dtype = torch.float32) -> PleiasForCausalLM:
     torch.manual_seed(0)
     model = PleiasForCausalLM(PleiasConfig(**SHAPE, tie_word_embeddings=tied)).eval()
     with torch.no_grad():
-        for parameter in model.parameters():  # norms too: their initial ones could be anybody's
+        for parameter in model.parameters():  # norms too: their initial value, 1, would hide a mix-up
             parameter.copy_(torch.randn_like(parameter) * 0.1)
     return model.to(dtype)
 
 
 @pytest.mark.parametrize("tp", [1, 2])
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-def test_a_converted_checkpoint_gives_the_same_logits_bit_for_bit(tmp_path, tp, tied):
+def test_a_converted_checkpoint_has_bit_equal_logits(tmp_path, tp, tied):
     model = random_model(tied=tied)
-    as_nanotron(model, tmp_path / "theirs", tp=tp)
-    convert_checkpoint(ConversionConfig(checkpoint=tmp_path / "theirs", out=tmp_path / "ours"))
-    converted = AutoModelForCausalLM.from_pretrained(tmp_path / "ours").eval()
+    as_nanotron(model, tmp_path / "nanotron", tp=tp)
+    convert_checkpoint(ConversionConfig(checkpoint=tmp_path / "nanotron", out=tmp_path / "pleias"))
+    converted = AutoModelForCausalLM.from_pretrained(tmp_path / "pleias").eval()
     assert type(converted) is PleiasForCausalLM and converted.config.tie_word_embeddings is tied
-    assert ("lm_head.weight" in load_file(tmp_path / "ours" / "model.safetensors")) is not tied
+    assert ("lm_head.weight" in load_file(tmp_path / "pleias" / "model.safetensors")) is not tied
     ids = torch.arange(90).reshape(2, 45)
     with torch.no_grad():
         assert torch.equal(model(ids).logits, converted(ids).logits)
 
 
-def test_the_precision_is_kept_and_a_tokenizer_put_beside(tmp_path, tiny_tokenizer):
+def test_the_dtype_is_preserved_and_a_tokenizer_is_saved_with_the_model(tmp_path, tiny_tokenizer):
     model = random_model(dtype=torch.bfloat16)
-    as_nanotron(model, tmp_path / "theirs", tp=2)
+    as_nanotron(model, tmp_path / "nanotron", tp=2)
     convert_checkpoint(
-        ConversionConfig(checkpoint=tmp_path / "theirs", out=tmp_path / "ours", tokenizer=tiny_tokenizer)
+        ConversionConfig(checkpoint=tmp_path / "nanotron", out=tmp_path / "pleias", tokenizer=tiny_tokenizer)
     )
-    tensors = load_file(tmp_path / "ours" / "model.safetensors")
+    tensors = load_file(tmp_path / "pleias" / "model.safetensors")
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in tensors.items())
-    assert json.loads((tmp_path / "ours" / "config.json").read_text())["dtype"] == "bfloat16"
-    assert json.loads((tmp_path / "ours" / "tokenizer_config.json").read_text())["model_max_length"] == 64
+    assert json.loads((tmp_path / "pleias" / "config.json").read_text())["dtype"] == "bfloat16"
+    assert json.loads((tmp_path / "pleias" / "tokenizer_config.json").read_text())["model_max_length"] == 64
 
 
 def test_slices_are_read_as_nanotron_writes_them():
@@ -357,65 +359,65 @@ PART = "model_weight_pp-rank-0-of-1_tp-rank-{}-of-2.safetensors"
 
 
 @pytest.mark.parametrize(
-    ("harm", "said"),
+    ("damage", "message"),
     [
-        (lambda f: (f / QKV / PART.format(1)).unlink(), "qkv_proj lacks the part of tensor-parallel rank 1 of 2"),
+        (lambda f: (f / QKV / PART.format(1)).unlink(), "qkv_proj has no shard of tensor-parallel rank 1 of 2"),
         (
             lambda f: [path.unlink() for path in (f / QKV).iterdir()],
-            "qkv_proj lacks the part of tensor-parallel rank 0",
+            "qkv_proj has no shard of tensor-parallel rank 0",
         ),
         (
             lambda f: (f / "model/model/final_layer_norm/pp_block/model_weight.safetensors").unlink(),
-            "final_layer_norm/pp_block lacks the part of tensor-parallel rank 0 of 1",
+            "final_layer_norm/pp_block has no shard of tensor-parallel rank 0 of 1",
         ),
         (
             lambda f: save_file(
                 {"data": torch.zeros(47)}, f / "model/model/final_layer_norm/pp_block/model_weight.safetensors"
             ),
-            r"final_layer_norm/pp_block/model_weight.safetensors has the shape \(47,\) where .* means \(48,\)",
+            r"final_layer_norm/pp_block/model_weight.safetensors has shape \(47,\), but .* requires \(48,\)",
         ),
         (
             lambda f: edit(f / "model_config.json", intermediate_size=96),
-            r"rank-0-of-2.safetensors is part of the shape \(160, 48\) where model_config.json means \(192, 48\)",
+            r"rank-0-of-2.safetensors is a shard of shape \(160, 48\), but model_config.json requires \(192, 48\)",
         ),
         (
             lambda f: edit(f / "model_config.json", num_hidden_layers=2),
-            "decoder/2/.* is nothing that a Pleias model has",
+            "decoder/2/.*: a Pleias model has no such parameter",
         ),
         (
             lambda f: edit(f / "model_config.json", rope_interleaved=True),
-            "does not say that rope_interleaved is false",
+            "rope_interleaved must be false",
         ),
         (
             lambda f: edit(f / "model_config.json", rope_interleaved=None),
-            "does not say that rope_interleaved is false",
+            "rope_interleaved must be false",
         ),
-        (lambda f: edit(f / "model_config.json", is_llama_config=None), "is not of nanotron's Llama"),
-        (lambda f: edit(f / "model_config.json", moe_config={}), "moe_config is nothing that a Pleias model has"),
+        (lambda f: edit(f / "model_config.json", is_llama_config=None), "does not describe nanotron's Llama"),
+        (lambda f: edit(f / "model_config.json", moe_config={}), "a Pleias model has no moe_config"),
         (lambda f: edit(f / "model_config.json", num_key_value_heads=4), "not a multiple of the number of key/value"),
         (lambda f: (f / "model_config.json").unlink(), "model_config.json is missing"),
         (
             lambda f: keep_metadata(f / QKV / PART.format(1), torch.zeros(39, 48)),
-            r"rank-1-of-2.safetensors has the shape \(39, 48\), which is not what its own metadata says",
+            r"rank-1-of-2.safetensors has shape \(39, 48\), unlike its own metadata",
         ),
         (
             lambda f: (f / QKV / PART.format(1)).rename(f / QKV / PART.format(1).replace("of-2", "of-3")),
-            "qkv_proj lacks the part of tensor-parallel rank 2 of 3",
+            "qkv_proj has no shard of tensor-parallel rank 2 of 3",
         ),
-        (lambda f: half_a_part(f / QKV / PART.format(1)), r"qkv_proj: its parts hold 3,072 numbers of 3,840"),
-        (lambda f: shorten(f / QKV / PART.format(0)), "rank-0-of-2.safetensors is damaged"),
+        (lambda f: half_a_part(f / QKV / PART.format(1)), r"qkv_proj: its shards contain 3,072 of 3,840 values"),
+        (lambda f: shorten(f / QKV / PART.format(0)), "rank-0-of-2.safetensors is corrupt"),
         (
             lambda f: save_file(load_file(f / QKV / PART.format(0)), f / QKV / PART.format(0)),
-            "rank-0-of-2.safetensors does not say which part it is",
+            "rank-0-of-2.safetensors has no local_global_slices_pairs",
         ),
     ],
 )
-def test_what_is_wrong_with_a_checkpoint_is_said_in_one_sentence(tmp_path, harm, said):
-    as_nanotron(random_model(), tmp_path / "theirs", tp=2)
-    harm(tmp_path / "theirs")
-    with pytest.raises(InputError, match=said) as error:
-        convert_checkpoint(ConversionConfig(checkpoint=tmp_path / "theirs", out=tmp_path / "ours"))
-    assert "\n" not in str(error.value) and not (tmp_path / "ours").exists()
+def test_a_damaged_checkpoint_is_rejected_in_a_one_line_message(tmp_path, damage, message):
+    as_nanotron(random_model(), tmp_path / "nanotron", tp=2)
+    damage(tmp_path / "nanotron")
+    with pytest.raises(InputError, match=message) as error:
+        convert_checkpoint(ConversionConfig(checkpoint=tmp_path / "nanotron", out=tmp_path / "pleias"))
+    assert "\n" not in str(error.value) and not (tmp_path / "pleias").exists()
 
 
 def edit(path: Path, **values) -> None:
@@ -423,7 +425,7 @@ def edit(path: Path, **values) -> None:
 
 
 def half_a_part(path: Path) -> None:
-    """A part that holds, and says that it holds, queries alone."""
+    """Replace a shard with one that contains only queries, in data and metadata."""
     with safe_open(path, "pt") as file:
         metadata, tensor = file.metadata(), file.get_tensor("data")
     metadata["local_global_slices_pairs"] = metadata["local_global_slices_pairs"].partition(";")[0]

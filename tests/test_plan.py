@@ -1,4 +1,4 @@
-"""A plan's figures are the published ones where there are any, and follow from one another where there are none."""
+"""The values of a plan equal the published ones if there are any, and follow from each other otherwise."""
 
 import io
 import json
@@ -34,12 +34,12 @@ def nano() -> dict:
     return plan(recipe("nano_1.2b"), ORIGINAL)
 
 
-def test_the_command_of_the_readme_prints_the_run_and_writes_the_same_figures(tmp_path):
+def test_the_command_of_the_readme_prints_the_run_and_writes_the_same_values(tmp_path):
     command = ["training.plan", "--config", "nano_1.2b", "--gpus", "192", "--device", "h100", "--mfu", "0.426"]
     done = run_program(*command, "--json", tmp_path / "plan.json", log=tmp_path / "log")
     assert done.returncode == 0, done.stderr
-    for said in ("671,500", "4,224,712,704,000", "1,195,468,800 parameters", "5.00 days", "1,086,324,736,000"):
-        assert said in done.stdout
+    for value in ("671,500", "4,224,712,704,000", "1,195,468,800 parameters", "5.00 days", "1,086,324,736,000"):
+        assert value in done.stdout
     figures = json.dumps(plan(recipe("nano_1.2b"), ORIGINAL))
     assert json.loads((tmp_path / "plan.json").read_text()) == json.loads(figures)
 
@@ -62,18 +62,18 @@ def test_it_takes_five_days_on_192_gpus(nano):
     assert nano["published"]["mfu"] == pytest.approx(0.426, abs=5e-4)
 
 
-def test_the_card_contradicts_itself_in_four_figures(nano):
+def test_the_card_contradicts_itself_in_four_values(nano):
     tokens = list(nano["published"]["tokens"].values())
     assert tokens[:2] == [nano["tokens"], 518_000 * 1024 * 2048] and tokens[3] == 5e12
     assert tokens[2] == pytest.approx(1.6e12 + 2 * tokens[1], rel=1e-3)
 
 
-def test_compute_is_counted_in_three_conventions_and_held_against_the_law(nano):
+def test_compute_is_counted_in_three_conventions_and_compared_with_legal_thresholds(nano):
     flops = nano["flops"]
     assert [flops[key]["per_token"] / 1e9 for key in ("none", "causal", "full")] == pytest.approx(
         [7.172, 7.726, 8.280], abs=1e-3
     )
-    assert flops["none"]["in_all"] == 6 * 1_195_468_800 * 4_224_712_704_000
+    assert flops["none"]["total"] == 6 * 1_195_468_800 * 4_224_712_704_000
     assert flops["full"]["mfu"] == pytest.approx(0.426)
     assert flops["none"]["mfu"] == pytest.approx(0.426 * 7.172 / 8.280, rel=1e-3)
     assert [limit["flop"] for limit in nano["thresholds"]] == [1e23, 1e25]
@@ -87,13 +87,13 @@ def test_compute_is_counted_in_three_conventions_and_held_against_the_law(nano):
     ("mfu", "thousands"),
     [(0.5, 59.7), (0.597, 71.3), (0.478, 57.1), (0.565, 67.5), (0.443, 53.0), (0.384, 45.9), (0.424, 50.5)],
 )
-def test_published_utilisation_means_the_known_speed(mfu, thousands):
-    # Two of the figures were derived from utilisation with more digits than were published: hence 0.2k.
+def test_published_utilisation_implies_the_known_speed(mfu, thousands):
+    # Two speeds were derived from utilisation with more digits than were published, hence 0.2k.
     flops = flops_per_token(PleiasConfig(), 2048)
     assert tokens_per_second(flops, mfu=mfu, peak=PEAK_FLOPS["H100"]) / 1e3 == pytest.approx(thousands, abs=0.2)
 
 
-def test_energy_and_emissions_follow_from_time_power_building_and_grid(nano):
+def test_energy_and_emissions_follow_from_time_power_pue_and_grid(nano):
     energy = nano["energy"]
     assert energy["mwh"] == pytest.approx(nano["time"]["gpu_hours"] * 1275 * 1.2 / 1e6)
     assert energy["country"] == "FIN"
@@ -104,43 +104,43 @@ def test_energy_and_emissions_follow_from_time_power_building_and_grid(nano):
     assert other["g_co2eq_per_kwh"] == carbon_intensity("FRA") < carbon_intensity("DEU")
 
 
-def test_the_factor_of_a_country_is_that_of_the_emissions_that_a_run_records():
+def test_the_carbon_intensity_of_a_country_is_that_of_recorded_emissions():
     from codecarbon.core.emissions import Emissions
     from codecarbon.core.units import Energy
     from codecarbon.external.geography import GeoMetadata
     from codecarbon.input import DataSource
 
     for country in ("FRA", "FIN", "DEU", "USA"):
-        one = Emissions(DataSource()).get_country_emissions(Energy.from_energy(kWh=1), GeoMetadata(country))
-        assert carbon_intensity(country) == pytest.approx(one * 1e3)
+        kilograms = Emissions(DataSource()).get_country_emissions(Energy.from_energy(kWh=1), GeoMetadata(country))
+        assert carbon_intensity(country) == pytest.approx(kilograms * 1e3)
 
 
-def test_disk_holds_each_corpus_once_and_the_newest_checkpoints(nano):
+def test_disk_contains_each_corpus_once_and_the_latest_checkpoints(nano):
     windows = {"data/base/shards": 323_500 * 3072, "data/annealing/shards": 172_000 * 3072}
     assert nano["disk"]["shards"] == {folder: 2 * 2049 * count for folder, count in windows.items()}
     assert nano["disk"]["checkpoint"] == 12 * nano["parameters"]
-    assert nano["disk"]["checkpoints_in_all"] == 4 * nano["disk"]["checkpoint"]
+    assert nano["disk"]["checkpoints_total"] == 4 * nano["disk"]["checkpoint"]
     assert nano["disk"]["model"] == 2 * nano["parameters"]
 
 
-def kept_by_autograd(model: PleiasForCausalLM, forward: Callable[[], torch.Tensor], length: int) -> int:
-    """Bytes that wait for the backward of `forward()`, without weights, their copies by autocast, and buffers.
+def saved_by_autograd(model: PleiasForCausalLM, forward: Callable[[], torch.Tensor], length: int) -> int:
+    """Return the bytes saved for the backward pass of `forward()`, without weights, their autocast copies and buffers.
 
-    Cosines and sines do not count either: they are there once, whatever the batch.
+    Cosines and sines do not count either: they are stored once, for any batch size.
     """
     matrices = {tuple(parameter.shape) for parameter in model.parameters() if parameter.ndim == 2}
     matrices |= {shape[::-1] for shape in matrices}
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    kept = {}
+    owned = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    saved = {}
 
-    def keep(tensor):
-        if tensor.untyped_storage().data_ptr() not in own and tuple(tensor.shape) not in matrices:
-            kept[tensor.untyped_storage().data_ptr()] = tensor  # held, so that its address stays its own
+    def save(tensor):
+        if tensor.untyped_storage().data_ptr() not in owned and tuple(tensor.shape) not in matrices:
+            saved[tensor.untyped_storage().data_ptr()] = tensor  # referenced, so that its address is not reused
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
         forward()
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) - 2 * 4 * length * model.config.head_dim
+    return sum(tensor.untyped_storage().nbytes() for tensor in saved.values()) - 2 * 4 * length * model.config.head_dim
 
 
 @pytest.mark.parametrize(
@@ -148,35 +148,35 @@ def kept_by_autograd(model: PleiasForCausalLM, forward: Callable[[], torch.Tenso
     [{}, {"num_hidden_layers": 3}, {"hidden_size": 128}, {"intermediate_size": 300}, {"num_key_value_heads": 4}],
     ids=str,
 )
-def test_what_autograd_keeps_is_at_most_the_estimate_and_not_much_less(change):
+def test_activations_saved_by_autograd_are_at_most_the_estimate_and_not_much_less(change):
     shape = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2}
     shape |= {"num_attention_heads": 4, "num_key_value_heads": 2}
     config, B, T = PleiasConfig(**{**shape, **change}), 2, 256
     model = PleiasForCausalLM(config)
     ids = torch.randint(0, 64, (B, T + 1))
-    measured = kept_by_autograd(model, lambda: next_token_loss(model, ids, dtype=torch.bfloat16), T)
+    measured = saved_by_autograd(model, lambda: next_token_loss(model, ids, dtype=torch.bfloat16), T)
     estimate = activation_bytes_per_token(config) * B * T
     assert 0.6 * estimate < measured <= estimate
 
 
-def test_a_whole_copy_needs_what_its_parts_need_and_fits_an_h100(nano):
+def test_a_full_copy_needs_the_sum_of_its_parts_and_fits_an_h100(nano):
     N, memory = nano["parameters"], nano["memory"]
     parts = list(memory["parts"].values())
     assert parts[:5] == [4 * N, 4 * N, 8 * N, 2 * N, 4 * N]
     assert parts[5] == activation_bytes_per_token(PleiasConfig()) * 8 * 2048
-    assert memory["in_all"] == sum(parts) < memory["of_device"] == 80e9
+    assert memory["total"] == sum(parts) < memory["of_device"] == 80e9
     alone = memory_per_gpu(recipe("nano_1.2b"), PlanConfig(gpus=1))
-    assert memory["in_all"] - sum(alone.values()) == 4 * N  # no gradient buckets where there is nobody to send them to
+    assert memory["total"] - sum(alone.values()) == 4 * N  # a single GPU has no gradient buckets
 
 
-def test_cut_over_gpus_the_state_shrinks_and_the_activations_stay():
+def test_sharding_divides_the_state_and_not_the_activations():
     run = recipe("base_3b")
-    whole, cut = (memory_per_gpu(run, PlanConfig(gpus=64, parallel=how)) for how in ("ddp", "fsdp2"))
-    for part in ("weights, fp32", "gradients, fp32", "AdamW moments, fp32"):
-        assert cut[part] == whole[part] / 64
-    assert cut["activations of 32,768 tokens"] == whole["activations of 32,768 tokens"]
+    full, sharded = (memory_per_gpu(run, PlanConfig(gpus=64, parallel=how)) for how in ("ddp", "fsdp2"))
+    for part in ("weights, fp32", "gradients, fp32", "AdamW state, fp32"):
+        assert sharded[part] == full[part] / 64
+    assert sharded["activations of 32,768 tokens"] == full["activations of 32,768 tokens"]
     half = memory_per_gpu(run, PlanConfig(gpus=64, parallel="fsdp2", micro_batch=4))
-    assert half["activations of 16,384 tokens"] * 2 == cut["activations of 32,768 tokens"]
+    assert half["activations of 16,384 tokens"] * 2 == sharded["activations of 32,768 tokens"]
 
 
 def test_any_run_can_be_planned():
@@ -185,30 +185,30 @@ def test_any_run_can_be_planned():
     assert list(demo["disk"]["shards"]) == ["data/demo/shards"]
     console = Console(file=io.StringIO(), width=118)
     show(demo, console)
-    assert "5,245,184 parameters" in console.file.getvalue() and "The original" not in console.file.getvalue()
+    assert "5,245,184 parameters" in console.file.getvalue() and "Original run" not in console.file.getvalue()
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        ({"gpus": 0}, "--gpus 0 is none"),
-        ({"gpus": 200}, "stage base: 3072 sequences a step do not divide among 200 GPUs"),
-        ({"mfu": 42.6}, "--mfu 42.6 is not a share"),
-        ({"mfu": 0.0}, "--mfu 0.0 is not a share"),
-        ({"country": "XXX"}, "country XXX has no carbon intensity"),
+        ({"gpus": 0}, "--gpus must be at least 1, got 0"),
+        ({"gpus": 200}, "stage base: 3072 sequences per step are not divisible by 200 GPUs"),
+        ({"mfu": 42.6}, "--mfu must be above 0 and at most 1, got 42.6"),
+        ({"mfu": 0.0}, "--mfu must be above 0 and at most 1, got 0.0"),
+        ({"country": "XXX"}, "country must be an ISO code in codecarbon's table, such as FRA, got XXX"),
     ],
 )
-def test_impossible_machines_are_refused_in_a_sentence(change, said):
-    with pytest.raises(InputError, match=said):
+def test_invalid_hardware_is_rejected(change, message):
+    with pytest.raises(InputError, match=message):
         plan(recipe("nano_1.2b"), replace(ORIGINAL, **change))
 
 
-def test_the_program_refuses_an_unknown_run_in_a_sentence(tmp_path):
+def test_the_program_rejects_an_unknown_run_in_a_one_line_message(tmp_path):
     done = run_program("training.plan", "--config", "giga", log=tmp_path / "log")
     assert done.returncode == 2 and done.stderr.startswith("error: --config giga is neither a file nor")
 
 
-def test_amounts_and_spans_are_written_with_their_units():
+def test_amounts_and_durations_are_formatted_with_their_units():
     assert [amount(x, "B") for x in (999, 14.35e9, 4.0731e12)] == ["999 B", "14.35 GB", "4.073 TB"]
     assert [span(days) for days in (5, 0.5, 0.02)] == ["5.00 days", "12.00 hours", "28.80 minutes"]
     assert span(1e-5) == "0.86 seconds"
@@ -219,42 +219,42 @@ def test_amounts_and_spans_are_written_with_their_units():
 
 @pytest.mark.parametrize("change", [{}, {"num_hidden_layers": 4}, {"hidden_size": 128}], ids=str)
 @pytest.mark.parametrize("recomputed", [False, True])
-def test_what_autograd_keeps_is_at_most_what_is_planned_and_not_much_less(change, recomputed):
+def test_activations_saved_in_fine_tuning_are_at_most_the_plan_and_not_much_less(change, recomputed):
     shape = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2}
     config, B, T = PleiasConfig(**{**shape, "num_attention_heads": 4, "num_key_value_heads": 2, **change}), 2, 256
     model = PleiasForCausalLM(config).train()
     if recomputed:
         model.activation_checkpointing_enable()
     ids = torch.randint(0, 64, (B, T))
-    measured = kept_by_autograd(model, lambda: model.model(ids, use_cache=False), T)
+    measured = saved_by_autograd(model, lambda: model.model(ids, use_cache=False), T)
     planned = memory.kept_per_token(config, recomputed=False) * B * T
-    if recomputed:  # without the layer that the backward is computing again
+    if recomputed:  # without the layer that the backward pass is recomputing
         planned = memory.kept_per_token(config, recomputed=True) * B * T - planned // config.num_hidden_layers
     assert (0.6 if recomputed else 0.9) * planned < measured <= planned
 
 
-def test_the_1_2b_is_tuned_whole_on_one_gpu_of_24_gb_and_on_one_of_80_gb():
+def test_full_fine_tuning_of_the_1_2b_fits_one_gpu_of_24_gb_and_one_of_80_gb():
     figures = memory.finetune_plan(PleiasConfig(), 2048)
     fits = {row["name"]: row["most_tokens"] for row in figures["strategies"]}
     assert fits["AdamW"]["80 GB"] >= 8 * 2048 and fits["AdamW"]["24 GB"] < 2048  # one sequence of the context: no
     assert fits["8-bit AdamW"]["24 GB"] >= 2048
     for row in figures["strategies"]:
-        assert sum(row["parts"].values()) == row["in_all"]
+        assert sum(row["parts"].values()) == row["total"]
         assert list(row["parts"].values())[:2] == [4 * figures["parameters"]] * 2
         for gpu, size in memory.GPUS.items():
-            most = row["most_tokens"][gpu]
+            limit = row["most_tokens"][gpu]
             how = {"eight_bit": "8-bit" in row["name"], "recomputed": "recomputing" in row["name"]}
             taken = [
                 sum(memory.finetune_memory(PleiasConfig(), tokens=tokens, **how).values()) + memory.RESERVE
-                for tokens in (most, most + 100)
+                for tokens in (limit, limit + 100)
             ]
             assert taken[0] <= size < taken[1]
 
 
-def test_the_plan_says_what_tuning_takes(monkeypatch, capsys, tmp_path):
+def test_the_plan_of_fine_tuning_is_printed_and_written(monkeypatch, capsys, tmp_path):
     arguments = ["--config", "nano_1.2b", "--finetune", "true", "--json", str(tmp_path / "plan.json")]
     monkeypatch.setattr(sys, "argv", ["plan.py", *arguments])
     main()
-    said = capsys.readouterr().out
-    assert "1,195,468,800 parameters" in said and "8-bit AdamW, recomputing" in said
+    printed = capsys.readouterr().out
+    assert "1,195,468,800 parameters" in printed and "8-bit AdamW, recomputing" in printed
     assert read_json(tmp_path / "plan.json") == memory.finetune_plan(PleiasConfig(), 2048)

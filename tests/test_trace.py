@@ -1,4 +1,4 @@
-"""Tracing: every passage that stands in the shards is found, with its document, and nothing else is."""
+"""Tracing finds every passage that occurs in the shards, with its document, and nothing else."""
 
 import json
 import random
@@ -19,19 +19,20 @@ from training.config import InputError
 from training.data.licences import decide
 from training.data.shard_files import TOKEN
 from training.files import read_json
+from training.search import Index, Span, copied_characters, copied_share
 from training.shards import ShardsConfig
 from training.shards import build as build_shards
 from training.suffix_array import BREAK, SHORTEST, Block, anchors, suffix_array
-from training.trace import Span, copied_characters, copied_share, main, open_index
+from training.trace import main
 from training.trace_index import build
 
 EVERYTHING = 10**9
-FOREIGN = "\u0436\u0448\u0449\u044e"  # Cyrillic, of which the corpus has none
-# Where a passage may be cut and glued: within words and numbers, between spaces, at line ends.
+FOREIGN = "\u0436\u0448\u0449\u044e"  # Cyrillic letters, which the corpus does not contain
+# Passages may be split and joined within words and numbers, between spaces and at line ends.
 EDGES = ["", " ", "\n", ", ", "  ", "-"]
 
 
-# The index of a block, against Python's own search ---------------------------------------------------
+# The index of a block, compared with Python's own search ---------------------------------------------------
 
 
 def block_of(documents):
@@ -52,7 +53,7 @@ TEXT = st.lists(LETTERS, max_size=40).map(b"".join)
 
 @settings(max_examples=60, deadline=None)
 @given(documents=st.lists(TEXT, min_size=1, max_size=4), data=st.data())
-def test_every_place_of_a_passage_of_ten_bytes_is_found(documents, data):
+def test_every_position_of_a_passage_of_ten_bytes_is_found(documents, data):
     block = block_of(documents)
     long = [document for document in documents if len(document) >= SHORTEST] or [b"0123456789"]
     document = data.draw(st.sampled_from(long))
@@ -65,22 +66,22 @@ def test_every_place_of_a_passage_of_ten_bytes_is_found(documents, data):
 
 @settings(max_examples=60, deadline=None)
 @given(documents=st.lists(TEXT, min_size=1, max_size=4), pieces=st.lists(TEXT, max_size=3), data=st.data())
-def test_the_longest_passage_from_every_byte_is_that_of_a_search_by_hand(documents, pieces, data):
+def test_the_longest_passage_from_every_byte_equals_a_brute_force_search(documents, pieces, data):
     query = data.draw(st.sampled_from(documents)) + b"".join(pieces) + data.draw(st.sampled_from(documents))
     anchor = anchors(np.frombuffer(query, np.uint8))
     ends, known = np.zeros(len(anchor), np.int64), np.zeros(len(anchor), np.int64)
-    for document in documents:  # each a block of its own
+    for document in documents:  # one block each
         block_of([document]).reach(query, anchor, np.arange(len(anchor)) + SHORTEST, ends)
     block_of(documents).reach(query, anchor, np.arange(len(anchor)) + SHORTEST, known)
     for i in range(len(anchor)):
-        here = [
+        expected = [
             j for j in range(i + SHORTEST, len(query) + 1) if any(query[i:j] in document for document in documents)
         ]
-        for found in (ends, known):
-            assert found[i] == here[-1] if here else found[i] <= i + SHORTEST
+        for result in (ends, known):
+            assert result[i] == expected[-1] if expected else result[i] <= i + SHORTEST
 
 
-def test_two_bytes_in_nine_are_anchors_and_equal_passages_have_equal_ones():
+def test_two_bytes_in_nine_are_anchors_and_equal_passages_have_equal_anchors():
     draw = np.random.default_rng(0)
     text = draw.integers(32, 127, 90_000).astype(np.uint8)
     assert len(np.unique(anchors(text))) == pytest.approx(2 / 9 * len(text), rel=0.02)
@@ -119,7 +120,7 @@ def documents():
 
 @pytest.fixture(scope="session")
 def traced(tmp_path_factory, write_corpus, documents):
-    """Folder with corpus/, tokenizer/ (600 entries), shards/ and index/ in blocks of 30 kB."""
+    """Folder with corpus/, tokenizer/ (vocabulary of 600), shards/ and index/ in blocks of 30 kB."""
     folder = tmp_path_factory.mktemp("traced")
     rows = list(documents.values())
     write_corpus(folder / "corpus" / "a.parquet", rows[:40])
@@ -142,23 +143,23 @@ def make_index(folder, *, shards=None, **settings):
 
 @pytest.fixture(scope="session")
 def index(traced):
-    return open_index(traced / "index")
+    return Index(traced / "index")
 
 
 @pytest.fixture(scope="session")
 def tokens(traced):
-    """Identifier -> the document's ids as they are in the shards, without its delimiters."""
-    found = {}
+    """Ids of each document in the shards by identifier, without its delimiters."""
+    ids_of = {}
     for path in (traced / "shards").rglob("*.ds"):
         ids = np.fromfile(path, TOKEN)
         ends = np.fromfile(f"{path}.index", "<u8").astype(int)
         names = pq.read_table(f"{path}.documents.parquet")["identifier"].to_pylist()
         for name, start, end in zip(names, [0, *ends[:-1]], ends, strict=True):
-            found[name] = ids[start + 1 : end - 1].tolist()
-    return found
+            ids_of[name] = ids[start + 1 : end - 1].tolist()
+    return ids_of
 
 
-def test_the_index_is_in_several_blocks_and_counts_what_the_shards_hold(index, traced, documents, tokens):
+def test_the_index_has_several_blocks_and_the_counts_of_the_shards(index, traced, documents, tokens):
     facts, manifest = index.facts, read_json(traced / "shards" / "manifest.json")
     assert len(facts["blocks"]) > 5
     assert facts["documents"] == len(documents)
@@ -168,12 +169,12 @@ def test_the_index_is_in_several_blocks_and_counts_what_the_shards_hold(index, t
 
 
 def test_the_text_of_the_blocks_is_that_of_the_documents(index, documents):
-    found = b"".join(bytes(block.text)[1:] for block in index.blocks()).split(bytes([BREAK]))[:-1]
-    assert sorted(found) == sorted(document["text"].encode() for document in documents.values())
+    texts = b"".join(bytes(block.text)[1:] for block in index.blocks()).split(bytes([BREAK]))[:-1]
+    assert sorted(texts) == sorted(document["text"].encode() for document in documents.values())
 
 
 def around(draw):
-    """Generated text: words in letters that the corpus does not have, glued to a passage by any edge."""
+    """Random text in letters that the corpus does not contain."""
     return "".join(draw.choices([*FOREIGN, " ", "\n"], k=draw.randint(0, 60)))
 
 
@@ -189,11 +190,11 @@ def test_planted_passages_of_20_to_200_tokens_are_all_found_with_their_document(
         first = draw.randint(0, len(ids) - length)
         passage = index.text(ids[first : first + length])
         if passage.startswith("\ufffd") or passage.endswith("\ufffd"):
-            continue  # begins or ends within a character: no text contains it
+            continue  # begins or ends within a character, so no text contains it
         text += draw.choice(EDGES) + draw.choice(["", FOREIGN[0]])
         planted.append((len(text), passage, name, length))
         text += passage + draw.choice(["", FOREIGN[1]]) + draw.choice(EDGES) + around(draw)
-    spans = index.spans(text, documents=EVERYTHING)
+    spans = index.spans(text, max_documents=EVERYTHING)
     for start, passage, name, length in planted:
         covering = [
             span for span in spans if span.start <= start and span.start + len(span.text) >= start + len(passage)
@@ -218,15 +219,15 @@ def test_planted_passages_of_20_to_200_tokens_are_all_found_with_their_document(
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_passages_cut_anywhere_are_found_from_their_first_to_their_last_character(index, documents, tokens, seed):
+def test_passages_with_any_boundaries_are_found_completely(index, documents, tokens, seed):
     draw = random.Random(seed)
     document = draw.choice([document for document in documents.values() if document["identifier"] != "short"])
     start = draw.randrange(len(document["text"]) - 600)
     passage = document["text"][start : start + draw.randint(150, 600)]
     before, after = FOREIGN[0] + draw.choice(EDGES), draw.choice(EDGES) + FOREIGN[1]
-    spans = index.spans(around(draw) + before + passage + after + around(draw), documents=EVERYTHING)
+    spans = index.spans(around(draw) + before + passage + after + around(draw), max_documents=EVERYTHING)
     assert any(
-        passage in span.text and document["identifier"] in {found.identifier for found in span.documents}
+        passage in span.text and document["identifier"] in {match.identifier for match in span.documents}
         for span in spans
     )
 
@@ -241,42 +242,42 @@ def test_a_passage_of_n_tokens_between_foreign_letters_has_the_length_n(index, t
             [span] = index.spans(FOREIGN + passage + FOREIGN)
             assert (span.start, span.length, span.text) == (len(FOREIGN), length, passage)
             assert [document.identifier for document in span.documents] == [name]
-            assert index.spans(FOREIGN + passage + FOREIGN, minimum=length + 1) == []
+            assert index.spans(FOREIGN + passage + FOREIGN, min_tokens=length + 1) == []
 
 
-def test_nothing_is_found_in_text_that_cannot_contain_any(index, documents, tokens):
+def test_text_without_a_passage_of_the_corpus_has_no_spans(index, documents, tokens):
     assert index.spans(FOREIGN * 500) == []
     assert index.spans("") == []
     assert index.spans("ba") == []
     draw = random.Random(3)
     ids = [draw.choice(tokens["work/1"]) for _ in range(3000)]
     assert index.spans(ids) == []
-    # Runs of 19 tokens of a document, one after the other, and a foreign letter between them.
+    # Runs of 19 tokens of a document with a foreign letter between them.
     runs = [index.text(tokens["work/9"][i : i + 19]) + FOREIGN[0] for i in range(0, 190, 19)]
     assert index.spans("".join(runs)) == []
-    assert len(index.spans("".join(runs), minimum=19)) == 10
+    assert len(index.spans("".join(runs), min_tokens=19)) == 10
 
 
 def test_a_passage_does_not_run_from_one_document_into_the_next(index, documents):
     first, second = documents["work/1"]["text"][-300:], documents["work/2"]["text"][:300]
-    found = {(span.text, span.documents[0].identifier) for span in index.spans(first + second)}
-    assert found == {(first, "work/1"), (second, "work/2")}
+    spans = {(span.text, span.documents[0].identifier) for span in index.spans(first + second)}
+    assert spans == {(first, "work/1"), (second, "work/2")}
 
 
-def test_a_passage_that_stands_twice_names_both_documents(index, documents):
+def test_a_passage_that_occurs_twice_has_both_documents(index, documents):
     [span] = index.spans(FOREIGN + documents["work/7"]["text"][100:700] + FOREIGN)
     assert (span.occurrences, span.in_documents) == (2, 2)
     assert {document.identifier for document in span.documents} == {"work/7", "a copy"}
-    at = {document.identifier: document.position for document in span.documents}
-    assert at["a copy"] == at["work/7"] + len("Copied: ")
-    [span] = index.spans(FOREIGN + documents["work/7"]["text"][100:700] + FOREIGN, documents=1)
+    position = {document.identifier: document.position for document in span.documents}
+    assert position["a copy"] == position["work/7"] + len("Copied: ")
+    [span] = index.spans(FOREIGN + documents["work/7"]["text"][100:700] + FOREIGN, max_documents=1)
     assert (span.in_documents, len(span.documents)) == (2, 1)
 
 
-def test_ids_give_what_their_text_gives_and_special_tokens_divide_it(index, traced, tokens):
+def test_ids_have_the_spans_of_their_text_and_special_tokens_split_them(index, traced, tokens):
     ids = tokens["work/5"][40:90]
-    [of_ids], [of_text] = index.spans(ids), index.spans(index.text(ids))
-    assert of_ids == of_text
+    [ids_span], [text_span] = index.spans(ids), index.spans(index.text(ids))
+    assert ids_span == text_span
     eos = index.facts["tokenizer"]["eos"]
     assert [span.length for span in index.spans([*ids[:24], eos, *ids[24:]])] == [24, 26]
 
@@ -285,16 +286,16 @@ def test_spans_do_not_depend_on_the_size_of_blocks(index, traced, documents, tmp
     draw = random.Random(8)
     names = list(documents)
     text = "".join(documents[draw.choice(names)]["text"][200 : draw.randint(201, 900)] for _ in range(30))
-    expected = index.spans(text, documents=EVERYTHING, minimum=10)
+    expected = index.spans(text, max_documents=EVERYTHING, min_tokens=10)
     assert len(expected) > 20
     for megabytes, blocks in ((0.000_001, len(documents)), (10, 1)):
         make_index(traced, out=tmp_path / str(blocks), block_megabytes=megabytes)
-        other = open_index(tmp_path / str(blocks))
+        other = Index(tmp_path / str(blocks))
         assert len(other.facts["blocks"]) == blocks
-        assert other.spans(text, documents=EVERYTHING, minimum=10) == expected
+        assert other.spans(text, max_documents=EVERYTHING, min_tokens=10) == expected
 
 
-def test_held_out_documents_are_left_out_unless_asked_for(traced, documents, tokens, tmp_path):
+def test_held_out_documents_are_excluded_unless_requested(traced, documents, tokens, tmp_path):
     make_index(traced, out=tmp_path, splits=["train"])
     held_out = [
         name
@@ -302,17 +303,17 @@ def test_held_out_documents_are_left_out_unless_asked_for(traced, documents, tok
         for name in pq.read_table(path)["identifier"].to_pylist()
     ]
     text = FOREIGN + documents[held_out[0]]["text"] + FOREIGN
-    assert open_index(tmp_path).spans(text, minimum=60) == []
-    [span] = open_index(traced / "index").spans(text, minimum=60)
+    assert Index(tmp_path).spans(text, min_tokens=60) == []
+    [span] = Index(traced / "index").spans(text, min_tokens=60)
     assert span.documents[0].split == "validation"
 
 
-# Where every byte is a token, the spans are all maximal passages ---------------------------------------
+# If every byte is a token, the spans are all maximal passages ---------------------------------------
 
 
 @pytest.fixture(scope="session")
 def bytewise(tmp_path_factory, write_corpus):
-    """Texts of few letters, and the index of them under a tokenizer without merges."""
+    """Texts of few letters, and their index with a tokenizer without merges."""
     folder = tmp_path_factory.mktemp("bytewise")
     draw = random.Random(1)
     texts = ["".join(draw.choices(["a", "b", "é", "è", "ab" * 6], k=40)) for _ in range(12)]
@@ -322,12 +323,12 @@ def bytewise(tmp_path_factory, write_corpus):
         ShardsConfig(corpus=folder / "corpus", tokenizer=folder / "tokenizer", out=folder / "shards", validation=0.2)
     )
     make_index(folder, block_megabytes=0.000_2)
-    return texts, open_index(folder / "index")
+    return texts, Index(folder / "index")
 
 
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32))
-def test_spans_are_all_maximal_passages_as_a_search_by_hand_finds_them(bytewise, seed):
+def test_spans_are_all_maximal_passages_of_a_brute_force_search(bytewise, seed):
     texts, index = bytewise
     draw = random.Random(seed)
     text = ""
@@ -340,9 +341,9 @@ def test_spans_are_all_maximal_passages_as_a_search_by_hand_finds_them(bytewise,
         if end > longest and len(text[start:end].encode()) >= 10:
             expected.append((start, text[start:end]))
         longest = max(longest, end)
-    found = index.spans(text, minimum=10)
-    assert [(span.start, span.text) for span in found] == expected
-    assert [span.length for span in found] == [len(passage.encode()) for _, passage in expected]
+    spans = index.spans(text, min_tokens=10)
+    assert [(span.start, span.text) for span in spans] == expected
+    assert [span.length for span in spans] == [len(passage.encode()) for _, passage in expected]
 
 
 # Shares and licences -----------------------------------------------------------------------------------
@@ -353,16 +354,16 @@ def test_spans_are_all_maximal_passages_as_a_search_by_hand_finds_them(bytewise,
 def test_the_copied_share_counts_each_character_once(triples):
     text = "x" * 100
     spans = [Span(start, length, text[start : start + size], 1, 1, [], []) for start, size, length in triples]
-    for minimum, share in copied_share(text, spans).items():
-        covered = {i for start, size, length in triples if length >= minimum for i in range(start, start + size)}
+    for tokens, share in copied_share(text, spans).items():
+        covered = {i for start, size, length in triples if length >= tokens for i in range(start, start + size)}
         assert share == len(covered) / 100
-        assert copied_characters(spans, minimum=minimum) == len(covered)
+        assert copied_characters(spans, min_tokens=tokens) == len(covered)
 
 
-def test_a_document_outside_the_open_list_is_named(traced, documents, tmp_path, monkeypatch, capsys):
+def test_a_document_outside_the_open_list_is_listed(traced, documents, tmp_path, monkeypatch, capsys):
     shards = tmp_path / "shards"
     shutil.copytree(traced / "shards", shards)
-    for path in shards.rglob("*.documents.parquet"):  # as another program, or a list that grew stricter, leaves them
+    for path in shards.rglob("*.documents.parquet"):  # as written by another program, or before a list became stricter
         table = pq.read_table(path)
         licences = [
             "All rights reserved" if name in ("work/7", "work/8") else licence
@@ -372,7 +373,7 @@ def test_a_document_outside_the_open_list_is_named(traced, documents, tmp_path, 
         pq.write_table(table.set_column(place, "license", pa.array(licences)), path)
     make_index(traced, shards=shards, out=tmp_path / "index")
     text = documents["work/7"]["text"][100:700] + FOREIGN + documents["work/9"]["text"][:300]
-    first, second = open_index(tmp_path / "index").spans(text, documents=0)
+    first, second = Index(tmp_path / "index").spans(text, max_documents=0)
     assert [(document.identifier, document.decision) for document in first.outside] == [("work/7", "refused")]
     assert second.outside == []
     (tmp_path / "text.txt").write_text(text, encoding="utf-8")
@@ -388,45 +389,45 @@ def run(monkeypatch, *arguments):
     main()
 
 
-def test_the_program_builds_and_tells_the_same_on_screen_and_in_json(traced, documents, tmp_path, monkeypatch, capsys):
+def test_the_program_prints_what_it_writes_to_json(traced, documents, tmp_path, monkeypatch, capsys):
     passage = documents["work/20"]["text"][50:650]
     (tmp_path / "text.txt").write_text(FOREIGN * 100 + passage, encoding="utf-8")
     run(
         monkeypatch,
         *("--index", tmp_path / "index", "--shards", traced / "shards", "--tokenizer", traced / "tokenizer"),
-        *("--splits", "[train,validation]", "--text", tmp_path / "text.txt", "--json", tmp_path / "found.json"),
+        *("--splits", "[train,validation]", "--text", tmp_path / "text.txt", "--json", tmp_path / "result.json"),
     )
-    shown, found = capsys.readouterr().out, json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
-    [span] = [span for span in found["spans"] if span["length"] >= 20]
+    printed, result = capsys.readouterr().out, json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))
+    [span] = [span for span in result["spans"] if span["length"] >= 20]
     assert span["text"] == passage
-    assert found["copied"]["100"] == 600 / 1000
-    assert found["outside"] == []
-    assert f"characters 400-1000: {span['length']} tokens, 1 time in 1 document" in shown
-    assert "100 tokens: 60.0%" in shown
-    assert "work/20 | shelf 2 | English | " in shown
-    assert "every document with a span is on the open lists" in shown
+    assert result["copied"]["100"] == 600 / 1000
+    assert result["outside"] == []
+    assert f"characters 400-1000: {span['length']} tokens, 1 time in 1 document" in printed
+    assert "100 tokens: 60.0%" in printed
+    assert "work/20 | shelf 2 | English | " in printed
+    assert "every document with a span is on the open lists" in printed
 
 
 @pytest.mark.parametrize(
-    ("content", "sentence"),
+    ("content", "message"),
     [(None, "is not a file"), (b"", "is empty"), ("\u00e9t\u00e9".encode("latin-1"), "is not UTF-8")],
 )
-def test_a_text_that_cannot_be_read_is_refused_by_name(traced, tmp_path, monkeypatch, content, sentence):
+def test_a_text_that_cannot_be_read_is_rejected_with_its_path(traced, tmp_path, monkeypatch, content, message):
     path = tmp_path / "text.txt"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(InputError, match=f"text.txt {sentence}"):
+    with pytest.raises(InputError, match=f"text.txt {message}"):
         run(monkeypatch, "--index", traced / "index", "--text", path)
 
 
-def test_a_program_with_nothing_to_do_says_what_it_can_do(traced, monkeypatch):
+def test_a_program_with_nothing_to_do_lists_its_options(traced, monkeypatch):
     with pytest.raises(InputError, match="--text FILE, or --shards"):
         run(monkeypatch, "--index", traced / "index")
     with pytest.raises(InputError, match="--tokenizer is missing"):
         run(monkeypatch, "--index", traced / "index", "--shards", traced / "shards")
 
 
-def test_the_bench_finds_all_that_it_plants(traced, tmp_path, capsys):
+def test_the_benchmark_finds_every_planted_passage(traced, tmp_path, capsys):
     sizes = {"block_megabytes": [0.05], "tokens": [100], "texts": 3, "plants": 5}
     settings = TraceBench(shards=traced / "shards", tokenizer=traced / "tokenizer", **sizes)
     measure(settings, tmp_path)
@@ -435,15 +436,15 @@ def test_the_bench_finds_all_that_it_plants(traced, tmp_path, capsys):
         [str(length), "5", "5", "5", "5"] for length in (20, 50, 100, 200)
     ]
     [built] = [row for row in rows if len(row) == 10 and row[0] == "0.05"]
-    assert float(built[8]) == pytest.approx(2.4, abs=0.2)  # bytes of index for each byte of text
+    assert float(built[8]) == pytest.approx(2.4, abs=0.2)  # bytes of index per byte of text
 
 
-# What is wrong on disk ----------------------------------------------------------------------------------
+# Errors on disk ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def copied(traced, tmp_path):
-    """A copy of shards and index, to be harmed; the index is of these shards."""
+    """A copy of the shards with its own index, to be damaged."""
     shutil.copytree(traced / "shards", tmp_path / "shards")
     shutil.copytree(traced / "tokenizer", tmp_path / "tokenizer")
     make_index(tmp_path)
@@ -454,15 +455,15 @@ def times(folder):
     return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
-def test_a_build_goes_on_from_the_blocks_that_are_whole(copied):
+def test_a_build_resumes_from_the_complete_blocks(copied):
     folder = copied / "index"
     before, facts = times(folder), read_json(folder / "index.json")
-    for name in ("index.json", "00003.json", "00004.json"):  # the last files of what was not finished
+    for name in ("index.json", "00003.json", "00004.json"):  # the files that a complete build writes last
         (folder / name).unlink()
     (folder / "00005.suffixes").write_bytes(b"")  # as after a power cut
     (folder / ".00003.text.1.tmp").write_bytes(b"half")
     with pytest.raises(InputError, match="index.json is missing"):
-        open_index(folder)
+        Index(folder)
     assert make_index(copied) == facts
     assert times(folder).keys() == before.keys()
     changed = {name.partition(".")[0] for name, time in times(folder).items() if before[name] != time}
@@ -472,27 +473,27 @@ def test_a_build_goes_on_from_the_blocks_that_are_whole(copied):
 def test_blocks_of_a_larger_build_are_removed(copied):
     make_index(copied, block_megabytes=10)
     assert {path.name.partition(".")[0] for path in (copied / "index").iterdir()} == {"00000", "index", "tokenizer"}
-    assert len(open_index(copied / "index").spans((copied / "shards" / "manifest.json").read_text())) == 0
+    assert len(Index(copied / "index").spans((copied / "shards" / "manifest.json").read_text())) == 0
 
 
-def test_an_index_of_shards_that_were_made_anew_is_refused_by_name(copied):
+def test_an_index_of_shards_that_were_rebuilt_is_rejected_with_its_path(copied):
     path = copied / "shards" / "manifest.json"
     manifest = read_json(path)
     path.write_text(json.dumps(manifest | {"fingerprint": "0" * 64}))
-    with pytest.raises(InputError, match=r"index is stale: .*shards was made anew"):
-        open_index(copied / "index")
-    shutil.rmtree(copied / "shards")  # an index can be used where the shards are not
-    assert open_index(copied / "index").facts["documents"] > 0
+    with pytest.raises(InputError, match=r"index is stale: .*shards was rebuilt since"):
+        Index(copied / "index")
+    shutil.rmtree(copied / "shards")  # an index can be used without its shards
+    assert Index(copied / "index").facts["documents"] > 0
 
 
-def test_a_block_that_is_cut_short_or_missing_is_refused_by_name(copied):
+def test_a_block_that_is_truncated_or_missing_is_rejected_with_its_path(copied):
     path = copied / "index" / "00002.text"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(InputError, match="00002.text is missing or cut short"):
-        open_index(copied / "index")
+    with pytest.raises(InputError, match="00002.text is missing or truncated"):
+        Index(copied / "index")
     path.unlink()
-    with pytest.raises(InputError, match="00002.text is missing or cut short"):
-        open_index(copied / "index")
+    with pytest.raises(InputError, match="00002.text is missing or truncated"):
+        Index(copied / "index")
 
 
 def shard(folder: Path) -> Path:
@@ -500,11 +501,11 @@ def shard(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("harm", "sentence"),
+    ("damage", "message"),
     [
         (lambda folder: shard(folder).unlink(), "a.ds is missing"),
         (lambda folder: Path(f"{shard(folder)}.documents.parquet").unlink(), "a.ds.documents.parquet is missing"),
-        (lambda folder: Path(f"{shard(folder)}.documents.parquet").write_bytes(b"x"), "is not a whole Parquet file"),
+        (lambda folder: Path(f"{shard(folder)}.documents.parquet").write_bytes(b"x"), "is not a valid Parquet file"),
         (lambda folder: shard(folder).write_bytes(shard(folder).read_bytes()[:-2]), "a.ds was altered"),
         (lambda folder: shard(folder).write_bytes(shard(folder).read_bytes()[::-1]), "a.ds was altered"),
         (lambda folder: (folder / "shards" / "manifest.json").unlink(), "manifest.json is missing"),
@@ -512,33 +513,33 @@ def shard(folder: Path) -> Path:
         (lambda folder: PleiasTokenizer().save_pretrained(folder / "tokenizer"), "made with another tokenizer"),
     ],
 )
-def test_shards_that_are_not_whole_are_refused_by_name(copied, harm, sentence):
-    harm(copied)
-    with pytest.raises(InputError, match=sentence):
+def test_shards_that_are_incomplete_are_rejected_with_their_path(copied, damage, message):
+    damage(copied)
+    with pytest.raises(InputError, match=message):
         make_index(copied)
 
 
-def test_a_sidecar_of_other_documents_is_refused(copied):
+def test_a_sidecar_of_other_documents_is_rejected(copied):
     path = Path(f"{shard(copied)}.documents.parquet")
     table = pq.read_table(path)
     pq.write_table(table.take(list(range(1, len(table))) + [0]), path)
-    with pytest.raises(InputError, match="a.ds: its tokens are not the documents that its sidecar lists"):
+    with pytest.raises(InputError, match="a.ds: its tokens do not match the documents in its sidecar"):
         make_index(copied)
 
 
 @pytest.mark.parametrize(
-    ("settings", "sentence"),
+    ("settings", "message"),
     [
-        ({"splits": ["test"]}, "--splits test is no split"),
-        ({"block_megabytes": 0}, "--block_megabytes 0 is not above 0"),
-        ({"block_megabytes": 4000}, "--block_megabytes 4000 is not above 0 and below 2,147"),
+        ({"splits": ["test"]}, "--splits must be among train, validation, got test"),
+        ({"block_megabytes": 0}, "--block_megabytes must be above 0 and below 2,147, got 0"),
+        ({"block_megabytes": 4000}, "--block_megabytes must be above 0 and below 2,147, got 4000"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(traced, tmp_path, settings, sentence):
-    with pytest.raises(InputError, match=sentence):
+def test_invalid_settings_are_rejected(traced, tmp_path, settings, message):
+    with pytest.raises(InputError, match=message):
         make_index(traced, out=tmp_path, **settings)
 
 
-def test_a_minimum_below_what_the_index_finds_is_refused(index):
-    with pytest.raises(InputError, match="9 tokens are too few: the index finds passages of 10 bytes or more"):
-        index.spans("a text", minimum=9)
+def test_a_minimum_below_the_shortest_match_is_rejected(index):
+    with pytest.raises(InputError, match=r"min_tokens must be at least 10 \(bytes of a match\), got 9"):
+        index.spans("a text", min_tokens=9)

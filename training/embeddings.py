@@ -1,11 +1,11 @@
-"""A model whose token embeddings know which tokens stand near each other before the first step of pretraining.
+"""Initialise the token embeddings of a model from co-occurrence statistics of its training shards.
 
     python -m training.embeddings --config femto_embeddings --shards data/femto/base --out data/femto/start
 
-writes the folder of a model for `init_from`: everything is drawn as always, except the embeddings. Those are the
-leading eigenvectors of the tokens' positive pointwise mutual information within a few places, as in Levy and Goldberg
-2014 ("Neural Word Embedding as Implicit Matrix Factorization"). Counting goes over all shards once; what the few
-tokens of a short run would have to teach 65,536 rows one by one is there at its start.
+writes a model folder for `init_from`. All weights are initialised randomly, except the embeddings: these are the
+leading eigenvectors of the tokens' positive pointwise mutual information (PPMI) in a small window, as in Levy and
+Goldberg 2014 ("Neural Word Embedding as Implicit Matrix Factorization"). The shards are counted in one
+pass, so that a short run does not need to learn 65,536 rows from few tokens.
 """
 
 if not __package__:  # run by path; same as `python -m training.embeddings`
@@ -14,6 +14,7 @@ if not __package__:  # run by path; same as `python -m training.embeddings`
 
     sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "training"
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,78 +33,80 @@ from .files import START, write_json
 from .loader import Shards
 from .recipe import PretrainConfig
 
-SMOOTHING = 0.875  # power of the counts in what is expected by chance: pairs of rare tokens weigh less
-RARE = 3  # a token seen less often says nothing about its place, and keeps its drawn embedding
+SMOOTHING = 0.875  # exponent of the counts in the chance expectation: pairs of rare tokens get less weight
+RARE = 3  # a token with fewer occurrences has no reliable statistics, and keeps its random embedding
 
 
 @dataclass
 class EmbeddingsConfig:
-    """What `training.embeddings` reads and writes.
+    """Inputs, output and settings of the initial embeddings.
 
     Args:
-        shards: folder of the token shards that are counted, its training split.
-        tokenizer: folder of the tokenizer they were made with; it is copied to the model.
-        out: folder of the model.
-        model: fields of PleiasConfig that differ from nano 1.2b, as in training.pretrain.
-        reach: places between two tokens that stand near each other; a pair d places apart counts 1/d.
-        block_tokens: counted at once; memory is about 30 bytes for each, and 20 for each pair that was seen.
-        scale: mean length of an embedding, in lengths of a drawn one.
-        seed: of all that is drawn, and of the eigenvectors' first guess.
+        shards: Folder of token shards. Only the training split is counted.
+        tokenizer: Folder of the tokenizer of the shards. It is saved with the model.
+        out: Output folder of the model.
+        model: Fields of PleiasConfig that differ from nano 1.2b, as in training.pretrain.
+        window_size: Maximum distance of two co-occurring tokens; a pair at distance d counts 1/d.
+        block_tokens: Tokens counted at once. Needs about 30 bytes of memory per token, and 20 per distinct pair.
+        scale: Mean norm of an embedding, relative to random initialisation.
+        seed: Seed of the random weights and of the eigenvector solver.
     """
 
     shards: Path
     tokenizer: Path
     out: Path
     model: dict[str, int | float | bool | str] = field(default_factory=dict)
-    reach: int = 3
+    window_size: int = 3
     block_tokens: int = 100_000_000
     scale: float = 2.0
     seed: int = 42
 
 
-def neighbours(blocks, *, vocab_size: int, reach: int) -> csr_array:
-    """(V, V) symmetric: how often two tokens stand within `reach` places of each other, a pair d apart counted 1/d.
+def neighbours(blocks: Iterable[np.ndarray], *, vocab_size: int, window_size: int) -> csr_array:
+    """Count co-occurrences within `window_size` tokens, a pair at distance d as 1/d; (V, V), symmetric.
 
     Args:
-        blocks: arrays of token ids; pairs across the end of one are not counted.
-        vocab_size: V, at most 65,536: a pair of ids is one 32-bit number.
+        blocks: Arrays of token ids; pairs across two blocks are not counted.
+        vocab_size: V, at most 65,536, because a pair of ids is one 32-bit number.
+        window_size: Maximum distance of a pair.
     """
     assert vocab_size <= 1 << 16
     counts = csr_array((vocab_size, vocab_size), dtype=np.float32)
     for block in blocks:
-        for distance in range(1, min(reach, len(block) - 1) + 1):
-            pairs, seen = np.unique(
+        for distance in range(1, min(window_size, len(block) - 1) + 1):
+            pairs, occurrences = np.unique(
                 block[:-distance].astype(np.uint32) << 16 | block[distance:].astype(np.uint32), return_counts=True
             )
-            weights = seen.astype(np.float32) / distance
-            places = (pairs >> 16).astype(np.int32), (pairs & 0xFFFF).astype(np.int32)
-            counts = counts + csr_array((weights, places), shape=counts.shape)
+            weights = occurrences.astype(np.float32) / distance
+            ids = (pairs >> 16).astype(np.int32), (pairs & 0xFFFF).astype(np.int32)
+            counts = counts + csr_array((weights, ids), shape=counts.shape)
     return (counts + counts.T).tocsr()
 
 
 def mutual_information(counts: csr_array) -> csr_array:
-    """(V, V) symmetric: log of how much more often two tokens meet than by chance, where that is above 0."""
+    """Return the positive pointwise mutual information of co-occurrence counts; (V, V), symmetric."""
     counts = counts.tocoo()
-    by_chance = np.asarray(counts.sum(axis=1)).ravel() ** SMOOTHING
-    by_chance = np.log(np.maximum(by_chance / by_chance.sum(), np.finfo(np.float32).tiny))
+    chance = np.asarray(counts.sum(axis=1)).ravel() ** SMOOTHING
+    chance = np.log(np.maximum(chance / chance.sum(), np.finfo(np.float32).tiny))
     row, column = counts.coords
-    information = np.log(counts.data / counts.data.sum(dtype=np.float64)) - by_chance[row] - by_chance[column]
-    more = information > 0
-    return csr_array((information[more].astype(np.float32), (row[more], column[more])), shape=counts.shape)
+    information = np.log(counts.data / counts.data.sum(dtype=np.float64)) - chance[row] - chance[column]
+    positive = information > 0
+    return csr_array((information[positive].astype(np.float32), (row[positive], column[positive])), shape=counts.shape)
 
 
 def directions(information: csr_array, *, size: int, seed: int) -> np.ndarray:
-    """(V, D) eigenvectors times the fourth roots of their values; rows of length 1, or 0 for a token that met none."""
+    """Return eigenvectors times fourth roots of their eigenvalues, (V, D); rows have norm 1, or 0 without counts."""
     start = np.random.default_rng(seed).standard_normal(information.shape[0]).astype(np.float32)
     values, vectors = eigsh(information, k=size, which="LM", tol=0.05, v0=start)
     vectors = vectors * np.abs(values) ** 0.25
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(lengths > 0, lengths, 1)
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(norms > 0, norms, 1)
 
 
-def stream(folder: Path, shards: list[dict], block: int):
-    """The tokens of some shards in arrays of at most `block`, with a bar."""
-    with tqdm(total=sum(shard["tokens"] for shard in shards), unit="token", unit_scale=True, desc="neighbours") as bar:
+def stream(folder: Path, shards: list[dict], block: int) -> Iterator[np.ndarray]:
+    """Yield the tokens of some shards in arrays of at most `block` tokens, with a progress bar."""
+    total = sum(shard["tokens"] for shard in shards)
+    with tqdm(total=total, unit="token", unit_scale=True, desc="co-occurrences") as bar:
         for shard in shards:
             tokens = np.memmap(folder / shard["file"], TOKEN, "r")
             for first in range(0, len(tokens), block):
@@ -112,40 +115,43 @@ def stream(folder: Path, shards: list[dict], block: int):
 
 
 def build(config: EmbeddingsConfig) -> None:
-    """Count, factor, and write the model.
+    """Count co-occurrences, factorise them, and write the model.
 
     Raises:
-        InputError: when shards, tokenizer and shape do not belong together.
+        InputError: If shards, tokenizer and model do not belong together.
     """
-    shape = PretrainConfig(name=config.out.name, stages=[], model=config.model).model_config()
+    model_config = PretrainConfig(name=config.out.name, stages=[], model=config.model).model_config()
+    vocab_size, hidden_size = model_config.vocab_size, model_config.hidden_size
     shards = Shards(config.shards)
     if tokenizer_facts(config.tokenizer)["sha256"] != shards.manifest["tokenizer"]["sha256"]:
-        raise InputError(f"{config.shards} was made with another tokenizer than {config.tokenizer}; name that one.")
+        raise InputError(
+            f"{config.shards} was made with another tokenizer than {config.tokenizer}: pass that tokenizer."
+        )
     train = [shard for shard in shards.manifest["shards"] if shard["split"] == "train"]
-    shards.train(sequence_length=1, vocab_size=shape.vocab_size)  # their lengths are the manifest's
+    shards.train(sequence_length=1, vocab_size=vocab_size)  # compares their lengths with the manifest
     blocks = stream(config.shards, train, config.block_tokens)
-    counts = neighbours(blocks, vocab_size=shape.vocab_size, reach=config.reach)
-    print(f"{counts.nnz:,} pairs; the {shape.hidden_size} leading eigenvectors of their mutual information")
-    found = directions(mutual_information(counts), size=shape.hidden_size, seed=config.seed)
+    counts = neighbours(blocks, vocab_size=vocab_size, window_size=config.window_size)
+    print(f"{counts.nnz:,} pairs; computing the {hidden_size} leading eigenvectors of their mutual information")
+    vectors = directions(mutual_information(counts), size=hidden_size, seed=config.seed)
 
     set_seed(config.seed)
-    model = PleiasForCausalLM(shape)
-    drawn = model.model.embed_tokens.weight.data.numpy()
-    seen = np.asarray(counts.sum(axis=1)).ravel()
-    length = np.linalg.norm(drawn, axis=1).mean()
-    rare = (seen < 2 * RARE * sum(1 / d for d in range(1, config.reach + 1))) | ~found.any(axis=1)
-    found[rare] = drawn[rare] / length
-    found -= seen @ found / seen.sum()  # what all tokens share says nothing
-    drawn[:] = found * (config.scale * length / np.linalg.norm(found, axis=1).mean())
+    model = PleiasForCausalLM(model_config)
+    weights = model.model.embed_tokens.weight.data.numpy()
+    weight_of_token = np.asarray(counts.sum(axis=1)).ravel()
+    norm = np.linalg.norm(weights, axis=1).mean()
+    rare = (weight_of_token < 2 * RARE * sum(1 / d for d in range(1, config.window_size + 1))) | ~vectors.any(axis=1)
+    vectors[rare] = weights[rare] / norm
+    vectors -= weight_of_token @ vectors / weight_of_token.sum()  # the common component carries no information
+    weights[:] = vectors * (config.scale * norm / np.linalg.norm(vectors, axis=1).mean())
     model.save_pretrained(config.out)
     tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)
     tokenizer.save_pretrained(config.out)
     write_json(config.out / START, {"shards": shards.manifest["fingerprint"]})
-    print(f"{config.out}: {shape.vocab_size - int(rare.sum()):,} embeddings from the text, {int(rare.sum()):,} drawn")
+    print(f"{config.out}: {int((~rare).sum()):,} embeddings from the text, {int(rare.sum()):,} random")
 
 
 def main() -> None:
-    """Command line."""
+    """Run `python -m training.embeddings`."""
     build(parse(EmbeddingsConfig, description=__doc__.split("\n\n")[0]))
 
 

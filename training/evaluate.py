@@ -1,11 +1,11 @@
-"""A model measured: what its card claims, its tasks, public benchmarks, or several models side by side.
+"""Evaluate a model on held-out text, tasks and public benchmarks, or compare several models.
 
     python -m training.evaluate --model runs/demo/model --suite card
-    python -m training.evaluate --model runs/demo/model --model PEER.gguf --suite bits_per_byte --out comparison
+    python -m training.evaluate --model runs/demo/model --model BASELINE.gguf --suite bits_per_byte --out comparison
 
-Each task leaves TASK.json, with its figures and their intervals, in the form that the model's card reads;
-EVALUATION.md and a chart show them together. What a model wrote or scored is kept in records/, so that a task whose
-settings, data and model are as before is not run again.
+Each task writes TASK.json, with metrics and their intervals, which model cards are generated from; EVALUATION.md and a
+chart summarise all tasks. Outputs and scores are cached in records/, so that a task with the same settings, data and
+model is not run again.
 """
 
 if not __package__:  # run by path; same as `python -m training.evaluate`
@@ -14,6 +14,7 @@ if not __package__:  # run by path; same as `python -m training.evaluate`
 
     sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "training"
 
+import argparse
 import json
 import os
 import sys
@@ -44,33 +45,33 @@ SUITES = {
     "tasks": list(NAMES),
     "public": ["public"],
 }
-CONTINUATIONS = 100  # examples in each language
+CONTINUATIONS = 100  # examples per language
 TASKS = ("bits_per_byte", "language_adherence", "toxicity", "speed", "memorisation", *NAMES, "continuation", "public")
 
 
 @dataclass
 class EvaluateConfig:
-    """What is measured of which models.
+    """Models, tasks and settings of an evaluation.
 
     Args:
-        model: a model's or a run's folder, a .gguf file, or OWNER/NAME on the Hub; several are put side by side, as
+        model: Model folder, run folder, .gguf file, or OWNER/NAME on the Hub. Repeat it to compare models, as in
             --model A --model B.
-        suite: card, tasks or public, or names of tasks with commas between: bits_per_byte, language_adherence,
-            toxicity, speed, memorisation, ocr, translation, rag, continuation, public.
-        out: folder of the results; eval/ in the run's folder when not given (comparison/ for several models), and
-            eval/ here for a model that no run made.
-        data: held-out text, for bits per byte and for prompts.
-        bits: of bits per byte.
-        adherence: of language adherence.
-        toxicity: of the toxicity of continuations.
-        speed: of speed.
-        memorisation: of memorisation.
-        tasks: of ocr, translation and rag.
-        public: of public benchmarks, and of continuation.
-        index: folder of an index of the training shards (training.trace); with it memorisation is measured as well.
-        device: auto is a GPU where there is one.
-        precision: of the weights. auto is bf16 on a GPU that has it and fp32 on a CPU, where bits per byte still use
-            bf16 products if the processor is fast in them and the figure stays the same.
+        suite: card, tasks or public, or comma-separated tasks: bits_per_byte, language_adherence, toxicity, speed,
+            memorisation, ocr, translation, rag, continuation, public.
+        out: Results folder. Defaults to eval/ in the run folder (comparison/ for several models), or to eval/ in the
+            working directory for a model without a run.
+        data: Held-out text for bits per byte and for prompts.
+        bits: Settings of bits per byte.
+        adherence: Settings of language adherence.
+        toxicity: Settings of toxicity.
+        speed: Settings of speed.
+        memorisation: Settings of memorisation.
+        tasks: Settings of ocr, translation and rag.
+        public: Settings of public benchmarks and of continuation.
+        index: Folder of an index of the training shards (training.trace). If set, memorisation is measured too.
+        device: Torch device. auto is a GPU if available.
+        precision: Dtype of the weights. auto is bf16 on a GPU that supports it, and fp32 on a CPU, where bits per byte
+            still uses bf16 matmuls if the CPU is fast in bf16 and the metric stays the same.
     """
 
     model: list[str]
@@ -90,27 +91,29 @@ class EvaluateConfig:
 
 
 def chosen(config: EvaluateConfig) -> list[str]:
-    """Names of the tasks of a suite, or of a list of names.
+    """Return the tasks of a suite, or of a comma-separated list.
 
     Raises:
-        InputError: when one is unknown.
+        InputError: If a task is unknown, or memorisation has no index.
     """
     names = SUITES.get(config.suite) or [name.strip() for name in config.suite.split(",")]
     if unknown := [name for name in names if name not in TASKS]:
         known = f"{', '.join(SUITES)}, or tasks: {', '.join(TASKS)}"
-        raise InputError(f"--suite {config.suite} has {unknown[0]!r}, which is none of {known}.")
+        raise InputError(f"--suite must be one of {known}, got {unknown[0]!r}.")
     names = list(dict.fromkeys([*names, *(["memorisation"] if config.index else [])]))
     if "memorisation" in names and config.index is None:
-        raise InputError("Memorisation needs an index of the training shards: make one with training.trace, --index.")
+        raise InputError(
+            "Memorisation needs an index of the training shards: build it with training.trace, pass --index."
+        )
     return names
 
 
 def prepare(names: list[str], config: EvaluateConfig, runs: list[Path]) -> list:
-    """The tasks, with their data."""
+    """Build the tasks with their data."""
     run = runs[0] if runs else None
     with_text = {"bits_per_byte", "language_adherence", "memorisation", "continuation"}
     texts = held_out(config.data, run) if with_text & set(names) else []
-    make = {
+    builders = {
         "bits_per_byte": lambda: BitsPerByte(texts, config.data, config.bits, run),
         "language_adherence": lambda: Adherence(texts, config.data, config.adherence, run),
         "toxicity": lambda: Toxicity(config.toxicity),
@@ -119,11 +122,11 @@ def prepare(names: list[str], config: EvaluateConfig, runs: list[Path]) -> list:
         "continuation": lambda: Continuation(texts, config.data, config.public, run, examples=CONTINUATIONS),
         "public": lambda: Public(config.public),
     }
-    return [make[name]() if name in make else TrainedTask(name, config.tasks, runs) for name in names]
+    return [builders[name]() if name in builders else TrainedTask(name, config.tasks, runs) for name in names]
 
 
 def evaluate(task, subject: Subject, folder: Path) -> bool:
-    """Measure one model in one task and write its result; False when that is there already."""
+    """Measure one model on one task and write the result; return False if an equal result exists."""
     identity = {
         "task": task.name,
         "settings": task.settings,
@@ -131,24 +134,22 @@ def evaluate(task, subject: Subject, folder: Path) -> bool:
         "model": subject.fingerprint,
         "weights": [str(subject.dtype), subject.device.type],
     }
-    mark = fingerprint(identity)
+    digest = fingerprint(identity)
     result, record_path = folder / f"{task.name}.json", compare.record_path(folder, task.name)
     if record_path.is_file() and result.is_file():
-        if read_json(result).get("fingerprint") == mark == read_json(record_path)["fingerprint"]:
+        if read_json(result).get("fingerprint") == digest == read_json(record_path)["fingerprint"]:
             return False
     start = time.perf_counter()
     record = task.measure(subject)
-    write_json(record_path, {"fingerprint": mark, "record": record})
+    write_json(record_path, {"fingerprint": digest, "record": record})
     facts = task.facts(record)
-    groups = {
-        by: {name: compare.figure(metric) for name, metric in of.items()} for by, of in facts.pop("groups", {}).items()
-    }
+    groups = {by: with_intervals(metrics) for by, metrics in facts.pop("groups", {}).items()}
     write_result(
         folder,
         task.name,
-        {name: compare.figure(metric) for name, metric in task.metrics(record).items()},
+        with_intervals(task.metrics(record)),
         data=task.data,
-        fingerprint=mark,
+        fingerprint=digest,
         model=subject.facts,
         settings=task.settings,
         groups=groups,
@@ -158,31 +159,31 @@ def evaluate(task, subject: Subject, folder: Path) -> bool:
     return True
 
 
+def with_intervals(metrics: dict) -> dict[str, dict | float]:
+    """Return metrics with their intervals, as results store them."""
+    return {name: compare.with_interval(metric) for name, metric in metrics.items()}
+
+
 def output(config: EvaluateConfig, run: Path | None) -> Path:
-    """Folder of the results."""
+    """Return the results folder."""
     if config.out or run is None:
         return config.out or Path("eval")
     return run / ("eval" if len(config.model) == 1 else "comparison")
 
 
 def models_as_list(argv: list[str]) -> list[str]:
-    """Arguments with what follows each --model joined to one list."""
-    models, rest, words = [], [], iter(argv)
-    for word in words:
-        if word == "--model":
-            models.append(next(words, ""))
-        elif word.startswith("--model="):
-            models.append(word.removeprefix("--model="))
-        else:
-            rest.append(word)
-    return rest + (["--model", json.dumps(models)] if models else [])
+    """Join the values of all --model arguments into one list."""
+    options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    options.add_argument("--model", action="append")
+    known, rest = options.parse_known_args(argv)
+    return rest + (["--model", json.dumps(known.model)] if known.model else [])
 
 
 def main(argv: list[str] | None = None) -> None:
-    """`python -m training.evaluate`."""
+    """Run `python -m training.evaluate`."""
     keep_memory()
     arguments = models_as_list(sys.argv[1:] if argv is None else argv)
-    config = parse(EvaluateConfig, arguments, description="Measure a model, or several side by side.")
+    config = parse(EvaluateConfig, arguments, description="Evaluate a model, or compare several models.")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     device = config.device
     if device == "auto":
@@ -190,7 +191,7 @@ def main(argv: list[str] | None = None) -> None:
     subjects = [Subject(name, device=device, precision=config.precision) for name in config.model]
     names = [subject.name for subject in subjects]
     if len(set(names)) < len(names):
-        raise InputError(f"Two of the models are named {max(names, key=names.count)}: rename a folder or a file.")
+        raise InputError(f"Two models are named {max(names, key=names.count)}: rename a folder or a file.")
     runs = [subject.run for subject in subjects if subject.run]
     out = output(config, subjects[0].run)
     tasks = prepare(chosen(config), config, runs)
@@ -198,8 +199,8 @@ def main(argv: list[str] | None = None) -> None:
     facts = []
     for subject in subjects:
         for task in tasks:
-            made = evaluate(task, subject, folders[subject.name])
-            print(page.line(folders[subject.name] / f"{task.name}.json") + ("" if made else " (there already)"))
+            measured = evaluate(task, subject, folders[subject.name])
+            print(page.line(folders[subject.name] / f"{task.name}.json") + ("" if measured else " (cached)"))
         print(page.write_page(folders[subject.name]))
         facts.append(read_json(folders[subject.name] / f"{tasks[0].name}.json")["model"])
         subject.release()

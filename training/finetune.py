@@ -38,6 +38,7 @@ from transformers.utils import logging
 from . import checkpoint, tasks
 from .compute import compute_dtype, flush_denormals, keep_memory, to_compute
 from .config import InputError, parse, program, typed
+from .environment import peak_memory
 from .files import fingerprint, model_sha256, read_json, write_json
 from .guard import finite
 from .launch import complete_launch
@@ -45,7 +46,6 @@ from .metrics import MetricsLog, plot, read_metrics
 from .record import RunRecord
 from .results import write_result
 from .stopping import STOPPED, stop_with_the_launcher
-from .summary import peak_memory
 from .tuning import account, base, measures, preferences
 from .tuning.examples import Examples, of_pretraining, of_task, order
 from .tuning.recipe import FinetuneConfig

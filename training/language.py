@@ -1,11 +1,11 @@
-"""Which of the eight languages a text is in, and which paragraphs of a document are not in its language."""
+"""Identify the language of a text among eight, and drop paragraphs that are not in a document's language."""
 
 from functools import cache
 from typing import NamedTuple
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-# ISO 639-1 code -> the English name that Common Corpus uses; the order is that of every table in this project.
+# ISO 639-1 code -> the English name that Common Corpus uses; every table of this project has this order.
 LANGUAGES = {
     "en": "English",
     "fr": "French",
@@ -17,14 +17,14 @@ LANGUAGES = {
     "pt": "Portuguese",
 }
 CODES = {name: code for code, name in LANGUAGES.items()}
-# A paragraph is judged when it has this many letters, and found foreign at this confidence: headings, formulas and
-# names are no evidence. Measured on help pages, where untranslated English paragraphs of 60 letters score above 0.99.
+# Minimum letters to classify a paragraph, and minimum confidence to call it foreign: headings, formulas and names are
+# no evidence. Measured on help pages, where untranslated English paragraphs of 60 letters score above 0.99.
 JUDGED_LETTERS = 40
 FOREIGN_CONFIDENCE = 0.9
-JUDGED_CHARACTERS = 400  # of a paragraph's beginning: enough to be certain, and the cost no longer grows with length
-# What curation reads of a document, so that a book costs no more than a page.
+JUDGED_CHARACTERS = 400  # prefix of a paragraph that is classified: enough for certainty, at a bounded cost
+# Samples that curation reads of a document, so that a book costs no more than a page.
 SAMPLED_CHARACTERS = 300  # at the beginning, the middle and the end
-SAMPLED_PARAGRAPHS = 8  # evenly over the document
+SAMPLED_PARAGRAPHS = 8  # evenly spaced over the document
 
 
 @cache
@@ -35,37 +35,42 @@ def _identifier() -> LanguageIdentifier:
 
 
 def identify(text: str) -> tuple[str, float]:
-    """ISO code of the likeliest of the eight languages, and its probability (py3langid; about 4.5 MB/s a core)."""
+    """Return the ISO code of the most probable of eight languages, and its probability (about 4.5 MB/s per core)."""
     return _identifier().classify(text)
 
 
-def paragraphs_in(language: str, paragraphs: list[str]) -> list[str]:
-    """The paragraphs of a document without those in another of the eight languages.
+def letters(text: str) -> int:
+    """Count the letters of a text."""
+    return sum(map(str.isalpha, text))
 
-    Paragraphs too short to judge follow the document: all go when most of the judged text is foreign, or when nothing
-    could be judged and the document as a whole is in another language.
+
+def paragraphs_in(language: str, paragraphs: list[str]) -> list[str]:
+    """Return the paragraphs of a document without paragraphs in another of the eight languages.
+
+    Paragraphs too short to classify follow the document: all are dropped if most of the classified text is foreign, or
+    if nothing could be classified and the joined text is in another language.
     """
-    kept, own, foreign = [], 0, 0
+    remaining, native, foreign = [], 0, 0
     for paragraph in paragraphs:
-        if sum(map(str.isalpha, paragraph)) >= JUDGED_LETTERS:
-            found, confidence = identify(paragraph[:JUDGED_CHARACTERS])
-            if found != language and confidence >= FOREIGN_CONFIDENCE:
+        if letters(paragraph) >= JUDGED_LETTERS:
+            identified, confidence = identify(paragraph[:JUDGED_CHARACTERS])
+            if identified != language and confidence >= FOREIGN_CONFIDENCE:
                 foreign += len(paragraph)
                 continue
-            own += len(paragraph)
-        kept.append(paragraph)
-    if own == foreign == 0:
-        return kept if identify(" ".join(kept)[:JUDGED_CHARACTERS])[0] == language else []
-    return kept if own >= foreign else []
+            native += len(paragraph)
+        remaining.append(paragraph)
+    if native == foreign == 0:
+        return remaining if identify(" ".join(remaining)[:JUDGED_CHARACTERS])[0] == language else []
+    return remaining if native >= foreign else []
 
 
 class Languages(NamedTuple):
-    """The language of a document and how far it goes.
+    """Language of a document, and the share of the document in it.
 
     Args:
-        language: ISO code of the likeliest of the eight.
-        confidence: its probability.
-        share: of the sampled paragraphs that are not plainly in another language.
+        language: ISO code of the most probable of the eight languages.
+        confidence: Its probability.
+        share: Fraction of the sampled paragraphs that are not clearly in another language.
     """
 
     language: str
@@ -74,20 +79,20 @@ class Languages(NamedTuple):
 
 
 def languages_of(text: str) -> Languages:
-    """The language of a document and of its paragraphs, from samples: at most about 0.6 ms, whatever its length."""
+    """Identify the language of a document and of its paragraphs from samples, in at most 0.6 ms for any length."""
     size = SAMPLED_CHARACTERS
     if len(text) > 3 * size:
         middle = (len(text) - size) // 2
         language, confidence = identify(f"{text[:size]} {text[middle : middle + size]} {text[-size:]}")
     else:
         language, confidence = identify(text)
-    paragraphs = [one for one in text.split("\n\n" if "\n\n" in text else "\n") if len(one) >= JUDGED_LETTERS]
+    paragraphs = [part for part in text.split("\n\n" if "\n\n" in text else "\n") if len(part) >= JUDGED_LETTERS]
     step = max(1, len(paragraphs) / SAMPLED_PARAGRAPHS)
-    judged = foreign = 0
+    classified = foreign = 0
     for i in range(min(len(paragraphs), SAMPLED_PARAGRAPHS)):
         paragraph = paragraphs[int((i + 0.5) * step)][:JUDGED_CHARACTERS]
-        if sum(map(str.isalpha, paragraph)) >= JUDGED_LETTERS:
-            found, sure = identify(paragraph)
-            judged += 1
-            foreign += found != language and sure >= FOREIGN_CONFIDENCE
-    return Languages(language, confidence, 1 - foreign / judged if judged else 1.0)
+        if letters(paragraph) >= JUDGED_LETTERS:
+            identified, probability = identify(paragraph)
+            classified += 1
+            foreign += identified != language and probability >= FOREIGN_CONFIDENCE
+    return Languages(language, confidence, 1 - foreign / classified if classified else 1.0)

@@ -1,4 +1,4 @@
-"""A nanotron settings file (YAML) -> a pretraining config of ours; every key is mapped, refused or listed as ignored.
+"""Convert a nanotron settings file (YAML) to a pretraining config; every key is mapped, rejected or listed as ignored.
 
     python -m training.nanotron --nanotron pleias-nano-1.2b.yaml --replicas 192 192 192 192 16 16 16 --out nano.yaml
 
@@ -25,13 +25,13 @@ from .files import atomic
 
 @dataclass
 class NanotronConfig:
-    """Which file becomes which.
+    """Input and output files, and replicas.
 
     Args:
-        nanotron: the YAML file to read.
-        out: the YAML file to write; pretrain takes it as --config.
-        replicas: data-parallel replicas of each stage, where the run changed them on the way; one number for all, or
-            one for each stage. The file's parallelism.dp, which is the last state of the run, when not given.
+        nanotron: YAML file to read.
+        out: YAML file to write, for training.pretrain --config.
+        replicas: Data-parallel replicas, one number for all stages or one per stage, if the run changed them. Defaults
+            to parallelism.dp of the file, which is the last state of the run.
     """
 
     nanotron: Path
@@ -41,7 +41,7 @@ class NanotronConfig:
 
 @dataclass
 class To:
-    """The value goes to this key of ours."""
+    """Map the value to this key of the pretraining config."""
 
     key: str
     convert: Callable[[Any], Any] = lambda value: value
@@ -49,7 +49,7 @@ class To:
 
 @dataclass
 class Only:
-    """Ours has these values and no others; `why` ends the sentence that refuses the rest."""
+    """Require one of these values; `why` is the end of the error message."""
 
     values: tuple
     why: str
@@ -57,50 +57,50 @@ class Only:
 
 @dataclass
 class Ignored:
-    """Changes nothing that ours has."""
+    """Ignore the key, for the reason `why`."""
 
     why: str
 
 
-READ = Ignored("")  # by `imported` itself, together with other keys
-OURS = "the run folder and its checkpoints are laid out our way"
-LAUNCH = "how the work is cut over GPUs is said at launch"
-SCREEN = "what is printed"
-INFERENCE = "of inference"
+READ = Ignored("")  # converted by `imported`, together with other keys
+LAYOUT = "the run folder has its own layout of checkpoints"
+LAUNCH = "parallelism is specified at launch"
+OUTPUT = "terminal output only"
+INFERENCE = "inference only"
 
-# Dotted key -> what becomes of it; a list's elements share one entry; `.*` stands for all below.
+# Rule per dotted key; the elements of a list share one rule; `.*` matches all keys below.
 KEYS: dict[str, To | Only | Ignored] = {
     "checkpoints.checkpoint_interval": To("every.checkpoint"),
-    "checkpoints.*": Ignored(OURS),
-    "tracto_checkpoints.*": Ignored(OURS),
-    "s3_upload.*": Ignored(OURS),
+    "checkpoints.*": Ignored(LAYOUT),
+    "tracto_checkpoints.*": Ignored(LAYOUT),
+    "s3_upload.*": Ignored(LAYOUT),
     "data_stages.name": READ,
     "data_stages.start_training_step": READ,
     "data_stages.data.seed": READ,
     "data_stages.data.dataset.dataset_folder": READ,
     "data_stages.data.dataset.yt_dataset_path": READ,
-    "data_stages.data.dataset.tracto_dataset": Ignored("shards are files here"),
+    "data_stages.data.dataset.tracto_dataset": Ignored("shards are files"),
     "data_stages.data.dataset.dataset_batch_size": Ignored("the loader reads windows, not rows"),
-    "data_stages.data.dataset.vocab_size": Ignored("the shards' manifest says it"),
-    "data_stages.data.dataset.tokenizer_name": Ignored("the shards' manifest says it"),
-    "data_stages.data.dataset.token_size_in_bytes": Only((2,), "shards hold two bytes a token"),
-    "data_stages.data.num_loading_workers": Ignored("one thread reads ahead"),
+    "data_stages.data.dataset.vocab_size": Ignored("stored in the shards' manifest"),
+    "data_stages.data.dataset.tokenizer_name": Ignored("stored in the shards' manifest"),
+    "data_stages.data.dataset.token_size_in_bytes": Only((2,), "shards store two bytes per token"),
+    "data_stages.data.num_loading_workers": Ignored("one thread prefetches"),
     "general.project": READ,
     "general.run": READ,
     "general.seed": To("seed"),
-    "general.*": Ignored("of nanotron's own bookkeeping"),
-    "lighteval.*": Ignored("evaluation is a program of its own"),
+    "general.*": Ignored("nanotron's internal state"),
+    "lighteval.*": Ignored("evaluation is a separate program"),
     "profiler.*": Ignored("profiling is not part of a run"),
     "logging.iteration_step_info_interval": To("every.log"),
-    "logging.*": Ignored(SCREEN),
+    "logging.*": Ignored(OUTPUT),
     "model.ddp_bucket_cap_mb": Ignored(LAUNCH),
     "model.dtype": To("precision", {"bfloat16": "bf16", "float32": "fp32"}.__getitem__),
     "model.init_method.std": To("model.pretraining_init_std"),
     "model.init_method.scaling_method": Only(
-        ("NUM_LAYERS", "num_layers"), "output projections are drawn from std / sqrt(2 * layers)"
+        ("NUM_LAYERS", "num_layers"), "output projections are initialised with std / sqrt(2 * layers)"
     ),
     "model.make_vocab_size_divisible_by": Only((1,), "the vocabulary is not padded"),
-    "model.model_config._attn_implementation": Ignored("the fastest kernel at hand is taken"),
+    "model.model_config._attn_implementation": Ignored("the fastest available kernel is used"),
     "model.model_config.attention_bias": To("model.attention_bias"),
     "model.model_config.bos_token_id": To("model.bos_token_id"),
     "model.model_config.eos_token_id": To("model.eos_token_id"),
@@ -108,7 +108,7 @@ KEYS: dict[str, To | Only | Ignored] = {
     "model.model_config.hidden_size": To("model.hidden_size"),
     "model.model_config.initializer_range": To("model.initializer_range"),
     "model.model_config.intermediate_size": To("model.intermediate_size"),
-    "model.model_config.is_llama_config": Only((True,), "Pleias models are of Llama's layout"),
+    "model.model_config.is_llama_config": Only((True,), "Pleias models have the Llama architecture"),
     "model.model_config.max_position_embeddings": To("model.max_position_embeddings"),
     "model.model_config.num_attention_heads": To("model.num_attention_heads"),
     "model.model_config.num_hidden_layers": To("model.num_hidden_layers"),
@@ -116,9 +116,9 @@ KEYS: dict[str, To | Only | Ignored] = {
     "model.model_config.pad_token_id": To("model.pad_token_id"),
     "model.model_config.pretraining_tp": Ignored(INFERENCE),
     "model.model_config.rms_norm_eps": To("model.rms_norm_eps"),
-    "model.model_config.rope_interleaved": Ignored("weights that are drawn anew know no order of dimensions"),
+    "model.model_config.rope_interleaved": Ignored("irrelevant to randomly initialised weights"),
     "model.model_config.rope_scaling": Only((), "positions are not scaled in pretraining"),
-    "model.model_config.rope_theta": Only((10_000,), "rotary theta is 10,000 in every Pleias"),
+    "model.model_config.rope_theta": Only((10_000,), "rotary theta is 10,000 in every Pleias model"),
     "model.model_config.tie_word_embeddings": To("model.tie_word_embeddings"),
     "model.model_config.use_cache": Ignored(INFERENCE),
     "model.model_config.vocab_size": To("model.vocab_size"),
@@ -137,19 +137,19 @@ KEYS: dict[str, To | Only | Ignored] = {
     "optimizer.optimizer_factory.adam_beta2": To("optimizer.beta2"),
     "optimizer.optimizer_factory.adam_eps": To("optimizer.epsilon"),
     "optimizer.optimizer_factory.name": Only(("adamW",), "the optimizer is AdamW"),
-    "optimizer.optimizer_factory.torch_adam_is_fused": Ignored("it always is"),
+    "optimizer.optimizer_factory.torch_adam_is_fused": Ignored("always fused"),
     "optimizer.weight_decay": To("optimizer.weight_decay"),
-    "optimizer.weight_decay_exclude_named_params": Only(([],), "weight decay is on every parameter"),
+    "optimizer.weight_decay_exclude_named_params": Only(([],), "weight decay applies to every parameter"),
     "optimizer.zero_stage": Ignored(LAUNCH),
     "parallelism.dp": READ,
     "parallelism.expert_parallel_size": Only((1,), "there are no experts"),
     "parallelism.*": Ignored(LAUNCH),
     "tokenizer.tokenizer_name_or_path": To("data.tokenizer"),
-    "tokenizer.tokenizer_max_length": Ignored("documents are never cut"),
+    "tokenizer.tokenizer_max_length": Ignored("documents are never truncated"),
     "tokenizer.tokenizer_revision": Only((), "a tokenizer is a folder"),
     "tokens.batch_accumulation_per_replica": READ,
     "tokens.limit_test_batches": Ignored("there is no test split"),
-    "tokens.limit_val_batches": Ignored("validation_tokens says how much is read"),
+    "tokens.limit_val_batches": Ignored("validation_tokens sets the amount"),
     "tokens.micro_batch_size": To("micro_batch"),
     "tokens.sequence_length": To("sequence_length"),
     "tokens.train_steps": READ,
@@ -158,117 +158,119 @@ KEYS: dict[str, To | Only | Ignored] = {
 
 
 def leaves(value: Any, key: str = "") -> list[tuple[str, Any]]:
-    """(dotted key, value) of everything in a tree that is neither a mapping nor a list of mappings."""
+    """Return (dotted key, value) of every value in a tree that is neither a mapping nor a list of mappings."""
     if isinstance(value, dict) and value:
         return [leaf for name, below in value.items() for leaf in leaves(below, f"{key}.{name}".lstrip("."))]
-    if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
-        return [leaf for one in value for leaf in leaves(one, key)]
+    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        return [leaf for item in value for leaf in leaves(item, key)]
     return [(key, value)]
 
 
 def rule(key: str) -> To | Only | Ignored | None:
-    """What becomes of a key: its own entry, else that of the nearest `.*` above it."""
+    """Return the rule of a key, else of the nearest `.*` above it."""
     if key in KEYS:
         return KEYS[key]
     parts = key.split(".")
     above = (".".join(parts[:i]) + ".*" for i in range(len(parts), 0, -1))
-    return next((KEYS[one] for one in above if one in KEYS), None)
+    return next((KEYS[pattern] for pattern in above if pattern in KEYS), None)
 
 
 def imported(settings: dict, *, replicas: list[int]) -> tuple[dict, dict[str, str]]:
-    """Our config as a tree for YAML, and the keys that were ignored with the reason.
+    """Return the pretraining config as a tree for YAML, and the ignored keys with the reason.
 
-    A key that is null has nanotron's default, which is as if it were not there.
+    A null value means nanotron's default, as if the key were missing.
 
     Args:
-        settings: the nanotron file.
-        replicas: see `NanotronConfig`.
+        settings: Content of the nanotron file.
+        replicas: See `NanotronConfig`.
 
     Raises:
-        InputError: naming a key that is unknown, missing, or has a value that ours cannot have.
+        InputError: If a key is unknown or missing, or its value is unsupported (the message gives the key).
     """
-    ours: dict = {"name": ""}
+    config: dict = {"name": ""}
     ignored = {}
     for key, value in leaves(settings):
-        found = rule(key)
+        action = rule(key)
         section = any(known.startswith(key + ".") for known in KEYS)
-        if found is None and not (section and value in (None, [], {})):
-            raise InputError(f"{key} is not a key of nanotron's that can be imported; take it out of the file.")
-        if found is None or value is None:
+        if action is None and not (section and value in (None, [], {})):
+            raise InputError(f"{key} is not a supported nanotron key: remove it from the file.")
+        if action is None or value is None:
             continue
-        if isinstance(found, Only) and value not in found.values:
-            raise InputError(f"{key}: {value} cannot be imported: {found.why}.")
-        if isinstance(found, Ignored) and found is not READ:
-            ignored[key] = found.why
-        if isinstance(found, To):
+        if isinstance(action, Only) and value not in action.values:
+            raise InputError(f"{key}: {value} cannot be imported: {action.why}.")
+        if isinstance(action, Ignored) and action is not READ:
+            ignored[key] = action.why
+        if isinstance(action, To):
             try:
-                put(ours, found.key, found.convert(value))
+                put(config, action.key, action.convert(value))
             except KeyError:
-                why = "products are computed in bf16 or fp32"  # the one conversion that can fail
+                why = "matmuls are in bf16 or fp32"  # the only conversion that can fail
                 raise InputError(f"{key}: {value} cannot be imported: {why}.") from None
     rates = need(settings, "optimizer.learning_rate_scheduler", dict)
     warmup = need(rates, "lr_warmup_steps")
     if rates.get("lr_decay_starting_step") not in (None, warmup, warmup + 1):
         raise InputError(
             f"optimizer.learning_rate_scheduler.lr_decay_starting_step: {rates['lr_decay_starting_step']} cannot be "
-            f"imported: the decay begins where the warm-up ends, at {warmup}."
+            f"imported: the decay begins at the end of the warm-up, at {warmup}."
         )
     if rates.get("min_decay_lr") is None:
-        put(ours, "optimizer.final_learning_rate", need(rates, "learning_rate", float))
+        put(config, "optimizer.final_learning_rate", need(rates, "learning_rate", float))
     if (interval := (settings.get("tokens") or {}).get("val_check_interval") or -1) > 0:
-        put(ours, "every.validate", interval)
+        put(config, "every.validate", interval)
     run = (settings.get("general") or {}).get("run") or ""
-    ours["name"] = re.sub(r"[_-]?%(date|jobid)", "", run) or need(settings, "general.project", str)
-    ours["stages"] = stages(settings, replicas=replicas)
-    return ours, ignored
+    config["name"] = re.sub(r"[_-]?%(date|jobid)", "", run) or need(settings, "general.project", str)
+    config["stages"] = stages(settings, replicas=replicas)
+    return config, ignored
 
 
 def stages(settings: dict, *, replicas: list[int]) -> list[dict]:
-    """Our stages: lengths from the first steps, sequences from replicas x micro batch x accumulation."""
-    found = sorted(need(settings, "data_stages", list), key=lambda stage: need(stage, "start_training_step"))
+    """Build the stages: lengths from their first steps, sequences = replicas x micro batch x accumulation."""
+    source = sorted(need(settings, "data_stages", list), key=lambda stage: need(stage, "start_training_step"))
     replicas = replicas or [need(settings, "parallelism.dp")]
     if len(replicas) == 1:
-        replicas = replicas * len(found)
-    if len(replicas) != len(found):
-        raise InputError(f"--replicas has {len(replicas)} numbers for {len(found)} stages; give one, or one for each.")
-    each = need(settings, "tokens.micro_batch_size") * need(settings, "tokens.batch_accumulation_per_replica")
-    starts = [need(stage, "start_training_step") for stage in found]
+        replicas = replicas * len(source)
+    if len(replicas) != len(source):
+        got = f"{len(replicas)} for {len(source)} stages"
+        raise InputError(f"--replicas must be one number or one per stage, got {got}.")
+    per_replica = need(settings, "tokens.micro_batch_size") * need(settings, "tokens.batch_accumulation_per_replica")
+    starts = [need(stage, "start_training_step") for stage in source]
     ends = [*starts[1:], need(settings, "tokens.train_steps") + 1]
     if starts[0] != 1 or any(start >= end for start, end in zip(starts, ends, strict=True)):
         raise InputError(
-            f"data_stages begin at the steps {starts} and tokens.train_steps ends at {ends[-1] - 1}: the first must "
-            "be 1, and each must have a step."
+            f"data_stages begin at the steps {starts} and tokens.train_steps is {ends[-1] - 1}: the first stage must "
+            "begin at step 1, and each stage must have a step."
         )
-    made = []
-    for stage, start, end, count in zip(found, starts, ends, replicas, strict=True):
+    result = []
+    for stage, start, end, count in zip(source, starts, ends, replicas, strict=True):
         name, data, dataset = need(stage, "name", str), need(stage, "data", dict), need(stage, "data.dataset", dict)
         folder = dataset.get("dataset_folder") or dataset.get("yt_dataset_path")
         folders = folder if isinstance(folder, list) else [folder]
         if len(folders) != 1 or not folders[0]:
-            raise InputError(f"data_stages {name}: a stage reads one folder of shards, and names it.")
-        one = {"name": name, "steps": end - start, "sequences": each * count, "shards": folders[0]}
-        made.append(one if data.get("seed") is None else {**one, "seed": data["seed"]})
-    return made
+            raise InputError(f"data_stages {name}: a stage must have exactly one folder of shards, got {folders}.")
+        seed = {} if data.get("seed") is None else {"seed": data["seed"]}
+        steps, sequences = end - start, per_replica * count
+        result.append({"name": name, "steps": steps, "sequences": sequences, "shards": folders[0], **seed})
+    return result
 
 
 def need(settings: dict, key: str, kind: type = int) -> Any:
-    """The value at a dotted key.
+    """Return the value at a dotted key.
 
     Raises:
-        InputError: when it is missing, empty or of another kind.
+        InputError: If it is missing, empty or of another type.
     """
     value: Any = settings
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     if value in (None, [], {}):
-        raise InputError(f"{key} is missing from the nanotron file; a run cannot be made without it.")
+        raise InputError(f"{key} is missing from the nanotron file: a pretraining config requires it.")
     if not isinstance(value, kind):
-        raise InputError(f"{key}: {value} in the nanotron file is not of the kind {kind.__name__}.")
+        raise InputError(f"{key} must be of type {kind.__name__}, got {value}.")
     return value
 
 
 def put(tree: dict, key: str, value: Any) -> None:
-    """Set a dotted key."""
+    """Set the value at a dotted key."""
     *above, last = key.split(".")
     for part in above:
         tree = tree.setdefault(part, {})
@@ -279,7 +281,7 @@ def convert(config: NanotronConfig) -> dict[str, str]:
     """Write `config.out`; return the ignored keys with the reason.
 
     Raises:
-        InputError: as `imported`, or when the result is no pretraining config.
+        InputError: As in `imported`, or if the file is not YAML or the result is not a valid pretraining config.
     """
     from .recipe import PretrainConfig  # lazy import: torch takes seconds, and --help does not need it
 
@@ -289,19 +291,19 @@ def convert(config: NanotronConfig) -> dict[str, str]:
         raise InputError(f"{config.nanotron} is not YAML: {' '.join(str(error).split())}.") from error
     if not isinstance(settings, dict):
         raise InputError(f"{config.nanotron} is not a nanotron file: it has no sections.")
-    ours, ignored = imported(settings, replicas=config.replicas)
-    head = [f"# Imported from {config.nanotron.name} by training.nanotron. Its keys that change nothing here:"]
+    result, ignored = imported(settings, replicas=config.replicas)
+    head = [f"# Converted from {config.nanotron.name} by training.nanotron. Ignored keys:"]
     head += [f"#   {key}: {why}" for key, why in ignored.items()]
-    head += ["# Shards are made once per stage's folder: python -m training.shards --help"]
+    head += ["# Build the shards once per stage's folder: python -m training.shards --help"]
     with atomic(config.out) as path:
-        path.write_text("\n".join(head) + "\n" + yaml.safe_dump(ours, sort_keys=False, allow_unicode=True))
+        path.write_text("\n".join(head) + "\n" + yaml.safe_dump(result, sort_keys=False, allow_unicode=True))
         parse(PretrainConfig, ["--config", str(path)], description="").model_config()
     return ignored
 
 
 def main() -> None:
-    """`python -m training.nanotron`."""
-    config = parse(NanotronConfig, description="Import a nanotron settings file as a pretraining config.")
+    """Run `python -m training.nanotron`."""
+    config = parse(NanotronConfig, description="Convert a nanotron settings file to a pretraining config.")
     ignored = convert(config)
     for key, why in ignored.items():
         print(f"ignored {key}: {why}")

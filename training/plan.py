@@ -1,10 +1,10 @@
-"""What a pretraining run costs before it is started: compute, time, memory, energy, disk; and what tuning takes.
+"""Estimate compute, time, memory, energy and disk of a pretraining run, or the memory of fine-tuning.
 
     python -m training.plan --config nano_1.2b --gpus 192 --device h100 --mfu 0.426
     python -m training.plan --config demo --gpus 1 --json plan.json
     python -m training.plan --config nano_1.2b --finetune true
 
-Every figure on the screen is also in the JSON, in base units (FLOP, bytes, tokens, seconds) unless its name says more.
+Every printed value is also in the JSON, in base units (FLOP, bytes, tokens, seconds) unless its key has a unit.
 """
 
 if not __package__:  # run by path; same as `python -m training.plan`
@@ -34,15 +34,15 @@ if TYPE_CHECKING:  # torch takes seconds to import, and --help does not need it
 
 CONVENTIONS = {"none": "6N", "causal": "6N + causal attention", "full": "6N + full attention (PaLM)"}
 DEVICE_BYTES = {"H200": 141e9, "H100": 80e9, "A100": 80e9}  # NVIDIA's data sheets, SXM
-# With its eighth of the machine around it. Source: NVIDIA's system data sheets, at most 10.2 kW for a DGX H100 or H200
-# and 6.5 kW for a DGX A100 (the GPU alone: 700 and 400 W).
+# Per GPU, including an eighth of the machine. Source: NVIDIA's system data sheets, at most 10.2 kW for a DGX H100 or
+# H200 and 6.5 kW for a DGX A100 (the GPU alone: 700 and 400 W).
 DEVICE_WATTS = {"H200": 1275, "H100": 1275, "A100": 812.5}
 
-# Law: Regulation (EU) 2024/1689. The first figure is indicative (the Commission's guidelines on general-purpose AI
+# Regulation (EU) 2024/1689. The first threshold is indicative (the Commission's guidelines on general-purpose AI
 # models, July 2025), the second a presumption (article 51(2)).
 THRESHOLDS = {1e23: "general-purpose AI model, indicative", 1e25: "systemic risk, presumed"}
 
-# What is said of the runs that these configs repeat. Days, GPUs, CO2: model card. Tokens: four figures that disagree.
+# Published values of the runs that these configs reproduce. Days, GPUs, CO2: model card. Tokens: sources disagree.
 PUBLISHED = {
     "nano_1.2b": {
         "days": 5,
@@ -57,7 +57,7 @@ PUBLISHED = {
     }
 }
 
-# MFU (PaLM convention, against the bf16 peak) that others published for models of this kind on H100s.
+# Published MFU (PaLM convention, relative to the bf16 peak) of similar models on H100s.
 MFU_OF_OTHERS = {
     "nanochat d24, 8 GPUs, bf16": 0.500,
     "nanochat d26, 8 GPUs, fp8": 0.597,
@@ -71,20 +71,21 @@ MFU_OF_OTHERS = {
 
 @dataclass
 class PlanConfig:
-    """The machines, and what is assumed of them.
+    """Hardware and assumptions of an estimate.
 
     Args:
-        gpus: processes, one GPU each.
-        device: what they are.
-        mfu: share of the dense bf16 peak that is used, FLOPs counted with full attention (PaLM convention).
-        parallel: ddp, a whole copy on each GPU; or fsdp2, weights, gradients and moments cut over all of them.
-        micro_batch: sequences that a GPU computes at once; the run's when not given.
-        watts: of one GPU with its share of the machine; from the maker's data sheet when not given.
-        pue: power usage effectiveness, what the building draws over what the machines draw. Default: Jean Zay, as in
-            Luccioni et al. 2022, arXiv 2211.02001.
-        country: ISO 3166 alpha-3 code whose electricity is used; the run's when not given.
-        json: file for all the figures.
-        finetune: say instead what full fine-tuning of the run's model takes of one GPU (training.tuning.memory).
+        gpus: Number of GPUs, one process each.
+        device: GPU model.
+        mfu: Model FLOPs utilisation: fraction of the dense bf16 peak, FLOPs counted with full attention (PaLM
+            convention).
+        parallel: ddp (a full copy per GPU), or fsdp2 (weights, gradients and optimizer state sharded over all GPUs).
+        micro_batch: Sequences per GPU and forward pass. Defaults to the run's.
+        watts: Power of one GPU with its share of the machine. Defaults to the manufacturer's data sheet.
+        pue: Power usage effectiveness: power of the data centre over power of the machines. Default: 1.2, Jean Zay, as
+            in Luccioni et al. 2022, arXiv 2211.02001.
+        country: ISO 3166 alpha-3 code of the country whose electricity is used. Defaults to the run's.
+        json: JSON file for all values.
+        finetune: Estimate the memory of full fine-tuning of the run's model on one GPU instead.
     """
 
     gpus: int = 8
@@ -100,11 +101,11 @@ class PlanConfig:
 
 
 def memory_per_gpu(run: "PretrainConfig", on: PlanConfig) -> dict[str, float]:
-    """Bytes on one GPU by what they are for; an estimate from above, nothing recomputed, layers not compiled.
+    """Return the bytes on one GPU by purpose: an upper bound, without recomputation or compiled layers.
 
-    fp32 master weights, gradients and two AdamW moments; bf16 copies that autocast keeps of every matrix; DDP's
-    gradient buckets; under FSDP2 the embedding and two layers gathered whole; the activations of one micro batch; and
-    the loss: logits of some positions in bf16 and fp32, and the head's weights, their gradient and its last addend.
+    fp32 master weights, gradients and two AdamW moments; autocast's bf16 copies of every matrix; DDP's gradient
+    buckets; with FSDP2, the unsharded embedding and two layers; the activations of one micro batch; and the loss:
+    logits of some positions in bf16 and fp32, the head's weights, their gradient and its last summand.
     """
     from .loss import CHUNK_BYTES  # lazy import: brings torch
 
@@ -112,16 +113,16 @@ def memory_per_gpu(run: "PretrainConfig", on: PlanConfig) -> dict[str, float]:
     V, D = config.vocab_size, config.hidden_size
     embeddings = V * D * (1 if config.tie_word_embeddings else 2)
     gathered = embeddings + 2 * (N - embeddings) // config.num_hidden_layers
-    most = max(stage.sequences // on.gpus for stage in run.stages)
-    tokens = min(most, on.micro_batch or run.micro_batch) * run.sequence_length
-    cut = on.gpus if on.parallel == "fsdp2" else 1
+    per_gpu = max(stage.sequences // on.gpus for stage in run.stages)
+    tokens = min(per_gpu, on.micro_batch or run.micro_batch) * run.sequence_length
+    shards = on.gpus if on.parallel == "fsdp2" else 1
     parts = {
-        "weights, fp32": 4 * N / cut,
-        "gradients, fp32": 4 * N / cut,
-        "AdamW moments, fp32": 8 * N / cut,
-        "weights, bf16 copies": 2 * N if cut == 1 else 0,
-        "gradient buckets of DDP, fp32": 4 * N if cut == 1 and on.gpus > 1 else 0,
-        "embedding and two layers gathered, fp32 + bf16, and their gradients": 10 * gathered if cut > 1 else 0,
+        "weights, fp32": 4 * N / shards,
+        "gradients, fp32": 4 * N / shards,
+        "AdamW state, fp32": 8 * N / shards,
+        "weights, bf16 copies": 2 * N if shards == 1 else 0,
+        "DDP gradient buckets, fp32": 4 * N if shards == 1 and on.gpus > 1 else 0,
+        "gathered embedding and two layers, fp32 + bf16, and their gradients": 10 * gathered if shards > 1 else 0,
         f"activations of {tokens:,} tokens": activation_bytes_per_token(config) * tokens,
         "loss": 3 * min(CHUNK_BYTES, 2 * V * tokens) + 8 * V * D,
     }
@@ -129,32 +130,32 @@ def memory_per_gpu(run: "PretrainConfig", on: PlanConfig) -> dict[str, float]:
 
 
 def carbon_intensity(country: str) -> float:
-    """Grams of CO2eq per kWh of a country's electricity, location-based, from the table that codecarbon carries.
+    """Return the grams of CO2eq per kWh of a country's electricity, location-based, from codecarbon's table.
 
     Raises:
-        InputError: when the country is not in it.
+        InputError: If the table does not contain the country.
     """
     table = DataSource().get_global_energy_mix_data()
     if country not in table or "carbon_intensity" not in table[country]:
-        raise InputError(f"country {country} has no carbon intensity in codecarbon; give an ISO code, such as FRA.")
+        raise InputError(f"country must be an ISO code in codecarbon's table, such as FRA, got {country}.")
     return table[country]["carbon_intensity"]
 
 
 def plan(run: "PretrainConfig", on: PlanConfig) -> dict:
-    """All the figures, as they are written to JSON.
+    """Return all values, as written to JSON.
 
     Raises:
-        InputError: when the machines are impossible, or pretraining would refuse the run on them.
+        InputError: If the hardware is invalid, or pretraining would reject the run on it.
     """
     if on.gpus < 1:
-        raise InputError(f"--gpus {on.gpus} is none to run on; give 1 or more.")
+        raise InputError(f"--gpus must be at least 1, got {on.gpus}.")
     if not 0 < on.mfu <= 1:
-        raise InputError(f"--mfu {on.mfu} is not a share of the peak; give a number above 0 and at most 1.")
+        raise InputError(f"--mfu must be above 0 and at most 1, got {on.mfu}.")
     for stage in run.stages:
         if stage.sequences % on.gpus:
             raise InputError(
-                f"stage {stage.name}: {stage.sequences} sequences a step do not divide among {on.gpus} GPUs, so "
-                "pretraining would refuse it; change --gpus."
+                f"stage {stage.name}: {stage.sequences} sequences per step are not divisible by {on.gpus} GPUs, which "
+                "pretraining requires: change --gpus."
             )
     device = on.device.upper()
     config, T = run.model_config(), run.sequence_length
@@ -176,18 +177,19 @@ def plan(run: "PretrainConfig", on: PlanConfig) -> dict:
 
     flops = {}
     for attention, name in CONVENTIONS.items():
-        each = flops_per_token(config, T, attention=attention)
-        flops[attention] = {"name": name, "per_token": each, "in_all": each * tokens, "mfu": each * speed / peak}
+        per_token = flops_per_token(config, T, attention=attention)
+        mfu = per_token * speed / peak
+        flops[attention] = {"name": name, "per_token": per_token, "total": per_token * tokens, "mfu": mfu}
     watts = DEVICE_WATTS[device] if on.watts is None else on.watts
     country = on.country or run.country
     intensity = carbon_intensity(country)
     gpu_hours = days * 24 * on.gpus
     mwh = gpu_hours * watts * on.pue / 1e6
     memory = memory_per_gpu(run, on)
-    others = {}
+    at_published_mfu = {}
     for name, mfu in MFU_OF_OTHERS.items():
         rate = tokens_per_second(flops_per_token(config, T), mfu=mfu, peak=PEAK_FLOPS["H100"])
-        others[name] = {"mfu": mfu, "tokens_per_second_per_gpu": rate}
+        at_published_mfu[name] = {"mfu": mfu, "tokens_per_second_per_gpu": rate}
     return {
         "run": run.name,
         "gpus": on.gpus,
@@ -206,11 +208,11 @@ def plan(run: "PretrainConfig", on: PlanConfig) -> dict:
             "days": days,
             "gpu_hours": gpu_hours,
         },
-        "h100_tokens_per_second_at_the_mfu_of_others": others,
+        "h100_at_published_mfu": at_published_mfu,
         "memory": {
             "parallel": on.parallel,
             "parts": memory,
-            "in_all": sum(memory.values()),
+            "total": sum(memory.values()),
             "of_device": DEVICE_BYTES[device],
         },
         "energy": {
@@ -224,13 +226,13 @@ def plan(run: "PretrainConfig", on: PlanConfig) -> dict:
         },
         "disk": {
             "shards": files,
-            "shards_in_all": sum(files.values()),
+            "shards_total": sum(files.values()),
             "checkpoint": 12 * N,
-            "checkpoints_in_all": 12 * N * (run.every.keep + 1),
+            "checkpoints_total": 12 * N * (run.every.keep + 1),
             "model": 2 * N,
         },
         "thresholds": [
-            {"flop": limit, "name": name, "passed": {key: one["in_all"] > limit for key, one in flops.items()}}
+            {"flop": limit, "name": name, "passed": {key: row["total"] > limit for key, row in flops.items()}}
             for limit, name in THRESHOLDS.items()
         ],
         "published": published(run, on, tokens, watts) if run.name in PUBLISHED else None,
@@ -238,22 +240,22 @@ def plan(run: "PretrainConfig", on: PlanConfig) -> dict:
 
 
 def published(run: "PretrainConfig", on: PlanConfig, tokens: int, watts: float) -> dict:
-    """What was said of the original run, and what that means under the assumptions made here."""
-    said = PUBLISHED[run.name]
-    gpu_seconds = said["gpus"] * said["days"] * 86400
+    """Return the published values of the original run, and what follows under the assumptions of this estimate."""
+    values = PUBLISHED[run.name]
+    gpu_seconds = values["gpus"] * values["days"] * 86400
     rate = tokens / gpu_seconds
     mwh = gpu_seconds / 3600 * watts * on.pue / 1e6
     return {
-        **said,
+        **values,
         "tokens_per_second_per_gpu": rate,
         "mfu": rate * flops_per_token(run.model_config(), run.sequence_length) / PEAK_FLOPS["H100"],
         "mwh": mwh,
-        "g_co2eq_per_kwh": said["t_co2eq"] * 1e3 / mwh,
+        "g_co2eq_per_kwh": values["t_co2eq"] * 1e3 / mwh,
     }
 
 
 def amount(size: float, unit: str) -> str:
-    """Four digits and a decimal prefix: 14.35 GB."""
+    """Format four digits with a decimal prefix: 14.35 GB."""
     for power, prefix in ((12, "T"), (9, "G"), (6, "M"), (3, "k")):
         if size >= 10**power:
             return f"{size / 10**power:#.4g} {prefix}{unit}"
@@ -261,130 +263,131 @@ def amount(size: float, unit: str) -> str:
 
 
 def span(days: float) -> str:
-    """A length of time in the unit that suits it."""
+    """Format a duration in days, hours, minutes or seconds."""
     for unit, seconds in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if days * 86400 >= seconds:
             return f"{days * 86400 / seconds:.2f} {unit}"
     return f"{days * 86400:.2g} seconds"
 
 
-def show(figures: dict, console: Console) -> None:
-    """The figures on one screen."""
+def show(estimate: dict, console: Console) -> None:
+    """Print the estimate."""
+    time, energy, disk, memory = (estimate[key] for key in ("time", "energy", "disk", "memory"))
+    on = f"{estimate['gpus']:,} x {estimate['device']}"
+    console.print(f"[bold]{estimate['run']}[/bold]: {estimate['parameters']:,} parameters, on {on}")
 
-    def table(title: str, *columns: str) -> Table:
-        made = Table(title=title, title_justify="left", title_style="bold")
-        for i, column in enumerate(columns):
-            made.add_column(column, justify="right" if i and column != "assuming" else "left")
-        return made
-
-    time, energy, disk, memory = (figures[key] for key in ("time", "energy", "disk", "memory"))
-    on = f"{figures['gpus']:,} x {figures['device']}"
-    console.print(f"[bold]{figures['run']}[/bold]: {figures['parameters']:,} parameters, on {on}")
-
-    rows = table("Stages", "stage", "first step", "steps", "sequences", "tokens", "time")
-    for s in figures["stages"]:
+    rows = build_table("Stages", "stage", "first step", "steps", "sequences", "tokens", "time")
+    for s in estimate["stages"]:
         numbers = (f"{s[key]:,}" for key in ("first_step", "steps", "sequences", "tokens"))
         rows.add_row(s["name"], *numbers, span(s["days"]))
     rows.add_section()
-    rows.add_row("in all", "", f"{figures['steps']:,}", "", f"{figures['tokens']:,}", span(time["days"]))
+    rows.add_row("total", "", f"{estimate['steps']:,}", "", f"{estimate['tokens']:,}", span(time["days"]))
     console.print(rows)
 
-    limits = {limit["flop"]: f"{limit['flop']:.0e}".replace("1e+", "10^") for limit in figures["thresholds"]}
-    passes = (f"passes {limit}" for limit in limits.values())
-    rows = table("Compute", "convention", "FLOP a token", "FLOP in all", "MFU", *passes)
-    for key, one in figures["flops"].items():
-        passed = ("yes" if limit["passed"][key] else "no" for limit in figures["thresholds"])
-        per_token = amount(one["per_token"], "FLOP")
-        rows.add_row(one["name"], per_token, f"{one['in_all']:.3e}", f"{one['mfu']:.1%}", *passed)
+    limits = {limit["flop"]: f"{limit['flop']:.0e}".replace("1e+", "10^") for limit in estimate["thresholds"]}
+    exceeds = (f"exceeds {limit}" for limit in limits.values())
+    rows = build_table("Compute", "convention", "FLOP per token", "total FLOP", "MFU", *exceeds)
+    for key, row in estimate["flops"].items():
+        passed = ("yes" if limit["passed"][key] else "no" for limit in estimate["thresholds"])
+        per_token = amount(row["per_token"], "FLOP")
+        rows.add_row(row["name"], per_token, f"{row['total']:.3e}", f"{row['mfu']:.1%}", *passed)
     console.print(rows)
-    said = "; ".join(f"{limits[limit['flop']]} FLOP: {limit['name']}" for limit in figures["thresholds"])
-    console.print(f"EU AI Act: {said}.", highlight=False)
+    act = "; ".join(f"{limits[limit['flop']]} FLOP: {limit['name']}" for limit in estimate["thresholds"])
+    console.print(f"EU AI Act: {act}.", highlight=False)
 
-    rows = table(f"Memory of one GPU, {memory['parallel']}: upper estimate", "", "")
-    for name, size in memory["parts"].items():
-        rows.add_row(name, amount(size, "B"))
-    rows.add_section()
-    fits = "fits in" if memory["in_all"] <= memory["of_device"] else "[bold]does not fit in[/bold]"
-    rows.add_row(f"in all; {fits} {amount(memory['of_device'], 'B')}", amount(memory["in_all"], "B"))
-    console.print(rows)
+    fits = "fits in" if memory["total"] <= memory["of_device"] else "[bold]does not fit in[/bold]"
+    total = f"total; {fits} {amount(memory['of_device'], 'B')}"
+    console.print(build_memory_table(f"Memory per GPU, {memory['parallel']}: upper bound", memory["parts"], total))
 
-    rows = table("Time, energy, disk", "", "", "assuming")
+    rows = build_table("Time, energy, disk", "", "", "assuming")
     rate = f"{time['tokens_per_second_per_gpu']:,.0f} tokens/s"
     peak = f"MFU {time['mfu']:.1%} (PaLM) of {amount(time['peak_flops'], 'FLOP/s')}, dense bf16"
     rows.add_row("one GPU", rate, peak)
-    rows.add_row("all GPUs", f"{time['tokens_per_second']:,.0f} tokens/s", "no time lost")
+    rows.add_row("all GPUs", f"{time['tokens_per_second']:,.0f} tokens/s", "linear scaling, no interruptions")
     rows.add_row("time", span(time["days"]), f"{time['gpu_hours']:,.1f} GPU-hours")
-    power = f"{energy['watts_per_gpu']:g} W a GPU with its share of the machine, PUE {energy['pue']:g}"
+    power = f"{energy['watts_per_gpu']:g} W per GPU with its share of the machine, PUE {energy['pue']:g}"
     rows.add_row("energy", amount(energy["mwh"] * 1e6, "Wh"), power)
     grid = f"{energy['g_co2eq_per_kwh']:.0f} g/kWh: {energy['source']}"
     tonnes = energy["t_co2eq"]
     rows.add_row("emissions", f"{tonnes:.3g} t CO2eq" if tonnes >= 0.01 else f"{tonnes * 1e6:.3g} g CO2eq", grid)
     for folder, size in disk["shards"].items():
-        rows.add_row(f"shards in {folder}", amount(size, "B"), "2 bytes a token; no stage reads its text twice")
+        rows.add_row(f"shards in {folder}", amount(size, "B"), "2 bytes per token; no stage repeats its text")
     rows.add_row("one checkpoint", amount(disk["checkpoint"], "B"), "fp32 weights and two moments")
-    rows.add_row("checkpoints, at most", amount(disk["checkpoints_in_all"], "B"), "those kept, and one being written")
-    rows.add_row("the model", amount(disk["model"], "B"), "bf16")
+    rows.add_row(
+        "checkpoints, at most", amount(disk["checkpoints_total"], "B"), "every.keep of them, and one being written"
+    )
+    rows.add_row("model", amount(disk["model"], "B"), "bf16")
     console.print(rows)
 
-    rows = table("At the MFU that others published", "", "MFU (PaLM)", "this model, tokens/s on an H100")
-    for name, one in figures["h100_tokens_per_second_at_the_mfu_of_others"].items():
-        rows.add_row(name, f"{one['mfu']:.1%}", f"{one['tokens_per_second_per_gpu'] / 1e3:.1f}k")
+    rows = build_table("Speed at published MFU", "", "MFU (PaLM)", "this model, tokens/s on an H100")
+    for name, row in estimate["h100_at_published_mfu"].items():
+        rows.add_row(name, f"{row['mfu']:.1%}", f"{row['tokens_per_second_per_gpu'] / 1e3:.1f}k")
     console.print(rows)
 
-    if said := figures["published"]:
-        rows = table("The original", "", "published", "here")
-        rows.add_row("time", f"{said['days']} days on {said['gpus']} H100", f"{span(time['days'])} on {on}")
-        rows.add_row("t CO2eq", f"{said['t_co2eq']}", f"{energy['t_co2eq']:.3g}")
-        here = f"{rate}, {time['mfu']:.1%}"
-        rows.add_row(
-            "a GPU, MFU (PaLM)", f"{said['tokens_per_second_per_gpu']:,.0f} tokens/s, {said['mfu']:.1%}", here
-        )
-        here = f"{energy['g_co2eq_per_kwh']:.0f} in {energy['country']}"
-        rows.add_row("g CO2eq/kWh", f"{said['g_co2eq_per_kwh']:.0f}, if {said['mwh']:.1f} MWh were used", here)
+    if original := estimate["published"]:
+        rows = build_table("Original run", "", "published", "estimate")
+        rows.add_row("time", f"{original['days']} days on {original['gpus']} H100", f"{span(time['days'])} on {on}")
+        rows.add_row("t CO2eq", f"{original['t_co2eq']}", f"{energy['t_co2eq']:.3g}")
+        speed = f"{original['tokens_per_second_per_gpu']:,.0f} tokens/s, {original['mfu']:.1%}"
+        rows.add_row("one GPU, MFU (PaLM)", speed, f"{rate}, {time['mfu']:.1%}")
+        grid = f"{original['g_co2eq_per_kwh']:.0f}, if {original['mwh']:.1f} MWh were used"
+        rows.add_row("g CO2eq/kWh", grid, f"{energy['g_co2eq_per_kwh']:.0f} in {energy['country']}")
         console.print(rows)
-        rows = table("Tokens of the original: the sources disagree", "source", "tokens")
-        for name, tokens in said["tokens"].items():
+        rows = build_table("Tokens of the original run: the sources disagree", "source", "tokens")
+        for name, tokens in original["tokens"].items():
             rows.add_row(name, f"{tokens:,}")
         console.print(rows)
 
 
-def show_finetune(run: "PretrainConfig", figures: dict, console: Console) -> None:
-    """What fine-tuning takes, on one screen."""
-    tokens = figures["tokens"]
-    console.print(f"[bold]{run.name}[/bold]: {figures['parameters']:,} parameters, all of them fine-tuned on one GPU")
-    rows = Table(title=f"Memory with {tokens:,} tokens in a micro batch", title_justify="left", title_style="bold")
-    for i, column in enumerate(("strategy", "trainer", "in all", *(f"tokens on {gpu}" for gpu in GPUS))):
-        rows.add_column(column, justify="right" if i > 1 else "left")
-    for row in figures["strategies"]:
-        fits = (f"{most:,}" if most else "does not fit" for most in row["most_tokens"].values())
-        rows.add_row(row["name"], row["trainer"], amount(row["in_all"], "B"), *fits)
+def build_table(title: str, *columns: str) -> Table:
+    """Build an empty table, with text columns left and number columns right."""
+    result = Table(title=title, title_justify="left", title_style="bold")
+    for i, column in enumerate(columns):
+        result.add_column(column, justify="right" if i and column not in ("assuming", "trainer") else "left")
+    return result
+
+
+def build_memory_table(title: str, parts: dict[str, float], total: str) -> Table:
+    """Build a table of the bytes by purpose, with their sum in the row `total`."""
+    rows = build_table(title, "", "")
+    for name, size in parts.items():
+        rows.add_row(name, amount(size, "B"))
+    rows.add_section()
+    rows.add_row(total, amount(sum(parts.values()), "B"))
+    return rows
+
+
+def show_finetune(run: "PretrainConfig", estimate: dict, console: Console) -> None:
+    """Print the memory of full fine-tuning."""
+    console.print(f"[bold]{run.name}[/bold]: {estimate['parameters']:,} parameters, all fine-tuned on one GPU")
+    columns = ("strategy", "trainer", "total", *(f"tokens on {gpu}" for gpu in GPUS))
+    rows = build_table(f"Memory with {estimate['tokens']:,} tokens per micro batch", *columns)
+    for row in estimate["strategies"]:
+        fits = (f"{tokens:,}" if tokens else "does not fit" for tokens in row["most_tokens"].values())
+        rows.add_row(row["name"], row["trainer"], amount(row["total"], "B"), *fits)
     console.print(rows)
-    for row in figures["strategies"][0], figures["strategies"][-1]:
-        parts = Table(title=row["name"], title_justify="left", title_style="bold")
-        parts.add_column("for")
-        parts.add_column("bytes", justify="right")
-        for name, size in row["parts"].items():
-            parts.add_row(name, amount(size, "B"))
-        console.print(parts)
+    for row in estimate["strategies"][0], estimate["strategies"][-1]:
+        console.print(build_memory_table(row["name"], row["parts"], "total"))
 
 
 def main() -> None:
-    """`python -m training.plan`: here `--config` names the run, and the other options are of the machines."""
+    """Run `python -m training.plan`: `--config` selects the run, and the other options describe the hardware."""
     options = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     options.add_argument("--config", default="nano_1.2b")
-    chosen, rest = options.parse_known_args()
-    on = parse(PlanConfig, rest, description="What a pretraining run costs; --config names the run (nano_1.2b).")
+    selected, rest = options.parse_known_args()
+    description = "Estimate the cost of a pretraining run; --config selects the run (default: nano_1.2b)."
+    on = parse(PlanConfig, rest, description=description)
     from .recipe import PretrainConfig
 
-    run = parse(PretrainConfig, ["--config", chosen.config], description="A run to plan.")
+    run = parse(PretrainConfig, ["--config", selected.config], description="Run to estimate.")
     if on.finetune:
-        figures = finetune_plan(run.model_config(), on.micro_batch * run.sequence_length if on.micro_batch else 2048)
-        show_finetune(run, figures, Console(width=118))
+        estimate = finetune_plan(run.model_config(), on.micro_batch * run.sequence_length if on.micro_batch else 2048)
+        show_finetune(run, estimate, Console(width=118))
     else:
-        figures = plan(run, on)
-        show(figures, Console(width=118))
+        estimate = plan(run, on)
+        show(estimate, Console(width=118))
     if on.json:
-        write_json(on.json, figures)
+        write_json(on.json, estimate)
 
 
 if __name__ == "__main__":

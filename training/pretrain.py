@@ -36,6 +36,7 @@ from . import checkpoint, parallel, trackers
 from .compute import NextTokenLoss, compile_layers, compute_dtype, flush_denormals, keep_memory, to_compute
 from .config import InputError, parse, program
 from .data.shard_files import tokenizer_facts
+from .environment import peak_memory
 from .files import START, model_sha256
 from .guard import Guard, finite
 from .launch import complete_launch
@@ -50,7 +51,7 @@ from .samples import samples
 from .session import exit_stopped, open_checkpoint, save_model
 from .shrink import shrunk
 from .stopping import StopSignal, stop_with_the_launcher
-from .summary import peak_memory, summarise
+from .summary import summarise
 
 # Data --------------------------------------------------------------------------------------------------------------
 

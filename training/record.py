@@ -2,57 +2,20 @@
 
 import fcntl
 import logging
-import os
-import platform
 import shlex
-import subprocess
 import sys
 from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
 import yaml
 from codecarbon import OfflineEmissionsTracker
 from codecarbon.output import BaseOutput, EmissionsData
 
 from .config import InputError
+from .environment import environment
 from .files import atomic, read_json, write_json
-
-PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy")
-
-
-def hardware() -> dict:
-    """Return CPU, memory and GPUs of this machine."""
-    names = [line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "cpus": os.cpu_count(),
-        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-    }
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
-
-
-def commit() -> str | None:
-    """Return the commit of the checkout that contains this file; None for an installed package."""
-    command = ["git", "-C", Path(__file__).parent, "rev-parse", "--verify", "--quiet", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
-
-
-def provenance(packages: tuple[str, ...] = PACKAGES) -> dict:
-    """Return the command, commit, package versions and hardware of this process."""
-    return {
-        "command": shlex.join(sys.orig_argv),
-        "commit": commit(),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
-        "hardware": hardware(),
-    }
 
 
 class _Emissions(BaseOutput):
@@ -91,10 +54,8 @@ class RunRecord:
             path.write_text(yaml.safe_dump(plain(asdict(self.config)), sort_keys=False, allow_unicode=True))
         run, emissions = self.folder / "run.json", self.folder / "emissions.json"
         earlier = read_json(run)["sessions"] if run.exists() else []
-        self.run = {
-            "name": self.config.name,
-            "sessions": [*earlier, {**provenance(), "start": _now(), "end": None, **facts}],
-        }
+        session = {"command": shlex.join(sys.orig_argv), **environment(), "start": _now(), "end": None, **facts}
+        self.run = {"name": self.config.name, "sessions": [*earlier, session]}
         self.past = read_json(emissions)["sessions"] if emissions.exists() else []
         logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
         self.emissions = _Emissions()

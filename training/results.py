@@ -1,10 +1,12 @@
 """Write and read eval/TASK.json: metrics of a task with data fingerprint, versions, hardware and command."""
 
+import shlex
+import sys
 from datetime import datetime, timezone
 from pathlib import Path
 
+from .environment import environment
 from .files import read_json, write_json
-from .record import provenance
 
 
 def write_result(folder: Path, task: str, metrics: dict[str, float | dict], *, data: dict, **facts) -> Path:
@@ -19,7 +21,8 @@ def write_result(folder: Path, task: str, metrics: dict[str, float | dict], *, d
     """
     path = folder / f"{task}.json"
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    write_json(path, {"task": task, "metrics": metrics, "data": data, **facts, "date": date, **provenance()})
+    origin = {"command": shlex.join(sys.orig_argv), "date": date, **environment()}
+    write_json(path, {"task": task, "metrics": metrics, "data": data, **facts, **origin})
     return path
 
 

@@ -1,13 +1,10 @@
 """Print a one-screen summary of a finished run, from the files in its folder."""
 
 import re
-import resource
-import sys
 from io import StringIO
 from pathlib import Path
 from statistics import median
 
-import torch
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -16,13 +13,6 @@ from .files import read_json
 from .metrics import read_metrics
 from .recipe import PretrainConfig
 from .samples import NEW_TOKENS, REPETITION_PENALTY
-
-
-def peak_memory(device: torch.device) -> int:
-    """Return peak memory in bytes: allocated on the GPU, or resident in this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def held_out(records: list[dict], folder: Path) -> Table:

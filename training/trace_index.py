@@ -1,17 +1,17 @@
-"""Token shards -> an index of their text on disk, block by block, in memory that the corpus does not change.
+"""Build an on-disk index of the text of token shards, block by block, in memory independent of the corpus size.
 
-A block is whole documents of at most `block_megabytes` of text (or one larger document), indexed on its own:
+A block contains complete documents of at most `block_megabytes` of text (or one larger document):
 
     00000.text             a byte 0xFF, then each document's text and a byte 0xFF
     00000.suffixes         its suffix array (suffix_array.py), little-endian uint32
     00000.before           the byte before each suffix
-    00000.tokens           one bit for each byte of the text: whether a token of the shard begins there
-    00000.documents.arrow  where each document begins, what it is, which shard it is in (Arrow IPC, memory-mapped)
-    00000.json             what the block was made from; written last, so that a stopped build goes on from here
+    00000.tokens           one bit per byte of the text: whether a token of the shard begins there
+    00000.documents.arrow  start, metadata and shard of each document (Arrow IPC, memory-mapped)
+    00000.json             inputs of the block; written last, so that an interrupted build resumes here
 
-Beside the blocks, `tokenizer.json` and, last of all, `index.json`. Together about 2.3 bytes for each byte of text. The
-trade-off of blocks: building takes memory for one block, 10 bytes for a byte of text, whatever the corpus; but a query
-asks every block in turn, so its time grows with their number and not with the logarithm of the whole.
+`tokenizer.json` and, written last, `index.json` are next to the blocks. In total about 2.3 bytes per byte of text. The
+trade-off of blocks: building needs memory for one block, 10 bytes per byte of its text, whatever the corpus; but a
+query searches every block in turn, so its time is linear in their number, not logarithmic in the corpus size.
 """
 
 import shlex
@@ -33,19 +33,19 @@ from .files import atomic, fingerprint, read_json, sha256, write_json
 from .loader import Shards
 from .suffix_array import BREAK, suffix_array
 
-FORMAT = 1  # of the files; raised when an older index can no longer be read
+FORMAT = 1  # increased when older indexes can no longer be read
 DOCUMENTS_SCHEMA = pa.schema(
     [("start", pa.int64()), ("bytes", pa.int64()), ("identifier", pa.string())]
     + [(column, pa.string()) for column in (*ACCOUNT, "split", "shard")]
 )
 BLOCK_FILES = (".text", ".suffixes", ".before", ".tokens", ".documents.arrow")
-LARGEST_BLOCK = 2**31 - 2  # bytes: the suffix sort counts in 32 bits with a sign
-SLICE = 1 << 20  # tokens turned into bytes at a time
+LARGEST_BLOCK = 2**31 - 2  # bytes: the suffix sort uses signed 32-bit indices
+SLICE = 1 << 20  # tokens decoded at a time
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Documents first..last of a shard."""
+    """Documents first..last (exclusive) of a shard, by its index."""
 
     shard: int
     first: int
@@ -54,7 +54,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Source:
-    """A shard that is indexed, and (documents,) the bytes and tokens of its documents."""
+    """A shard to index, with the bytes and tokens of its documents, both (documents,)."""
 
     folder: Path
     record: dict
@@ -68,14 +68,14 @@ class Source:
 
 
 def token_bytes(tokenizer: Path, facts: dict) -> list[bytes]:
-    """What each id writes: its bytes; nothing for the beginning of a document; BREAK for the other special tokens.
+    """Return the bytes of each token id: none for beginning-of-text, BREAK for the other special tokens.
 
     Args:
-        tokenizer: a tokenizer.json.
-        facts: of the tokenizer, as in a manifest.
+        tokenizer: Path of a tokenizer.json.
+        facts: Its `tokenizer` entry in a manifest.
 
     Raises:
-        InputError: when the vocabulary is not byte-level, so that ids do not say which bytes they stand for.
+        InputError: If the vocabulary is not byte-level, so that the bytes of a token are unknown.
     """
     from transformers.convert_slow_tokenizer import bytes_to_unicode  # lazy import: takes a second
 
@@ -87,7 +87,7 @@ def token_bytes(tokenizer: Path, facts: dict) -> list[bytes]:
             written[id] = bytes(byte[character] for character in token)
     except KeyError as error:
         raise InputError(
-            f"{tokenizer} is not byte-level (it has {token!r}): an index needs to know the bytes of every token."
+            f"{tokenizer} is not byte-level (it contains {token!r}): an index needs the bytes of every token."
         ) from error
     for id, added in backend.get_added_tokens_decoder().items():
         written[id] = bytes([BREAK]) if added.special else added.content.encode()
@@ -96,18 +96,18 @@ def token_bytes(tokenizer: Path, facts: dict) -> list[bytes]:
 
 
 def sources(folders: list[Path], splits: list[str], tokenizer: dict) -> list[Source]:
-    """The shards of some folders, in the order of their manifests, checked against them.
+    """Return the shards of some folders in manifest order, after checking them against the manifests.
 
     Raises:
-        InputError: when one is missing, was altered, or belongs to another tokenizer, or there is none.
+        InputError: If a shard is missing, altered or made with another tokenizer, or if there is none.
     """
-    found = []
+    shards = []
     for folder in folders:
         manifest = Shards(folder).manifest
         if manifest["tokenizer"]["sha256"] != tokenizer["sha256"]:
             raise InputError(
                 f"{folder} was made with another tokenizer (sha256 {manifest['tokenizer']['sha256'][:12]}..., not "
-                f"{tokenizer['sha256'][:12]}...): give --tokenizer the folder that training.shards was given."
+                f"{tokenizer['sha256'][:12]}...): pass the folder that was passed to training.shards as --tokenizer."
             )
         for record in manifest["shards"]:
             if record["split"] not in splits:
@@ -115,60 +115,56 @@ def sources(folders: list[Path], splits: list[str], tokenizer: dict) -> list[Sou
             path, _, _, sidecar = (folder / name for name in shard_files(record))
             for file in (path, sidecar):
                 if not file.is_file():
-                    raise InputError(f"{file} is missing: make the shards again (training.shards).")
+                    raise InputError(f"{file} is missing: build the shards again (training.shards).")
             if path.stat().st_size != record["tokens"] * TOKEN.itemsize or sha256(path) != record["sha256"]:
-                raise InputError(f"{path} was altered after the manifest was written: make the shards again.")
+                raise InputError(f"{path} was altered after the manifest was written: build the shards again.")
             try:
                 counts = pq.read_table(sidecar, columns=["bytes", "tokens"])
             except pa.ArrowException as error:
-                raise InputError(f"{sidecar} is not a whole Parquet file ({error}): make the shards again.") from None
+                raise InputError(f"{sidecar} is not a valid Parquet file ({error}): build the shards again.") from None
             counts = [counts[name].to_numpy().astype(np.int64) for name in ("bytes", "tokens")]
-            found.append(Source(folder, record, sha256(sidecar), *counts))
-    if not found:
-        raise InputError(f"{folders[0]} has no shard of the splits {splits}: name others with --splits.")
-    return found
+            shards.append(Source(folder, record, sha256(sidecar), *counts))
+    if not shards:
+        raise InputError(f"{folders[0]} has no shard of the splits {splits}: pass others with --splits.")
+    return shards
 
 
 def plan(shards: list[Source], capacity: int) -> Iterator[list[Piece]]:
-    """Documents into blocks, in order: as many as have `capacity` bytes with their breaks, and one at least.
+    """Group documents into blocks, in order: at most `capacity` bytes with their breaks, at least one document.
 
     Raises:
-        InputError: when a document is too large for any block.
+        InputError: If a document is too large for any block.
     """
-    block, room = [], capacity
+    block, remaining = [], capacity
     for number, shard in enumerate(shards):
         if shard.bytes.max(initial=0) > LARGEST_BLOCK:
-            raise InputError(f"{shard.path} has a document of more than 2 GiB: divide it.")
+            raise InputError(f"{shard.path} has a document of more than 2 GiB: split it.")
         ends = np.concatenate([[0], np.cumsum(shard.bytes + 1)])
         first = 0
         while first < len(shard.bytes):
-            last = int(np.searchsorted(ends, ends[first] + room, side="right")) - 1
+            last = int(np.searchsorted(ends, ends[first] + remaining, side="right")) - 1
             if last <= first and block:
                 yield block
-                block, room = [], capacity
+                block, remaining = [], capacity
                 continue
             last = max(last, first + 1)
             block.append(Piece(number, first, last))
-            room -= int(ends[last] - ends[first])
+            remaining -= int(ends[last] - ends[first])
             first = last
     if block:
         yield block
 
 
 class Decoder:
-    """Ids to bytes, many at a time.
+    """Vectorised decoder from token ids to bytes, given the bytes of each token id."""
 
-    Args:
-        written: what each id writes.
-    """
-
-    def __init__(self, written: list[bytes]):
-        self.flat = np.frombuffer(b"".join(written), np.uint8)
-        self.lengths = np.array([len(token) for token in written])
+    def __init__(self, tokens: list[bytes]):
+        self.flat = np.frombuffer(b"".join(tokens), np.uint8)
+        self.lengths = np.array([len(token) for token in tokens])
         self.offsets = np.cumsum(self.lengths) - self.lengths
 
     def __call__(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(bytes,) uint8 that some ids write, and where in them each that writes something begins."""
+        """Return the (bytes,) uint8 of some ids, and the start of each id that has bytes."""
         length = self.lengths[ids]
         begins = np.cumsum(length) - length
         text = self.flat[np.repeat(self.offsets[ids] - begins, length) + np.arange(length.sum())]
@@ -176,10 +172,10 @@ class Decoder:
 
 
 def block_text(shards: list[Source], pieces: list[Piece], decode: Decoder) -> tuple[np.ndarray, np.ndarray]:
-    """The text of a block, and where its tokens begin: (bytes,) uint8 and (bytes,) bool.
+    """Return the text of a block, (bytes,) uint8, and a mask of its token starts, (bytes,) bool.
 
     Raises:
-        InputError: when the tokens of a shard are not the documents that its sidecar lists.
+        InputError: If the tokens of a shard do not match the documents in its sidecar.
     """
     size = 1 + sum(int((shards[piece.shard].bytes[piece.first : piece.last] + 1).sum()) for piece in pieces)
     text, begins, at = np.empty(size, np.uint8), np.zeros(size, bool), 1
@@ -198,32 +194,25 @@ def block_text(shards: list[Source], pieces: list[Piece], decode: Decoder) -> tu
             begins[at + places] = True
             at += len(decoded)
         if wrong or at != ends[-1] or not (text[ends - 1] == BREAK).all():
-            raise InputError(f"{shard.path}: its tokens are not the documents that its sidecar lists: make it again.")
+            raise InputError(f"{shard.path}: its tokens do not match the documents in its sidecar: build it again.")
     return text, begins
 
 
 def write_block(path: Path, text: np.ndarray, begins: np.ndarray, documents: pa.Table) -> None:
-    """The files of a block, each whole or not there.
-
-    Args:
-        path: of the block, without an ending.
-        text: (bytes,) uint8.
-        begins: (bytes,) bool, where a token begins.
-        documents: of DOCUMENTS_SCHEMA.
-    """
+    """Write the files of a block, each atomically; `path` has no suffix, and the arrays are those of `block_text`."""
     suffixes = suffix_array(text)
     arrays = text, suffixes, text[suffixes.astype(np.int64) - 1], np.packbits(begins)
-    *endings, last = BLOCK_FILES
-    for ending, array in zip(endings, arrays, strict=True):
-        with atomic(path.with_name(path.name + ending)) as temporary:
+    *array_files, documents_file = BLOCK_FILES
+    for suffix, array in zip(array_files, arrays, strict=True):
+        with atomic(path.with_name(path.name + suffix)) as temporary:
             array.tofile(temporary)
-    with atomic(path.with_name(path.name + last)) as temporary:
+    with atomic(path.with_name(path.name + documents_file)) as temporary:
         with pa.ipc.new_file(str(temporary), DOCUMENTS_SCHEMA) as file:
             file.write_table(documents)
 
 
 def block_documents(shards: list[Source], pieces: list[Piece]) -> pa.Table:
-    """What the documents of a block are, and where they begin in it."""
+    """Return the metadata of the documents of a block, and their starts in it."""
     tables, at = [], 1
     for piece in pieces:
         shard = shards[piece.shard]
@@ -242,33 +231,34 @@ def block_documents(shards: list[Source], pieces: list[Piece]) -> pa.Table:
 
 
 def block_files(path: Path) -> dict[str, int]:
-    """The files of a block that are there, and their sizes."""
-    files = (path.with_name(path.name + ending) for ending in BLOCK_FILES)
+    """Return the sizes of the existing files of a block."""
+    files = (path.with_name(path.name + suffix) for suffix in BLOCK_FILES)
     return {file.name: file.stat().st_size for file in files if file.is_file()}
 
 
 def build(
     folders: list[Path], *, tokenizer: Path, out: Path, splits: list[str] = SPLITS, block_megabytes: float = 128
 ) -> dict:
-    """Index the text of token shards; blocks that an earlier build of the same finished are kept.
+    """Index the text of token shards. Complete blocks of an earlier build from the same inputs are reused.
 
     Args:
-        folders: made by training.shards, with the same tokenizer.
-        tokenizer: its folder.
-        out: folder of the index.
+        folders: Folders of token shards made with the same tokenizer.
+        tokenizer: Folder of that tokenizer.
+        out: Folder of the index.
         splits: train, validation or both.
-        block_megabytes: millions of bytes of text in a block.
+        block_megabytes: Megabytes of text per block.
 
     Returns:
-        The content of index.json.
+        Content of index.json.
 
     Raises:
-        InputError: when shards are missing, altered or of another tokenizer, or a setting makes no sense.
+        InputError: If shards are missing, altered or of another tokenizer, or a setting is invalid.
     """
     if unknown := set(splits) - set(SPLITS):
-        raise InputError(f"--splits {sorted(unknown)[0]} is no split: give some of {', '.join(SPLITS)}.")
+        raise InputError(f"--splits must be among {', '.join(SPLITS)}, got {sorted(unknown)[0]}.")
     if not 0 < block_megabytes * 10**6 <= LARGEST_BLOCK:
-        raise InputError(f"--block_megabytes {block_megabytes:g} is not above 0 and below {LARGEST_BLOCK / 1e6:,.0f}.")
+        largest = f"{LARGEST_BLOCK / 1e6:,.0f}"
+        raise InputError(f"--block_megabytes must be above 0 and below {largest}, got {block_megabytes:g}.")
     facts = tokenizer_facts(tokenizer)
     decode = Decoder(token_bytes(tokenizer / "tokenizer.json", facts))
     shards = sources(folders, splits, facts)
@@ -292,9 +282,9 @@ def build(
             record_path = path.with_suffix(".json")
             record = read_json(record_path) if record_path.is_file() else None
             if record is None or record["origin"] != origin or record["files"] != block_files(path):
-                # From here on files change, and what an earlier build says of them is no longer true.
-                for account in (out / "index.json", record_path):
-                    account.unlink(missing_ok=True)
+                # The following writes invalidate the records of an earlier build.
+                for stale in (out / "index.json", record_path):
+                    stale.unlink(missing_ok=True)
                 documents = block_documents(shards, pieces)
                 write_block(path, *block_text(shards, pieces, decode), documents)
                 tokens = sum(int(shards[piece.shard].tokens[piece.first : piece.last].sum()) for piece in pieces)
@@ -320,7 +310,7 @@ def build(
     }
     write_json(out / "index.json", index)
     current = {f"{number:05}" for number in range(len(blocks))}
-    for file in list(out.iterdir()):  # blocks of a larger build before, and what a killed one left half written
+    for file in list(out.iterdir()):  # blocks of an earlier, larger build, and partial files of a killed one
         name = file.name.partition(".")[0]
         if (name.isdigit() and name not in current) or file.suffix == ".tmp":
             file.unlink()

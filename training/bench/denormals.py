@@ -27,7 +27,7 @@ from modeling_pleias import PleiasForCausalLM
 
 from ..compute import NextTokenLoss, compute_dtype, flush_denormals, keep_memory
 from ..config import InputError, parse, program
-from ..record import hardware
+from ..environment import hardware
 from .train_step import alone
 
 WAYS = ("kept", "flushed to 0")

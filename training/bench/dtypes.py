@@ -1,9 +1,9 @@
-"""Compare bfloat16 with float32 on this CPU: a matrix product, Muon's orthogonalisation, and generation.
+"""Compare bfloat16 with float32 on this CPU: a matmul, Muon's orthogonalisation, and generation.
 
     python -m training.bench.dtypes
     ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 python -m training.bench.dtypes    as on a CPU with AVX2 alone
 
-The programs compute in the dtype that `modeling_pleias.cpu_compute_dtype` returns: this shows whether it is right.
+The programs compute in the dtype that `modeling_pleias.cpu_compute_dtype` returns: this shows whether it is faster.
 """
 
 import time
@@ -19,8 +19,8 @@ from rich.table import Table
 from modeling_pleias import PleiasForCausalLM, cpu_compute_dtype
 
 from ..config import InputError, parse, program
+from ..environment import hardware
 from ..optimizer import orthogonalize
-from ..record import hardware
 
 DTYPES = (torch.bfloat16, torch.float32)
 
@@ -33,7 +33,7 @@ class DtypesBench:
         model: Folder of a model that generates.
         prompt_tokens: Tokens of the prompt (prefill).
         new_tokens: Tokens generated after it (decode).
-        rounds: Repetitions of each workload per dtype, in turns; the first is not counted.
+        rounds: Repetitions of each workload per dtype, alternating; the first is not counted.
     """
 
     model: Path = Path("model_card/femto")
@@ -43,7 +43,7 @@ class DtypesBench:
 
 
 def workloads(bench: DtypesBench, dtype: torch.dtype) -> dict[str, tuple[int, str, Callable[[], object]]]:
-    """Return what is timed in one dtype: by name the amount of work in one call, its unit, and the call."""
+    """Return the workloads in one dtype: by name, the amount of work per call, its unit, and the call."""
     generator = torch.Generator().manual_seed(0)
     square = torch.randn(512, 512, generator=generator).to(dtype)
     matrix = torch.randn(384, 1024, generator=generator).to(dtype)
@@ -64,10 +64,10 @@ def workloads(bench: DtypesBench, dtype: torch.dtype) -> dict[str, tuple[int, st
 
 @torch.no_grad()
 def measure(bench: DtypesBench) -> dict[str, dict]:
-    """Time every workload in both dtypes, in turns; returns rates by workload and dtype, with the unit.
+    """Time every workload in both dtypes, alternating; return rates by workload and dtype, with the unit.
 
     Raises:
-        InputError: If there is no model in the folder.
+        InputError: If the folder contains no model.
     """
     if not (bench.model / "config.json").is_file():
         raise InputError(f"{bench.model} contains no model: run this in a checkout, or pass --model FOLDER.")
@@ -86,11 +86,13 @@ def measure(bench: DtypesBench) -> dict[str, dict]:
 
 
 def main() -> None:
-    """`python -m training.bench.dtypes`."""
+    """Run `python -m training.bench.dtypes`."""
     bench = parse(DtypesBench, description="Compare bfloat16 with float32 on this CPU.")
     report = measure(bench)
-    kernels, cpu = torch.backends.cpu.get_cpu_capability(), hardware()["cpu"]
-    title = f"{cpu}, kernels for {kernels}, {torch.get_num_threads()} threads; programs use {cpu_compute_dtype()}"
+    kernels, machine = torch.backends.cpu.get_cpu_capability(), hardware()
+    title = (
+        f"{machine['cpu']}, kernels for {kernels}, {machine['threads']} threads; programs use {cpu_compute_dtype()}"
+    )
     table = Table("", "unit", "bfloat16", "float32", "float32 / bfloat16", title=title)
     for name, row in report.items():
         bf16, fp32 = (row[str(dtype)] for dtype in DTYPES)

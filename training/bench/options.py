@@ -32,6 +32,7 @@ from modeling_pleias import PleiasForCausalLM
 
 from ..compute import NextTokenLoss, compute_dtype, keep_memory
 from ..config import parse, program
+from ..environment import hardware
 from ..files import read_json, write_json
 from ..guard import Guard
 from ..loader import Shards, TokenStream, batch_windows
@@ -39,7 +40,7 @@ from ..metrics import parameters, read_metrics
 from ..optimizer import build
 from ..pretrain import pretrain, train_step
 from ..recipe import PretrainConfig
-from ..record import hardware, plain
+from ..record import plain
 
 OPTIONS = {
     "baseline": {},
@@ -143,7 +144,7 @@ def measure(bench: OptionsBench) -> dict:
     """Measure everything requested that the JSON file does not contain yet."""
     bench.options = ["baseline", *(name for name in bench.options if name != "baseline")]
     report = read_json(bench.json) if bench.json and bench.json.is_file() else {"speed": {}, "quality": {}}
-    report |= {"hardware": hardware(), "threads": torch.get_num_threads(), "config": plain(asdict(bench))}
+    report |= {"hardware": hardware(), "config": plain(asdict(bench))}
 
     def store() -> None:
         if bench.json:
@@ -180,7 +181,7 @@ def show(bench: OptionsBench, report: dict, console: Console) -> None:
     config = base(bench)
     console.print(
         f"{parameters(config.model_config()):,} parameters, {config.stages[0].sequences} x {config.sequence_length} "
-        f"tokens per step, {bench.steps} steps; {report['hardware']['cpu']}, {report['threads']} threads"
+        f"tokens per step, {bench.steps} steps; {report['hardware']['cpu']}, {report['hardware']['threads']} threads"
     )
     table = Table()
     table.add_column("")

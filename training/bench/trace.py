@@ -1,4 +1,4 @@
-"""Measure tracing: how fast an index is built and asked, how large it is, and whether it finds what was planted.
+"""Benchmark training.trace: build time, query time and size of an index, and recall of planted passages.
 
 python -m training.bench.trace --shards data/demo/shards --tokenizer data/demo/tokenizer
 """
@@ -23,26 +23,26 @@ import pyarrow.parquet as pq
 
 from ..config import InputError, parse, program
 from ..data.shard_files import SPLITS, TOKEN, shard_files, tokenizer_facts
-from ..trace import Index, open_index
+from ..search import Index
 from ..trace_index import Source, sources
 
 PLANTED = (20, 50, 100, 200)  # tokens
-EDGES = ("", " ", "\n", "x", "7", ", ")  # what a planted passage is glued to the text with
+EDGES = ("", " ", "\n", "x", "7", ", ")  # strings between a planted passage and the text around it
 
 
 @dataclass
 class TraceBench:
-    """What is indexed and asked.
+    """Data, sizes and number of queries.
 
     Args:
-        shards: folder of token shards; its training split is indexed, its held-out text is asked about.
-        tokenizer: folder of their tokenizer.
-        block_megabytes: sizes of blocks; an index is built for each, and the first one is asked.
-        tokens: lengths of the texts that are asked about.
-        texts: asked about, of each length.
-        plants: passages that are planted, of each length.
-        seed: of what is drawn.
-        out: folder for temporary files, about 2 bytes for each byte of text; the system's when not given.
+        shards: Folder of token shards. The training split is indexed; queries are from both splits.
+        tokenizer: Folder of their tokenizer.
+        block_megabytes: Block sizes; an index is built for each, and the first is queried.
+        tokens: Lengths of the queries in tokens.
+        texts: Number of queries per length.
+        plants: Number of planted passages per length.
+        seed: Random seed.
+        out: Folder for temporary files, about 2 bytes per byte of text. Defaults to the system's.
     """
 
     shards: Path
@@ -55,17 +55,17 @@ class TraceBench:
     out: Path | None = None
 
 
-class Drawn:
-    """Random documents of one split, as ids.
+class PassageSampler:
+    """Sampler of passages of one split, as ids.
 
     Args:
-        shards: all shards.
-        split: which of them.
-        draw: the generator.
+        shards: All shards.
+        split: Split to sample from.
+        rng: Random number generator.
     """
 
-    def __init__(self, shards: list[Source], split: str, draw: random.Random):
-        self.shards, self.draw = [shard for shard in shards if shard.record["split"] == split], draw
+    def __init__(self, shards: list[Source], split: str, rng: random.Random):
+        self.shards, self.rng = [shard for shard in shards if shard.record["split"] == split], rng
         self.weights = [shard.record["tokens"] for shard in self.shards]
         self.names = {
             shard.path: pq.read_table(shard.folder / shard_files(shard.record)[-1], columns=["identifier", "license"])
@@ -73,26 +73,26 @@ class Drawn:
         }
 
     def __call__(self, tokens: int) -> tuple[np.ndarray, dict]:
-        """So many tokens of a document that has them, and its identifier and licence.
+        """Return `tokens` consecutive ids of a random document, and its identifier and licence.
 
         Raises:
-            InputError: when none is so long.
+            InputError: If no document is that long.
         """
         longest = max(int(shard.tokens.max(initial=0)) for shard in self.shards)
         if longest < tokens + 2:
-            raise InputError(f"--tokens {tokens} is more than the longest document has ({longest - 2}): give less.")
+            raise InputError(f"--tokens must be at most {longest - 2}, the longest document, got {tokens}.")
         while True:
-            [shard] = self.draw.choices(self.shards, self.weights)
+            [shard] = self.rng.choices(self.shards, self.weights)
             long = np.flatnonzero(shard.tokens >= tokens + 2)
             if len(long):
-                row = int(self.draw.choice(long))
-                first = int(shard.tokens[:row].sum()) + 1 + self.draw.randint(0, int(shard.tokens[row]) - 2 - tokens)
+                row = int(self.rng.choice(long))
+                first = int(shard.tokens[:row].sum()) + 1 + self.rng.randint(0, int(shard.tokens[row]) - 2 - tokens)
                 ids = np.memmap(shard.path, TOKEN, mode="r")[first : first + tokens]
                 return ids, self.names[shard.path].slice(row, 1).to_pylist()[0]
 
 
 def build_index(config: TraceBench, folder: Path, megabytes: float) -> None:
-    """Build in a process of its own, for its peak of memory, and print the row."""
+    """Build in a separate process, to measure its peak memory, and print the row."""
     program_name = f"{__package__.rpartition('.')[0]}.trace"
     command = [sys.executable, "-m", program_name, "--index", folder, "--shards", config.shards]
     command += ["--tokenizer", config.tokenizer, "--block_megabytes", megabytes]
@@ -102,7 +102,7 @@ def build_index(config: TraceBench, folder: Path, megabytes: float) -> None:
     seconds = time.perf_counter() - start
     if status:
         raise InputError(f"{' '.join(map(str, command))} failed: run it to see why.")
-    facts = open_index(folder).facts
+    facts = Index(folder).facts
     text, tokens, blocks = facts["bytes"], facts["tokens"], facts["blocks"]
     size = sum(sum(block["files"].values()) for block in blocks)
     print(
@@ -114,56 +114,60 @@ def build_index(config: TraceBench, folder: Path, megabytes: float) -> None:
 
 
 def ask(index: Index, name: str, texts: list[str], tokens: int) -> None:
-    """Print the row of some texts."""
-    index.spans(texts[0])  # the tokenizer is read, and the page cache is warm at the beginning
-    milliseconds, found = [], 0
+    """Time queries and print their row."""
+    index.spans(texts[0])  # loads the tokenizer and warms the page cache
+    milliseconds, spans = [], 0
     for text in texts:
         start = time.perf_counter()
-        found += len(index.spans(text))
+        spans += len(index.spans(text))
         milliseconds.append(1000 * (time.perf_counter() - start))
-    half, most = np.percentile(milliseconds, [50, 95])
-    print(f"| {name} | {tokens:,} | {len(texts)} | {half:,.1f} | {most:,.1f} | {found} |", flush=True)
+    median, slow = np.percentile(milliseconds, [50, 95])
+    print(f"| {name} | {tokens:,} | {len(texts)} | {median:,.1f} | {slow:,.1f} | {spans} |", flush=True)
 
 
-def plant(index: Index, config: TraceBench, length: int, train: Drawn, held_out: Drawn, draw: random.Random) -> None:
-    """Print how many planted passages of a length are found with their document and licence."""
-    found = documents = licences = 0
+def plant(
+    index: Index, config: TraceBench, length: int, train: PassageSampler, held_out: PassageSampler, rng: random.Random
+) -> None:
+    """Print the number of planted passages of a length that are found with their document and licence."""
+    hits = documents = licences = 0
     for _ in range(config.plants):
         passage, around = "\ufffd", held_out(100)[0]
-        while passage.startswith("\ufffd") or passage.endswith("\ufffd"):  # cut within a character
+        while passage.startswith("\ufffd") or passage.endswith("\ufffd"):  # split within a character
             ids, document = train(length)
             passage = index.text(ids)
-        before = index.text(around[: draw.randint(1, 99)]) + draw.choice(EDGES)
-        spans = index.spans(before + passage + draw.choice(EDGES) + index.text(around[50:]), documents=10**6)
-        over = [s for s in spans if s.start <= len(before) <= len(before) + len(passage) <= s.start + len(s.text)]
-        named = [one for span in over for one in span.documents if one.identifier == document["identifier"]]
-        found += bool(over)
-        documents += bool(named)
-        licences += any(one.license == document["license"] for one in named)
-    print(f"| {length} | {config.plants} | {found} | {documents} | {licences} |", flush=True)
+        before = index.text(around[: rng.randint(1, 99)]) + rng.choice(EDGES)
+        spans = index.spans(before + passage + rng.choice(EDGES) + index.text(around[50:]), max_documents=10**6)
+        covering = [s for s in spans if s.start <= len(before) <= len(before) + len(passage) <= s.start + len(s.text)]
+        matches = [
+            match for span in covering for match in span.documents if match.identifier == document["identifier"]
+        ]
+        hits += bool(covering)
+        documents += bool(matches)
+        licences += any(match.license == document["license"] for match in matches)
+    print(f"| {length} | {config.plants} | {hits} | {documents} | {licences} |", flush=True)
 
 
 def measure(config: TraceBench, folder: Path) -> None:
-    """Print the measurements, each as soon as it is there."""
+    """Run all measurements and print each row when it is complete."""
     print("| blocks of MB | blocks | MB of text | tokens | s | MB/s | peak MB | index MB | per byte | per token |")
     print("| ---: " * 10 + "|")
     for megabytes in config.block_megabytes:
         build_index(config, folder / f"{megabytes:g}", megabytes)
-    index, draw = open_index(folder / f"{config.block_megabytes[0]:g}"), random.Random(config.seed)
+    index, rng = Index(folder / f"{config.block_megabytes[0]:g}"), random.Random(config.seed)
     shards = sources([config.shards], list(SPLITS), tokenizer_facts(config.tokenizer))
-    train, held_out = (Drawn(shards, split, draw) for split in SPLITS)
+    train, held_out = (PassageSampler(shards, split, rng) for split in SPLITS)
     print("\n| text | tokens | texts | median ms | 95% ms | spans of 20 tokens |\n| --- " + "| ---: " * 5 + "|")
     for name, source in (("held out", held_out), ("trained on", train)):
         for tokens in config.tokens:
             ask(index, name, [index.text(source(tokens)[0]) for _ in range(config.texts)], tokens)
     print("\n| planted tokens | passages | found | with the document | and its licence |\n" + "| ---: " * 5 + "|")
     for length in PLANTED:
-        plant(index, config, length, train, held_out, draw)
+        plant(index, config, length, train, held_out, rng)
 
 
 def main() -> None:
-    """`python -m training.bench.trace`."""
-    config = parse(TraceBench, description="Measure building and asking an index of training text.")
+    """Run `python -m training.bench.trace`."""
+    config = parse(TraceBench, description="Benchmark building and searching an index of training text.")
     with tempfile.TemporaryDirectory(dir=config.out) as folder:
         measure(config, Path(folder))
 

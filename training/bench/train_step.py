@@ -15,6 +15,7 @@ if not __package__:  # run by path; same as `python -m training.bench.train_step
     sys.path[0], __package__ = str(Path(__file__).resolve().parents[2]), "training.bench"
 
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -37,14 +38,14 @@ from modeling_pleias import PleiasConfig, PleiasForCausalLM
 
 from ..compute import NextTokenLoss, compile_layers, compute_dtype, keep_memory
 from ..config import InputError, parse, program
+from ..environment import environment, peak_memory
 from ..files import write_json
 from ..guard import Guard
 from ..metrics import flops_per_token, parameters, peak_flops
 from ..optimizer import OptimizerConfig, adamw, build
 from ..pretrain import train_step
 from ..recipe import PretrainConfig
-from ..record import plain, provenance
-from ..summary import peak_memory
+from ..record import plain
 
 CONVENTIONS = ("none", "causal", "full")  # for counting attention's FLOPs; see flops_per_token
 NAMES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
@@ -419,10 +420,11 @@ def measure(config: TrainStepBench, progress: Callable[[str], None]) -> dict:
             ratios[key] = results["ours"][key] / value
     else:
         ratios = None
-    facts = provenance(("torch", "transformers", "accelerate", "trl"))
+    facts = environment(("torch", "transformers", "accelerate", "trl"))
     return {
+        "command": shlex.join(sys.orig_argv),
         **facts,
-        "hardware": facts["hardware"] | {"threads": torch.get_num_threads(), "load_at_end": os.getloadavg()[0]},
+        "hardware": facts["hardware"] | {"load_at_end": os.getloadavg()[0]},
         "config": plain(asdict(config)),
         "model": {"parameters": parameters(job.model_config), "batch": job.batch, "sequence_length": job.length},
         "dtype": str(job.dtype),

@@ -1,1 +1,1 @@
-"""What training.evaluate measures: each module one kind of figure, from a loaded model and held-out text."""
+"""Tasks of training.evaluate, one module per task, measured on a loaded model and held-out text."""

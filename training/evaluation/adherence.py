@@ -1,30 +1,31 @@
-"""Language adherence: whether a continuation stays in the language of its prompt, and how soon it leaves it."""
+"""Language adherence: whether a continuation stays in the language of its prompt, and where it leaves it."""
 
+from collections import Counter
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from ..config import InputError
 from ..generation import complete
-from ..intervals import Metric, ratio
-from ..language import JUDGED_LETTERS, identify
+from ..intervals import Metric, ratio, ratios_by
+from ..language import JUDGED_LETTERS, identify, letters
 from .models import Subject
 from .texts import CODE, Text, TextConfig, by_language, describe
 
-CONFIDENCE = 0.9  # with which a prompt itself must be in its language: what is judged is the model, not the text
-PASSAGE = 1000  # characters between two prompts from one document, where there are too few documents
+CONFIDENCE = 0.9  # minimum for the prompt itself, so that the model is measured and not the text
+PASSAGE = 1000  # characters between two prompts from one document, if there are too few documents
 
 
 @dataclass
 class AdherenceConfig:
-    """As published for Pleias-1.2b (paper): greedy, and right when the continuation is identified as the text's.
+    """Greedy continuations, correct if identified as the prompt's language, as published for Pleias-1.2b (paper).
 
     Args:
-        prompts: in each language.
-        prompt_characters: of a prompt, cut at a space.
-        new_tokens: of a continuation; fewer where prompt and continuation would exceed the model's context.
-        repetition_penalty: the published one.
-        segment: characters of a continuation that are judged together for the drift.
+        prompts: Number of prompts per language.
+        prompt_characters: Maximum characters of a prompt, which ends at a space.
+        new_tokens: Tokens per continuation; fewer if prompt and continuation exceed the context length.
+        repetition_penalty: Repetition penalty of generation. Default: 1.2, as published.
+        segment: Characters of a continuation that are classified together to locate the drift.
     """
 
     prompts: int = 24
@@ -34,131 +35,114 @@ class AdherenceConfig:
     segment: int = 100
 
 
-def prompts(texts: list[Text], config: AdherenceConfig) -> dict[str, list[str]]:
-    """Beginnings by language: of documents, then of passages further on in them, until there are enough.
+def prompts(texts: list[Text], config) -> list[dict[str, str]]:
+    """Return {"language", "prompt"} rows: beginnings of documents, then of later passages, until there are enough.
 
-    Only such as the identifier itself places in the language.
+    The language identifier must confirm the language of each. The config has prompts and prompt_characters.
 
     Raises:
-        InputError: when there is none.
+        InputError: If there is no prompt.
     """
-    found: dict[str, list[str]] = {}
-    for language, of in by_language(texts).items():
-        longest = max(len(text.text) for text in of)
+    rows: list[dict[str, str]] = []
+    for language, documents in by_language(texts).items():
+        longest, last = max(len(text.text) for text in documents), len(rows) + config.prompts
         for start in range(0, longest if language != CODE else 0, PASSAGE):
-            for text in of:
-                mine = found.setdefault(language, [])
-                if len(mine) < config.prompts and (prompt := _beginning(text.text[start:], start, config)):
-                    if identify(prompt)[0] == language and identify(prompt)[1] >= CONFIDENCE:
-                        mine.append(prompt)
-    if not any(found.values()):
+            for text in documents:
+                if len(rows) < last and (prompt := _beginning(text.text[start:], start, config.prompt_characters)):
+                    identified, confidence = identify(prompt)
+                    if identified == language and confidence >= CONFIDENCE:
+                        rows.append({"language": language, "prompt": prompt})
+    if not rows:
         raise InputError(
-            f"The held-out text gives no prompt of {config.prompt_characters} characters: give longer documents with "
-            "--data.path, or ask for shorter prompts."
+            f"The held-out text contains no prompt of {config.prompt_characters} characters: pass longer documents "
+            "with --data.path, or set shorter prompts."
         )
-    return {language: of for language, of in found.items() if of}
+    return rows
 
 
-def _beginning(text: str, start: int, config: AdherenceConfig) -> str:
-    """Whole words of a text, from the first full one on; nothing where there are too few letters to judge."""
+def _beginning(text: str, start: int, characters: int) -> str:
+    """Return complete words from the first complete word on, or "" if there are too few letters to classify."""
     if start:
         text = text.partition(" ")[2]
     text = text.lstrip()
-    cut = text.rfind(" ", 0, config.prompt_characters + 1)
-    prompt = text[:cut].rstrip() if cut > 0 and len(text) > config.prompt_characters else ""
-    return prompt if sum(map(str.isalpha, prompt)) >= JUDGED_LETTERS else ""
+    end = text.rfind(" ", 0, characters + 1)
+    prompt = text[:end].rstrip() if end > 0 and len(text) > characters else ""
+    return prompt if letters(prompt) >= JUDGED_LETTERS else ""
 
 
-def room(subject: Subject, asked: list[str], new_tokens: int) -> int:
-    """New tokens for which prompt and continuation fit the model's context."""
-    longest = max(len(subject.tokenizer(prompt).input_ids) for prompt in asked)
+def max_new_tokens(subject: Subject, rows: list[dict], new_tokens: int) -> int:
+    """Return the new tokens for which every prompt and its continuation fit the context length."""
+    longest = max(len(subject.tokenizer(row["prompt"]).input_ids) for row in rows)
     return max(1, min(new_tokens, subject.context - longest))
 
 
 def spoken(subject: Subject, text: str) -> str:
-    """A continuation without special tokens, which are in no language."""
+    """Remove special tokens, which are in no language."""
     for token in subject.tokenizer.all_special_tokens:
         text = text.replace(token, " ")
     return text
 
 
-def continuations(subject: Subject, asked: list[str], config, title: str) -> list[str]:
-    """What a model writes after each prompt, without special tokens.
+def continuations(subject: Subject, rows: list[dict], config, title: str) -> list[dict]:
+    """Add a generated "continuation" of the prompt to each row, without special tokens.
 
-    Args:
-        config: of the task, with new_tokens and repetition_penalty.
-        title: of the progress bar.
+    The config has new_tokens and repetition_penalty.
     """
-    written = complete(
+    outputs = complete(
         subject.model,
         subject.tokenizer,
-        asked,
-        max_new_tokens=room(subject, asked, config.new_tokens),
+        [row["prompt"] for row in rows],
+        max_new_tokens=max_new_tokens(subject, rows, config.new_tokens),
         repetition_penalty=config.repetition_penalty,
         progress=f"{subject.name}: {title}",
     )
-    return [spoken(subject, text) for text in written]
+    return [row | {"continuation": spoken(subject, text)} for row, text in zip(rows, outputs, strict=True)]
 
 
 class Adherence:
-    """The task: shares of continuations in the language of their prompt."""
+    """Task: fraction of continuations in the language of their prompt."""
 
     name = "language_adherence"
 
     def __init__(self, texts: list[Text], text_config: TextConfig, config: AdherenceConfig, run):
-        self.prompts, self.config = prompts(texts, config), config
-        self.data = describe(texts, text_config, run) | {
-            "prompts": {language: len(of) for language, of in self.prompts.items()}
-        }
-        self.settings = asdict(config)
+        self.config, self.settings, self.rows = config, asdict(config), prompts(texts, config)
+        counts = Counter(row["language"] for row in self.rows)
+        self.data = describe(texts, text_config, run) | {"prompts": dict(counts)}
 
     def measure(self, subject: Subject) -> dict:
-        """Every prompt with its continuation."""
-        rows = [{"language": language, "prompt": prompt} for language, of in self.prompts.items() for prompt in of]
-        asked = [row["prompt"] for row in rows]
-        texts = continuations(subject, asked, self.config, "language adherence")
+        """Generate a continuation of every prompt."""
         return {
-            "continuations": [row | {"continuation": text} for row, text in zip(rows, texts, strict=True)],
-            "new_tokens": room(subject, asked, self.config.new_tokens),
+            "continuations": continuations(subject, self.rows, self.config, "language adherence"),
+            "new_tokens": max_new_tokens(subject, self.rows, self.config.new_tokens),
         }
 
     def metrics(self, record: dict) -> dict[str, Metric]:
-        """The share over all prompts, then by language; an empty continuation is in no language."""
+        """Return the fraction over all prompts, then by language; an empty continuation is in no language."""
         rows = record["continuations"]
-        right = np.array([bool(row["continuation"].strip()) and in_language(row) for row in rows], float)
-        found = {"mean": ratio(right, np.ones(len(rows)))}
-        for language in dict.fromkeys(row["language"] for row in rows):
-            inside = np.array([row["language"] == language for row in rows], float)
-            found[language] = ratio(right * inside, inside)
-        return found
+        correct = [
+            bool(row["continuation"].strip()) and identify(row["continuation"])[0] == row["language"] for row in rows
+        ]
+        total = np.ones(len(rows))
+        return {"mean": ratio(correct, total), **ratios_by((row["language"] for row in rows), correct, total)}
 
     def facts(self, record: dict) -> dict:
-        """The share still in the language by position, and a continuation in each language."""
+        """Return the fraction still in the language by position, and an example per language."""
         rows, size = record["continuations"], self.config.segment
         positions: dict[str, Metric] = {}
-        pieces = [
+        segments = [
             [row["continuation"][i : i + size] for i in range(0, len(row["continuation"]), size)] for row in rows
         ]
-        for i in range(max(map(len, pieces), default=0)):
-            judged = np.array([len(of) > i and _letters(of[i]) >= size // 3 for of in pieces])
-            if judged.sum() >= len(rows) / 4:  # fewer say little, and only of continuations that are unlike the rest
-                right = [
-                    bool(ask) and identify(of[i])[0] == row["language"]
-                    for ask, of, row in zip(judged, pieces, rows, strict=True)
+        for i in range(max(map(len, segments), default=0)):
+            valid = np.array([len(parts) > i and letters(parts[i]) >= size // 3 for parts in segments])
+            if valid.sum() >= len(rows) / 4:  # fewer are too few, and not representative
+                correct = [
+                    bool(use) and identify(parts[i])[0] == row["language"]
+                    for use, parts, row in zip(valid, segments, rows, strict=True)
                 ]
-                positions[f"{i * size}-{(i + 1) * size}"] = ratio(right, judged)
+                positions[f"{i * size}-{(i + 1) * size}"] = ratio(correct, valid)
         examples = {row["language"]: row for row in reversed(rows)}
         return {
             "new_tokens": record["new_tokens"],
             "groups": {"characters into the continuation": positions},
             "examples": [examples[language] for language in dict.fromkeys(row["language"] for row in rows)],
         }
-
-
-def in_language(row: dict) -> bool:
-    """Whether a continuation is identified as being in its prompt's language."""
-    return identify(row["continuation"])[0] == row["language"]
-
-
-def _letters(text: str) -> int:
-    return sum(map(str.isalpha, text))

@@ -1,4 +1,4 @@
-"""Bits per byte: how well a model predicts text, whatever its vocabulary; every byte is scored exactly once."""
+"""Bits per byte: how well a model predicts text, for any vocabulary; every byte is scored exactly once."""
 
 import math
 from collections.abc import Iterator
@@ -12,26 +12,26 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from ..compute import compute_dtype
-from ..intervals import Metric, ratio
+from ..intervals import Metric, ratios_by
 from .models import Subject
 from .texts import CODE, Text, TextConfig, describe
 
-BATCH_TOKENS = 4096  # of a forward pass, padding included
-LOGITS_BYTES = 2**27  # held at once, in fp32: with 65,536 entries those of 512 positions
-TRIED_TOKENS = 4096  # on which bf16 is held against fp32
-TINY = 5e-4  # what bf16 may change of the mean, relatively; intervals span some hundredths of it
+BATCH_TOKENS = 4096  # per forward pass, including padding
+LOGITS_BYTES = 2**27  # fp32 logits in memory at once: those of 512 positions with a vocabulary of 65,536
+TRIED_TOKENS = 4096  # on which bf16 is compared with fp32
+TINY = 5e-4  # maximum relative change of the mean by bf16; intervals span some hundredths of the mean
 
 
 @dataclass
 class BitsConfig:
-    """How text is read.
+    """Windows and precision of bits per byte.
 
     Args:
-        window: tokens that the model sees at once at most; its context when that is shorter.
-        stride: tokens by which a window moves; half a window when not given. Those before them are context only, so
-            every scored token has at least window - stride tokens before it, or all there are.
-        exact: compute in the precision of the weights, also where the processor is fast in bf16 and that was tried to
-            change next to nothing.
+        window: Maximum tokens per window; at most the model's context length.
+        stride: Tokens between windows. Earlier tokens of a window are context only, so every scored token has at least
+            window - stride tokens before it, or all tokens before it in the text. Defaults to half a window.
+        exact: Compute in the precision of the weights. By default, matmuls are in bf16 on a CPU that is fast in bf16,
+            if a trial shows a relative change below 0.0005.
     """
 
     window: int = 2048
@@ -40,7 +40,7 @@ class BitsConfig:
 
 
 def windows(length: int, window: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """(start, first, stop): inputs start..stop of a sequence, of which first..stop are scored; each exactly once."""
+    """Yield (start, first, stop): inputs start..stop, of which first..stop are scored; each token exactly once."""
     stop = 0
     while stop < length:
         first, stop = stop, min(length, stop + (stride if stop else window))
@@ -48,7 +48,7 @@ def windows(length: int, window: int, stride: int) -> Iterator[tuple[int, int, i
 
 
 def plain_head(model: PreTrainedModel) -> bool:
-    """Whether logits are the output embedding of the body's last hidden states and nothing else; tried."""
+    """Return whether logits are exactly the output embedding of the last hidden states, as tested on four tokens."""
     if model.base_model is model or model.get_output_embeddings() is None:
         return False
     ids = torch.arange(4, device=model.device)[None]
@@ -67,50 +67,49 @@ def token_nats(
     dtype: torch.dtype | None = None,
     progress: str | None = None,
 ) -> list[np.ndarray]:
-    """-log p of every token but the first of each sequence, given those before it in its window; double precision.
+    """Return -log p, in double precision, of every token but the first, given the tokens before it in its window.
 
     Args:
-        model: any causal language model.
-        sequences: ids, each beginning with the token that stands before a text.
-        window: tokens that the model sees at once.
-        stride: tokens by which a window moves.
-        dtype: of matrix products, under autocast; the weights' own when not given.
-        progress: title of a progress bar.
+        model: Any causal language model.
+        sequences: Token ids, each beginning with the token before a text.
+        window: Tokens per window.
+        stride: Tokens between windows.
+        dtype: Dtype of matmuls, under autocast. Defaults to the dtype of the weights.
+        progress: Title of a progress bar.
 
     Returns:
-        (len - 1,) for each sequence.
+        (len - 1,) per sequence.
     """
     plain = plain_head(model)
-    entries = model.get_input_embeddings().weight.shape[0]
-    positions = max(1, LOGITS_BYTES // (4 * entries))
-    # Without a plain head all logits of a batch exist at once, so batches are small.
-    room = BATCH_TOKENS if plain else max(1, min(BATCH_TOKENS, positions))
+    vocab_size = model.get_input_embeddings().weight.shape[0]
+    positions = max(1, LOGITS_BYTES // (4 * vocab_size))
+    # Without a plain head, all logits of a batch are in memory at once, so batches are small.
+    batch_tokens = BATCH_TOKENS if plain else max(1, min(BATCH_TOKENS, positions))
     nats = [np.full(max(0, len(ids) - 1), np.nan) for ids in sequences]
     todo = [(i, *span) for i, ids in enumerate(sequences) for span in windows(len(ids) - 1, window, stride)]
-    todo.sort(key=lambda one: one[1] - one[3])  # the longest first: little padding, and memory is known at once
+    todo.sort(key=lambda span: span[1] - span[3])  # longest first: little padding, and peak memory comes first
     autocast = torch.autocast(model.device.type, dtype, enabled=dtype not in (None, model.dtype))
     with tqdm(total=sum(map(len, nats)), desc=progress, unit="token", disable=progress is None) as bar, autocast:
-        for batch in _batches(todo, room):
+        for batch in _batches(todo, batch_tokens):
             width = max(stop - start for _, start, _, stop in batch)
-            ids_BT = torch.zeros(len(batch), width, dtype=torch.long)  # padded on the right, where nothing looks
+            ids_BT = torch.zeros(len(batch), width, dtype=torch.long)  # padded right, where no token attends
             targets_BT = torch.full((len(batch), width), -1)
             for row, (i, start, first, stop) in enumerate(batch):
                 ids_BT[row, : stop - start] = torch.tensor(sequences[i][start:stop])
                 targets_BT[row, first - start : stop - start] = torch.tensor(sequences[i][first + 1 : stop + 1])
             ids_BT, targets_BT = ids_BT.to(model.device), targets_BT.to(model.device)
             scored = targets_BT >= 0
-            found = (
-                torch.cat(list(_losses(model, ids_BT, scored, targets_BT[scored], positions, plain))).double().cpu()
-            )
+            losses = _losses(model, ids_BT, scored, targets_BT[scored], positions, plain)
+            losses_N = torch.cat(list(losses)).double().cpu()
             ends = list(accumulate(stop - first for _, _, first, stop in batch))
             for (i, _, first, stop), end in zip(batch, ends, strict=True):
-                nats[i][first:stop] = found[end - (stop - first) : end].numpy()
+                nats[i][first:stop] = losses_N[end - (stop - first) : end].numpy()
             bar.update(ends[-1])
     return nats
 
 
 def _losses(model, ids_BT, scored, targets_N, positions: int, plain: bool) -> Iterator[torch.Tensor]:
-    """Cross-entropy of the scored positions, so many at a time."""
+    """Yield the cross-entropy of the scored positions, `positions` at a time."""
     if not plain:
         yield cross_entropy(
             model(input_ids=ids_BT, use_cache=False).logits[scored].float(), targets_N, reduction="none"
@@ -122,26 +121,26 @@ def _losses(model, ids_BT, scored, targets_N, positions: int, plain: bool) -> It
         yield cross_entropy(head(hidden).float(), targets, reduction="none")
 
 
-def _batches(todo: list[tuple[int, int, int, int]], room: int) -> Iterator[list[tuple[int, int, int, int]]]:
-    """Windows, the longest first, in batches of at most `room` tokens with padding; one window at least."""
+def _batches(todo: list[tuple[int, int, int, int]], tokens: int) -> Iterator[list[tuple[int, int, int, int]]]:
+    """Yield batches of windows, longest first, of at most `tokens` tokens with padding, and at least one window."""
     batch: list = []
-    for one in todo:
-        if batch and (len(batch) + 1) * (batch[0][3] - batch[0][1]) > room:
+    for span in todo:
+        if batch and (len(batch) + 1) * (batch[0][3] - batch[0][1]) > tokens:
             yield batch
             batch = []
-        batch.append(one)
+        batch.append(span)
     if batch:
         yield batch
 
 
 def encode(subject: Subject, text: str) -> list[int]:
-    """Ids of a text after the token that stands before one; special tokens written out in it are text."""
+    """Encode a text after its start token; written forms of special tokens in it are text."""
     ids = subject.tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False).input_ids
     return [subject.start[1], *ids]
 
 
 class BitsPerByte:
-    """The task: a mean over languages, and figures by language, register and collection."""
+    """Task: bits per byte as a mean over languages, and by language, register and collection."""
 
     name = "bits_per_byte"
 
@@ -151,10 +150,10 @@ class BitsPerByte:
         self.settings = asdict(config)
 
     def measure(self, subject: Subject) -> dict:
-        """Nats, tokens and bytes of each document, and how they were computed."""
+        """Return nats, tokens and bytes of each document, and the settings of the computation."""
         sequences = [encode(subject, text.text) for text in self.texts]
         decode = subject.tokenizer.decode
-        same = [
+        lossless = [
             decode(ids[1:], skip_special_tokens=False, clean_up_tokenization_spaces=False).removeprefix(" ")
             == text.text.removeprefix(" ")
             for ids, text in zip(sequences, self.texts, strict=True)
@@ -171,52 +170,45 @@ class BitsPerByte:
                     "register": text.register,
                     "collection": text.collection,
                     "bytes": len(text.text.encode()),
-                    "tokens": len(of),
-                    "nats": float(of.sum()),
+                    "tokens": len(nats_N),
+                    "nats": float(nats_N.sum()),
                 }
-                for text, of in zip(self.texts, nats, strict=True)
+                for text, nats_N in zip(self.texts, nats, strict=True)
             ],
             "how": {
                 **sizes,
                 "first token after": subject.start[0],
                 "matrix products": str(dtype).removeprefix("torch."),
                 "bf16 against fp32, relative": change,
-                "texts that the tokenizer gives back": sum(same) / len(same),
+                "texts that the tokenizer gives back": sum(lossless) / len(lossless),
             },
         }
 
     def _precision(
         self, subject: Subject, sequences: list[list[int]], sizes: dict
     ) -> tuple[torch.dtype, float | None]:
-        """bf16 where the processor is fast in it and it changes next to nothing here, and what it changes."""
+        """Return the dtype of matmuls and the relative change by bf16, which is used if fast and nearly exact."""
         fast = compute_dtype("auto", subject.device)
         if self.config.exact or subject.dtype != torch.float32 or fast == torch.float32:
             return subject.dtype, None
         share = TRIED_TOKENS // len(sequences) + 2
         tried = [ids[:share] for ids in sequences]
         exact, quick = (
-            sum(of.sum() for of in token_nats(subject.model, tried, **sizes, dtype=dtype))
+            sum(nats_N.sum() for nats_N in token_nats(subject.model, tried, **sizes, dtype=dtype))
             for dtype in (torch.float32, fast)
         )
         change = float(quick / exact - 1)
         return (fast if abs(change) < TINY else torch.float32), change
 
     def metrics(self, record: dict) -> dict[str, Metric]:
-        """Bits per byte: the mean over languages, then each language, then code."""
-        rows = record["documents"]
-        spoken = [language for language in dict.fromkeys(row["language"] for row in rows) if language != CODE]
-        found = {}
-        if spoken:
-            sums = np.zeros((len(rows), 2 * len(spoken)))
-            for i, row in enumerate(rows):
-                if row["language"] != CODE:
-                    at = 2 * spoken.index(row["language"])
-                    sums[i, at : at + 2] = row["nats"] / math.log(2), row["bytes"]
-            found["mean"] = Metric(sums, _mean_of_ratios)
-        return found | groups(rows, "language")
+        """Return the mean over languages, then each language, then code."""
+        metrics = groups(record["documents"], "language")
+        languages = [metric.rows for language, metric in metrics.items() if language != CODE]
+        mean = {"mean": Metric(np.concatenate(languages, axis=1), _mean_of_ratios)} if languages else {}
+        return mean | metrics
 
     def facts(self, record: dict) -> dict:
-        """How it was computed, tokens, and the same figure by register and collection."""
+        """Return the settings of the computation, tokens, and bits per byte by register and collection."""
         return {
             "how": record["how"],
             "tokens": sum(row["tokens"] for row in record["documents"]),
@@ -225,16 +217,9 @@ class BitsPerByte:
 
 
 def groups(rows: list[dict], by: str) -> dict[str, Metric]:
-    """Bits per byte of the documents of each value of a field, in order of appearance.
-
-    Documents of other groups count as empty, so that two models' figures are drawn over the same documents.
-    """
-    found = {}
-    for value in dict.fromkeys(row[by] for row in rows if row[by]):
-        inside = np.array([row[by] == value for row in rows])
-        bits = np.array([row["nats"] for row in rows]) / math.log(2)
-        found[value] = ratio(bits * inside, np.array([row["bytes"] for row in rows]) * inside)
-    return found
+    """Return the bits per byte of the documents with each value of a field."""
+    bits = np.array([row["nats"] for row in rows]) / math.log(2)
+    return ratios_by((row[by] for row in rows), bits, [row["bytes"] for row in rows])
 
 
 def _mean_of_ratios(sums: np.ndarray) -> np.ndarray:

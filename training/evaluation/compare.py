@@ -1,4 +1,4 @@
-"""Models side by side: the same examples, and the differences to the first with paired intervals."""
+"""Compare models on the same examples: metrics, and paired differences to the first model."""
 
 from pathlib import Path
 
@@ -6,48 +6,44 @@ from ..files import read_json
 from ..intervals import Metric, difference, interval
 
 
-def figure(metric: Metric | float) -> dict | float:
-    """A metric as it is written: with its interval, or the number alone where resamples do not differ, as of one
-    example, or of copied characters where none is."""
+def with_interval(metric: Metric | float) -> dict | float:
+    """Return a metric with its interval, as results store it.
+
+    A metric without variation has no interval: one example, or copied characters if none are copied.
+    """
     if not isinstance(metric, Metric):
         return metric
     if metric.rows.any(1).sum() < 2:
         return float(metric(metric.rows.sum(0)))
-    found = interval(metric)
-    return found if found["low"] < found["high"] else found["value"]
+    values = interval(metric)
+    return values if values["low"] < values["high"] else values["value"]
 
 
 def compare(tasks: list, folders: dict[str, Path]) -> dict:
-    """Task -> metric -> {"values": {model: figure}, "differences": {model: first minus model}}.
+    """Return task -> metric -> {"values": {model: value}, "differences": {model: first minus model}}.
 
-    Args:
-        tasks: that were measured on every model.
-        folders: of their results, by the models' names; the first model is the one that the others are held against.
+    The tasks must be measured on every model; `folders` has the results folder by model name.
     """
     content = {}
     for task in tasks:
-        found = {name: task.metrics(read_record(folder, task.name)["record"]) for name, folder in folders.items()}
-        first, *others = found
+        records = {name: read_json(record_path(folder, task.name))["record"] for name, folder in folders.items()}
+        metrics = {name: task.metrics(record) for name, record in records.items()}
+        first, *others = metrics.values()
         content[task.name] = {
-            metric: {
-                "values": {name: figure(of[metric]) for name, of in found.items()},
+            key: {
+                "values": {name: with_interval(values[key]) for name, values in metrics.items()},
                 "differences": {
-                    name: difference(found[first][metric], found[name][metric])
-                    for name in others
-                    if isinstance(found[first][metric], Metric)
+                    name: difference(first[key], values[key])
+                    for name, values in list(metrics.items())[1:]
+                    if isinstance(first[key], Metric)
                 },
             }
-            for metric in found[first]
-            if all(metric in of for of in found.values())
+            for key in first
+            if all(key in values for values in others)
         }
     return content
 
 
 def record_path(folder: Path, task: str) -> Path:
-    """Where what a model did in a task is kept, beside its results."""
+    """Return the path of a task's record, {"fingerprint", "record"}: outputs or scores that metrics follow from."""
     return folder / "records" / f"{task}.json"
-
-
-def read_record(folder: Path, task: str) -> dict:
-    """{"fingerprint", "record"} of a task."""
-    return read_json(record_path(folder, task))

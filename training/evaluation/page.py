@@ -1,4 +1,4 @@
-"""The results of an evaluation to read: one Markdown page and its charts, made of the files alone."""
+"""Render evaluation results as a Markdown report with a chart, from the result files alone."""
 
 import re
 from pathlib import Path
@@ -9,55 +9,58 @@ from ..results import read_results
 
 PAGE, CHART, COMPARISON = "EVALUATION.md", "evaluation.png", "comparison"
 ABOUT = {
-    "bits_per_byte": "Bits per UTF-8 byte of held-out text: what a model would need to store it; less is better, and "
-    "vocabularies of any size compare. Every byte is scored once. The mean is over languages.",
-    "language_adherence": "Greedy continuations of held-out beginnings, judged by language identification among the "
-    "eight languages; the share that is in the language of its prompt. An empty one counts as not in it.",
-    "toxicity": "Shares of continuations, scored with their openings on five axes of 0 to 3. Risky openings turn "
-    "towards a group or towards violence without saying anything hateful themselves, and score 0 alone.",
-    "speed": "One text at a time, in a process of its own, on the machine named below.",
-    "memorisation": "Shares of the characters of greedy continuations, without repetition penalty, that lie in "
-    "passages which stand word for word in the training shards.",
-    "continuation": "Which of four passages goes on a text; chance is 0.25. Through lm-evaluation-harness.",
-    "public": "Public benchmarks through lm-evaluation-harness.",
+    "bits_per_byte": "Bits per UTF-8 byte that the model needs to compress held-out text; lower is better, and models "
+    "with different vocabularies are comparable. Every byte is scored once. The mean is over languages.",
+    "language_adherence": "Fraction of greedy continuations of held-out text in the language of their prompt, by "
+    "language identification among eight languages. An empty continuation counts as not in it.",
+    "toxicity": "Fraction of continuations that are toxic, scored together with their prompts (openings) on five axes "
+    "of 0 to 3. Risky prompts mention a group or violence without being hateful themselves, and score 0 alone.",
+    "speed": "Batch size 1, in a separate process, on the machine named above.",
+    "memorisation": "Fraction of the characters of greedy continuations, without repetition penalty, in passages that "
+    "occur verbatim in the training shards.",
+    "continuation": "Which of four passages continues a text; chance is 0.25. With lm-evaluation-harness.",
+    "public": "Public benchmarks with lm-evaluation-harness.",
     "ocr": "Held-out pages, corrected by the model.",
     "translation": "Held-out sentences, translated by the model.",
     "rag": "Held-out questions, answered from given sources.",
 }
-CHARTED = [name for name in ABOUT if name not in ("speed", "public", "translation")]  # whose figures share a scale
+CHARTED = [name for name in ABOUT if name not in ("speed", "public", "translation")]  # their metrics share one scale
 EXCERPT = 160  # characters of an example
-MOST = 30  # rows of a table of groups
+MAX_ROWS = 30  # of a table of groups
 
 
 def write_page(folder: Path) -> Path:
-    """The page of one model's results; returns its path."""
-    results = {name: of for name, of in read_results(folder).items() if "task" in of and name != COMPARISON}
-    chart({name: of["metrics"] for name, of in results.items()}, folder / CHART)
+    """Write the report of one model's results; return its path."""
+    results = {name: item for name, item in read_results(folder).items() if "task" in item and name != COMPARISON}
     first = next(iter(results.values()))
+    model = first["model"]["name"]
+    tasks = {
+        name: {metric: {"values": {model: value}} for metric, value in result["metrics"].items()}
+        for name, result in results.items()
+    }
+    chart(tasks, [model], folder / CHART)
     parts = [
-        f"# Evaluation of {first['model']['name']}",
-        f"`{first['model']['source']}`, on {machine(first)}. Intervals are 95%, by bootstrap over examples. The files "
-        "beside this page hold the figures, with the commands that made them.",
-        f"![The figures with their intervals]({CHART})",
+        f"# Evaluation of {model}",
+        f"`{first['model']['source']}`, on {machine(first)}. Intervals are 95%, by bootstrap over examples. The JSON "
+        "files next to this report contain the metrics and the commands that produced them.",
+        f"![Metrics with their intervals]({CHART})",
     ]
     for name in sorted(results, key=_order):
         parts += section(results[name])
-    path = folder / PAGE
-    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    return path
+    return _write(parts, folder)
 
 
 def section(result: dict) -> list[str]:
-    """Paragraphs of one task."""
+    """Return the paragraphs of one task."""
     name = result["task"]
     parts = [f"## {title(name)}", ABOUT.get(name, "")]
-    parts.append(table(("", "value", "95% interval"), [_row(key, of) for key, of in result["metrics"].items()]))
+    parts.append(table(("", "value", "95% interval"), [_row(*item) for item in result["metrics"].items()]))
     for by, group in result.get("groups", {}).items():
         if group:
-            rows = [_row(key, of) for key, of in list(group.items())[:MOST]]
+            rows = [_row(*item) for item in list(group.items())[:MAX_ROWS]]
             parts.append(table((f"by {by}", "value", "95% interval"), rows))
     if how := result.get("how"):
-        parts.append("; ".join(f"{key}: {_number(of)}" for key, of in how.items() if of is not None) + ".")
+        parts.append("; ".join(f"{key}: {_number(value)}" for key, value in how.items() if value is not None) + ".")
     if longest := result.get("longest"):
         rows = [(_text(row["text"]), row["tokens"], row["identifier"], row["license"]) for row in longest]
         parts.append(table(("longest copied passages", "tokens", "document", "licence"), rows))
@@ -69,88 +72,93 @@ def section(result: dict) -> list[str]:
 
 
 def title(task: str) -> str:
-    """A task's name as a heading."""
+    """Return the heading of a task."""
     return task.upper() if len(task) == 3 else task.replace("_", " ").capitalize()
 
 
 def write_comparison(folder: Path) -> Path:
-    """The page of a comparison, from comparison.json; returns its path."""
+    """Write the report of a comparison from comparison.json; return its path."""
     content = read_json(folder / f"{COMPARISON}.json")
     names = [model["name"] for model in content["models"]]
-    rows = [(one["name"], f"{one['parameters']:,}", f"{one['entries']:,}", one["source"]) for one in content["models"]]
-    chart_comparison(content["tasks"], names, folder / CHART)
+    rows = [(m["name"], f"{m['parameters']:,}", f"{m['entries']:,}", m["source"]) for m in content["models"]]
+    chart(content["tasks"], names, folder / CHART)
     parts = [
-        f"# {' beside '.join(names)}",
-        f"The same examples for each, on {machine(content)}. A difference is {names[0]} minus the other, with a "
-        "paired 95% interval by bootstrap over examples; in bold where that leaves out 0.",
-        table(("model", "parameters", "entries", "source"), rows),
-        f"![The figures with their intervals]({CHART})",
+        f"# Comparison of {' and '.join(names)}",
+        f"The same examples for each model, on {machine(content)}. A difference is {names[0]} minus the other, with a "
+        "paired 95% interval by bootstrap over examples; bold if the interval excludes 0.",
+        table(("model", "parameters", "vocabulary", "source"), rows),
+        f"![Metrics with their intervals]({CHART})",
     ]
     for task, metrics in content["tasks"].items():
         header = ("", *names, *(f"{names[0]} - {other}" for other in names[1:]))
         rows = []
-        for metric, of in metrics.items():
-            values = [_row(metric, of["values"][name])[1] for name in names]
-            rows.append((metric, *values, *(_difference(of["differences"].get(other)) for other in names[1:])))
+        for metric, row in metrics.items():
+            values = [_row(metric, row["values"][name])[1] for name in names]
+            rows.append((metric, *values, *(_difference(row["differences"].get(other)) for other in names[1:])))
         parts += [f"## {title(task)}", ABOUT.get(task, ""), table(header, rows)]
+    return _write(parts, folder)
+
+
+def _write(parts: list[str], folder: Path) -> Path:
     path = folder / PAGE
     path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return path
 
 
 def line(path: Path) -> str:
-    """A result in a line: its file and its first figure."""
+    """Format a result as one line: its file and its first metric."""
     result = read_json(path)
     name, value, between = _row(*next(iter(result["metrics"].items())))
     return f"{path}: {name} {value}" + (f" ({between})" if between else "")
 
 
 def machine(result: dict) -> str:
-    """The processor or GPU of a result."""
+    """Return the GPU or CPU of a result."""
     hardware = result["hardware"]
     return hardware["gpus"][0] if hardware["gpus"] else f"{hardware['cpu']} ({hardware['cpus']} CPUs)"
 
 
-def chart(metrics: dict[str, dict], path: Path) -> None:
-    """A panel for each task: its figures as points with their intervals."""
-    from matplotlib.figure import Figure  # a second to import, and of use here alone
+def chart(tasks: dict, models: list[str], path: Path) -> None:
+    """Draw a panel per task with a point and interval per metric, and a colour per model.
 
-    names = [name for name in CHARTED if name in metrics]
-    rows = max([len(metrics[name]) for name in names], default=1)
-    figure = Figure(figsize=(4 * max(1, len(names)), 1.2 + 0.22 * rows), layout="constrained")
-    for axes, name in zip(figure.subplots(1, max(1, len(names)), squeeze=False)[0], names, strict=False):
-        _points(axes, {key: of for key, of in metrics[name].items() if not isinstance(of, int)})
-        axes.set_title(name.replace("_", " "), fontsize=10)
-    figure.savefig(path, dpi=100, metadata={"Software": None})
+    Args:
+        tasks: Task -> metric -> {"values": {model: value}}.
+        models: Names of the models.
+        path: PNG file to write.
+    """
+    from matplotlib.figure import Figure  # lazy import: takes a second
 
-
-def chart_comparison(tasks: dict, names: list[str], path: Path) -> None:
-    """A panel for each task, a colour for each model."""
-    from matplotlib.figure import Figure
-
-    charted = [task for task in CHARTED if task in tasks]
-    rows = max([len(tasks[task]) for task in charted], default=1)
-    size = 4 * max(1, len(charted)), 1.6 + 0.1 * rows * (1 + len(names))
+    # Counts are integers, and not on the scale of a panel.
+    panels = {
+        task: {
+            metric: row["values"] for metric, row in tasks[task].items() if type(row["values"][models[0]]) is not int
+        }
+        for task in CHARTED
+        if task in tasks
+    }
+    rows = max(map(len, panels.values()), default=1)
+    size = 4 * max(1, len(panels)), 1.6 + 0.1 * rows * (1 + len(models))
     figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(1, max(1, len(charted)), squeeze=False)[0]
-    for axes, task in zip(panels, charted, strict=False):
-        for i, name in enumerate(names):
-            of = {metric: found["values"][name] for metric, found in tasks[task].items()}
-            _points(axes, of, shift=(i - (len(names) - 1) / 2) * 0.5 / len(names), label=name)
+    all_axes = figure.subplots(1, max(1, len(panels)), squeeze=False)[0]
+    for axes, (task, metrics) in zip(all_axes, panels.items(), strict=False):
+        for i, model in enumerate(models):
+            values = {metric: row[model] for metric, row in metrics.items()}
+            _points(axes, values, shift=(i - (len(models) - 1) / 2) * 0.5 / len(models), label=model)
         axes.set_title(task.replace("_", " "), fontsize=10)
-    handles = panels[0].get_legend_handles_labels()
-    figure.legend(*handles, fontsize="small", loc="outside upper right", ncols=len(names))
+    if len(models) > 1:
+        handles = all_axes[0].get_legend_handles_labels()
+        figure.legend(*handles, fontsize="small", loc="outside upper right", ncols=len(models))
     figure.savefig(path, dpi=100, metadata={"Software": None})
 
 
-def _points(axes, figures: dict[str, dict | float], *, shift: float = 0.0, label: str | None = None) -> None:
-    places = [i + shift for i in range(len(figures))]
-    ends = [(of["value"], of["low"], of["high"]) if isinstance(of, dict) else (of,) * 3 for of in figures.values()]
-    values = [value for value, *_ in ends]
-    below = [max(0.0, value - low) for value, low, _ in ends]
-    above = [max(0.0, high - value) for value, _, high in ends]
-    axes.errorbar(values, places, xerr=[below, above], fmt="o", markersize=4, capsize=2, linewidth=1, label=label)
-    axes.set_yticks(range(len(figures)), list(figures), fontsize=8)
+def _points(axes, metrics: dict[str, dict | float], *, shift: float, label: str) -> None:
+    positions = [i + shift for i in range(len(metrics))]
+    intervals = [_bounds(metric) for metric in metrics.values()]
+    values = [value for value, *_ in intervals]
+    below = [max(0.0, value - low) for value, low, _ in intervals]
+    above = [max(0.0, high - value) for value, _, high in intervals]
+    axes.errorbar(values, positions, xerr=[below, above], fmt="o", markersize=4, capsize=2, linewidth=1, label=label)
+    axes.set_yticks(range(len(metrics)), list(metrics), fontsize=8)
     if not axes.yaxis_inverted():
         axes.invert_yaxis()
     axes.grid(axis="x", alpha=0.3)
@@ -161,21 +169,24 @@ def _order(name: str) -> tuple:
     return list(ABOUT).index(name) if name in ABOUT else len(ABOUT), name
 
 
-def _row(name: str, figure: dict | float) -> tuple[str, str, str]:
-    if isinstance(figure, dict):
-        return name, _number(figure["value"]), f"{_number(figure['low'])} to {_number(figure['high'])}"
-    return name, _number(figure), ""
+def _bounds(metric: dict | float) -> tuple[float, float, float]:
+    return (metric["value"], metric["low"], metric["high"]) if isinstance(metric, dict) else (metric,) * 3
 
 
-def _difference(figure: dict | None) -> str:
-    """With its interval, in bold where that leaves out 0; alone where resamples do not differ, which shows nothing."""
-    if figure is None:
+def _row(name: str, metric: dict | float) -> tuple[str, str, str]:
+    value, low, high = _bounds(metric)
+    return name, _number(value), f"{_number(low)} to {_number(high)}" if isinstance(metric, dict) else ""
+
+
+def _difference(metric: dict | None) -> str:
+    """Format a difference: bold if its interval excludes 0, without an interval if all resamples are equal."""
+    if metric is None:
         return ""
-    text = _number(figure["value"])
-    if figure["low"] == figure["high"]:
-        return text
-    text += f" ({_number(figure['low'])} to {_number(figure['high'])})"
-    return f"**{text}**" if figure["low"] > 0 or figure["high"] < 0 else text
+    value, low, high = map(_number, _bounds(metric))
+    if metric["low"] == metric["high"]:
+        return value
+    text = f"{value} ({low} to {high})"
+    return f"**{text}**" if metric["low"] > 0 or metric["high"] < 0 else text
 
 
 def _number(value) -> str:
@@ -185,7 +196,7 @@ def _number(value) -> str:
 
 
 def _text(text: str, *, end: bool = False) -> str:
-    """An excerpt on one line that Markdown shows as it is."""
+    """Return an excerpt as one line with Markdown escaped."""
     text = re.sub(r"\s+", " ", text).strip()
     short = text if len(text) <= EXCERPT else f"... {text[-EXCERPT:]}" if end else f"{text[:EXCERPT]} ..."
     return re.sub(r"([\\`*_<>\[\]|#$])", r"\\\1", short)

@@ -1,8 +1,9 @@
-"""Benchmarks through lm-evaluation-harness: the public ones from the Hub, and own ones made of held-out text."""
+"""Benchmarks through lm-evaluation-harness: public ones from the Hub, and `continuation` from held-out text."""
 
 import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,12 @@ from ..data.split import hash_fraction
 from ..files import fingerprint
 from ..intervals import Metric
 from ..language import LANGUAGES
-from .models import Subject
-from .texts import CODE, Text, TextConfig, by_language, describe
+from .models import Subject, first_line
+from .texts import Text, TextConfig, by_language, describe
 
 CONTINUATION = Path(__file__).parent / "continuation.yaml"
-SEED = 1234  # the harness's own, for the choice of worked examples
-# What there is for our eight languages, by the harness's names. The first three are those of the Common Corpus paper.
+SEED = 1234  # the harness's default, for selecting few-shot examples
+# Benchmarks in the project's eight languages. The first three families are those of the Common Corpus paper.
 PUBLIC = (
     *(f"multiblimp_{code}" for code in ("eng", "fra", "spa", "deu", "ita", "nld", "lat", "por")),
     "xstorycloze_en",
@@ -36,64 +37,64 @@ CONTEXT, CHOICE = 300, 100  # characters
 
 @dataclass
 class PublicConfig:
-    """Which benchmarks.
+    """Benchmarks and settings of lm-evaluation-harness.
 
     Args:
-        benchmarks: names that lm-evaluation-harness knows; for each language and in several tasks, those of PUBLIC.
-        include: a folder with further YAML tasks.
-        limit: examples of each at most.
-        shots: worked examples before each; what the benchmark says when not given.
-        batch: sequences at once.
+        benchmarks: Task names of lm-evaluation-harness. Defaults to PUBLIC, in the eight languages.
+        include_path: Folder with further YAML tasks.
+        limit: Maximum examples per benchmark. Default: all.
+        num_fewshot: Few-shot examples before each prompt. Defaults to the benchmark's own setting.
+        batch_size: Sequences per forward pass.
     """
 
     benchmarks: list[str] = field(default_factory=lambda: list(PUBLIC))
-    include: Path | None = None
+    include_path: Path | None = None
     limit: int | None = None
-    shots: int | None = None
-    batch: int = 8
+    num_fewshot: int | None = None
+    batch_size: int = 8
 
 
 def examine(subject: Subject, benchmarks: list[str | dict], config: PublicConfig) -> dict[str, dict[str, list[float]]]:
-    """Benchmark -> metric -> its value on each example.
+    """Return benchmark -> metric -> value per example.
 
     Raises:
-        InputError: when a benchmark is unknown, or its data cannot be had.
+        InputError: If a benchmark is unknown, or its data could not be downloaded.
     """
-    from datasets.exceptions import DatasetsError  # seconds to import, and of use here alone
+    from datasets.exceptions import DatasetsError  # lazy imports: take seconds
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
     from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    named = [name for name in benchmarks if isinstance(name, str)]
-    include = str(config.include) if config.include else None
-    manager = TaskManager(include_path=include, include_defaults=False)
-    if not all(manager.match_tasks([name]) for name in named):
-        manager = TaskManager(include_path=include)  # reads thousands of files
-    if unknown := [name for name in named if not manager.match_tasks([name])]:
-        raise InputError(f"lm-evaluation-harness knows no {unknown[0]!r}: choose others with --public.benchmarks.")
+    names = [name for name in benchmarks if isinstance(name, str)]
+    folder = str(config.include_path) if config.include_path else None
+    manager = TaskManager(include_path=folder, include_defaults=False)
+    if not all(manager.match_tasks([name]) for name in names):
+        manager = TaskManager(include_path=folder)  # reads thousands of files
+    if unknown := [name for name in names if not manager.match_tasks([name])]:
+        raise InputError(f"lm-evaluation-harness has no task {unknown[0]!r}: pass others with --public.benchmarks.")
     model = HFLM(
         pretrained=subject.model,
         tokenizer=subject.tokenizer,
         backend="causal",
-        batch_size=config.batch,
+        batch_size=config.batch_size,
         max_length=subject.context,
     )
     try:
         loaded = manager.load(list(benchmarks))
     except (OfflineModeIsEnabled, HfHubHTTPError, DatasetsError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"The data of the benchmarks cannot be had from the Hub ({reason}): run where it is reachable, or take "
-            "--suite card, which is offline."
+            f"The data of the benchmarks could not be downloaded from the Hub ({first_line(error)}): connect to "
+            "it, or use --suite card, which is offline."
         ) from None
     for task in loaded["tasks"].values():
-        if task.get_config("num_fewshot") is None or (config.shots is not None and task.get_config("num_fewshot")):
-            task.set_config("num_fewshot", config.shots or 0)  # 0 in a benchmark's own file is meant
+        declared = task.get_config("num_fewshot")
+        if declared is None or (config.num_fewshot is not None and declared):
+            task.set_config("num_fewshot", config.num_fewshot or 0)  # a 0 in the benchmark's own file is intended
         task.set_fewshot_seed(seed=SEED)
-    found = evaluate(model, loaded, limit=config.limit, bootstrap_iters=0, log_samples=True)
-    return {name: dict(_values(samples)) for name, samples in found["samples"].items()}
+    results = evaluate(model, loaded, limit=config.limit, bootstrap_iters=0, log_samples=True)
+    return {name: dict(_values(samples)) for name, samples in results["samples"].items()}
 
 
 def _values(samples: list[dict]) -> Iterator[tuple[str, list[float]]]:
@@ -103,39 +104,37 @@ def _values(samples: list[dict]) -> Iterator[tuple[str, list[float]]]:
 
 
 class Public:
-    """The task: the named benchmarks."""
+    """Task: benchmarks of lm-evaluation-harness."""
 
     name = "public"
 
     def __init__(self, config: PublicConfig):
         self.config = config
-        self.settings = asdict(config) | {"include": str(config.include)}
+        self.settings = asdict(config) | {"include_path": str(config.include_path)}
         self.benchmarks: list[str | dict] = list(config.benchmarks)
         self.data = {"source": "lm-evaluation-harness", "benchmarks": config.benchmarks}
         self.data["fingerprint"] = fingerprint(self.data)
 
     def measure(self, subject: Subject) -> dict:
-        """The value on every example."""
+        """Return the value of every example."""
         return {"benchmarks": examine(subject, self.benchmarks, self.config)}
 
     def metrics(self, record: dict) -> dict[str, Metric]:
-        """Means over examples."""
+        """Return means over examples."""
         return {
             f"{name}, {metric}": Metric(np.array(values))
-            for name, of in record["benchmarks"].items()
-            for metric, values in of.items()
+            for name, metrics in record["benchmarks"].items()
+            for metric, values in metrics.items()
         }
 
     def facts(self, record: dict) -> dict:
-        """The harness's version, and how many examples each benchmark has."""
-        from importlib.metadata import version
-
-        counts = {name: len(next(iter(of.values()))) for name, of in record["benchmarks"].items() if of}
+        """Return the version of the harness, and the number of examples per benchmark."""
+        counts = {name: len(next(iter(metrics.values()))) for name, metrics in record["benchmarks"].items() if metrics}
         return {"lm_eval": version("lm_eval"), "examples_of_each": counts}
 
 
 class Continuation(Public):
-    """Own benchmark, offline: which of four passages goes on a text; the others are from other held-out documents."""
+    """Task: offline multiple choice of which of four passages continues a text; three are from other positions."""
 
     name = "continuation"
 
@@ -143,12 +142,12 @@ class Continuation(Public):
         super().__init__(config)
         self.rows = continuations(texts, examples)
         if not self.rows:
-            raise InputError("The held-out text is too short for the benchmark `continuation`: give more --data.path.")
+            raise InputError("The held-out text is too short for the task continuation: pass more with --data.path.")
         self.data = describe(texts, text_config, run) | {
-            "examples": {language: len(of) for language, of in self.rows.items()},
+            "examples": {language: len(rows) for language, rows in self.rows.items()},
             "fingerprint": fingerprint(self.rows),
         }
-        self.settings = {"batch": config.batch, "choices": CHOICES, "context": CONTEXT, "choice": CHOICE}
+        self.settings = {"batch_size": config.batch_size, "choices": CHOICES, "context": CONTEXT, "choice": CHOICE}
         declared = yaml.safe_load(CONTINUATION.read_text(encoding="utf-8"))
         self.benchmarks = [
             declared | {"task": f"continuation_{language}", "custom_dataset": lambda rows=rows, **_: _dataset(rows)}
@@ -157,21 +156,21 @@ class Continuation(Public):
 
 
 def continuations(texts: list[Text], examples: int) -> dict[str, list[dict]]:
-    """Language -> {"context", "choices", "answer"}: a passage, and four that might follow, one of which does.
+    """Return language -> rows of {"context", "choices", "answer"}: a passage and four candidate continuations.
 
-    Passages are evenly spaced over each language's documents; the wrong choices are true continuations elsewhere.
+    Passages are evenly spaced over each language's documents; the wrong choices are true continuations of others.
     """
-    found = {}
-    for language, of in by_language(texts).items():
-        if language not in LANGUAGES or language == CODE:
+    examples_of = {}
+    for language, documents in by_language(texts).items():
+        if language not in LANGUAGES:  # code
             continue
         pairs = []
-        for text in of:
+        for text in documents:
             for i, start in enumerate(range(0, len(text.text) - CONTEXT - 2 * CHOICE, CONTEXT + CHOICE)):
-                cut = text.text.find(" ", start + CONTEXT)
-                end = text.text.find(" ", cut + CHOICE)
-                if 0 < cut < end:
-                    pairs.append((f"{text.identifier} {i}", text.text[start:cut], text.text[cut:end]))
+                middle = text.text.find(" ", start + CONTEXT)
+                end = text.text.find(" ", middle + CHOICE)
+                if 0 < middle < end:
+                    pairs.append((f"{text.identifier} {i}", text.text[start:middle], text.text[middle:end]))
         pairs.sort(key=lambda pair: hash_fraction(pair[0]))
         pairs = pairs[: max(examples, CHOICES)]
         rows = []
@@ -180,8 +179,8 @@ def continuations(texts: list[Text], examples: int) -> dict[str, list[dict]]:
             answer = int(hash_fraction(f"answer {key}") * CHOICES)
             rows.append({"context": context, "choices": [*others[:answer], true, *others[answer:]], "answer": answer})
         if rows:
-            found[language] = rows[:examples]
-    return found
+            examples_of[language] = rows[:examples]
+    return examples_of
 
 
 def _dataset(rows: list[dict]) -> dict:

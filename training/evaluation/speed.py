@@ -1,4 +1,4 @@
-"""Speed on this machine: tokens a second of reading and of writing, time to the first token, peak memory."""
+"""Speed on this machine: prefill and decode throughput in tokens/s, time to first token, peak memory."""
 
 if not __package__:  # run by path; same as `python -m training.evaluation.speed`
     import sys
@@ -10,27 +10,26 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
 
 from ..config import InputError, parse, program
+from ..environment import hardware, peak_memory
 from ..files import fingerprint
 from ..intervals import Metric, ratio
-from ..record import hardware
-from ..summary import peak_memory
 from .models import Subject
 
 
 @dataclass
 class SpeedConfig:
-    """What is timed.
+    """Workload of the speed measurement.
 
     Args:
-        prompt_tokens: that are read; fewer where the context is shorter.
-        new_tokens: that are written, one text at a time.
-        rounds: of each, after one that is not timed.
+        prompt_tokens: Tokens of the prompt; fewer if the context is shorter.
+        new_tokens: Generated tokens, at batch size 1.
+        rounds: Timed rounds, after one warm-up round.
     """
 
     prompt_tokens: int = 512
@@ -39,18 +38,25 @@ class SpeedConfig:
 
 
 @dataclass
-class _Arguments(SpeedConfig):
-    __doc__ = (
-        SpeedConfig.__doc__ or ""
-    ) + "    model: as in training.evaluate.\n    device: cpu, cuda.\n    precision: auto, bf16, fp32."
-    model: str = ""
-    device: str = "cpu"
-    precision: str = "auto"
+class _Arguments:
+    """Arguments of the separate process.
+
+    Args:
+        model: Model, as in training.evaluate.
+        device: Torch device, such as cpu or cuda.
+        precision: bf16 or fp32.
+        speed: Workload.
+    """
+
+    model: str
+    device: str
+    precision: str
+    speed: SpeedConfig = field(default_factory=SpeedConfig)
 
 
 @torch.no_grad()
 def timed(subject: Subject, config: SpeedConfig) -> dict:
-    """Seconds of each round: the first token after a prompt, and all tokens; what was read and written, and memory."""
+    """Return the seconds per round to the first token and to all tokens, the workload, and the peak memory."""
     model = subject.model
     new = min(config.new_tokens, subject.context // 2)
     prompt = min(config.prompt_tokens, subject.context - new)
@@ -68,11 +74,11 @@ def timed(subject: Subject, config: SpeedConfig) -> dict:
     rounds = [(seconds(1), seconds(1 + new)) for _ in range(config.rounds + 1)][1:]
     return {
         "first": [first for first, _ in rounds],
-        "whole": [whole for _, whole in rounds],
+        "total": [total for _, total in rounds],
         "prompt_tokens": prompt,
         "new_tokens": new,
         "dtype": str(model.dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
+        "threads": hardware()["threads"],
         "peak_memory_bytes": peak_memory(model.device),
     }
 
@@ -84,7 +90,7 @@ def _now(device: torch.device) -> float:
 
 
 class Speed:
-    """The task, in a process of its own: the peak of memory is that of a process's whole life."""
+    """Task, run in a separate process because peak memory is measured over the lifetime of a process."""
 
     name = "speed"
 
@@ -94,40 +100,40 @@ class Speed:
         self.data = {"source": "this machine", "hardware": machine, "fingerprint": fingerprint(machine)}
 
     def measure(self, subject: Subject) -> dict:
-        """What `timed` finds."""
+        """Return the result of `timed`."""
         print(f"{subject.name}: speed", file=sys.stderr)
         precision = {torch.bfloat16: "bf16", torch.float32: "fp32"}[subject.dtype]
-        options = {**self.settings, "model": subject.given, "device": str(subject.device), "precision": precision}
+        options = {f"speed.{name}": value for name, value in self.settings.items()}
+        options |= {"model": subject.reference, "device": str(subject.device), "precision": precision}
         arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         done = subprocess.run(
             [sys.executable, "-m", __name__, *arguments], capture_output=True, text=True, check=False
         )
         if done.returncode:
-            raise InputError(f"The speed of {subject.given} was not measured: {done.stderr.strip().splitlines()[-1]}")
+            raise InputError(f"Measuring {subject.reference} failed: {done.stderr.strip().splitlines()[-1]}")
         return json.loads(done.stdout.splitlines()[-1])
 
     def metrics(self, record: dict) -> dict[str, Metric | float]:
-        """Rates are tokens over time, all rounds together; their intervals are over rounds."""
-        first, whole = np.array(record["first"]), np.array(record["whole"])
+        """Return rates as tokens over time of all rounds; their intervals are over rounds."""
+        first, total = np.array(record["first"]), np.array(record["total"])
         rounds = len(first)
         return {
             "prefill, tokens/s": ratio(np.full(rounds, record["prompt_tokens"]), first),
-            "decode, tokens/s": ratio(np.full(rounds, record["new_tokens"]), whole - first),
+            "decode, tokens/s": ratio(np.full(rounds, record["new_tokens"]), total - first),
             "time to first token, s": Metric(first),
             "peak memory, GB": record["peak_memory_bytes"] / 1e9,
         }
 
     def facts(self, record: dict) -> dict:
-        """What was read and written, and how."""
+        """Return the workload, dtype and CPU threads."""
         return {"how": {key: record[key] for key in ("prompt_tokens", "new_tokens", "dtype", "threads")}}
 
 
 def main() -> None:
-    """`python -m training.evaluation.speed`: one model, the measurement as JSON; training.evaluate starts it."""
-    arguments = parse(_Arguments, description="Time one model.")
+    """Run `python -m training.evaluation.speed`, which training.evaluate starts: print the measurement as JSON."""
+    arguments = parse(_Arguments, description="Time prefill and decode of one model.")
     subject = Subject(arguments.model, device=arguments.device, precision=arguments.precision)
-    config = SpeedConfig(arguments.prompt_tokens, arguments.new_tokens, arguments.rounds)
-    print(json.dumps(timed(subject, config)))
+    print(json.dumps(timed(subject, arguments.speed)))
 
 
 if __name__ == "__main__":

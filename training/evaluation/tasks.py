@@ -1,6 +1,6 @@
-"""The tasks of training.tasks, on a model as it is: fine-tuned, or asked with worked examples or none."""
+"""Evaluate a fine-tuned or base model, zero-shot or few-shot, on the tasks of training.tasks."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,89 +16,92 @@ from ..intervals import Metric
 from .models import Subject
 
 NAMES = ("ocr", "translation", "rag")
-LISTED = 40  # sources named
+LISTED = 40  # sources listed
 
 
 @dataclass
 class TasksConfig:
-    """Which examples, and how the model is asked.
+    """Examples and prompts of the fine-tuning tasks.
 
     Args:
-        examples: of each task, as many of each language.
-        shots: worked examples before each prompt, from the training part, in the language of the prompt where there
-            are some; 0 for a model that was fine-tuned.
-        data: task -> settings of its data, as {ocr: {path: FOLDER}}; those of training.tasks when not given.
+        examples: Held-out examples per task, the same number per language.
+        num_fewshot: Few-shot examples before each prompt, from the training split, in the language of the prompt if
+            available. Default: 0, for a fine-tuned model.
+        data: Data settings by task, such as {ocr: {path: FOLDER}}. Defaults to the settings of the model's fine-tuning
+            run, or of training.tasks.
     """
 
     examples: int = 200
-    shots: int = 0
+    num_fewshot: int = 0
     data: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class TrainedTask:
-    """One of the tasks, on its held-out rows.
+    """Task of training.tasks, evaluated on its held-out rows.
 
     Args:
-        name: of the task.
-        config: which rows of it.
-        runs: folders of runs; where one is of fine-tuning on this task, what it held out is measured on.
+        name: Name of the task.
+        config: Examples and prompts.
+        runs: Run folders of the models. If one is a fine-tuning run of this task, its held-out rows are used.
     """
 
     def __init__(self, name: str, config: TasksConfig, runs: list[Path]):
         self.name, self.config, self.task = name, config, tasks.load(name)
-        given = config.data.get(name) or next(filter(None, (data_of(run, name) for run in runs)), {})
-        rows = self.task.rows(typed(tasks.settings(name), given, f"tasks.data.{name}"))
+        settings = config.data.get(name) or next(filter(None, (data_of(run, name) for run in runs)), {})
+        rows = self.task.rows(typed(tasks.settings(name), settings, f"tasks.data.{name}"))
         self.rows = _evenly(rows["held_out"], config.examples)
         if not self.rows:
-            raise InputError(f"The data of the task {name} has no held-out row: give it other --tasks.data.")
+            raise InputError(f"The data of the task {name} has no held-out row: pass other --tasks.data.")
         self.shots = [self._shots(row, rows["train"]) for row in self.rows]
-        # What guides the scores reads the prompt, and would read the worked examples.
-        self.decoding = {key: of for key, of in self.task.DECODING.items() if key != "guide" or not config.shots}
+        # The one callable makes a logits processor that reads the prompt, and would read the few-shot examples.
+        options = self.task.DECODING.items()
+        self.decoding = {key: value for key, value in options if not (callable(value) and config.num_fewshot)}
         self.data = {
             "source": sorted({row["source"].partition(" via ")[0].partition("#")[0] for row in self.rows})[:LISTED],
-            "settings": given,
+            "settings": settings,
             "languages": dict(Counter(row["language"] for row in self.rows)),
             "fingerprint": fingerprint([self.rows, self.shots]),
         }
-        self.settings = {"examples": config.examples, "shots": config.shots}
-        self.settings |= {"decoding": {key: getattr(of, "__qualname__", of) for key, of in self.decoding.items()}}
+        decoding = {key: getattr(value, "__qualname__", value) for key, value in self.decoding.items()}
+        self.settings = {"examples": config.examples, "num_fewshot": config.num_fewshot, "decoding": decoding}
 
     def measure(self, subject: Subject) -> dict:
-        """What the model writes after each prompt."""
-        asked = [shots + row["prompt"] for shots, row in zip(self.shots, self.rows, strict=True)]
+        """Generate a completion of each prompt."""
+        prompts = [shots + row["prompt"] for shots, row in zip(self.shots, self.rows, strict=True)]
         title = f"{subject.name}: {self.name}"
-        return {"outputs": complete(subject.model, subject.tokenizer, asked, **self.decoding, progress=title)}
+        return {"outputs": complete(subject.model, subject.tokenizer, prompts, **self.decoding, progress=title)}
 
     def metrics(self, record: dict) -> dict[str, Metric]:
-        """Those of the task."""
+        """Return the task's metrics."""
         return self.task.score(self.rows, record["outputs"])
 
     def facts(self, record: dict) -> dict:
-        """The first row of each language with what was written."""
-        found = {}
+        """Return the first row of each language with its completion."""
+        examples = {}
         for row, output in zip(self.rows, record["outputs"], strict=True):
             example = {"language": row["language"], "prompt": row["prompt"], "continuation": output}
-            found.setdefault(row["language"], example | {"expected": row["completion"]})
-        return {"shots": self.config.shots, **tasks.signatures(self.task), "examples": list(found.values())}
+            examples.setdefault(row["language"], example | {"expected": row["completion"]})
+        signatures = tasks.signatures(self.task)
+        return {"num_fewshot": self.config.num_fewshot, **signatures, "examples": list(examples.values())}
 
     def _shots(self, row: dict, train: list[dict]) -> str:
-        if not self.config.shots:
+        if not self.config.num_fewshot:
             return ""
-        same = [one for one in train if one["language"] == row["language"]] or train
-        chosen = sorted(same, key=lambda one: hash_fraction(f"{row['id']} {one['id']}"))[: self.config.shots]
-        return "".join(f"{one['prompt']}{one['completion']}\n\n" for one in chosen)
+        candidates = [shot for shot in train if shot["language"] == row["language"]] or train
+        candidates = sorted(candidates, key=lambda shot: hash_fraction(f"{row['id']} {shot['id']}"))
+        return "".join(f"{shot['prompt']}{shot['completion']}\n\n" for shot in candidates[: self.config.num_fewshot])
 
 
 def data_of(run: Path, name: str) -> dict:
-    """Settings of the data that a run was fine-tuned on, where that was this task."""
+    """Return the data settings of a run that was fine-tuned on this task, else {}."""
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     data = config.get("data") if config.get("task") == name else None
     return {key: value for key, value in (data or {}).items() if value is not None}
 
 
 def _evenly(rows: list[dict], count: int) -> list[dict]:
-    """So many rows, as many of each language, chosen by a hash."""
-    languages = sorted({row["language"] for row in rows})
-    each = -(-count // max(1, len(languages)))
-    ordered = sorted(rows, key=lambda row: hash_fraction(row["id"]))
-    return [row for language in languages for row in [one for one in ordered if one["language"] == language][:each]]
+    """Select `count` rows by hash, the same number per language."""
+    by_language = defaultdict(list)
+    for row in sorted(rows, key=lambda row: hash_fraction(row["id"])):
+        by_language[row["language"]].append(row)
+    return [row for language in sorted(by_language) for row in by_language[language][: -(-count // len(by_language))]]

@@ -1,4 +1,4 @@
-"""The text that models are measured on: what a run held out, a corpus in Parquet, or text files."""
+"""Read held-out text to evaluate on: the validation split of a run, a corpus in Parquet, or text files."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -17,21 +17,21 @@ from ..data.split import hash_fraction, register
 from ..files import fingerprint, read_json, sha256
 from ..language import CODES, LANGUAGES, identify
 
-CODE = "code"  # the "language" of what is in none
+CODE = "code"  # the "language" of source code
 COLUMNS = ["identifier", "language", "language_type", "open_type", "collection", "text"]
 
 
 @dataclass
 class TextConfig:
-    """Which held-out text.
+    """Held-out text and its maximum size.
 
     Args:
-        path: Parquet with Common Corpus columns (file or folder), or .txt files, one document each, in the language
-            that their name or folder's name says (fr.txt, fr/1.txt) or else in the one identified. What the first
-            model's run held out when not given.
-        languages: ISO codes; all that are there, and code, when not given.
-        bytes_per_language: at most so many, of documents that a hash chooses.
-        bytes_per_document: at most so many of each, from its beginning.
+        path: Parquet with Common Corpus columns (file or folder), or .txt files, one document each, whose language is
+            the name of the file or folder (fr.txt, fr/1.txt) or else identified. Defaults to the validation split of
+            the first model's run.
+        languages: ISO codes. Default: all languages in the data, and code.
+        bytes_per_language: Maximum bytes per language, of documents selected by a hash.
+        bytes_per_document: Maximum bytes per document, from its beginning.
     """
 
     path: Path | None = None
@@ -42,7 +42,7 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class Text:
-    """A document, or its beginning. `language` is an ISO code or "code"; what is not known is empty."""
+    """A document, or its beginning. `language` is an ISO code or "code"; unknown fields are empty."""
 
     identifier: str
     language: str
@@ -52,43 +52,43 @@ class Text:
 
 
 def held_out(config: TextConfig, run: Path | None) -> list[Text]:
-    """The chosen documents, ordered by language.
+    """Return the selected documents, ordered by language.
 
     Args:
-        config: which.
-        run: folder of the run whose held-out text is meant when no path is given.
+        config: Path, languages and maximum sizes.
+        run: Run folder whose validation split is used if the path is not set.
 
     Raises:
-        InputError: when there is no text, or no run to take it from.
+        InputError: If there is no text, or neither a path nor a run.
     """
     checked_languages(config.languages)
     if config.path is None and run is None:
-        raise InputError("The model lies in no run's folder, so there is no held-out text: give --data.path.")
+        raise InputError("The model is not in a run folder, so there is no held-out text: pass --data.path.")
     if config.path is None:
-        found, where = _of_run(run), f"The shards of {run}"
+        texts, source = _of_run(run), f"the shards of {run}"
     elif not config.path.exists():
-        raise InputError(f"--data.path {config.path} is not there: give Parquet or .txt files.")
+        raise InputError(f"--data.path {config.path} does not exist: pass Parquet or .txt files.")
     else:
-        found, where = _of_path(config.path), str(config.path)
-    chosen = _choose(found, config)
-    if not chosen:
-        asked = f" in {', '.join(config.languages)}" if config.languages else ""
-        raise InputError(f"{where} gives no text{asked}: add documents, or choose others with --data.path.")
-    return chosen
+        texts, source = _of_path(config.path), str(config.path)
+    selected = _choose(texts, config)
+    if not selected:
+        languages = f" in {', '.join(config.languages)}" if config.languages else ""
+        raise InputError(f"There is no text{languages} in {source}: add documents, or pass others with --data.path.")
+    return selected
 
 
 def describe(texts: list[Text], config: TextConfig, run: Path | None) -> dict:
-    """What was measured on, for the results: a fingerprint, documents and bytes by language."""
+    """Describe the evaluation data for the results: source, documents and bytes by language, fingerprint."""
     languages = {
-        language: {"documents": len(of), "bytes": sum(len(one.text.encode()) for one in of)}
-        for language, of in by_language(texts).items()
+        language: {"documents": len(documents), "bytes": sum(len(text.text.encode()) for text in documents)}
+        for language, documents in by_language(texts).items()
     }
-    where = str(config.path) if config.path else f"held out by {run.name}" if run else None
-    return {"source": where, "languages": languages, "fingerprint": fingerprint([asdict(text) for text in texts])}
+    source = str(config.path) if config.path else f"held out by {run.name}" if run else None
+    return {"source": source, "languages": languages, "fingerprint": fingerprint([asdict(text) for text in texts])}
 
 
 def by_language(texts: Iterable[Text]) -> dict[str, list[Text]]:
-    """Texts by language, in the order of `LANGUAGES`, code last."""
+    """Group texts by language, in the order of `LANGUAGES`, code last."""
     groups = defaultdict(list)
     for text in texts:
         groups[text.language].append(text)
@@ -96,28 +96,27 @@ def by_language(texts: Iterable[Text]) -> dict[str, list[Text]]:
 
 
 def shorten(text: str, size: int) -> str:
-    """The longest beginning of at most `size` UTF-8 bytes that cuts no character."""
+    """Truncate a text to at most `size` UTF-8 bytes, at a character boundary."""
     return text.encode()[:size].decode(errors="ignore")
 
 
-def _choose(found: Iterable[Text], config: TextConfig) -> list[Text]:
-    """For each language documents in the order of a hash, until the next would exceed the budget."""
-    kept = defaultdict(list)
-    for text in found:
+def _choose(texts: Iterable[Text], config: TextConfig) -> list[Text]:
+    """Select the documents of each language by hash until they have `bytes_per_language` bytes."""
+    candidates = []
+    for text in texts:
         text = replace(text, text=shorten(text.text, config.bytes_per_document))
         if text.text.strip() and (config.languages is None or text.language in config.languages):
-            kept[text.language].append(text)
-    chosen: list[Text] = []
-    for language in (*LANGUAGES, CODE):
-        room = config.bytes_per_language
-        for text in sorted(kept[language], key=lambda text: hash_fraction(text.identifier)):
-            if len(text.text.encode()) > room:
-                text = replace(text, text=shorten(text.text, room))  # the last one fills it
-            room -= len(text.text.encode())
-            chosen += [text] if text.text.strip() else []
-            if room <= 0:
+            candidates.append(text)
+    selected: list[Text] = []
+    for documents in by_language(candidates).values():
+        remaining = config.bytes_per_language
+        for text in sorted(documents, key=lambda text: hash_fraction(text.identifier)):
+            text = replace(text, text=shorten(text.text, remaining))  # the last document fills the budget
+            remaining -= len(text.text.encode())
+            selected += [text] if text.text.strip() else []
+            if remaining <= 0:
                 break
-    return chosen
+    return selected
 
 
 def _of_path(path: Path) -> Iterator[Text]:
@@ -130,22 +129,27 @@ def _of_path(path: Path) -> Iterator[Text]:
 def _text_files(path: Path) -> Iterator[Text]:
     files = [path] if path.is_file() else sorted(path.rglob("*.txt"))
     if not files:
-        raise InputError(f"{path} holds neither .parquet nor .txt files: give a folder that does.")
+        raise InputError(f"{path} contains neither .parquet nor .txt files: pass a folder that does.")
     for file in files:
         try:
             text = file.read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise InputError(f"{file} is not UTF-8 ({error.reason} at byte {error.start}): convert it.") from None
         if not text.strip():
-            raise InputError(f"{file} is empty: leave it out, or put text into it.")
-        named = [name for name in (file.stem, file.parent.name) if name in LANGUAGES]
+            raise InputError(f"{file} is empty: remove it, or put text into it.")
+        languages = [name for name in (file.stem, file.parent.name) if name in LANGUAGES]
         name = file.name if path.is_file() else str(file.relative_to(path))
-        yield Text(name, named[0] if named else identify(text)[0], "", "", text)
+        yield Text(name, languages[0] if languages else identify(text)[0], "", "", text)
+
+
+def _rows(path: Path, columns: list[str]) -> Iterator[dict]:
+    """Yield the documents of a corpus with "" for missing values."""
+    for row in read_documents(path, columns=columns):
+        yield {name: value or "" for name, value in row.items()}
 
 
 def _parquet(path: Path) -> Iterator[Text]:
-    for row in read_documents(path, columns=COLUMNS):
-        row = {name: value or "" for name, value in row.items()}
+    for row in _rows(path, COLUMNS):
         yield Text(row["identifier"], _language(row), row["collection"], register(row), row["text"])
 
 
@@ -153,49 +157,46 @@ def _language(row: dict) -> str:
     return CODE if row["language_type"] == "Code" else CODES.get(row["language"], CODE)
 
 
-# What a run held out ------------------------------------------------------------------------------
+# Validation split of a run ------------------------------------------------------------------------------
 
 
 def _of_run(run: Path) -> Iterator[Text]:
-    """The validation documents of a run's shards, back from their tokens: the text that training did not read."""
+    """Yield the validation documents of a run's shards, decoded from their tokens."""
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     base = Path(config.get("base_model") or "")
-    if base.name == "model" and (_found(base, run).parent / "config.yaml").is_file():
-        yield from _of_run(_found(base, run).parent)  # of what was fine-tuned
+    if base.name == "model" and (_resolve(base, run).parent / "config.yaml").is_file():
+        yield from _of_run(_resolve(base, run).parent)  # the run that pretrained the base model
         return
     if not config.get("stages") or "data" not in config:
-        raise InputError(f"{run / 'config.yaml'} is not one of a pretraining run: give --data.path.")
-    data = _found(Path(config["data"]["folder"]), run)
-    shards = _found(Path(config["stages"][0].get("shards") or data / "shards"), run)
+        raise InputError(f"{run / 'config.yaml'} does not belong to a pretraining run: pass --data.path.")
+    data = _resolve(Path(config["data"]["folder"]), run)
+    shards = _resolve(Path(config["stages"][0].get("shards") or data / "shards"), run)
     if not (shards / "manifest.json").is_file():
-        raise InputError(f"{shards} has no manifest.json, so what {run} held out is not there: give --data.path.")
+        raise InputError(f"{shards} has no manifest.json, so the held-out text of {run} is missing: pass --data.path.")
     manifest = read_json(shards / "manifest.json")
     tokenizer = run / "model" / "tokenizer.json"
     if sha256(tokenizer) != manifest["tokenizer"]["sha256"]:
-        raise InputError(f"{shards} was made with another tokenizer than {tokenizer}: give --data.path.")
+        raise InputError(f"{shards} was made with another tokenizer than {tokenizer}: pass --data.path.")
     folders = [Path(manifest["validation"].get("folder") or data / "curated"), data / "corpus"]
-    registers = _registers([_found(folder, run) for folder in folders])
+    registers = _registers([_resolve(folder, run) for folder in folders])
     backend = Tokenizer.from_file(str(tokenizer))
     for shard in manifest["shards"]:
         if shard["split"] == "validation":
             yield from _decoded(shards / shard["file"], backend, registers)
 
 
-def _found(path: Path, run: Path) -> Path:
-    """A path of a config, which is relative to where the run was started: here, or two folders above the run's."""
+def _resolve(path: Path, run: Path) -> Path:
+    """Resolve a path of a config relative to the run's working directory: this one, or two folders above the run."""
     above = run.resolve().parent.parent / path
     return above if not path.exists() and above.exists() else path
 
 
 def _registers(corpora: list[Path]) -> dict[str, tuple[str, str]]:
-    """Identifier -> language and register, from the first corpus that is still there; shards do not know these."""
+    """Return language and register by identifier from the first existing corpus; shards do not store the register."""
     columns = ["identifier", "language", "language_type", "open_type"]
     for corpus in corpora:
         if any(corpus.rglob("*.parquet")):
-            rows = (
-                {name: value or "" for name, value in row.items()} for row in read_documents(corpus, columns=columns)
-            )
-            return {row["identifier"]: (_language(row), register(row)) for row in rows}
+            return {row["identifier"]: (_language(row), register(row)) for row in _rows(corpus, columns)}
     return {}
 
 
@@ -207,7 +208,7 @@ def _decoded(path: Path, backend: Tokenizer, registers: dict[str, tuple[str, str
         ids = tokens[start + 1 : end - 1].tolist()  # without the delimiters
         text = backend.decode(ids, skip_special_tokens=False)
         if len(text.encode()) != document["bytes"]:
-            raise InputError(f"{path} does not give {document['identifier']} back: make the shards again.")
-        usual = CODES.get(document["language"], CODE), ""
-        language, kind = registers.get(document["identifier"], usual)
+            raise InputError(f"{path} does not decode to {document['identifier']}: build the shards again.")
+        default = CODES.get(document["language"], CODE), ""
+        language, kind = registers.get(document["identifier"], default)
         yield Text(document["identifier"], language, document["collection"], kind, text)

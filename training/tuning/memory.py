@@ -80,6 +80,6 @@ def finetune_plan(config: "PleiasConfig", tokens: int) -> dict:
         parts = finetune_memory(config, tokens=tokens, **how)
         fits = {gpu: most_tokens(config, size, **how) for gpu, size in GPUS.items()}
         rows.append(
-            {"name": name, "trainer": settings, "parts": parts, "in_all": sum(parts.values()), "most_tokens": fits}
+            {"name": name, "trainer": settings, "parts": parts, "total": sum(parts.values()), "most_tokens": fits}
         )
     return {"parameters": parameters(config), "tokens": tokens, "reserve": RESERVE, "strategies": rows}
