@@ -211,14 +211,14 @@ def compare(config: PretrainConfig, unbroken: PretrainConfig) -> None:
         raise Failure("the model differs from that of the uninterrupted run")
 
 
-def harm(path: Path, draw: random.Random) -> str:
+def harm(path: Path, rng: random.Random) -> str:
     """Truncate a random file of a checkpoint or flip one of its bits; return which."""
-    file = draw.choice(sorted(path.iterdir()))
+    file = rng.choice(sorted(path.iterdir()))
     data = bytearray(file.read_bytes())
-    if draw.random() < 0.5:
-        file.write_bytes(data[: draw.randrange(len(data) - 1)])  # the last byte of a JSON file is only a line end
+    if rng.random() < 0.5:
+        file.write_bytes(data[: rng.randrange(len(data) - 1)])  # the last byte of a JSON file is only a line end
         return "truncated"
-    bit = draw.randrange(8 * len(data))
+    bit = rng.randrange(8 * len(data))
     data[bit // 8] ^= 1 << bit % 8
     file.write_bytes(data)
     return "bit flipped"
@@ -235,10 +235,10 @@ def isolate_bars() -> None:
 
 def tiny_run(folder: Path) -> PretrainConfig:
     """Return a config of twelve steps of a tiny model on synthetic text, with a checkpoint at every second step."""
-    draw, code = random.Random(0), "en"
+    rng, code = random.Random(0), "en"
     rows = []
     for i in range(80):
-        text = " ".join("".join(draw.choices("etaoinshr", k=draw.randint(2, 7))) for _ in range(120))
+        text = " ".join("".join(rng.choices("etaoinshr", k=rng.randint(2, 7))) for _ in range(120))
         row = dict.fromkeys(SCHEMA.names, "synthetic") | {"identifier": f"{code}-{i}", "text": text}
         rows.append(row | {"language": LANGUAGES[code], "license": "CC0-1.0", "word_count": 120, "token_count": 0})
     (folder / "text").mkdir(parents=True)
@@ -362,15 +362,15 @@ class Trials:
         finally:
             os._exit(status)
 
-    def plan(self, draw: random.Random) -> dict:
+    def plan(self, rng: random.Random) -> dict:
         """Sample the victim of a session, and its kill: at a file operation of a save, or at any moment."""
-        kind, victim = draw.random(), draw.randrange(self.config.processes)
+        kind, victim = rng.random(), rng.randrange(self.config.processes)
         if kind < 0.6:
-            stage = draw.choice([s for s in range(BEFORE_TENSORS, PRUNING + 1) if self.operations[victim][s]])
-            return {"victim": victim, "kill_at": (stage, draw.randrange(self.operations[victim][stage]))}
+            stage = rng.choice([s for s in range(BEFORE_TENSORS, PRUNING + 1) if self.operations[victim][s]])
+            return {"victim": victim, "kill_at": (stage, rng.randrange(self.operations[victim][stage]))}
         if kind < 0.85:
-            return {"victim": victim, "after": draw.uniform(0, self.seconds / 4), "since": STEP}
-        return {"victim": victim, "after": draw.uniform(0, self.seconds)}
+            return {"victim": victim, "after": rng.uniform(0, self.seconds / 4), "since": STEP}
+        return {"victim": victim, "after": rng.uniform(0, self.seconds)}
 
     def trial(self, number: int) -> None:
         """Kill, perhaps corrupt and resume one run some times, let it end, and compare it.
@@ -378,10 +378,10 @@ class Trials:
         Raises:
             Failure: If it does not resume, or its results differ from the uninterrupted run.
         """
-        draw = random.Random(f"{self.config.seed}/{number}")
+        rng = random.Random(f"{self.config.seed}/{number}")
         run = replace(self.run, out=self.folder / f"trial-{number:04}")
-        for _ in range(draw.randint(1, self.config.kills)):
-            plan = self.plan(draw)
+        for _ in range(rng.randint(1, self.config.kills)):
+            plan = self.plan(rng)
             status = self.session(run, **plan)
             if status == 0:
                 self.counts["too late"] += 1
@@ -389,13 +389,13 @@ class Trials:
             if status != signal.SIGKILL:
                 raise Failure(f"a session failed: {self.log(run).read_text()[-2000:]}")
             self.counts[f"killed {STAGES[self.notes[plan['victim']].stage]}"] += 1
-            self.look(run, draw)
+            self.look(run, rng)
         if self.session(run):
             raise Failure(f"it did not resume: {self.log(run).read_text()[-2000:]}")
         compare(run, self.unbroken)
         shutil.rmtree(run.folder)
 
-    def look(self, run: PretrainConfig, draw: random.Random) -> None:
+    def look(self, run: PretrainConfig, rng: random.Random) -> None:
         """Perhaps corrupt the latest checkpoint; check that the latest valid one is found, and the corrupt one logged.
 
         Raises:
@@ -403,9 +403,9 @@ class Trials:
         """
         checkpoints, corrupt = run.folder / "checkpoints", None
         on_disk = checkpoint.steps(checkpoints)
-        if on_disk and draw.random() < self.config.damage:
+        if on_disk and rng.random() < self.config.damage:
             corrupt = checkpoints / f"step-{on_disk[-1]}"
-            self.counts[f"latest checkpoint then {harm(corrupt, draw)}"] += 1
+            self.counts[f"latest checkpoint then {harm(corrupt, rng)}"] += 1
         with redirect_stderr(io.StringIO()) as output:
             step = checkpoint.latest_step(checkpoints)
         if step != (right := newest_equal(run, self.unbroken)):
