@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -133,6 +134,23 @@ def test_flushing_denormals_does_not_change_the_loss():
 # Faults --------------------------------------------------------------------------------------------------
 
 needs_fork = pytest.mark.skipif(sys.platform != "linux", reason="needs fork and Linux")
+
+
+@needs_fork
+def test_a_child_that_is_killed_while_it_prints_does_not_block_the_next_one():
+    code = """
+import os, signal
+from training.bench import faults
+faults.tqdm.get_lock()  # created by the bar of the parent
+faults.isolate_bars()
+for action in (lambda: os.kill(os.getpid(), signal.SIGKILL), lambda: os._exit(0)):
+    if (child := os.fork()) == 0:
+        signal.alarm(60)  # ends a child that waits for the lock
+        with faults.tqdm.get_lock():
+            action()
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+    assert python(code=code).stdout.split() == [str(int(signal.SIGKILL)), "0"]
 
 
 @pytest.mark.slow

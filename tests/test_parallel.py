@@ -32,6 +32,7 @@ from training.config import InputError
 from training.metrics import read_metrics
 from training.parallel import Layout
 from training.recipe import EveryConfig, OptimizerConfig, PretrainConfig, Stage
+from training.stopping import STOPPED
 
 ROOT = Path(__file__).parent.parent
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
@@ -404,7 +405,7 @@ def test_a_run_resumes_when_the_number_of_processes_or_the_layout_changes(name, 
     sessions = SESSIONS[name]
     for (number, environment), stop_after in zip(sessions, [*(3, 9)[: len(sessions) - 1], None], strict=True):
         codes = in_processes(number, run, config, environment, stop_after)
-        assert codes == [pretrain.STOPPED if stop_after else None] * number
+        assert codes == [STOPPED if stop_after else None] * number
         assert checkpoint.latest_step(config.folder / "checkpoints") == (stop_after or 12)
     assert_same_training(config, reference)
     tensors, expected = (load_file(run.folder / "model" / "model.safetensors") for run in (config, reference))

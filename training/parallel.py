@@ -211,7 +211,7 @@ def clip_gradients(parameters: Iterable[torch.Tensor], limit: float) -> torch.Te
 
 
 def gathered(model: torch.nn.Module, dtype: torch.dtype, *, keep: bool) -> torch.nn.Module | None:
-    """Gather the full model in host memory, tensor by tensor, where `keep`. All processes must call this."""
+    """Gather the full model in host memory, tensor by tensor, if `keep`. All processes must call this."""
     tensors = {}
     for name, parameter in model.named_parameters():
         value = parameter.detach()

@@ -17,9 +17,9 @@ if not __package__:  # run by path; same as `python -m training.pretrain`
 
 import os
 import time
+from bisect import bisect
 from collections.abc import Iterator
 from contextlib import nullcontext
-from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,8 +112,7 @@ def schedule(
         The step (counted from 1), its stage, the stage's first step, the passes over the stage's text at the end of
         the step, and the micro batches of this process, each (b, T + 1).
     """
-    first = 1
-    for number, (stage, stream) in enumerate(zip(config.stages, streams, strict=True)):
+    for number, (stage, stream, first) in enumerate(zip(config.stages, streams, config.first_steps, strict=True)):
         share = max(1, stage.sequences // processes)
         micro_batch = max(n for n in range(1, min(config.micro_batch, share) + 1) if share % n == 0)
         remaining = range(max(done - first + 1, 0), stage.steps)
@@ -127,17 +126,13 @@ def schedule(
             seed=config.order_seed(number),
         ):
             yield first + index, stage, first, (index + 1) * stage.sequences / len(stream), micro_batches
-        first += stage.steps
 
 
 def rows(config: PretrainConfig, streams: list[TokenStream], step: int) -> np.ndarray:
     """Return the windows of one step, over all processes, as indices (sequences,) into the stream of its stage."""
-    first = 1
-    for number, (stage, stream) in enumerate(zip(config.stages, streams, strict=True)):
-        if step < first + stage.steps:
-            return batch_windows(stream, step - first, sequences=stage.sequences, seed=config.order_seed(number))
-        first += stage.steps
-    raise AssertionError(f"the run has no step {step}")
+    number = bisect(config.first_steps, step) - 1
+    index, sequences = step - config.first_steps[number], config.stages[number].sequences
+    return batch_windows(streams[number], index, sequences=sequences, seed=config.order_seed(number))
 
 
 def begun(data: list, done: int) -> list[list]:
@@ -156,8 +151,8 @@ def check_shares(config: PretrainConfig, done: int, processes: int) -> None:
     Raises:
         InputError: If the sequences of a stage that is not finished are not a multiple of the processes.
     """
-    for stage, last in zip(config.stages, accumulate(stage.steps for stage in config.stages), strict=True):
-        if last > done and stage.sequences % processes:
+    for stage, first in zip(config.stages, config.first_steps, strict=True):
+        if first + stage.steps > done + 1 and stage.sequences % processes:
             raise InputError(
                 f"stage {stage.name}: {stage.sequences} sequences per step do not divide among {processes} processes. "
                 "Change one of the two numbers."
@@ -316,18 +311,6 @@ class TrainingLog:
         self.loss_sum, self.loss_steps = torch.zeros((2,), device=self.accelerator.device)
         self.start_clock()
 
-    def write_validation(self, step: int, results: dict[str, dict[str, float]]) -> None:
-        """Write the result of a validation, and print its mean."""
-        self.write({"step": step, "validation": results})
-        mean = sum(scores["bits_per_byte"] for scores in results.values()) / max(1, len(results))
-        if self.main:
-            self.bar.write(f"step {step}: {mean:.4f} bits per byte of held-out text, mean of {len(results)} languages")
-
-    def write_samples(self, step: int, lines: list[dict]) -> None:
-        """Write sample continuations to samples.jsonl."""
-        for line in lines:
-            self.sample_log.write({"step": step} | line)
-
     def state(self) -> dict[str, float]:
         """Return the sums for a checkpoint, as JSON."""
         return {"loss_sum": self.loss_sum.item(), "loss_steps": self.loss_steps.item()}
@@ -421,7 +404,6 @@ def pretrain(config: PretrainConfig) -> None:
         for stage, stream in zip(config.stages, data.streams, strict=True)
         if stage.candidates is not None
     }
-
     accelerator.print(
         f"{parameters(model_config):,} parameters, {config.steps} steps, {dtype} matmuls on {device}, {processes} "
         f"process{'es' if processes > 1 else ''}, run folder {config.folder}"
@@ -429,20 +411,22 @@ def pretrain(config: PretrainConfig) -> None:
 
     # ---- Log, validation, samples, checkpoints
     every, stop = config.every, StopSignal()
-    saver = checkpoint.Saver(
-        config.folder / "checkpoints", model, optimizer.optimizer, keep=every.keep, background=every.background
-    )
-    parts = {"record": record, "guard": guard, "saver": saver, "streams": data.streams, "state": state}
-    log = TrainingLog(config, accelerator, **parts)
+    keeping = {"keep": every.keep, "background": every.background}
+    saver = checkpoint.Saver(config.folder / "checkpoints", model, optimizer.optimizer, **keeping)
+    log = TrainingLog(config, accelerator, record=record, guard=guard, saver=saver, streams=data.streams, state=state)
 
     def run_validation() -> None:
-        log.write_validation(done, validate(loss_model, data.held_out, config, accelerator, layout))
+        results = validate(loss_model, data.held_out, config, accelerator, layout)
+        log.write({"step": done, "validation": results})
+        mean = sum(scores["bits_per_byte"] for scores in results.values()) / max(1, len(results))
+        if main:
+            log.bar.write(f"step {done}: {mean:.4f} bits per byte of held-out text, mean of {len(results)} languages")
 
     def write_samples() -> None:
         full_model = parallel.gathered(model, torch.bfloat16, keep=main)  # a copy, in the dtype of model/
         if main:
-            lines = samples(to_compute(full_model, device, dtype), data.tokenizer, config.corpus.languages)
-            log.write_samples(done, lines)
+            for line in samples(to_compute(full_model, device, dtype), data.tokenizer, config.corpus.languages):
+                log.sample_log.write({"step": done} | line)
 
     def save() -> None:
         log.look_back()

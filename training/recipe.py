@@ -1,6 +1,7 @@
 """Configuration of a pretraining run: stages, model, optimizer and intervals."""
 
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Literal
 
@@ -66,24 +67,24 @@ class PretrainConfig:
 
     Args:
         name: Name of the run.
-        stages: Stages in training order.
+        stages: Stages in training order, each with its name, steps, sequences and shards (--stages.help).
         init_from: Folder of a model to continue (continued pretraining). The architecture is that of the model, and
             the shards must be built with its tokenizer. By default weights are randomly initialised.
-        model: Fields of PleiasConfig that differ from nano 1.2b.
+        model: Fields of PleiasConfig, such as --model.hidden_size 1024. Default: nano 1.2b.
         corpus: Source of the text.
         data: Location of corpus, tokenizer and shards. Missing parts are built.
         optimizer: Optimizer and learning-rate schedule.
         every: Intervals of logging, validation, samples and checkpoints.
         out: Run folder. Defaults to runs/NAME.
         seed: Seed of the weights and of the data order.
-        sequence_length: Tokens predicted per window (T).
+        sequence_length: Tokens predicted per window (T), in training and in validation.
         micro_batch: Maximum windows that one process computes at once. Its windows of a step are divided evenly.
         precision: Dtype of matmuls. Weights, optimizer state and reductions stay fp32. auto selects bf16 on devices
             with bf16 instructions (CUDA, CPUs with AMX or AVX512-BF16), else fp32.
         compile: Compile each layer with torch.compile.
         max_nonfinite_steps: Stop the run after N consecutive steps with a NaN or infinite loss or gradient norm. Each
             such step is skipped.
-        validation_tokens: Tokens per language and validation.
+        validation_tokens: Tokens of held-out text per language in each validation.
         trackers: Experiment trackers that receive the values of metrics.jsonl. Each is a package to install.
         country: ISO 3166 alpha-3 code of the country whose electricity mix the emissions are computed with.
         shrink: Divide steps, batches and model by N and train on the text of the demo config: a dry run of all stages
@@ -126,9 +127,9 @@ class PretrainConfig:
         Raises:
             InputError: If a field is unknown, the architecture is impossible, or the model to continue does not exist.
         """
-        if self.init_from is not None and self.model:
-            raise InputError(f"model: the architecture is that of init_from {self.init_from}. Remove model.")
         if self.init_from is not None:
+            if self.model:
+                raise InputError(f"model: the architecture is that of init_from {self.init_from}. Remove model.")
             if not (self.init_from / "config.json").is_file():
                 raise InputError(f"init_from {self.init_from} is not a model folder: it has no config.json.")
             return PleiasConfig.from_pretrained(self.init_from)
@@ -143,13 +144,16 @@ class PretrainConfig:
             raise InputError("model: attention_dropout must be 0: steps use no random numbers, so that they repeat.")
         return config
 
+    @property
+    def first_steps(self) -> list[int]:
+        """First optimizer step of each stage, counted from 1."""
+        return list(accumulate((stage.steps for stage in self.stages[:-1]), initial=1))
+
     def learning_rate(self, step: int) -> float:
         """Return the learning rate at optimizer step `step`, counted from 1: the stage's, or that of the schedule."""
-        first = 0
-        for stage in self.stages:
-            if first < step <= first + stage.steps and stage.learning_rate is not None:
+        for stage, first in zip(self.stages, self.first_steps, strict=True):
+            if first <= step < first + stage.steps and stage.learning_rate is not None:
                 return stage.learning_rate
-            first += stage.steps
         return learning_rate(self.optimizer, step, steps=self.steps)
 
     def order_seed(self, stage: int) -> int:

@@ -53,17 +53,9 @@ class RunRecord:
         with atomic(self.folder / "config.yaml") as path:
             path.write_text(yaml.safe_dump(plain(asdict(self.config)), sort_keys=False, allow_unicode=True))
         run, emissions = self.folder / "run.json", self.folder / "emissions.json"
-        session = {
-            "command": shlex.join(sys.orig_argv),
-            **environment(),
-            "start": _now(),
-            "end": None,
-            **facts,
-        }
-        self.run = {
-            "name": self.config.name,
-            "sessions": [*(read_json(run)["sessions"] if run.exists() else []), session],
-        }
+        earlier = read_json(run)["sessions"] if run.exists() else []
+        session = {"command": shlex.join(sys.orig_argv), **environment(), "start": _now(), "end": None, **facts}
+        self.run = {"name": self.config.name, "sessions": [*earlier, session]}
         self.past = read_json(emissions)["sessions"] if emissions.exists() else []
         logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
         self.emissions = _Emissions()

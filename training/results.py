@@ -20,18 +20,9 @@ def write_result(folder: Path, task: str, metrics: dict[str, float | dict], *, d
         facts: Other values to store: settings, metrics per language, examples.
     """
     path = folder / f"{task}.json"
-    write_json(
-        path,
-        {
-            "task": task,
-            "metrics": metrics,
-            "data": data,
-            **facts,
-            "command": shlex.join(sys.orig_argv),
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            **environment(),
-        },
-    )
+    date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    origin = {"command": shlex.join(sys.orig_argv), "date": date, **environment()}
+    write_json(path, {"task": task, "metrics": metrics, "data": data, **facts, **origin})
     return path
 
 

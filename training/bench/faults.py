@@ -30,7 +30,7 @@ import time
 import traceback
 from collections import Counter
 from contextlib import redirect_stderr
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import matplotlib.figure  # noqa: F401  (imported once for all children)
@@ -211,17 +211,23 @@ def compare(config: PretrainConfig, unbroken: PretrainConfig) -> None:
         raise Failure("the model differs from that of the uninterrupted run")
 
 
-def harm(path: Path, draw: random.Random) -> str:
+def harm(path: Path, rng: random.Random) -> str:
     """Truncate a random file of a checkpoint or flip one of its bits; return which."""
-    file = draw.choice(sorted(path.iterdir()))
+    file = rng.choice(sorted(path.iterdir()))
     data = bytearray(file.read_bytes())
-    if draw.random() < 0.5:
-        file.write_bytes(data[: draw.randrange(len(data) - 1)])  # the last byte of a JSON file is only a line end
+    if rng.random() < 0.5:
+        file.write_bytes(data[: rng.randrange(len(data) - 1)])  # the last byte of a JSON file is only a line end
         return "truncated"
-    bit = draw.randrange(8 * len(data))
+    bit = rng.randrange(8 * len(data))
     data[bit // 8] ^= 1 << bit % 8
     file.write_bytes(data)
     return "bit flipped"
+
+
+def isolate_bars() -> None:
+    """Give every process its own lock of tqdm: a child killed while it prints would hold the shared lock forever."""
+    tqdm.monitor_interval = 0  # the thread may hold the lock during a fork, and the child would inherit it
+    tqdm.set_lock(threading.RLock())
 
 
 # The trials --------------------------------------------------------------------------------------------------------
@@ -229,10 +235,10 @@ def harm(path: Path, draw: random.Random) -> str:
 
 def tiny_run(folder: Path) -> PretrainConfig:
     """Return a config of twelve steps of a tiny model on synthetic text, with a checkpoint at every second step."""
-    draw, code = random.Random(0), "en"
+    rng, code = random.Random(0), "en"
     rows = []
     for i in range(80):
-        text = " ".join("".join(draw.choices("etaoinshr", k=draw.randint(2, 7))) for _ in range(120))
+        text = " ".join("".join(rng.choices("etaoinshr", k=rng.randint(2, 7))) for _ in range(120))
         row = dict.fromkeys(SCHEMA.names, "synthetic") | {"identifier": f"{code}-{i}", "text": text}
         rows.append(row | {"language": LANGUAGES[code], "license": "CC0-1.0", "word_count": 120, "token_count": 0})
     (folder / "text").mkdir(parents=True)
@@ -260,30 +266,11 @@ def tiny_run(folder: Path) -> PretrainConfig:
     )
 
 
-@dataclass
-class Tally:
-    """Counts over all trials.
-
-    Args:
-        kills: Kills by stage.
-        damages: Corrupted checkpoints by kind.
-        resumed: Sessions by the position of their checkpoint among those on disk.
-        sessions: Number of sessions.
-        too_late: Sessions that were complete before their kill.
-    """
-
-    kills: Counter = field(default_factory=Counter)
-    damages: Counter = field(default_factory=Counter)
-    resumed: Counter = field(default_factory=Counter)
-    sessions: int = 0
-    too_late: int = 0
-
-
 class Trials:
     """Runs to kill, resume and compare with an uninterrupted one."""
 
     def __init__(self, config: FaultsConfig, folder: Path):
-        self.config, self.folder, self.tally = config, folder, Tally()
+        self.config, self.folder, self.counts = config, folder, Counter()
         self.notes = [Notes() for _ in range(config.processes)]
         first = tiny_run(folder)  # builds the data
         # A stage with shards uses them unchanged; without, they are verified at every start, which takes seconds.
@@ -297,7 +284,7 @@ class Trials:
                 raise Failure(f"the uninterrupted run failed: {self.log(run).read_text()[-2000:]}")
         self.seconds = time.perf_counter() - start
         self.operations = [list(notes.numbers[: len(STAGES)]) for notes in self.notes]
-        self.tally = Tally()
+        self.counts.clear()
 
     @staticmethod
     def log(run: PretrainConfig) -> Path:
@@ -322,7 +309,7 @@ class Trials:
             after: Seconds after which the victim is killed from outside, counted from its start of the stage `since`.
             since: Stage from which `after` counts.
         """
-        self.tally.sessions += 1
+        self.counts["sessions"] += 1
         environment = self.environment()
         children = {}
         for rank, notes in enumerate(self.notes):
@@ -375,15 +362,15 @@ class Trials:
         finally:
             os._exit(status)
 
-    def plan(self, draw: random.Random) -> dict:
+    def plan(self, rng: random.Random) -> dict:
         """Sample the victim of a session, and its kill: at a file operation of a save, or at any moment."""
-        kind, victim = draw.random(), draw.randrange(self.config.processes)
+        kind, victim = rng.random(), rng.randrange(self.config.processes)
         if kind < 0.6:
-            stage = draw.choice([s for s in range(BEFORE_TENSORS, PRUNING + 1) if self.operations[victim][s]])
-            return {"victim": victim, "kill_at": (stage, draw.randrange(self.operations[victim][stage]))}
+            stage = rng.choice([s for s in range(BEFORE_TENSORS, PRUNING + 1) if self.operations[victim][s]])
+            return {"victim": victim, "kill_at": (stage, rng.randrange(self.operations[victim][stage]))}
         if kind < 0.85:
-            return {"victim": victim, "after": draw.uniform(0, self.seconds / 4), "since": STEP}
-        return {"victim": victim, "after": draw.uniform(0, self.seconds)}
+            return {"victim": victim, "after": rng.uniform(0, self.seconds / 4), "since": STEP}
+        return {"victim": victim, "after": rng.uniform(0, self.seconds)}
 
     def trial(self, number: int) -> None:
         """Kill, perhaps corrupt and resume one run some times, let it end, and compare it.
@@ -391,24 +378,24 @@ class Trials:
         Raises:
             Failure: If it does not resume, or its results differ from the uninterrupted run.
         """
-        draw, tally = random.Random(f"{self.config.seed}/{number}"), self.tally
+        rng = random.Random(f"{self.config.seed}/{number}")
         run = replace(self.run, out=self.folder / f"trial-{number:04}")
-        for _ in range(draw.randint(1, self.config.kills)):
-            plan = self.plan(draw)
+        for _ in range(rng.randint(1, self.config.kills)):
+            plan = self.plan(rng)
             status = self.session(run, **plan)
             if status == 0:
-                tally.too_late += 1
+                self.counts["too late"] += 1
                 break
             if status != signal.SIGKILL:
                 raise Failure(f"a session failed: {self.log(run).read_text()[-2000:]}")
-            tally.kills[STAGES[self.notes[plan["victim"]].stage]] += 1
-            self.look(run, draw)
+            self.counts[f"killed {STAGES[self.notes[plan['victim']].stage]}"] += 1
+            self.look(run, rng)
         if self.session(run):
             raise Failure(f"it did not resume: {self.log(run).read_text()[-2000:]}")
         compare(run, self.unbroken)
         shutil.rmtree(run.folder)
 
-    def look(self, run: PretrainConfig, draw: random.Random) -> None:
+    def look(self, run: PretrainConfig, rng: random.Random) -> None:
         """Perhaps corrupt the latest checkpoint; check that the latest valid one is found, and the corrupt one logged.
 
         Raises:
@@ -416,9 +403,9 @@ class Trials:
         """
         checkpoints, corrupt = run.folder / "checkpoints", None
         on_disk = checkpoint.steps(checkpoints)
-        if on_disk and draw.random() < self.config.damage:
+        if on_disk and rng.random() < self.config.damage:
             corrupt = checkpoints / f"step-{on_disk[-1]}"
-            self.tally.damages[harm(corrupt, draw)] += 1
+            self.counts[f"latest checkpoint then {harm(corrupt, rng)}"] += 1
         with redirect_stderr(io.StringIO()) as output:
             step = checkpoint.latest_step(checkpoints)
         if step != (right := newest_equal(run, self.unbroken)):
@@ -426,24 +413,23 @@ class Trials:
         if (f"{corrupt} is corrupt and skipped" in output.getvalue()) != (corrupt is not None):
             raise Failure(f"{corrupt or 'nothing'} was corrupted, and the warnings are: {output.getvalue() or 'none'}")
         place = "none" if step is None else ("latest", "one before")[on_disk[::-1].index(step)]
-        self.tally.resumed[place] += 1
+        self.counts[f"resumed from: {place}"] += 1
 
 
 def show(trials: Trials, seconds: float, console: Console) -> None:
     """Print the counts as a table."""
-    tally, table = trials.tally, Table("", "number")
-    for stage in STAGES:
-        table.add_row(f"killed {stage}", str(tally.kills[stage]))
-    for kind, number in sorted(tally.damages.items()):
-        table.add_row(f"latest checkpoint then {kind}", str(number))
-    for place in ("latest", "one before", "none"):
-        table.add_row(f"resumed from: {place}", str(tally.resumed[place]))
+    counts, table = trials.counts, Table("", "number")
+    kills = [f"killed {stage}" for stage in STAGES]
+    corrupt = sorted(name for name in counts if name.startswith("latest checkpoint then "))
+    for name in (*kills, *corrupt, *(f"resumed from: {place}" for place in ("latest", "one before", "none"))):
+        table.add_row(name, str(counts[name]))
     console.print(table)
     runs, processes, operations = trials.config.trials, trials.config.processes, sum(map(sum, trials.operations))
+    killed = sum(counts[name] for name in kills)
     console.print(
-        f"{runs} runs on {processes} process{'es' if processes > 1 else ''}, {sum(tally.kills.values())} kills in "
-        f"{tally.sessions} sessions ({tally.too_late} complete before their kill), {operations} file operations in "
-        f"the saves of a run, {seconds:.0f} s: every run ended byte-identical to the uninterrupted one."
+        f"{runs} runs on {processes} process{'es' if processes > 1 else ''}, {killed} kills in {counts['sessions']} "
+        f"sessions ({counts['too late']} complete before their kill), {operations} file "
+        f"operations in the saves of a run, {seconds:.0f} s: every run ended byte-identical to the uninterrupted one."
     )
 
 
@@ -455,8 +441,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder, number = config.out or Path(temporary), None
         try:
+            isolate_bars()
             trials = Trials(config, folder)
-            tqdm.monitor_interval = 0  # its thread may hold tqdm's lock during a fork, and the child would inherit it
             for number in tqdm(range(config.trials), desc="trials"):
                 trials.trial(number)
         except Failure as failure:

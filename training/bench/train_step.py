@@ -38,7 +38,7 @@ from modeling_pleias import PleiasConfig, PleiasForCausalLM
 
 from ..compute import NextTokenLoss, compile_layers, compute_dtype, keep_memory
 from ..config import InputError, parse, program
-from ..environment import environment, hardware, peak_memory
+from ..environment import environment, peak_memory
 from ..files import write_json
 from ..guard import Guard
 from ..metrics import flops_per_token, parameters, peak_flops
@@ -48,7 +48,6 @@ from ..recipe import PretrainConfig
 from ..record import plain
 
 CONVENTIONS = ("none", "causal", "full")  # for counting attention's FLOPs; see flops_per_token
-PACKAGES = ("torch", "transformers", "accelerate", "trl")
 NAMES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
 SHAPES = {  # model, windows per batch, tokens predicted per window; the other sizes are packaged configs
     "26m": (dict(zip(NAMES, (256, 768, 12, 4, 2), strict=True)), 4, 1024),
@@ -421,10 +420,11 @@ def measure(config: TrainStepBench, progress: Callable[[str], None]) -> dict:
             ratios[key] = results["ours"][key] / value
     else:
         ratios = None
+    facts = environment(("torch", "transformers", "accelerate", "trl"))
     return {
-        "command": shlex.join(["python", "-m", "training.bench.train_step", *sys.argv[1:]]),
-        **environment(PACKAGES),
-        "hardware": hardware() | {"load_at_end": os.getloadavg()[0]},
+        "command": shlex.join(sys.orig_argv),
+        **facts,
+        "hardware": facts["hardware"] | {"load_at_end": os.getloadavg()[0]},
         "config": plain(asdict(config)),
         "model": {"parameters": parameters(job.model_config), "batch": job.batch, "sequence_length": job.length},
         "dtype": str(job.dtype),
