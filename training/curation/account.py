@@ -8,7 +8,7 @@ import shlex
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from .recipe import HALVES, CurationConfig
 GROUP_COLUMNS = ("language", "license", "collection", "source", "reason")  # kept documents have no reason
 INPUT_MEASURES = ("documents", "words", "bytes")  # before curation
 MEASURES = (*INPUT_MEASURES, "final_words", "final_bytes")  # after curation
+ROWS = pa.schema([(column, pa.string()) for column in GROUP_COLUMNS] + [(name, pa.int64()) for name in MEASURES])
 SOURCE = r"^(\w+:[^=@#]+?)(?:==?|@).*$"  # pip:NAME==VERSION:..., github:OWNER/REPO@COMMIT:...
 
 
@@ -42,16 +43,14 @@ def count_file(file: str, input_file: Path, kept_file: Path, dropped_files: list
         InputError: If kept and dropped documents together are not exactly those of the input.
     """
     seen = np.zeros(pq.ParquetFile(input_file).metadata.num_rows, np.uint8)
-    sums, changes, foreign = {}, Counter(), 0
+    sums, changes, foreign = [ROWS.empty_table()], Counter(), 0
     for path in filter(Path.is_file, (kept_file, *dropped_files)):
         for table in _batches(path):
             numbers = pc.struct_field(table["curation"], "row").to_numpy()
             inside = numbers < len(seen)
             np.add.at(seen, numbers[inside], 1)
             foreign += int((~inside).sum())
-            aggregates = [(measure, "sum") for measure in MEASURES]
-            groups = table.drop(["curation"]).group_by(list(GROUP_COLUMNS)).aggregate(aggregates).to_pylist()
-            _add(sums, ({name.removesuffix("_sum"): value for name, value in row.items()} for row in groups))
+            sums.append(_sums(table))
             if path == kept_file:
                 changes.update(_changes(table["curation"]))
     missing, twice = int((seen == 0).sum()), int((seen > 1).sum())
@@ -61,22 +60,18 @@ def count_file(file: str, input_file: Path, kept_file: Path, dropped_files: list
             f"{foreign} of another file). The corpus changed during the run, or a disk lost data: delete the output "
             "and run again."
         )
-    return {"file": file, "documents": len(seen), "account": _rows(sums), "changes": dict(changes)}
+    return {
+        "file": file,
+        "documents": len(seen),
+        "account": _sums(pa.concat_tables(sums)).to_pylist(),
+        "changes": dict(changes),
+    }
 
 
-def _add(sums: dict[tuple, Counter], rows: Iterable[dict]) -> None:
-    """Add rows to the sums of their groups."""
-    for row in rows:
-        group = sums.setdefault(tuple(row[column] for column in GROUP_COLUMNS), Counter())
-        group.update({measure: row[measure] for measure in MEASURES})
-
-
-def _rows(sums: dict[tuple, Counter]) -> list[dict]:
-    """Return sums by group as rows."""
-    return [
-        dict(zip(GROUP_COLUMNS, group, strict=True)) | {measure: measures[measure] for measure in MEASURES}
-        for group, measures in sums.items()
-    ]
+def _sums(table: pa.Table) -> pa.Table:
+    """Sum the measures by group; return a table of `ROWS`."""
+    sums = table.group_by(list(GROUP_COLUMNS)).aggregate([(measure, "sum") for measure in MEASURES])
+    return sums.rename_columns([name.removesuffix("_sum") for name in sums.column_names]).select(ROWS.names).cast(ROWS)
 
 
 def _batches(path: Path) -> Iterator[pa.Table]:
@@ -204,11 +199,9 @@ def merge(parts: list[dict]) -> dict:
     Raises:
         InputError: If kept and dropped documents do not add up to the input.
     """
-    sums, changes = {}, Counter()
-    for part in parts:
-        changes.update(part["changes"])
-        _add(sums, part["account"])
-    rows = sorted(_rows(sums), key=lambda row: [str(row[column] or "") for column in GROUP_COLUMNS])
+    changes = sum((Counter(part["changes"]) for part in parts), Counter())
+    table = pa.Table.from_pylist([row for part in parts for row in part["account"]], schema=ROWS)
+    rows = sorted(_sums(table).to_pylist(), key=lambda row: [str(row[column] or "") for column in GROUP_COLUMNS])
     by_reason: dict[str | None, list[dict]] = {}
     for row in rows:
         by_reason.setdefault(row["reason"], []).append(row)

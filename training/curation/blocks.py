@@ -21,39 +21,29 @@ from ..data.documents import ROW_GROUP_BYTES, SCHEMA, stored_names
 from ..files import atomic, write_json
 from .duplicates import digest, read_originals
 from .recipe import CurationConfig
+from .toxicity_axes import AXES
 
 BATCH_BYTES = 4_000_000  # text decoded at a time
 COUNTS = pa.map_(pa.string(), pa.int64())
-
-
-def struct(**fields: pa.DataType) -> pa.StructType:
-    """Return a struct type with these fields."""
-    return pa.struct(list(fields.items()))
-
-
 STRING, INT, FLOAT, BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
-CURATION = struct(
-    file=STRING,  # input file and row number: they account for every document
-    row=INT,
-    words=INT,  # before curation
-    bytes=INT,
-    licence=struct(label=STRING, spdx=STRING, decision=STRING, rule=STRING),
-    language=struct(label=STRING, found=STRING, confidence=FLOAT, share=FLOAT),
-    lines=COUNTS,
-    ocr=struct(score=FLOAT, recognised=FLOAT, non_letters=FLOAT, surprise=FLOAT, threshold=FLOAT),
-    duplicate=struct(of=STRING, exact=BOOL),
-    pii=COUNTS,
-    toxicity=struct(
-        race=INT, gender=INT, religion=INT, ability=INT, violence=INT, total=INT, verdict=STRING, by=STRING
-    ),
-    rewriting=struct(
-        action=STRING,
-        rewritten_by=STRING,
-        prompt_version=STRING,
-        synthetic=BOOL,
-        passages_rewritten=INT,
-        content_warning=STRING,
-    ),
+CURATION = pa.struct(
+    {
+        "file": STRING,  # input file and row number: they account for every document
+        "row": INT,
+        "words": INT,  # before curation
+        "bytes": INT,
+        "licence": pa.struct(dict.fromkeys(("label", "spdx", "decision", "rule"), STRING)),
+        "language": pa.struct({"label": STRING, "found": STRING, "confidence": FLOAT, "share": FLOAT}),
+        "lines": COUNTS,
+        "ocr": pa.struct(dict.fromkeys(("score", "recognised", "non_letters", "surprise", "threshold"), FLOAT)),
+        "duplicate": pa.struct({"of": STRING, "exact": BOOL}),
+        "pii": COUNTS,
+        "toxicity": pa.struct(dict.fromkeys((*AXES, "total"), INT) | {"verdict": STRING, "by": STRING}),
+        "rewriting": pa.struct(
+            dict.fromkeys(("action", "rewritten_by", "prompt_version"), STRING)
+            | {"synthetic": BOOL, "passages_rewritten": INT, "content_warning": STRING}
+        ),
+    }
 )
 KEPT_SCHEMA = SCHEMA.append(pa.field("curation", CURATION))
 DROPPED_SCHEMA = KEPT_SCHEMA.append(pa.field("reason", STRING)).append(pa.field("detail", STRING))

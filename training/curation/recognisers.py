@@ -196,64 +196,44 @@ def capitals(value: str) -> bool:
     return value.upper() == value
 
 
+def checked(
+    entity: str, pattern: str, valid: Callable[[str], bool], is_unambiguous: Callable[[str], bool], word: str = ""
+) -> Kind:
+    """Return a type with a checksum; `word` are the patterns of its identifying words."""
+    return Kind(Checked(entity, pattern, valid), is_unambiguous, words(word) if word else None)
+
+
 @cache
 def kinds(language: str) -> tuple[Kind, ...]:
     """Return the types to detect in a language; the first has priority if matches overlap."""
-    belgian_number = Kind(
-        Checked("BE_NATIONAL_NUMBER", r"\b\d{2}\.?\d{2}\.?\d{2}-?\d{3}\.?\d{2}\b", belgian),
-        written(r"\d\d\.\d\d\.\d\d-\d{3}\.\d\d"),
-        words(r"rijksregister\w* registre\snational num[eé]ro\snational insz niss"),
-    )
+    ssn = Pattern("SSN", r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])", 0.5)
+    nif, nie = Pattern("NIF", r"\b\d{8}-?[A-Z]\b", 0.5), Pattern("NIE", r"\b[XYZ]\d{7}-?[A-Z]\b", 0.5)
+    nir = r"\b[12] ?\d{2} ?(?:0[1-9]|1[0-2]|[2-4]\d) ?(?:\d{2}|2[AB]) ?\d{3} ?\d{3} ?\d{2}\b"
+    insz, insz_written = r"\b\d{2}\.?\d{2}\.?\d{2}-?\d{3}\.?\d{2}\b", written(r"\d\d\.\d\d\.\d\d-\d{3}\.\d\d")
+    insz_words = r"rijksregister\w* registre\snational num[eé]ro\snational insz niss"
+    cpf, cpf_written = r"\b\d{3}\.?\d{3}\.?\d{3}-?\d{2}\b", written(r"\d{3}\.\d{3}\.\d{3}-\d\d")
+    cpf_words = r"cpf cadastro\sde\spessoas?\sf[ií]sicas?"
+    pt_nif_words = r"nif contribuinte identifica[cç][aã]o\sfiscal"
+    bsn, bsn_words = r"\b\d{9}\b|\b\d{4}\.\d{2}\.\d{3}\b", r"bsn\w* burgerservicenummer sofi-?nummer"
+    belgian_number = checked("BE_NATIONAL_NUMBER", insz, belgian, insz_written, insz_words)
     national = {
         "en": [
-            Kind(
-                UsSsnRecognizer(patterns=[Pattern("SSN", r"(?<![\w-])\d{3}-\d{2}-\d{4}(?![\w-])", 0.5)]),
-                never,
-                words("social security ssns?"),
-            ),
+            Kind(UsSsnRecognizer(patterns=[ssn]), never, words("social security ssns?")),
             Kind(UkNinoRecognizer(), capitals),
             Kind(NhsRecognizer(), never, words("nhs")),
         ],
-        "fr": [
-            Kind(
-                Checked(
-                    "FR_SOCIAL_SECURITY",
-                    r"\b[12] ?\d{2} ?(?:0[1-9]|1[0-2]|[2-4]\d) ?(?:\d{2}|2[AB]) ?\d{3} ?\d{3} ?\d{2}\b",
-                    french,
-                ),
-                always,
-            ),
-            belgian_number,
-        ],
-        "es": [
-            Kind(EsNifRecognizer(patterns=[Pattern("NIF", r"\b\d{8}-?[A-Z]\b", 0.5)]), capitals),
-            Kind(EsNieRecognizer(patterns=[Pattern("NIE", r"\b[XYZ]\d{7}-?[A-Z]\b", 0.5)]), capitals),
-        ],
+        "fr": [checked("FR_SOCIAL_SECURITY", nir, french, always), belgian_number],
+        "es": [Kind(EsNifRecognizer(patterns=[nif]), capitals), Kind(EsNieRecognizer(patterns=[nie]), capitals)],
         "de": [
             Kind(DeTaxIdRecognizer(), never, words(r"steuer\S* identifikationsnummer idnr tin")),
             Kind(DeSocialSecurityRecognizer(), capitals),
         ],
         "it": [Kind(ItFiscalCodeRecognizer(), capitals)],
-        "nl": [
-            Kind(
-                Checked("NL_BSN", r"\b\d{9}\b|\b\d{4}\.\d{2}\.\d{3}\b", dutch),
-                never,
-                words(r"bsn\w* burgerservicenummer sofi-?nummer"),
-            ),
-            belgian_number,
-        ],
+        "nl": [checked("NL_BSN", bsn, dutch, never, bsn_words), belgian_number],
         "la": [],
         "pt": [
-            Kind(
-                Checked("BR_CPF", r"\b\d{3}\.?\d{3}\.?\d{3}-?\d{2}\b", brazilian),
-                written(r"\d{3}\.\d{3}\.\d{3}-\d\d"),
-                words(r"cpf cadastro\sde\spessoas?\sf[ií]sicas?"),
-            ),
-            Kind(
-                Checked("PT_NIF", r"\b\d{3} ?\d{3} ?\d{3}\b", portuguese),
-                never,
-                words(r"nif contribuinte identifica[cç][aã]o\sfiscal"),
-            ),
+            checked("BR_CPF", cpf, brazilian, cpf_written, cpf_words),
+            checked("PT_NIF", r"\b\d{3} ?\d{3} ?\d{3}\b", portuguese, never, pt_nif_words),
         ],
     }
     return (

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+from scipy.stats import spearmanr
 
 from ..config import parse, program
 from ..data.documents import corpus_files, read_documents
@@ -58,16 +59,9 @@ class ReportConfig:
 # OCR quality --------------------------------------------------------------------------------------
 
 
-def ranks(values: np.ndarray) -> np.ndarray:
-    """Return the rank of each value; equal values get their mean rank."""
-    _, indices, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[indices]
-
-
 def spearman(a: np.ndarray, b: np.ndarray) -> float:
     """Return Spearman's rank correlation; 0 if one of the two is constant."""
-    a, b = ranks(a), ranks(b)
-    return float(np.corrcoef(a, b)[0, 1]) if a.std() and b.std() else 0.0
+    return float(spearmanr(a, b).statistic) if np.ptp(a) and np.ptp(b) else 0.0
 
 
 def spearman_interval(a: np.ndarray, b: np.ndarray) -> list[float]:

@@ -16,7 +16,6 @@ import csv
 import json
 import time
 import zlib
-from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,15 +77,10 @@ def load(name: str = "lexicon", *, device: str = "cpu") -> Scorer:
 # Accuracy -----------------------------------------------------------------------------------------
 
 
-def _auc(positive: list[int], negative: list[int]) -> float:
-    """Return the probability that a hateful sentence scores higher than a harmless one; ties count half."""
-    negative = sorted(negative)
-    wins = sum(bisect_left(negative, value) + bisect_right(negative, value) for value in positive)
-    return wins / (2 * len(positive) * len(negative))
-
-
 def _metrics(rows: list[tuple[bool, int, bool]]) -> dict:
     """Return precision, recall, F1 and AUC of (hateful, total, flagged) rows."""
+    from scipy.stats import mannwhitneyu  # lazy import: takes a second
+
     true = sum(hateful and flagged for hateful, _, flagged in rows)
     flagged = sum(flagged for *_, flagged in rows)
     hateful = [total for is_hateful, total, _ in rows if is_hateful]
@@ -97,7 +91,9 @@ def _metrics(rows: list[tuple[bool, int, bool]]) -> dict:
         "precision": true / max(1, flagged),
         "recall": true / max(1, len(hateful)),
         "f1": 2 * true / max(1, flagged + len(hateful)),
-        "auc": _auc(hateful, harmless) if hateful and harmless else None,
+        "auc": float(mannwhitneyu(hateful, harmless).statistic) / (len(hateful) * len(harmless))
+        if hateful and harmless
+        else None,
     }
 
 
