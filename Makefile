@@ -22,7 +22,7 @@ test: .venv/.dev  ## the whole suite, except the slow tests (10 minutes)
 	.venv/bin/python -m pytest $(PARALLEL)
 
 test-core: .venv/.dev  ## the tests of model, tokenizer, loss, loader, checkpoint and card, for work in progress (1 minute)
-	.venv/bin/python -m pytest $(PARALLEL) $(CORE:%=tests/test_%.py)
+	.venv/bin/python -m pytest $(PARALLEL) $(CORE:%=tests/*/test_%.py)
 
 test-slow: .venv/.dev  ## the slow tests alone
 	.venv/bin/python tests/fetch_transformers_tests.py
@@ -38,7 +38,7 @@ quality: .venv/.dev  ## lint and formatting, as the pre-commit hooks run them
 bench: .venv/.training  ## the measurements of training/bench that need no files of their own, one after the other
 	for program in loader train_step denormals faults; do .venv/bin/python -m training.bench.$$program; done
 
-constraints: .venv/.dev  ## write constraints.txt anew from what .venv holds
+constraints: .venv/.dev  ## write the versions in .venv to constraints.txt
 	.venv/bin/python -c "$$FREEZE" > constraints.txt
 	@touch $<
 

@@ -1,6 +1,6 @@
-"""How a Pleias model ships: the release as a folder."""
+"""Release models: verified folders for the Hub, model cards, and AI Act documents."""
 
 import os
 
-# Before torch is loaded: threads that wait for each other sleep instead of spinning, which costs every other program.
+# Before torch is loaded: waiting threads sleep instead of spinning, which slows down every other program.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")

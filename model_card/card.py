@@ -29,13 +29,13 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.utils import yaml_dump
 
-from .facts import LANGUAGE_NAMES, facts, gather, lineage
-from .files import ReleaseError, program, read_json, sha256, write_json, write_sums
+from .facts import LANGUAGE_NAMES, collect_corpora, facts, lineage
+from .files import ReleaseError, read_json, run_main, sha256, write_json, write_sums
 from .provenance import TracedValue, fence, render, resolve_pointer, unwrap, unwrap_metadata
 from .run import Run
-from .run_files import last_samples, read_comparison
+from .run_export import last_samples, read_comparison
 
-HERE = Path(__file__).parent
+TEMPLATES = Path(__file__).parent / "templates"
 EVIDENCE = "evidence"
 PURPOSES = {  # of the tasks that a model is tuned for
     "ocr": "correcting the errors of OCR",
@@ -113,7 +113,7 @@ def metadata_of(part: str, values: dict, *, repository: str | None, base_model: 
         }
     results = eval_results(values["tasks"])
     if unwrap(fact.bits_per_byte) is not None and not any(task["task"] == "bits_per_byte" for task in values["tasks"]):
-        results[:0] = held_out(fact)
+        results[:0] = validation_results(fact)
     data = ModelCardData(
         language=list(release.languages),
         license=release.license,
@@ -131,7 +131,7 @@ def metadata_of(part: str, values: dict, *, repository: str | None, base_model: 
     return data.to_dict()
 
 
-def held_out(fact: TracedValue) -> list[EvalResult]:
+def validation_results(fact: TracedValue) -> list[EvalResult]:
     """Return the mean bits per byte of the run's last validation as a result."""
     return [
         EvalResult(
@@ -222,7 +222,7 @@ def write_cards(
     base_model = base_model or (release["source"]["run"] or {}).get("base_model")
     new, optional = {}, {}
     if run:
-        new = {"data": gather(run), "lineage": lineage(run)}
+        new = {"data": collect_corpora(run), "lineage": lineage(run)}
         optional["samples"] = last_samples(run) if run.config.get("stages") else None
         optional["comparison"] = read_comparison(comparison or run.folder / "comparison", run)
     for part in release["folders"]:
@@ -279,13 +279,13 @@ def write_card(out: Path, part: str, command: str, **options) -> None:
         "curves": curves if len(curves) < 3 else curves[:1],
         "fence": fence(text for sample in samples for text in sample.values()),
     }
-    write(folder, HERE / "template.md", sources, head, command, **names)
+    write(folder, TEMPLATES / "card.md", sources, head, command, **names)
 
 
 # A folder with a template of its own --------------------------------------------------------------
 
 
-def write_own(folder: Path, command: str) -> None:
+def write_standalone_card(folder: Path, command: str) -> None:
     """Write the card of a folder with template.md, metadata.yaml and facts.json, which no run of this project made.
 
     A value `=POINTER` in metadata.yaml is the value at that pointer of facts.json.
@@ -326,7 +326,7 @@ def main() -> None:
     args = parser.parse_args()
     command = shlex.join(["python", "-m", "model_card.card", *sys.argv[1:]])
     if (args.folder / "template.md").is_file():
-        write_own(args.folder, command)
+        write_standalone_card(args.folder, command)
     elif (args.folder / "release.json").is_file():
         options = {"repository": args.repository, "base_model": args.base_model, "relation": args.base_model_relation}
         run = Run(args.run) if args.run else None
@@ -339,4 +339,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

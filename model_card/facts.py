@@ -33,7 +33,7 @@ HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # OWNER/NAME
 ROWS = 12  # of a table on a card; the smaller ones are added up
 
 
-def gather(run: Run) -> list[dict]:
+def collect_corpora(run: Run) -> list[dict]:
     """Return the content of data.json: one entry per corpus that the run or a run before it read.
 
     Raises:
@@ -56,13 +56,13 @@ def gather_one(run: Run) -> list[dict]:
             raise ReleaseError(
                 f"{path} is not the manifest that {run.folder} read, because its shards were rebuilt after the run."
             )
-        kept = {key: manifest[key] for key in ("fingerprint", "command", "tokenizer", "validation", "account")}
-        kept |= {key: value for key, value in manifest["corpus"].items() if key in ("sources", "curation")}
-        kept["not_open"] = sorted({UNKNOWN, *manifest.get("not_open", [])})
+        entry = {key: manifest[key] for key in ("fingerprint", "command", "tokenizer", "validation", "account")}
+        entry |= {key: value for key, value in manifest["corpus"].items() if key in ("sources", "curation")}
+        entry["not_open"] = sorted({UNKNOWN, *manifest.get("not_open", [])})
         if stages == [run.config.get("task")]:
-            kept["own_answers"] = own_answers(run.config, run.folder)
-            kept["own_data"] = own_data(run.config.get("data") or {})
-        corpora.append({"stages": stages, **run.relative(kept)})
+            entry["own_answers"] = own_answers(run.config, run.folder)
+            entry["own_data"] = own_data(run.config.get("data") or {})
+        corpora.append({"stages": stages, **run.relative(entry)})
     return corpora
 
 
@@ -91,7 +91,7 @@ def base_of(config: dict, run: Path) -> str | None:
     return name if HUB_NAME.fullmatch(name) and not folder else None
 
 
-def origin(config: dict, sessions: list[dict]) -> str:
+def training_origin(config: dict, sessions: list[dict]) -> str:
     """Return how a run began: `fine-tuning` or `continued` pretraining of a model, or pretraining from `scratch`.
 
     A model that no step has trained (training.embeddings) is scratch.
@@ -114,7 +114,7 @@ def lineage(run: Run) -> dict:
         row = {
             "name": earlier.folder.name,
             "from": [parent.folder.name for parent in earlier.parents],
-            "origin": "average" if earlier.average else origin(config, sessions),
+            "origin": "average" if earlier.average else training_origin(config, sessions),
             "stages": stages,
             "steps": sum(stage["steps"] for stage in stages) if stages else (sessions[-1:] or [{}])[0].get("steps"),
             "tokens": sum(stage["tokens"] for stage in stages),
@@ -151,7 +151,7 @@ def languages(corpora: list[dict], known: list[str]) -> list[str]:
     """
     codes = {name: code for code, name in LANGUAGE_NAMES.items()}
     rows = [row for corpus in corpora for row in training_rows(corpus)]
-    names = dict.fromkeys(codes.get(row["language"], row["language"]) for row in by(rows, "language"))
+    names = dict.fromkeys(codes.get(row["language"], row["language"]) for row in totals_by(rows, "language"))
     return [code for code in names if code in known]
 
 
@@ -165,7 +165,7 @@ def total(rows: list[dict]) -> dict:
     return {measure: sum(row[measure] for row in rows) for measure in MEASURES}
 
 
-def by(rows: list[dict], column: str) -> list[dict]:
+def totals_by(rows: list[dict], column: str) -> list[dict]:
     """Return the sums by the values of a column, by descending number of tokens, with the share of all tokens."""
     tokens, sums = total(rows)["tokens"], {}
     for row in rows:
@@ -176,7 +176,7 @@ def by(rows: list[dict], column: str) -> list[dict]:
 
 def table(rows: list[dict], column: str) -> list[dict]:
     """Return the largest rows of `by`, and the sum of the others."""
-    lines = by(rows, column)
+    lines = totals_by(rows, column)
     if len(lines) <= ROWS:
         return lines
     rest = lines[ROWS - 1 :]
@@ -187,7 +187,7 @@ def table(rows: list[dict], column: str) -> list[dict]:
 def not_open(rows: list[dict], corpora: list[dict]) -> list[dict]:
     """Return the sums by licence for the licences that are unknown or not open."""
     names = {name for corpus in corpora for name in corpus.get("not_open", [UNKNOWN])}
-    return [line for line in by(rows, "license") if line["license"] in names]
+    return [line for line in totals_by(rows, "license") if line["license"] in names]
 
 
 def of_corpus(corpus: dict) -> dict:
@@ -197,7 +197,7 @@ def of_corpus(corpus: dict) -> dict:
         "stages": " and ".join(corpus["stages"]),
         "train": total(rows),
         "held_out": total([row for row in corpus["account"] if row["split"] == "validation"]),
-        **{f"by_{column}": by(rows, column) for column in COLUMNS},
+        **{f"by_{column}": totals_by(rows, column) for column in COLUMNS},
         "not_open": not_open(rows, [corpus]),
         "sources": datasets(corpus),
         "left_out": left_out(corpus),
@@ -284,9 +284,9 @@ def synthetic(corpus: dict) -> dict | None:
 
     `answers`, completions of the trained model itself, is None if they were not counted.
     """
-    if own := corpus.get("own_answers"):
-        counts = {"rewritten": 0, "warned": 0, "answers": own["documents"], "documents": own["documents"] or 0}
-        return {"model": own["model"] or "the model that the run started from", **counts}
+    if answers := corpus.get("own_answers"):
+        counts = {"rewritten": 0, "warned": 0, "answers": answers["documents"], "documents": answers["documents"] or 0}
+        return {"model": answers["model"] or "the model that the run started from", **counts}
     curation = corpus.get("curation") or {}
     endpoint = (curation.get("settings") or {}).get("endpoint")
     if not endpoint:
@@ -307,18 +307,18 @@ def by_name(command: str) -> str:
     return re.sub(r"^\S*/", "", command)
 
 
-def commands(data: list[dict], own: list[str | None]) -> list[str]:
+def commands(data: list[dict], runs: list[str | None]) -> list[str]:
     """Return the recorded commands of a run and of its data, in order.
 
     Args:
         data: data.json.
-        own: The commands of the runs, the oldest first.
+        runs: The commands of the runs, the oldest first.
     """
     recorded = []
     for corpus in data:
         sources, curation = corpus.get("sources") or {}, corpus.get("curation") or {}
         recorded += [record.get("command") for record in (sources, sources.get("mixture") or {}, curation, corpus)]
-    return list(dict.fromkeys(by_name(command) for command in [*recorded, *own] if command))
+    return list(dict.fromkeys(by_name(command) for command in [*recorded, *runs] if command))
 
 
 def stages_of(config: dict) -> list[dict]:
@@ -327,7 +327,7 @@ def stages_of(config: dict) -> list[dict]:
     return [{**stage, "tokens": stage["steps"] * stage["sequences"] * config["sequence_length"]} for stage in stages]
 
 
-def spent(runs: list[dict], key: str) -> float | None:
+def total_emissions(runs: list[dict], key: str) -> float | None:
     """Return the sum of a cost over the runs of lineage.json, or None if a run of training has not recorded it."""
     values = [run[key] for run in runs if run[key] is not None or run["origin"] != "average"]
     return None if None in values else sum(values)
@@ -369,7 +369,7 @@ def facts(release: dict, data: list[dict], lineage: dict) -> dict:
         "text": text_of(data),
         "corpora": corpora,
         "bits_per_byte": sum(bits) / len(bits) if bits else None,
-        **{key: spent(runs, key) if runs else None for key in ("grams_co2eq", "watt_hours", "hours")},
+        **{key: total_emissions(runs, key) if runs else None for key in ("grams_co2eq", "watt_hours", "hours")},
         "flops": 6 * release["model"]["parameters"] * tokens,
         "checks": len(release["checks"]),
         "checks_passed": sum(check["passed"] for check in release["checks"]),

@@ -59,7 +59,7 @@ def write_json(path: Path, value) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def portable(value, *roots: Path):
+def relativize_paths(value, *roots: Path):
     """Return a JSON value without the folders of the machine that wrote it.
 
     Args:
@@ -67,9 +67,9 @@ def portable(value, *roots: Path):
         roots: Folders; an absolute path below one of them becomes relative to it, any other is cut to its last part.
     """
     if isinstance(value, dict):
-        return {key: portable(item, *roots) for key, item in value.items()}
+        return {key: relativize_paths(item, *roots) for key, item in value.items()}
     if isinstance(value, list):
-        return [portable(item, *roots) for item in value]
+        return [relativize_paths(item, *roots) for item in value]
 
     def shorter(match: re.Match) -> str:
         path = Path(match[0])
@@ -116,7 +116,7 @@ def follow_umask(folder: Path) -> None:
         path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
-def program(main: Callable[[], None]) -> None:
+def run_main(main: Callable[[], None]) -> None:
     """Run a program's `main`; report ReleaseError and OSError as a one-line message and exit with status 2."""
     try:
         main()

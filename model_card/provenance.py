@@ -109,7 +109,7 @@ def render(template: Path, values: dict, traced: list[tuple[dict, bool]], **cont
         The text, and the `numbers` of card.json.
     """
     environment = Environment(
-        loader=FileSystemLoader([template.parent, Path(__file__).parent]),
+        loader=FileSystemLoader([template.parent, Path(__file__).parent / "templates"]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -19,10 +19,10 @@ import argparse
 import math
 from pathlib import Path
 
-from . import documentation_form
-from .attested import EXAMPLE, in_range, read_provider, read_run, rows_by
-from .documents import document, to_html, to_markdown
-from .files import ReleaseError, program, sha256, write_json
+from .disclosure import documentation_form
+from .disclosure.ai_act_inputs import EXAMPLE, in_range, read_provider, read_run, rows_by
+from .disclosure.form_writers import document, to_html, to_markdown
+from .files import ReleaseError, run_main, sha256, write_json
 from .run import Run
 
 TEXT_SIZES = (  # section 1.3: lower bound in tokens, name of the range
@@ -102,7 +102,9 @@ def write(run: Run, provider_file: Path, out: Path) -> list[Path]:
         "model_documentation_form": ("documentation_form.md", documentation_form.form_facts(facts)),
     }
     documents = {
-        name: document(Path(__file__).with_name(template), values | {"facts": (computed, "#/facts")}, inputs)
+        name: document(
+            Path(__file__).parent / "disclosure" / template, values | {"facts": (computed, "#/facts")}, inputs
+        )
         for name, (template, computed) in forms.items()
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -129,4 +131,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

@@ -52,22 +52,22 @@ from huggingface_hub import HfApi
 
 from . import public_summary
 from .card import RELATIONS, write_cards
-from .checks import Checks, Reference, check_flavour
 from .facts import base_of
 from .files import (
     SUMS,
     ReleaseError,
-    portable,
-    program,
     read_json,
+    relativize_paths,
+    run_main,
     sha256,
     verify_sums,
     write_json,
     write_sums,
 )
-from .flavours import Source, open_llama, open_run, write_flavours
+from .formats.checks import Checks, ReferenceModel, check_variant
+from .formats.variants import ReleaseSource, export_variants, open_llama, open_run
 from .run import Run, path_roots
-from .run_files import write_run
+from .run_export import write_run
 from .validate import validate
 
 # Packages that each further format needs; the extra [release] contains all of them.
@@ -168,7 +168,7 @@ def choose_formats(requested: list[str] | None) -> tuple[list[str], dict[str, st
 
 
 @contextmanager
-def whole_or_not_there(out: Path):
+def atomic_folder(out: Path):
     """Yield a temporary folder, which is renamed to `out` if the block succeeds, and removed otherwise.
 
     Raises:
@@ -186,7 +186,7 @@ def whole_or_not_there(out: Path):
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def account_of_run(run: Run) -> dict:
+def run_metadata(run: Run) -> dict:
     """Return the run's own records, for the card."""
     return {
         "config": run.relative(run.config),
@@ -197,15 +197,15 @@ def account_of_run(run: Run) -> dict:
     }
 
 
-def describe(source: Source) -> dict:
+def describe(source: ReleaseSource) -> dict:
     """Return the `source`, `model` and `languages` of release.json."""
     config, folder = source.model.config, source.run.folder if source.run else source.folder
     shape = {name: getattr(config, name) for name in SHAPE}
     return {
         "source": {
             "kind": "run" if source.run else "llama",
-            "path": portable(str(folder), *path_roots(folder)),
-            "run": account_of_run(source.run) if source.run else None,
+            "path": relativize_paths(str(folder), *path_roots(folder)),
+            "run": run_metadata(source.run) if source.run else None,
         },
         "model": {
             "parameters": source.model.num_parameters(),
@@ -249,21 +249,21 @@ def build(args: argparse.Namespace, command: str) -> dict:
     def lap(name: str) -> None:
         seconds[name] = round(time.perf_counter() - start - sum(seconds.values()), 1)
 
-    with whole_or_not_there(args.out) as out:
+    with atomic_folder(args.out) as out:
         run = Run(args.run) if args.run else None
         source = open_run(run) if run else open_llama(args.from_llama)
-        write_flavours(source, out, max_shard_size=args.max_shard_size)
+        export_variants(source, out, max_shard_size=args.max_shard_size)
         lap("writing the variants")
-        checks, reference = Checks(), Reference(source)
+        checks, reference = Checks(), ReferenceModel(source)
         for variant in ("custom", "llama"):
-            check_flavour(checks, reference, out / variant)
+            check_variant(checks, reference, out / variant)
         for variant in ("custom", "llama") if run else ():
             write_run(run, out / variant)
         lap("checking the variants")
         if formats:
-            from .fp32 import Fp32
+            from .formats.fp32_reference import Fp32Reference
 
-            fp32 = Fp32(reference, score_tokens=args.perplexity_tokens)
+            fp32 = Fp32Reference(reference, score_tokens=args.perplexity_tokens)
             lap("the reference in fp32")
         for format in formats:
             write_format(format, args, checks, reference, fp32, out)
@@ -275,7 +275,7 @@ def build(args: argparse.Namespace, command: str) -> dict:
         release = {
             "name": args.out.name,
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "command": portable(command, *path_roots(args.run or args.from_llama)),
+            "command": relativize_paths(command, *path_roots(args.run or args.from_llama)),
             "seconds": seconds,
             "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
             "hardware": {"cpu": cpu_name(), "cpus": len(os.sched_getaffinity(0))},
@@ -299,10 +299,12 @@ def build(args: argparse.Namespace, command: str) -> dict:
     return release
 
 
-def write_format(format: str, args: argparse.Namespace, checks: Checks, reference: Reference, fp32, out: Path) -> None:
+def write_format(
+    format: str, args: argparse.Namespace, checks: Checks, reference: ReferenceModel, fp32, out: Path
+) -> None:
     """Write and check one further format. Lazy imports, because its libraries may be missing."""
     if format == "gguf":
-        from .gguf_files import write_and_check
+        from .formats.gguf_release import write_and_check
 
         write_and_check(
             checks,
@@ -316,7 +318,7 @@ def write_format(format: str, args: argparse.Namespace, checks: Checks, referenc
             languages=reference.source.languages,
         )
     else:
-        from .exports import check_export, export
+        from .formats.exports import check_export, export
 
         export(out / "llama", out / format, format=format)
         check_export(checks, fp32, out / format, format=format)
@@ -353,4 +355,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

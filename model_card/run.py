@@ -4,7 +4,7 @@ import json
 from functools import cached_property
 from pathlib import Path
 
-from .files import ReleaseError, portable, read_config, read_json, sha256
+from .files import ReleaseError, read_config, read_json, relativize_paths, sha256
 
 AVERAGE = "average.json"  # of training.average, in a folder model/
 
@@ -65,7 +65,7 @@ class Run:
 
     def relative(self, value):
         """Return a JSON value without the folders of the machine that trained."""
-        return portable(value, *path_roots(self.folder))
+        return relativize_paths(value, *path_roots(self.folder))
 
     def sha256(self, name: str) -> str | None:
         """Return the sha256 of a file in model/, or None if it does not exist."""

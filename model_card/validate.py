@@ -26,10 +26,10 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 from .facts import facts
-from .files import ReleaseError, program, read_json, sha256
+from .files import ReleaseError, read_json, run_main, sha256
+from .hub import LISTS
 from .provenance import EvidenceFiles, resolve_pointer
 
-LISTS = json.loads(Path(__file__).with_name("hub_lists.json").read_text(encoding="utf-8"))
 REQUIRED = ("language", "license", "pipeline_tag", "tags")
 ALLOWED = {  # key -> the list that contains its values
     "language": "languages",
@@ -72,7 +72,7 @@ class Problem:
     message: str
 
 
-def parts(text: str) -> tuple[str, str, int]:
+def split_front_matter(text: str) -> tuple[str, str, int]:
     """Return the metadata, the body, and the number of lines before the body.
 
     Raises:
@@ -84,7 +84,7 @@ def parts(text: str) -> tuple[str, str, int]:
     return match[1], text[match.end() :], match[0].count("\n")
 
 
-def blanked(text: str, *patterns: re.Pattern) -> str:
+def mask_matches(text: str, *patterns: re.Pattern) -> str:
     """Replace what the patterns match by spaces, so that lines and columns are kept."""
     for pattern in patterns:
         text = pattern.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)
@@ -157,7 +157,7 @@ def check_results(entry: dict) -> Iterator[str]:
 def anchors(body: str) -> set[str]:
     """Return the anchors of the headings, as the Hub and GitHub form them."""
     slugs, seen = set(), {}
-    for title in re.findall(r"^#{1,6}\s+(.+?)\s*#*$", blanked(body, FENCE), re.M):
+    for title in re.findall(r"^#{1,6}\s+(.+?)\s*#*$", mask_matches(body, FENCE), re.M):
         slug = re.sub(r"[^\w\- ]", "", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title).lower()).replace(" ", "-")
         count = seen[slug] = seen.get(slug, -1) + 1
         slugs.add(f"{slug}-{count}" if count else slug)
@@ -166,7 +166,7 @@ def anchors(body: str) -> set[str]:
 
 def check_links(body: str, folder: Path) -> Iterator[tuple[int, str]]:
     """Check that relative links and anchors have a target, and that absolute links are well formed."""
-    text, known = blanked(body, FENCE, INLINE), anchors(body)
+    text, known = mask_matches(body, FENCE, INLINE), anchors(body)
     for match in LINK.finditer(text):
         target = next(filter(None, match.groups()))
         url = urlsplit(target)
@@ -188,7 +188,7 @@ def check_links(body: str, folder: Path) -> Iterator[tuple[int, str]]:
 
 def check_sections(body: str) -> Iterator[tuple[int, str]]:
     """Check that there is text under every heading."""
-    text = blanked(body, FENCE)
+    text = mask_matches(body, FENCE)
     headings = [*re.finditer(r"^(#{1,6})\s+(.+)$", text, re.M)]
     for match, following in zip(headings, [*headings[1:], None], strict=True):
         end = following.start() if following else len(body)
@@ -223,8 +223,8 @@ def check_numbers(text: str, head: dict, folder: Path) -> Iterator[tuple[int, st
             value = None
         if value != entry["value"]:
             yield 0, f"metadata{entry['pointer']} is {value!r}, but {entry['source']} is {entry['value']!r}"
-    _, body, shift = parts(text)
-    plain = blanked(body, FENCE, INLINE, re.compile(r"\]\([^)]*\)"), re.compile(r"https?://\S+"))
+    _, body, shift = split_front_matter(text)
+    plain = mask_matches(body, FENCE, INLINE, re.compile(r"\]\([^)]*\)"), re.compile(r"https?://\S+"))
     for count, line in enumerate(plain.split("\n"), shift + 1):
         for match in NUMBER.finditer(re.sub(r"^\s*\d+\.\s", lambda item: " " * len(item[0]), line)):
             if not covered.issuperset(range(begins[count - 1] + match.start(), begins[count - 1] + match.end())):
@@ -354,13 +354,14 @@ def validate(folder: Path, *, run: bool = True) -> list[Problem]:
         raise ReleaseError(f"{path} does not exist: pass a folder with a card.")
     text = path.read_bytes().decode("utf-8")  # a carriage return that a model generated does not end a line
     try:
-        yaml_head, body, shift = parts(text)
+        yaml_head, body, shift = split_front_matter(text)
         head = yaml.safe_load(yaml_head)
     except (ReleaseError, yaml.YAMLError) as error:
         return [Problem(1, "metadata", " ".join(str(error).split()))]
     problems = [Problem(0, "metadata", message) for message in check_metadata(head)]
     problems += [
-        Problem(line_of(text, m.start()), "placeholder", m[0]) for m in PLACEHOLDERS.finditer(blanked(text, QUOTED))
+        Problem(line_of(text, m.start()), "placeholder", m[0])
+        for m in PLACEHOLDERS.finditer(mask_matches(text, QUOTED))
     ]
     problems += [Problem(0, "number", message) for message in check_evidence(head, folder)]
     problems += [Problem(line, "number", message) for line, message in check_numbers(text, head, folder)]
@@ -397,4 +398,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

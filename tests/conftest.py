@@ -135,10 +135,12 @@ def tiny_tokenizer(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_shards(tmp_path_factory, tiny_corpus, tiny_tokenizer):
     """Folder of the shards of both, a tenth held out; tests must not change it."""
-    from training.shards import ShardsConfig, build
+    from training.shards import ShardsConfig, build_shards
 
     folder = tmp_path_factory.mktemp("shards")
-    build(ShardsConfig(corpus=tiny_corpus, tokenizer=tiny_tokenizer, out=folder, validation_share=0.1, workers=2))
+    build_shards(
+        ShardsConfig(corpus=tiny_corpus, tokenizer=tiny_tokenizer, out=folder, validation_share=0.1, workers=2)
+    )
     return folder
 
 

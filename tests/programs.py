@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from training.config import program
+from training.common.config import run_main
 
 ROOT = Path(__file__).parent.parent
 FORKSERVER = multiprocessing.get_context("forkserver")
@@ -40,7 +40,7 @@ def _run(
         imported = importlib.import_module(module)
         sys.argv[0] = imported.__file__
         sys.orig_argv = [sys.executable, "-m", module.removesuffix(".__main__"), *arguments]  # for recorded commands
-        program(imported.main)
+        run_main(imported.main)
 
 
 def free_port() -> int:

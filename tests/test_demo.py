@@ -9,11 +9,11 @@ import yaml
 from training_runs import as_yaml
 
 from training import demo
-from training.config import parse
+from training.common.config import parse
+from training.common.files import read_json
 from training.demo import MINIMUM_STEPS, choose_steps, steps_that_fit, with_steps
-from training.files import read_json
-from training.metrics import read_metrics
-from training.recipe import PretrainConfig
+from training.pretraining.recipe import PretrainConfig
+from training.run.metrics import read_metrics
 
 
 @pytest.mark.parametrize(

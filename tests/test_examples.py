@@ -11,10 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
-from training.language import LANGUAGES, identify
+from training.common.language import LANGUAGES, identify
 from training.tasks import ocr, translation
-from training.tasks.rag_formats import Citation, Response, format_rag
-from training.tasks.windows import over_windows
+from training.tasks.rag.rag_formats import Citation, Response, format_rag
+from training.tasks.text_windows import over_windows
 
 pytestmark = pytest.mark.usefixtures("without_bf16")
 EXAMPLES = Path(__file__).parent.parent / "examples"

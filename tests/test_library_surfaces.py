@@ -16,7 +16,7 @@ from model_card.release import choose_formats
 
 # Methods that a file overrides, with the parameters that they must have.
 OVERRIDDEN = {
-    "training/tuning/trainers.py": [
+    "training/finetuning/trainers.py": [
         "transformers:Trainer._save_checkpoint(model, trial)",
         "transformers:Trainer._load_from_checkpoint(resume_from_checkpoint, model)",
         "transformers:Trainer._load_optimizer_and_scheduler(checkpoint)",
@@ -24,8 +24,8 @@ OVERRIDDEN = {
         "transformers:Trainer.create_optimizer(model)",
         "trl:SFTTrainer.compute_loss(model, inputs, return_outputs, num_items_in_batch)",
     ],
-    "training/record.py": ["codecarbon.output:BaseOutput.out(total, delta)"],
-    "training/curation/duplicates.py": [
+    "training/run/record.py": ["codecarbon.output:BaseOutput.out(total, delta)"],
+    "training/curation/deduplication.py": [
         "datatrove.pipeline.dedup:MinhashDedupSignature.get_shingles(text)",
         "datatrove.pipeline.dedup:MinhashDedupSignature.get_signature(shingles)",
     ],
@@ -34,7 +34,7 @@ OVERRIDDEN = {
         "datatrove.pipeline.inference.run_inference:InferenceRunner.metrics_reporter(interval)",
         "datatrove.pipeline.inference.servers.base:InferenceServer._make_request(payload)",
     ],
-    "training/curation/recognisers.py": [
+    "training/curation/pii_recognizers.py": [
         "presidio_analyzer:PatternRecognizer.validate_result(pattern_text)",
         "presidio_analyzer:PatternRecognizer.invalidate_result(pattern_text)",
     ],
@@ -53,23 +53,23 @@ CALLED = {
         "trl:GRPOTrainer(model, reward_funcs, args, train_dataset, processing_class)",
         "trl:SFTTrainer(model, args, train_dataset, processing_class)",
     ],
-    "training/tuning/recipe.py": ["trl:SFTConfig(assistant_only_loss, max_length, train_sampling_strategy)"],
-    "training/optimizer.py": ["torch.optim:Muon(lr, weight_decay, momentum, adjust_lr_fn)"],
+    "training/finetuning/recipe.py": ["trl:SFTConfig(assistant_only_loss, max_length, train_sampling_strategy)"],
+    "training/step/optimizer.py": ["torch.optim:Muon(lr, weight_decay, momentum, adjust_lr_fn)"],
     "training/plan.py": ["codecarbon.input:DataSource.get_global_energy_mix_data()"],
-    "training/record.py": [
+    "training/run/record.py": [
         "codecarbon:OfflineEmissionsTracker(country_iso_code)",
         "codecarbon:OfflineEmissionsTracker.flush()",
         "codecarbon.emissions_tracker:BaseEmissionsTracker(output_methods, log_level, output_handlers)",
         "codecarbon.output:EmissionsData(duration, energy_consumed, emissions)",
     ],
-    "training/tasks/near.py": ["transformers.convert_slow_tokenizer:bytes_to_unicode()"],
-    "training/tasks/translation.py": [
+    "training/tasks/ocr/edit_penalty.py": ["transformers.convert_slow_tokenizer:bytes_to_unicode()"],
+    "training/tasks/translation/__init__.py": [
         "sacrebleu.metrics:BLEU._extract_corpus_statistics(hypotheses, references)",
         "sacrebleu.metrics:BLEU._compute_score_from_stats(stats)",
         "sacrebleu.metrics:CHRF._extract_corpus_statistics(hypotheses, references)",
         "sacrebleu.metrics:CHRF._compute_score_from_stats(stats)",
     ],
-    "training/trackers.py": ["accelerate.tracking:get_available_trackers()"],
+    "training/run/trackers.py": ["accelerate.tracking:get_available_trackers()"],
     "training/curation/endpoint.py": [
         "datatrove.pipeline.inference.run_inference:InferenceRunner(rollout_fn, config, output_writer)",
     ],
@@ -77,14 +77,14 @@ CALLED = {
         "datatrove.executor:LocalPipelineExecutor._run_for_rank(rank, local_rank)",
         "datatrove.executor:LocalPipelineExecutor.get_incomplete_ranks(skip_completed)",
     ],
-    "training/evaluation/public.py": [
+    "training/evaluation/benchmarks.py": [
         "lm_eval.evaluator:evaluate(lm, task_dict, limit, bootstrap_iters, log_samples)",
         "lm_eval.models.huggingface:HFLM(pretrained, tokenizer, backend, batch_size, max_length)",
         "lm_eval.tasks:TaskManager(include_path, include_defaults)",
         "lm_eval.tasks:TaskManager.match_tasks(task_list)",
         "lm_eval.tasks:TaskManager.load(task_list)",
     ],
-    "model_card/exports.py": [
+    "model_card/formats/exports.py": [
         "transformers.exporters.utils:decompose_for_generation(model, inputs, multi_token_decode)",
         "transformers.exporters:OnnxConfig(dynamic)",
         "transformers.exporters:OnnxExporter.export(model, sample_inputs, config)",
@@ -92,7 +92,7 @@ CALLED = {
         "transformers.exporters:OpenVINOExporter.export(model, sample_inputs, config)",
         "transformers.exporters.base:ExportedModel.save_pretrained(save_directory)",
     ],
-    "model_card/gguf_writer.py": [
+    "model_card/formats/gguf_writer.py": [
         "gguf:GGUFWriter.add_tensor(name, tensor, raw_dtype)",
         "gguf:dequantize(data, qtype)",
         "gguf:get_tensor_name_map(arch, n_blocks)",
@@ -110,10 +110,10 @@ CALLED = {
 
 # Attributes and constants that a file reads.
 READ = {
-    "training/parallel.py": ["torch:_foreach_mul_"],
-    "training/tuning/base.py": ["transformers:PreTrainedTokenizerFast.backend_tokenizer"],
-    "model_card/gguf_writer.py": ["gguf:GGML_QUANT_SIZES", "gguf:GGML_QUANT_VERSION"],
-    "model_card/llama_cpp.py": [
+    "training/step/parallel.py": ["torch:_foreach_mul_"],
+    "training/finetuning/base_model.py": ["transformers:PreTrainedTokenizerFast.backend_tokenizer"],
+    "model_card/formats/gguf_writer.py": ["gguf:GGML_QUANT_SIZES", "gguf:GGML_QUANT_VERSION"],
+    "model_card/formats/llama_cpp.py": [
         "xllamacpp:CommonParams.cache_type_k",
         "xllamacpp:CommonParams.cpuparams",
         "xllamacpp:CommonParams.flash_attn_type",
@@ -125,15 +125,15 @@ READ = {
 
 # Environment variables, options and instance attributes, which appear only in the source of a module or class.
 IN_SOURCE = {
-    "training/launch.py": {
+    "training/run/launch.py": {
         "accelerate.utils.launch": ['"ACCELERATE_MIXED_PRECISION"', '"MASTER_ADDR"', '"OMP_NUM_THREADS"'],
         "accelerate.commands.launch": ['"--num_processes"', '"--num_cpu_threads_per_process"'],
     },
-    "training/optimizer.py": {
+    "training/step/optimizer.py": {
         "accelerate.optimizer:AcceleratedOptimizer": ["self.optimizer = "],
         "torch.optim.adam": ['getattr(self, "found_inf"'],
     },
-    "training/parallel.py": {
+    "training/step/parallel.py": {
         "accelerate.utils.launch": [
             '"ACCELERATE_USE_FSDP"',
             '"ACCELERATE_USE_PARALLELISM_CONFIG"',
@@ -145,7 +145,7 @@ IN_SOURCE = {
             '"PARALLELISM_CONFIG_"',
         ],
     },
-    "training/tuning/trainers.py": {
+    "training/finetuning/trainers.py": {
         "transformers:Trainer": ["self._tr_loss = ", "self._globalstep_last_logged = "],
     },
     "training/curation/endpoint.py": {
@@ -223,12 +223,12 @@ def test_llama_cpp_exports_the_function_that_quantises():
     import xllamacpp
 
     assert hasattr(ctypes.CDLL(xllamacpp.xllamacpp.__file__), "ggml_quantize_chunk"), (
-        f"{described('xllamacpp')} has no ggml_quantize_chunk: model_card/gguf_writer.py calls it."
+        f"{described('xllamacpp')} has no ggml_quantize_chunk: model_card/formats/gguf_writer.py calls it."
     )
 
 
 def test_every_default_of_fine_tuning_is_a_field_of_the_trainers_config():
-    from training.tuning.recipe import DEFAULTS, METHODS
+    from training.finetuning.recipe import DEFAULTS, METHODS
 
     # transformers renamed gradient_checkpointing to activation_checkpointing; DEFAULTS has both.
     renamed = {"gradient_checkpointing", "activation_checkpointing"}
@@ -237,5 +237,5 @@ def test_every_default_of_fine_tuning_is_a_field_of_the_trainers_config():
         unknown = sorted(set(DEFAULTS) - known - (renamed if renamed & known else set()))
         assert not unknown, (
             f"{described('trl')}: {config.__name__} has no field {', '.join(unknown)}, so the default in "
-            "training/tuning/recipe.py has no effect; see what replaced it."
+            "training/finetuning/recipe.py has no effect; see what replaced it."
         )

@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 import modeling_pleias
 from training.cli import usage
-from training.files import read_json
+from training.common.files import read_json
 
 REPOSITORY = Path(__file__).parent.parent
 PACKAGES = {
@@ -134,7 +134,9 @@ def test_the_constraints_pin_each_direct_dependency_within_its_range(metadata, e
 def test_a_package_imports_only_what_its_extra_declares(metadata, package, extra):
     allowed = names(declared(metadata, extra)) | {"huggingface-hub"}  # transformers' configs import @strict from it
     providers = packages_distributions()
-    local = {"modeling_pleias", "training", "model_card"} | {path.stem for path in (REPOSITORY / "tests").glob("*.py")}
+    local = {"modeling_pleias", "training", "model_card"} | {
+        path.stem for path in (REPOSITORY / "tests").rglob("*.py")
+    }
     # Packages with another extra; the app has a requirements.txt.
     apart = {"training": ("curation", "evaluation"), "model_card": ("space",)}.get(package, ())
     for path in sorted((REPOSITORY / package).rglob("*.py")):
@@ -155,15 +157,15 @@ def test_a_package_imports_only_what_its_extra_declares(metadata, package, extra
 def test_from_an_empty_folder_the_wheel_has_the_model_and_the_configs(installed, tmp_path):
     code = (
         "import modeling_pleias, transformers\n"
-        "from modeling_pleias.training.config import named_config\n"
+        "from modeling_pleias.training.common.config import resolve_config\n"
         "print(modeling_pleias.__file__)\n"
         "print(type(transformers.AutoConfig.for_model('pleias')).__module__)\n"
-        "print(named_config('demo'))"
+        "print(resolve_config('demo'))"
     )
     assert run(installed, tmp_path, sys.executable, "-c", code).splitlines() == [
         str(installed / "modeling_pleias/__init__.py"),
         "modeling_pleias.configuration_pleias",
-        str(installed / "modeling_pleias/training/configs/demo.yaml"),
+        str(installed / "modeling_pleias/training/configs/pretrain/demo.yaml"),
     ]
 
 

@@ -1,11 +1,12 @@
-"""The README is true: its tree is the tree on disk, its links lead somewhere, and its code runs."""
+"""READMEs: lists of modules, links, numbers, code, and the options of every command."""
 
 import json
 import re
-import subprocess
+import runpy
 from pathlib import Path
 
 import pytest
+from module_lists import FOLDERS, expected
 from programs import run_program
 
 import modeling_pleias  # noqa: F401  (registers the classes)
@@ -13,50 +14,28 @@ from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+DOCUMENTS = [
+    ROOT / "README.md",
+    *(ROOT / folder / "README.md" for folder in (*FOLDERS, "training/curation")),
+    *(ROOT / "examples").glob("*.md"),
+]
 FENCES = re.findall(r"^```(\w*)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
 
-def tracked() -> set[str]:
-    """Files that git has or would take, without what a build leaves behind."""
-    command = ["git", "-C", ROOT, "ls-files", "--cached", "--others", "--exclude-standard"]
-    return {line for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-            if (ROOT / line).exists()}  # fmt: skip
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_modules_of_a_folder_are_listed_with_the_first_lines_of_their_docstrings(folder):
+    assert (ROOT / folder / "README.md").read_text(encoding="utf-8") == expected(folder), "run tests/module_lists.py"
 
 
-def tree() -> set[str]:
-    """Paths that the README's tree names."""
-    lines = next(code for language, code in FENCES if code.startswith("pyproject.toml")).splitlines()
-    paths, folder = set(), ""
-    for line in lines:
-        name = line.split()[0]
-        if not line.startswith(" "):
-            folder = name if name.endswith("/") else ""
-            paths.add(name)
-        else:
-            paths.add(folder + name)
-    return paths
+def test_the_readme_of_curation_names_every_module_and_no_other():
+    folder = ROOT / "training/curation"
+    named = set(re.findall(r"(?<=`)[a-z_]+\.py(?=`)", (folder / "README.md").read_text()))
+    assert named == {path.name for path in folder.glob("*.py")} - {"__init__.py", "__main__.py"}
 
 
-def test_every_path_of_the_tree_is_on_disk():
-    assert [path for path in tree() if not (ROOT / path).exists()] == []
-
-
-@pytest.mark.parametrize(
-    "room",
-    [
-        "modeling_pleias",
-        "training",
-        "training/curation",
-        "training/tasks",
-        "training/tuning",
-        "training/evaluation",
-        "model_card",
-    ],
-)
-def test_every_module_and_folder_of_the_rooms_stands_in_the_tree(room):
-    inside = [Path(path).relative_to(room) for path in tracked() if path.startswith(f"{room}/")]
-    names = {p.parts[0] + ("/" if len(p.parts) > 1 else "") for p in inside} - {"__init__.py"}
-    assert {f"{room}/{name}" for name in names} <= tree()
+def test_every_folder_of_the_list_exists():
+    listed = next(code for _, code in FENCES if code.startswith("modeling_pleias/")).splitlines()
+    assert all((ROOT / line.split()[0]).is_dir() for line in listed)
 
 
 def test_every_link_and_picture_leads_to_a_file():
@@ -96,12 +75,20 @@ def run(code: str, folder: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("code", [code for language, code in FENCES if language == "python"])
-def test_the_code_of_the_readme_runs_and_prints_what_it_says(code, demo_model):
+# A block without a language after Python code is its output.
+PYTHON = [
+    (code, output if following == "" else None)
+    for (language, code), (following, output) in zip(FENCES, [*FENCES[1:], ("-", "")], strict=True)
+    if language == "python"
+]
+
+
+@pytest.mark.parametrize("code, output", PYTHON)
+def test_the_code_of_the_readme_runs_and_prints_what_it_shows(code, output, demo_model):
     printed = run(f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{code}", demo_model)
-    for promised in re.findall(r"print\(.*\)  # ([\d,]+$|True)", code, re.MULTILINE):
-        assert promised in printed
-    assert printed.strip()
+    for expression in re.findall(r"print\(.*\)  # ([\d,]+$|True)", code, re.MULTILINE):
+        assert expression in printed
+    assert printed.strip() and (output is None or printed.strip() == output.strip())
 
 
 def test_the_examples_run(demo_model):
@@ -114,11 +101,35 @@ def test_the_examples_run(demo_model):
     assert unmoved == []  # full fine-tuning: every parameter moves
 
 
-def test_the_commands_of_the_readme_name_programs_and_options_that_exist(tmp_path):
-    commands = "\n".join(code for language, code in FENCES if language == "bash").replace("\\\n", " ")
-    modules = re.findall(r"-m (training\.\w+)", commands)
-    assert modules
-    help_text = run_program(modules[0], "--help", log=tmp_path).stdout
-    for option in re.findall(r"-m training\.pretrain.*", commands):
-        for flag in re.findall(r"(--[\w.]+)", option.split("#")[0]):
-            assert flag in help_text, flag
+def commands() -> dict[str, set[str]]:
+    """Return the options that the commands of the documents pass to each program."""
+    options: dict[str, set[str]] = {}
+    for document in DOCUMENTS:
+        for language, code in re.findall(r"^```(\w*)\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL):
+            for line in code.replace("\\\n", " ").splitlines() if language == "bash" else ():
+                if match := re.search(
+                    r"(?:-m |\bpleias )((?:training|model_card)\.[\w.]+|\w+)", line.partition(" #")[0]
+                ):
+                    passed = re.findall(r"(?<= --)[a-z][\w.]*", line.partition(" #")[0][match.end() :])
+                    options.setdefault(match[1], set()).update(passed)
+    return {name: flags for name, flags in options.items() if name.startswith(("training.", "model_card."))}
+
+
+COMMANDS = commands()
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_a_program_has_the_options_that_the_documents_pass_to_it(module, tmp_path):
+    help_text = run_program(
+        module if module != "training.curation" else f"{module}.__main__", "--help", log=tmp_path
+    ).stdout
+    assert [
+        option for option in sorted(COMMANDS[module]) if not re.search(rf"--{re.escape(option)}\b", help_text)
+    ] == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_drawing_of_the_pipeline_is_current(scheme):
+    pipeline = runpy.run_path(str(ROOT / "examples/pipeline.py"))
+    expected_svg = pipeline["draw"](pipeline["COLOURS"][scheme])
+    assert (ROOT / f"examples/pipeline-{scheme}.svg").read_text() == expected_svg, "run examples/pipeline.py"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from training.files import read_json
+from training.common.files import read_json
 
 ROOT = Path(__file__).parent.parent
 GUARD = '\nif __name__ == "__main__":\n'

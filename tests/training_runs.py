@@ -10,11 +10,11 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from training import checkpoint
-from training.recipe import PretrainConfig
-from training.record import plain
-from training.stopping import SIGNALS
-from training.tuning.recipe import FinetuneConfig
+from training.finetuning.recipe import FinetuneConfig
+from training.pretraining.recipe import PretrainConfig
+from training.run import checkpoint
+from training.run.record import plain
+from training.run.stopping import SIGNALS
 
 
 @contextmanager

@@ -23,8 +23,8 @@ from transformers import AutoModelForCausalLM
 
 import modeling_pleias  # noqa: F401 (registers the model classes)
 
-from .config import InputError, program
-from .files import model_sha256, write_json
+from .common.config import InputError, run_main
+from .common.files import model_sha256, write_json
 
 # Equal tensors mean the same function only if these settings are equal, too.
 SETTINGS = ("num_attention_heads", "num_key_value_heads", "rms_norm_eps", "rope_parameters", "tie_word_embeddings")
@@ -76,4 +76,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

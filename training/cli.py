@@ -87,7 +87,7 @@ def main() -> None:
         sys.argv = [f"pleias {name}", *arguments]
         run(PROGRAMS[name])
     else:
-        stop(f"unknown program {name!r}: choose from {', '.join(PROGRAMS)}.")
+        exit_with_error(f"unknown program {name!r}: choose from {', '.join(PROGRAMS)}.")
 
 
 def run(program: Program) -> None:
@@ -95,18 +95,20 @@ def run(program: Program) -> None:
     try:
         module = import_module(ROOT + program.module)
         package = program.module.partition(".")[0]
-        runner = import_module(ROOT + {"training": "training.config", "model_card": "model_card.files"}[package])
+        runner = import_module(
+            ROOT + {"training": "training.common.config", "model_card": "model_card.files"}[package]
+        )
     except ModuleNotFoundError as error:
         if error.name.partition(".")[0] in ("modeling_pleias", "training", "model_card"):
             raise
-        stop(
+        exit_with_error(
             f"{sys.argv[0]} needs the extra [{program.extra}] (module {error.name} is missing): "
             f'pip install "modeling-pleias[{program.extra}]".'
         )
-    runner.program(module.main)
+    runner.run_main(module.main)
 
 
-def stop(message: str) -> None:
+def exit_with_error(message: str) -> None:
     """Print an error message and exit with status 2."""
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)

@@ -13,9 +13,9 @@ if not __package__:  # run by path; same as `python -m training.corpus`
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from .config import parse, program
-from .data.corpus_builder import CorpusConfig, build
-from .language import LANGUAGES
+from .common.config import parse, run_main
+from .common.language import LANGUAGES
+from .data.corpus_builder import CorpusConfig, build_corpus
 
 
 @dataclass(kw_only=True)
@@ -28,10 +28,10 @@ def main() -> None:
     """Run `python -m training.corpus`."""
     arguments = parse(Arguments, description="Build a corpus: Parquet with Common Corpus columns, and sources.json.")
     config = CorpusConfig(**{field.name: getattr(arguments, field.name) for field in fields(CorpusConfig)})
-    content = build(config, arguments.out)
+    content = build_corpus(config, arguments.out)
     for language, entry in content["languages"].items():
         print(f"{LANGUAGES[language]:<11}{entry['documents']:>8,} documents {entry['bytes'] / 1e6:>9.2f} MB")
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

@@ -25,14 +25,14 @@ from rich.console import Console
 from rich.table import Table
 
 from . import shards
-from .config import CONFIGS, InputError, parse, program
-from .curation import page
-from .files import read_json
-from .language import LANGUAGES
-from .metrics import read_metrics
-from .prepare import prepare
-from .recipe import PretrainConfig
-from .record import plain
+from .common.config import CONFIGS, InputError, parse, run_main
+from .common.files import read_json
+from .common.language import LANGUAGES
+from .curation import statistics_report
+from .pretraining.prepare import prepare
+from .pretraining.recipe import PretrainConfig
+from .run.metrics import read_metrics
+from .run.record import plain
 
 # The small model of a checkout; the installed package does not contain its weights.
 SHIPPED = CONFIGS.parent.parent / "model_card" / "femto"
@@ -158,11 +158,11 @@ def continuation(config: PretrainConfig, model: Path) -> tuple[PretrainConfig, l
     share = {"validation_share": config.data.validation_share, "validation_by": config.data.validation_by}
     arguments = ["--config", "continue", "--init_from", str(model), "--data.tokenizer", str(model)]
     more = parse(PretrainConfig, arguments, description="Continue the shipped model.")
-    shards.build(shards.ShardsConfig(corpus=text, tokenizer=model, out=more.stages[0].shards, **share))
+    shards.build_shards(shards.ShardsConfig(corpus=text, tokenizer=model, out=more.stages[0].shards, **share))
     return more, arguments
 
 
-def falling(runs: dict[str, PretrainConfig]) -> Table:
+def bits_per_byte_table(runs: dict[str, PretrainConfig]) -> Table:
     """Return a table of bits per byte on held-out text before and after each run, by language."""
     table = Table(title="Held-out text: bits per byte before -> after", title_justify="left")
     table.add_column("language")
@@ -199,7 +199,7 @@ def main() -> None:
     with timed("data"):
         manifest = prepare(config.data, config.corpus, vocab_size=config.model_config().vocab_size).manifest
     if curation := manifest["corpus"]["curation"]:
-        console.print(f"Curation: {page.summary(curation)}", highlight=False)
+        console.print(f"Curation: {statistics_report.summary(curation)}", highlight=False)
     console.print(licences(manifest))
     if not names & {"--config", "--stages"}:
         with timed("step timing"):
@@ -217,7 +217,7 @@ def main() -> None:
         with timed("continuation"):
             launch([*arguments, *with_steps(more, steps)], more)
         runs["the shipped model"] = more
-        console.print(falling(runs))
+        console.print(bits_per_byte_table(runs))
     times = ", ".join(f"{part} {number:.0f} s" for part, number in seconds.items())
     console.print(f"Time: {times}; total {seconds.total():.0f} s.", highlight=False)
     console.print(f"Computed on: {device_facts(config.folder)}.", highlight=False)
@@ -228,4 +228,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

@@ -27,11 +27,11 @@ from transformers import AutoTokenizer
 
 from modeling_pleias import PleiasForCausalLM
 
-from .config import InputError, parse, program
+from .common.config import InputError, parse, run_main
+from .common.files import UNTRAINED_MARKER, write_json
+from .data.loader import ShardDataset
 from .data.shard_files import ShardReader, tokenizer_facts
-from .files import START, write_json
-from .loader import Shards
-from .recipe import PretrainConfig
+from .pretraining.recipe import PretrainConfig
 
 SMOOTHING = 0.875  # exponent of the counts in the chance expectation: pairs of rare tokens get less weight
 RARE = 3  # a token with fewer occurrences has no reliable statistics, and keeps its random embedding
@@ -62,7 +62,7 @@ class EmbeddingsConfig:
     seed: int = 42
 
 
-def neighbours(blocks: Iterable[np.ndarray], *, vocab_size: int, window_size: int) -> csr_array:
+def cooccurrence_counts(blocks: Iterable[np.ndarray], *, vocab_size: int, window_size: int) -> csr_array:
     """Count co-occurrences within `window_size` tokens, a pair at distance d as 1/d; (V, V), symmetric.
 
     Args:
@@ -83,7 +83,7 @@ def neighbours(blocks: Iterable[np.ndarray], *, vocab_size: int, window_size: in
     return (counts + counts.T).tocsr()
 
 
-def mutual_information(counts: csr_array) -> csr_array:
+def ppmi(counts: csr_array) -> csr_array:
     """Return the positive pointwise mutual information of co-occurrence counts; (V, V), symmetric."""
     counts = counts.tocoo()
     chance = np.asarray(counts.sum(axis=1)).ravel() ** SMOOTHING
@@ -94,7 +94,7 @@ def mutual_information(counts: csr_array) -> csr_array:
     return csr_array((information[positive].astype(np.float32), (row[positive], column[positive])), shape=counts.shape)
 
 
-def directions(information: csr_array, *, size: int, seed: int) -> np.ndarray:
+def leading_eigenvectors(information: csr_array, *, size: int, seed: int) -> np.ndarray:
     """Return eigenvectors times fourth roots of their eigenvalues, (V, D); rows have norm 1, or 0 without counts."""
     start = np.random.default_rng(seed).standard_normal(information.shape[0]).astype(np.float32)
     values, vectors = eigsh(information, k=size, which="LM", tol=0.05, v0=start)
@@ -121,16 +121,16 @@ def build(config: EmbeddingsConfig) -> None:
     """
     model_config = PretrainConfig(name=config.out.name, stages=[], model=config.model).model_config()
     vocab_size, hidden_size = model_config.vocab_size, model_config.hidden_size
-    shards = Shards(config.shards)
+    shards = ShardDataset(config.shards)
     if tokenizer_facts(config.tokenizer)["sha256"] != shards.manifest["tokenizer"]["sha256"]:
         raise InputError(
             f"{config.shards} was made with another tokenizer than {config.tokenizer}: pass that tokenizer."
         )
     shards.train(sequence_length=1, vocab_size=vocab_size)  # compares their lengths with the manifest
     blocks = stream(shards.readers("train"), config.block_tokens)
-    counts = neighbours(blocks, vocab_size=vocab_size, window_size=config.window_size)
+    counts = cooccurrence_counts(blocks, vocab_size=vocab_size, window_size=config.window_size)
     print(f"{counts.nnz:,} pairs; computing the {hidden_size} leading eigenvectors of their mutual information")
-    vectors = directions(mutual_information(counts), size=hidden_size, seed=config.seed)
+    vectors = leading_eigenvectors(ppmi(counts), size=hidden_size, seed=config.seed)
 
     set_seed(config.seed)
     model = PleiasForCausalLM(model_config)
@@ -144,7 +144,7 @@ def build(config: EmbeddingsConfig) -> None:
     model.save_pretrained(config.out)
     tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)
     tokenizer.save_pretrained(config.out)
-    write_json(config.out / START, {"shards": shards.manifest["fingerprint"]})
+    write_json(config.out / UNTRAINED_MARKER, {"shards": shards.manifest["fingerprint"]})
     print(f"{config.out}: {int((~rare).sum()):,} embeddings from the text, {int(rare.sum()):,} random")
 
 
@@ -154,4 +154,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

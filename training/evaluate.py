@@ -25,20 +25,20 @@ from typing import Literal
 
 import torch
 
-from .compute import keep_memory
-from .config import InputError, parse, program
-from .evaluation import compare, page
-from .evaluation.adherence import Adherence, AdherenceConfig
-from .evaluation.bits import BitsConfig, BitsPerByte
+from .common.config import InputError, parse, run_main
+from .common.files import fingerprint, read_json, write_json
+from .evaluation import compare, report
+from .evaluation.benchmarks import Continuation, Public, PublicConfig
+from .evaluation.bits_per_byte import BitsConfig, BitsPerByte
+from .evaluation.held_out_text import TextConfig, held_out
+from .evaluation.language_adherence import Adherence, AdherenceConfig
 from .evaluation.memorisation import Memorisation, MemorisationConfig
-from .evaluation.models import Subject
-from .evaluation.public import Continuation, Public, PublicConfig
+from .evaluation.models import EvaluatedModel
 from .evaluation.speed import Speed, SpeedConfig
-from .evaluation.tasks import NAMES, TasksConfig, TrainedTask
-from .evaluation.texts import TextConfig, held_out
-from .evaluation.toxicity import Toxicity, ToxicityConfig
-from .files import fingerprint, read_json, write_json
-from .results import write_result
+from .evaluation.tasks import NAMES, GenerationTask, TasksConfig
+from .evaluation.toxicity import Toxicity, ToxicityEvalConfig
+from .run.results import write_result
+from .step.compute import configure_allocator
 
 SUITES = {
     "card": ["bits_per_byte", "language_adherence", "toxicity", "speed"],
@@ -80,7 +80,7 @@ class EvaluateConfig:
     data: TextConfig = field(default_factory=TextConfig)
     bits: BitsConfig = field(default_factory=BitsConfig)
     adherence: AdherenceConfig = field(default_factory=AdherenceConfig)
-    toxicity: ToxicityConfig = field(default_factory=ToxicityConfig)
+    toxicity: ToxicityEvalConfig = field(default_factory=ToxicityEvalConfig)
     speed: SpeedConfig = field(default_factory=SpeedConfig)
     memorisation: MemorisationConfig = field(default_factory=MemorisationConfig)
     tasks: TasksConfig = field(default_factory=TasksConfig)
@@ -90,7 +90,7 @@ class EvaluateConfig:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
 
 
-def chosen(config: EvaluateConfig) -> list[str]:
+def select_tasks(config: EvaluateConfig) -> list[str]:
     """Return the tasks of a suite, or of a comma-separated list.
 
     Raises:
@@ -108,7 +108,7 @@ def chosen(config: EvaluateConfig) -> list[str]:
     return names
 
 
-def prepare(names: list[str], config: EvaluateConfig, runs: list[Path]) -> list:
+def build_tasks(names: list[str], config: EvaluateConfig, runs: list[Path]) -> list:
     """Build the tasks with their data."""
     run = runs[0] if runs else None
     with_text = {"bits_per_byte", "language_adherence", "memorisation", "continuation"}
@@ -122,10 +122,10 @@ def prepare(names: list[str], config: EvaluateConfig, runs: list[Path]) -> list:
         "continuation": lambda: Continuation(texts, config.data, config.public, run, examples=CONTINUATIONS),
         "public": lambda: Public(config.public),
     }
-    return [builders[name]() if name in builders else TrainedTask(name, config.tasks, runs) for name in names]
+    return [builders[name]() if name in builders else GenerationTask(name, config.tasks, runs) for name in names]
 
 
-def evaluate(task, subject: Subject, folder: Path) -> bool:
+def evaluate(task, subject: EvaluatedModel, folder: Path) -> bool:
     """Measure one model on one task and write the result; return False if an equal result exists."""
     identity = {
         "task": task.name,
@@ -142,7 +142,7 @@ def evaluate(task, subject: Subject, folder: Path) -> bool:
     start = time.perf_counter()
     record = task.measure(subject)
     write_json(record_path, {"fingerprint": digest, "record": record})
-    facts = task.facts(record)
+    facts = task.details(record)
     groups = {by: with_intervals(metrics) for by, metrics in facts.pop("groups", {}).items()}
     write_result(
         folder,
@@ -164,7 +164,7 @@ def with_intervals(metrics: dict) -> dict[str, dict | float]:
     return {name: compare.with_interval(metric) for name, metric in metrics.items()}
 
 
-def output(config: EvaluateConfig, run: Path | None) -> Path:
+def results_folder(config: EvaluateConfig, run: Path | None) -> Path:
     """Return the results folder."""
     if config.out or run is None:
         return config.out or Path("eval")
@@ -181,35 +181,35 @@ def models_as_list(argv: list[str]) -> list[str]:
 
 def main(argv: list[str] | None = None) -> None:
     """Run `python -m training.evaluate`."""
-    keep_memory()
+    configure_allocator()
     arguments = models_as_list(sys.argv[1:] if argv is None else argv)
     config = parse(EvaluateConfig, arguments, description="Evaluate a model, or compare several models.")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     device = config.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    subjects = [Subject(name, device=device, precision=config.precision) for name in config.model]
+    subjects = [EvaluatedModel(name, device=device, precision=config.precision) for name in config.model]
     names = [subject.name for subject in subjects]
     if len(set(names)) < len(names):
         raise InputError(f"Two models are named {max(names, key=names.count)}: rename a folder or a file.")
     runs = [subject.run for subject in subjects if subject.run]
-    out = output(config, subjects[0].run)
-    tasks = prepare(chosen(config), config, runs)
+    out = results_folder(config, subjects[0].run)
+    tasks = build_tasks(select_tasks(config), config, runs)
     folders = {name: out if len(subjects) == 1 else out / name for name in names}
     facts = []
     for subject in subjects:
         for task in tasks:
             measured = evaluate(task, subject, folders[subject.name])
-            print(page.line(folders[subject.name] / f"{task.name}.json") + ("" if measured else " (cached)"))
-        print(page.write_page(folders[subject.name]))
+            print(report.line(folders[subject.name] / f"{task.name}.json") + ("" if measured else " (cached)"))
+        print(report.write_page(folders[subject.name]))
         facts.append(read_json(folders[subject.name] / f"{tasks[0].name}.json")["model"])
         subject.release()
     if len(subjects) > 1:
         data = {task.name: task.data for task in tasks}
         data["fingerprint"] = fingerprint([task.data["fingerprint"] for task in tasks])
-        write_result(out, page.COMPARISON, {}, data=data, models=facts, tasks=compare.compare(tasks, folders))
-        print(page.write_comparison(out))
+        write_result(out, report.COMPARISON, {}, data=data, models=facts, tasks=compare.compare(tasks, folders))
+        print(report.write_comparison(out))
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

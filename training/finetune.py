@@ -7,7 +7,8 @@ The base model is evaluated on held-out rows before training and the tuned model
 with the best metric on other held-out rows during training. A run can be killed at any time; the same command resumes
 it from its latest checkpoint.
 
-`--config` and `--help` are those of every program of this project (training.config), and `trainer` contains fields of
+`--config` and `--help` are those of every program of this project (training.common.config), and `trainer` contains
+fields of
 TRL's configs. TRL's TrlParser was considered: it supports neither nested settings nor packaged configs, lists over a
 hundred TRL options among this program's in `--help`, and does not check the types of YAML values.
 """
@@ -36,25 +37,25 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer
 from transformers.utils import logging
 
 from . import tasks
-from .checkpoint import Checkpoint
-from .compute import compute_dtype, flush_denormals, keep_memory, to_compute
-from .config import InputError, parse, program, typed
-from .environment import peak_memory
-from .files import fingerprint, model_sha256, read_json, write_json
-from .guard import finite
-from .launch import complete_launch
-from .metrics import MetricsLog, plot, read_metrics
-from .record import RunRecord
-from .results import write_result
-from .session import exit_stopped, open_checkpoint, save_model
-from .stopping import stop_with_the_launcher
-from .tuning import account, base, measures, preferences
-from .tuning.examples import Examples, of_pretraining, of_task, order
-from .tuning.recipe import FinetuneConfig
-from .tuning.trainers import Around, Preferred, Rewarded, Supervised
+from .common.config import InputError, dataclass_from_dict, parse, run_main
+from .common.environment import peak_memory
+from .common.files import fingerprint, model_sha256, read_json, write_json
+from .finetuning import base_model, data_manifest, model_selection, preferences
+from .finetuning.examples import Examples, length_grouped_order, tokenize_replay, tokenize_rows
+from .finetuning.recipe import FinetuneConfig
+from .finetuning.trainers import PleiasDPOTrainer, PleiasGRPOTrainer, PleiasSFTTrainer, StepCallback
+from .run.checkpoint import Checkpoint
+from .run.launch import launch_cpu_processes
+from .run.metrics import MetricsLog, plot, read_metrics
+from .run.record import RunRecord
+from .run.results import write_result
+from .run.session import exit_stopped, open_checkpoint, save_model
+from .run.stopping import forward_launcher_sigterm
+from .step.compute import compute_dtype, configure_allocator, flush_denormals, to_compute
+from .step.step_guard import finite_or_none
 
 # TRL's settings that run.json records for the card, also those that the config does not set.
-TOLD = (
+LOGGED_TRAINER_ARGS = (
     *("learning_rate", "lr_scheduler_type", "warmup_steps"),
     *("per_device_train_batch_size", "gradient_accumulation_steps", "world_size"),
     *("weight_decay", "adam_beta1", "adam_beta2", "max_grad_norm"),
@@ -67,13 +68,13 @@ class Run:
     def __init__(self, config: FinetuneConfig):
         config.check()
         self.config, self.folder, self.task = config, config.folder, tasks.load(config.task)
-        self.base_folder = base.folder_of(config.base_model)
+        self.base_folder = base_model.resolve_base_model(config.base_model)
         self.base_files = model_sha256(self.base_folder)
-        self.tokenizer = base.open_tokenizer(self.base_folder)
-        self.model = base.open_model(self.base_folder, torch.float32)
+        self.tokenizer = base_model.open_tokenizer(self.base_folder)
+        self.model = base_model.open_model(self.base_folder, torch.float32)
         self.stop_id, self.turn_end = self.tokenizer.convert_tokens_to_ids(self.task.DECODING["stop"]), None
         if config.task == "instruct":  # the end-of-text token alone does not end a turn
-            self.tokenizer, self.turn_end = self.task.with_template(self.tokenizer), self.stop_id
+            self.tokenizer, self.turn_end = self.task.add_chat_template(self.tokenizer), self.stop_id
         context = self.model.config.max_position_embeddings
         self.max_length = config.max_length or context
         context = self.model.config.max_position_embeddings = max(self.max_length, context)
@@ -84,7 +85,7 @@ class Run:
         self.device, self.dtype = args.device, compute_dtype(config.precision, args.device)
         limit = config.measure.max_new_tokens
         self.decoding = self.task.DECODING | ({} if limit is None else {"max_new_tokens": limit})
-        self.best = measures.Best(self.folder / "best", higher_is_better=self.task.HIGHER_IS_BETTER)
+        self.best = model_selection.BestCheckpoint(self.folder / "best", higher_is_better=self.task.HIGHER_IS_BETTER)
         self.result = self.folder / "eval" / f"{config.task}.json"
         self.record = RunRecord(config, main=self.main)
 
@@ -107,15 +108,15 @@ def finetune(config: FinetuneConfig) -> None:
     start_record(run, identity)
 
     before = complete_with_base(run, "before", comparison.rows)
-    trainer = trainer_for(run, parts, identity)
+    trainer = build_trainer(run, parts, identity)
     steps = train(run, trainer, selection.rows, earlier)
     if not earlier or not (run.folder / "model").is_dir():  # else an earlier session wrote it
         write_model(run, trainer)
     run.state.wait_for_everyone()
     trainer.accelerator.free_memory()
     del trainer, run.model  # the tuned model takes their place
-    tuned = base.open_model(run.folder / "model", run.dtype).to(run.device)
-    after = measures.answers(tuned, run.tokenizer, comparison.rows, run.decoding, progress="tuned")
+    tuned = base_model.open_model(run.folder / "model", run.dtype).to(run.device)
+    after = model_selection.generate_completions(tuned, run.tokenizer, comparison.rows, run.decoding, progress="tuned")
 
     if run.main:
         write_results(run, parts, comparison, before, after)
@@ -130,7 +131,7 @@ def finetune(config: FinetuneConfig) -> None:
 
 def prepare_process() -> None:
     """Configure arithmetic and memory of this process, and silence the libraries."""
-    keep_memory()
+    configure_allocator()
     flush_denormals()
     logging.disable_progress_bar()  # loading and saving weights
     disable_progress_bars()  # datasets
@@ -143,14 +144,14 @@ def load_data(run: Run) -> tuple[dict[str, Examples], Examples, Examples]:
     For SFT, set `args.max_steps`.
     """
     config, args = run.config, run.args
-    limits, splits = {"task": config.task, "max_length": run.max_length}, split(config, run.task, run.state)
-    train, selection, comparison = (of_task(rows, run.tokenizer, **limits) for rows in splits)
+    limits, splits = {"task": config.task, "max_length": run.max_length}, split_rows(config, run.task, run.state)
+    train, selection, comparison = (tokenize_rows(rows, run.tokenizer, **limits) for rows in splits)
     for name, examples in (("", train), ("held out: ", selection), ("held out: ", comparison)):
-        if examples.said:
-            run.state.print(f"{name}{examples.said}")
+        if examples.overlong_note:
+            run.state.print(f"{name}{examples.overlong_note}")
     parts = {config.task: train}
     if share := config.replay.share:
-        parts["replay"] = of_pretraining(
+        parts["replay"] = tokenize_replay(
             config.replay.path,
             run.tokenizer,
             run.base_folder / "tokenizer.json",
@@ -166,13 +167,15 @@ def load_data(run: Run) -> tuple[dict[str, Examples], Examples, Examples]:
     return parts, selection, comparison
 
 
-def split(config: FinetuneConfig, task: ModuleType, state: PartialState) -> tuple[list[dict], list[dict], list[dict]]:
+def split_rows(
+    config: FinetuneConfig, task: ModuleType, state: PartialState
+) -> tuple[list[dict], list[dict], list[dict]]:
     """Return the rows for training, for the selection of the best checkpoint, and for the final comparison.
 
     Raises:
         InputError: If a part would be empty.
     """
-    data = typed(tasks.settings(config.task), config.data, "data")
+    data = dataclass_from_dict(tasks.settings(config.task), config.data, "data")
     with state.main_process_first():  # the other processes reuse what the first one downloads
         rows = task.rows(data)
     selection, held_out = config.measure.selection_rows, rows["held_out"]
@@ -192,7 +195,7 @@ def identify(run: Run, parts: dict[str, Examples]) -> dict:
         "task": run.config.task,
         "method": run.config.method,
         "optimizer": run.config.optimizer,
-        "data": {name: account.fingerprint_of(part) for name, part in parts.items()},
+        "data": {name: data_manifest.fingerprint_of(part) for name, part in parts.items()},
         "seed": run.config.seed,
         "batch": run.batch,
         "steps": [run.args.max_steps, run.args.num_train_epochs],
@@ -201,7 +204,7 @@ def identify(run: Run, parts: dict[str, Examples]) -> dict:
 
 def start_record(run: Run, identity: dict) -> None:
     """Write config.yaml, and start this session in run.json."""
-    settings = {name: getattr(run.args, name) for name in TOLD} | {"max_length": run.max_length}
+    settings = {name: getattr(run.args, name) for name in LOGGED_TRAINER_ARGS} | {"max_length": run.max_length}
     if run.config.max_steps is None:
         settings["num_train_epochs"] = run.args.num_train_epochs
     facts = {"processes": run.state.num_processes, "device": str(run.device), "dtype": str(run.dtype)}
@@ -215,17 +218,19 @@ def start_record(run: Run, identity: dict) -> None:
 def complete_with_base(run: Run, name: str, rows: list[dict]) -> list[str]:
     """Return the base model's completions of rows, from answers/NAME.json if an earlier session wrote them."""
     path = run.folder / "answers" / f"{name}.json"
-    key = fingerprint([run.base_files, str(run.dtype), spelt(run.decoding), [row["prompt"] for row in rows]])
+    key = fingerprint(
+        [run.base_files, str(run.dtype), describe_decoding(run.decoding), [row["prompt"] for row in rows]]
+    )
     if path.is_file() and (saved := read_json(path))["of"] == key:
         return saved["value"]
-    model = base.open_model(run.base_folder, run.dtype).to(run.device)
-    completions = measures.answers(model, run.tokenizer, rows, run.decoding, progress="base")
+    model = base_model.open_model(run.base_folder, run.dtype).to(run.device)
+    completions = model_selection.generate_completions(model, run.tokenizer, rows, run.decoding, progress="base")
     if run.main:
         write_json(path, {"of": key, "value": completions})
     return completions
 
 
-def spelt(decoding: dict) -> dict:
+def describe_decoding(decoding: dict) -> dict:
     """Return decoding settings as JSON; a callable becomes its name and the defaults of its parameters."""
 
     def describe(function: Callable) -> dict:
@@ -235,7 +240,7 @@ def spelt(decoding: dict) -> dict:
     return {name: describe(value) if callable(value) else value for name, value in decoding.items()}
 
 
-def trainer_for(run: Run, parts: dict[str, Examples], identity: dict) -> Trainer:
+def build_trainer(run: Run, parts: dict[str, Examples], identity: dict) -> Trainer:
     """Return TRL's trainer for the method, with its dataset.
 
     Raises:
@@ -247,23 +252,27 @@ def trainer_for(run: Run, parts: dict[str, Examples], identity: dict) -> Trainer
         # TRL tokenizes these columns, and computes the loss on the completions or on the assistant's turns.
         columns = ("messages",) if "messages" in rows[0] else ("prompt", "completion")
         lengths = [len(ids) for part in parts.values() for ids in part.input_ids]
-        trainer = Supervised(
+        trainer = PleiasSFTTrainer(
             train_dataset=Dataset.from_list([{name: row[name] for name in columns} for row in rows]),
             replay=parts.get("replay"),
-            order=order(lengths, batch=run.batch, steps=run.args.max_steps, seed=config.seed, shuffle=config.shuffle),
+            order=length_grouped_order(
+                lengths, batch=run.batch, steps=run.args.max_steps, seed=config.seed, shuffle=config.shuffle
+            ),
             dtype=run.dtype,
             candidates=config.candidates,
             **common,
         )
     elif config.method == "dpo":
         rows = rows[: config.preference_prompts]
-        pairs = preferences.pairs(rows, complete_with_base(run, "own", rows), run.task)
-        trainer = Preferred(train_dataset=Dataset.from_list(pairs), **common)
+        pairs = preferences.preference_pairs(rows, complete_with_base(run, "own", rows), run.task)
+        trainer = PleiasDPOTrainer(train_dataset=Dataset.from_list(pairs), **common)
     else:
         run.model.generation_config.eos_token_id = [run.tokenizer.eos_token_id, run.stop_id]
-        reward = preferences.reward(config.rewards, run.task, run.tokenizer, rows[0])
-        trainer = Rewarded(train_dataset=Dataset.from_list(preferences.prompts(rows)), reward_funcs=reward, **common)
-    base.refuse_frozen(trainer.model)
+        reward = preferences.build_reward(config.rewards, run.task, run.tokenizer, rows[0])
+        trainer = PleiasGRPOTrainer(
+            train_dataset=Dataset.from_list(preferences.prompts(rows)), reward_funcs=reward, **common
+        )
+    base_model.check_all_trainable(trainer.model)
     trainer.remove_callback(PrinterCallback)
     trainer.identity, trainer.muon = identity, config.optimizer == "muon"
     return trainer
@@ -283,7 +292,9 @@ def train(run: Run, trainer: Trainer, selection_rows: list[dict], earlier: Check
         else:
             shutil.rmtree(run.best.folder, ignore_errors=True)  # left by a session without a checkpoint
     evaluation = partial(evaluate, run, selection_rows, log)
-    around = Around(run.config.name, log, trainer.accelerator, every=run.config.measure.steps, measure=evaluation)
+    around = StepCallback(
+        run.config.name, log, trainer.accelerator, every=run.config.measure.steps, measure=evaluation
+    )
     trainer.add_callback(around)
     run.state.wait_for_everyone()
     trainer.train(resume_from_checkpoint=str(earlier.path) if earlier else None)
@@ -298,13 +309,18 @@ def train(run: Run, trainer: Trainer, selection_rows: list[dict], earlier: Check
 
 def evaluate(run: Run, rows: list[dict], log: MetricsLog | None, model: PreTrainedModel, step: int) -> str:
     """Compute the task's metrics, save the weights if they are the best, and return a message."""
-    copy = measures.shipped(model, run.task, run.turn_end)
-    outputs = measures.answers(to_compute(copy, run.device, run.dtype), run.tokenizer, rows, run.decoding)
-    metrics = {name: finite(measures.value(metric)) for name, metric in run.task.score(rows, outputs).items()}
+    copy = model_selection.export_copy(model, run.task, run.turn_end)
+    outputs = model_selection.generate_completions(
+        to_compute(copy, run.device, run.dtype), run.tokenizer, rows, run.decoding
+    )
+    metrics = {
+        name: finite_or_none(model_selection.metric_value(metric))
+        for name, metric in run.task.score(rows, outputs).items()
+    }
     name, value = next(iter(metrics.items()))
     if run.main:
         log.write({"step": step, "held_out": metrics})
-        if run.best.beaten_by(value):
+        if run.best.is_improved_by(value):
             facts = {"step": step, "metric": name, "value": value}
             save_model(copy.to("cpu", torch.bfloat16), run.tokenizer, run.best.folder, {"best.json": facts})
     return f"step {step}: {name} {'undefined' if value is None else f'{value:.4f}'} on {len(rows)} held-out rows"
@@ -313,7 +329,7 @@ def evaluate(run: Run, rows: list[dict], log: MetricsLog | None, model: PreTrain
 def write_model(run: Run, trainer: Trainer) -> None:
     """Write model/: the best weights, or the last ones if none were evaluated during training."""
     folder = run.folder / "model"
-    last = None if run.config.measure.steps else measures.shipped(trainer.model, run.task, run.turn_end)
+    last = None if run.config.measure.steps else model_selection.export_copy(trainer.model, run.task, run.turn_end)
     if run.main and last:
         save_model(last, run.tokenizer, folder)
     elif run.main:
@@ -332,18 +348,20 @@ def write_results(
     config, rows, model_folder = run.config, comparison.rows, run.folder / "model"
     key = read_json(run.folder / "answers" / "before.json")["of"]  # completions of the same prompts
     write_json(run.folder / "answers" / "after.json", {"of": key, "value": after})
-    manifests = {config.task: account.manifest(parts[config.task], comparison, model_folder)}
+    manifests = {config.task: data_manifest.build_manifest(parts[config.task], comparison, model_folder)}
     if "replay" in parts:
-        manifests["replay"] = account.manifest(parts["replay"], None, model_folder, path=config.replay.path)
-    account.write(run.folder, manifests)
-    metrics = measures.compared(run.task.score(rows, before), run.task.score(rows, after))
+        manifests["replay"] = data_manifest.build_manifest(
+            parts["replay"], None, model_folder, path=config.replay.path
+        )
+    data_manifest.write(run.folder, manifests)
+    metrics = model_selection.compare_metrics(run.task.score(rows, before), run.task.score(rows, after))
     write_result(
         run.result.parent,
         config.task,
         metrics,
-        data={"fingerprint": account.fingerprint_of(comparison), "rows": len(rows), **comparison.counts},
+        data={"fingerprint": data_manifest.fingerprint_of(comparison), "rows": len(rows), **comparison.counts},
         base_model=config.base_model,
-        decoding=spelt(run.decoding),
+        decoding=describe_decoding(run.decoding),
         **tasks.signatures(run.task),
         examples=[
             {"prompt": row["prompt"], "right": row["completion"], "before": base_output, "after": tuned_output}
@@ -351,11 +369,11 @@ def write_results(
         ],
     )
     plot(read_metrics(run.folder / "metrics.jsonl"), run.folder / "loss.png")
-    show(config, metrics, len(rows))
+    print_comparison(config, metrics, len(rows))
     print(f"{model_folder} loads with from_pretrained; {run.result} contains the metrics.")
 
 
-def show(config: FinetuneConfig, metrics: dict[str, dict[str, float]], rows: int) -> None:
+def print_comparison(config: FinetuneConfig, metrics: dict[str, dict[str, float]], rows: int) -> None:
     """Print the metrics of base and tuned model."""
     table = Table(title=f"{config.task}: {rows} held-out rows, with 95% intervals", title_justify="left")
     for column in ("metric", "base", "tuned", "change"):
@@ -369,11 +387,11 @@ def show(config: FinetuneConfig, metrics: dict[str, dict[str, float]], rows: int
 
 def main() -> None:
     """`accelerate launch -m training.finetune`."""
-    stop_with_the_launcher()
-    complete_launch(["-m", __spec__.name] if __spec__ else [__file__])
+    forward_launcher_sigterm()
+    launch_cpu_processes(["-m", __spec__.name] if __spec__ else [__file__])
     launcher = "accelerate launch -m training.finetune --config NAME"
     finetune(parse(FinetuneConfig, description=f"Fine-tune a model with TRL, or resume a run. Start with: {launcher}"))
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

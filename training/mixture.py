@@ -23,17 +23,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .config import InputError, parse, program
+from .common.config import InputError, parse, run_main
+from .common.files import fingerprint, read_json, sha256, write_json
+from .common.language import CODES, LANGUAGES
 from .data.documents import DocumentWriter, corpus_files, read_documents
 from .data.split import hash_fraction, select_held_out
-from .files import fingerprint, read_json, sha256, write_json
-from .language import CODES, LANGUAGES
 
 HELD_OUT = "held_out"
 
 
 @dataclass
-class Rule:
+class MixtureRule:
     """Number of repetitions of the documents that match all patterns, which may contain `*` and `?`.
 
     Args:
@@ -71,11 +71,11 @@ class MixtureConfig:
 
     corpus: Path
     out: Path
-    mixtures: dict[str, list[Rule]] = field(default_factory=lambda: {"train": []})
+    mixtures: dict[str, list[MixtureRule]] = field(default_factory=lambda: {"train": []})
     held_out: float = 0.01
 
 
-class CorpusParts:
+class MixtureWriter:
     """Writer of documents to FOLDER/LANGUAGE.parquet, which counts them."""
 
     def __init__(self, folder: Path, stack: ExitStack):
@@ -100,7 +100,7 @@ class CorpusParts:
         ]
 
 
-def mix(config: MixtureConfig) -> dict[str, list[dict]]:
+def write_mixtures(config: MixtureConfig) -> dict[str, list[dict]]:
     """Write held_out/ and the mixtures, unless an earlier call wrote them from the same corpus and settings.
 
     Returns:
@@ -128,7 +128,7 @@ def mix(config: MixtureConfig) -> dict[str, list[dict]]:
     columns = ["identifier", "collection", "language", "creator"]
     chosen = select_held_out(read_documents(config.corpus, columns=columns), config.held_out)
     with ExitStack() as stack:
-        parts = {name: CorpusParts(building / name, stack) for name in (HELD_OUT, *config.mixtures)}
+        parts = {name: MixtureWriter(building / name, stack) for name in (HELD_OUT, *config.mixtures)}
         for document in tqdm(read_documents(config.corpus), desc="mixture", unit="document"):
             size = len(document["text"].encode())
             if document["identifier"] in chosen:
@@ -161,7 +161,7 @@ def mix(config: MixtureConfig) -> dict[str, list[dict]]:
 def main() -> None:
     """Run `python -m training.mixture`."""
     config = parse(MixtureConfig, description="Hold out a share of a corpus, and mix the rest.")
-    for name, rows in mix(config).items():
+    for name, rows in write_mixtures(config).items():
         languages = sorted({row["language"] for row in rows} & set(LANGUAGES.values()))
         for language in (None, *languages):
             group = [row for row in rows if language in (None, row["language"])]
@@ -170,4 +170,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

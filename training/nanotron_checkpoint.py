@@ -27,8 +27,8 @@ from transformers import AutoTokenizer
 
 from modeling_pleias import PleiasConfig, PleiasForCausalLM
 
-from .config import InputError, parse, program
-from .files import read_json
+from .common.config import InputError, parse, run_main
+from .common.files import read_json
 
 RANK = re.compile(r"model_weight_pp-rank-\d+-of-\d+_tp-rank-(\d+)-of-(\d+)\.safetensors")
 NOT_OF_WEIGHTS = {"is_llama_config", "pretraining_tp", "rope_interleaved", "z_loss_coefficient", "z_loss_enabled"}
@@ -87,7 +87,7 @@ def slices(text: str) -> list[tuple[tuple[slice, ...], tuple[slice, ...]]]:
     return [(axes(local), axes(full)) for local, full in pairs]
 
 
-class Weights:
+class NanotronWeights:
     """Reader of the unsharded parameters of a nanotron checkpoint by dotted name; records which files were read."""
 
     def __init__(self, checkpoint: Path):
@@ -158,7 +158,7 @@ class Weights:
             raise InputError(f"{unread[0]}: a Pleias model has no such parameter.")
 
 
-def state_dict(weights: Weights, config: PleiasConfig) -> dict[str, torch.Tensor]:
+def state_dict(weights: NanotronWeights, config: PleiasConfig) -> dict[str, torch.Tensor]:
     """Return the tensors by Pleias name; rows keep their order, because no rotary dimensions are interleaved."""
     D, F, V = config.hidden_size, config.intermediate_size, config.vocab_size
     heads = [n * config.head_dim for n in (config.num_attention_heads, *[config.num_key_value_heads] * 2)]
@@ -194,7 +194,7 @@ def convert(config: ConversionConfig) -> PleiasForCausalLM:
         InputError: If a file is missing, corrupt, unused or of another shape (the message gives its path).
     """
     model_config = read_config(config.checkpoint)
-    weights = Weights(config.checkpoint)
+    weights = NanotronWeights(config.checkpoint)
     tensors = state_dict(weights, model_config)
     weights.check_all_read()
     with torch.device("meta"):
@@ -218,4 +218,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

@@ -23,14 +23,14 @@ from codecarbon.input import DataSource
 from rich.console import Console
 from rich.table import Table
 
-from .config import InputError, parse, program
+from .common.config import InputError, parse, run_main
+from .common.files import write_json
 from .data.shard_files import TOKEN
-from .files import write_json
-from .metrics import PEAK_FLOPS, activation_bytes_per_token, flops_per_token, parameters, tokens_per_second
-from .tuning.memory import GPUS, finetune_plan
+from .finetuning.memory import GPUS, finetune_plan
+from .run.metrics import PEAK_FLOPS, activation_bytes_per_token, count_parameters, flops_per_token, tokens_per_second
 
 if TYPE_CHECKING:  # torch takes seconds to import, and --help does not need it
-    from .recipe import PretrainConfig
+    from .pretraining.recipe import PretrainConfig
 
 CONVENTIONS = {"none": "6N", "causal": "6N + causal attention", "full": "6N + full attention (PaLM)"}
 DEVICE_BYTES = {"H200": 141e9, "H100": 80e9, "A100": 80e9}  # NVIDIA's data sheets, SXM
@@ -58,7 +58,7 @@ PUBLISHED = {
 }
 
 # Published MFU (PaLM convention, relative to the bf16 peak) of similar models on H100s.
-MFU_OF_OTHERS = {
+PUBLISHED_MFU = {
     "nanochat d24, 8 GPUs, bf16": 0.500,
     "nanochat d26, 8 GPUs, fp8": 0.597,
     "OLMo-core 1B at 4,096, bf16": 0.478,
@@ -107,9 +107,9 @@ def memory_per_gpu(run: "PretrainConfig", on: PlanConfig) -> dict[str, float]:
     buckets; with FSDP2, the unsharded embedding and two layers; the activations of one micro batch; and the loss:
     logits of some positions in bf16 and fp32, the head's weights, their gradient and its last summand.
     """
-    from .loss import CHUNK_BYTES  # lazy import: brings torch
+    from .step.loss import CHUNK_BYTES  # lazy import: brings torch
 
-    config, N = run.model_config(), parameters(run.model_config())
+    config, N = run.model_config(), count_parameters(run.model_config())
     V, D = config.vocab_size, config.hidden_size
     embeddings = V * D * (1 if config.tie_word_embeddings else 2)
     gathered = embeddings + 2 * (N - embeddings) // config.num_hidden_layers
@@ -159,7 +159,7 @@ def plan(run: "PretrainConfig", on: PlanConfig) -> dict:
             )
     device = on.device.upper()
     config, T = run.model_config(), run.sequence_length
-    N, peak = parameters(config), PEAK_FLOPS[device]
+    N, peak = count_parameters(config), PEAK_FLOPS[device]
     speed = tokens_per_second(flops_per_token(config, T), mfu=on.mfu, peak=peak)
 
     stages, first, files = [], 1, {}
@@ -187,7 +187,7 @@ def plan(run: "PretrainConfig", on: PlanConfig) -> dict:
     mwh = gpu_hours * watts * on.pue / 1e6
     memory = memory_per_gpu(run, on)
     at_published_mfu = {}
-    for name, mfu in MFU_OF_OTHERS.items():
+    for name, mfu in PUBLISHED_MFU.items():
         rate = tokens_per_second(flops_per_token(config, T), mfu=mfu, peak=PEAK_FLOPS["H100"])
         at_published_mfu[name] = {"mfu": mfu, "tokens_per_second_per_gpu": rate}
     return {
@@ -254,7 +254,7 @@ def published(run: "PretrainConfig", on: PlanConfig, tokens: int, watts: float) 
     }
 
 
-def amount(size: float, unit: str) -> str:
+def format_si(size: float, unit: str) -> str:
     """Format four digits with a decimal prefix: 14.35 GB."""
     for power, prefix in ((12, "T"), (9, "G"), (6, "M"), (3, "k")):
         if size >= 10**power:
@@ -262,7 +262,7 @@ def amount(size: float, unit: str) -> str:
     return f"{size:.0f} {unit}"
 
 
-def span(days: float) -> str:
+def format_duration(days: float) -> str:
     """Format a duration in days, hours, minutes or seconds."""
     for unit, seconds in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if days * 86400 >= seconds:
@@ -270,7 +270,7 @@ def span(days: float) -> str:
     return f"{days * 86400:.2g} seconds"
 
 
-def show(estimate: dict, console: Console) -> None:
+def print_plan(estimate: dict, console: Console) -> None:
     """Print the estimate."""
     time, energy, disk, memory = (estimate[key] for key in ("time", "energy", "disk", "memory"))
     on = f"{estimate['gpus']:,} x {estimate['device']}"
@@ -279,9 +279,9 @@ def show(estimate: dict, console: Console) -> None:
     rows = build_table("Stages", "stage", "first step", "steps", "sequences", "tokens", "time")
     for s in estimate["stages"]:
         numbers = (f"{s[key]:,}" for key in ("first_step", "steps", "sequences", "tokens"))
-        rows.add_row(s["name"], *numbers, span(s["days"]))
+        rows.add_row(s["name"], *numbers, format_duration(s["days"]))
     rows.add_section()
-    rows.add_row("total", "", f"{estimate['steps']:,}", "", f"{estimate['tokens']:,}", span(time["days"]))
+    rows.add_row("total", "", f"{estimate['steps']:,}", "", f"{estimate['tokens']:,}", format_duration(time["days"]))
     console.print(rows)
 
     limits = {limit["flop"]: f"{limit['flop']:.0e}".replace("1e+", "10^") for limit in estimate["thresholds"]}
@@ -289,34 +289,34 @@ def show(estimate: dict, console: Console) -> None:
     rows = build_table("Compute", "convention", "FLOP per token", "total FLOP", "MFU", *exceeds)
     for key, row in estimate["flops"].items():
         passed = ("yes" if limit["passed"][key] else "no" for limit in estimate["thresholds"])
-        per_token = amount(row["per_token"], "FLOP")
+        per_token = format_si(row["per_token"], "FLOP")
         rows.add_row(row["name"], per_token, f"{row['total']:.3e}", f"{row['mfu']:.1%}", *passed)
     console.print(rows)
     act = "; ".join(f"{limits[limit['flop']]} FLOP: {limit['name']}" for limit in estimate["thresholds"])
     console.print(f"EU AI Act: {act}.", highlight=False)
 
     fits = "fits in" if memory["total"] <= memory["of_device"] else "[bold]does not fit in[/bold]"
-    total = f"total; {fits} {amount(memory['of_device'], 'B')}"
+    total = f"total; {fits} {format_si(memory['of_device'], 'B')}"
     console.print(build_memory_table(f"Memory per GPU, {memory['parallel']}: upper bound", memory["parts"], total))
 
     rows = build_table("Time, energy, disk", "", "", "assuming")
     rate = f"{time['tokens_per_second_per_gpu']:,.0f} tokens/s"
-    peak = f"MFU {time['mfu']:.1%} (PaLM) of {amount(time['peak_flops'], 'FLOP/s')}, dense bf16"
+    peak = f"MFU {time['mfu']:.1%} (PaLM) of {format_si(time['peak_flops'], 'FLOP/s')}, dense bf16"
     rows.add_row("one GPU", rate, peak)
     rows.add_row("all GPUs", f"{time['tokens_per_second']:,.0f} tokens/s", "linear scaling, no interruptions")
-    rows.add_row("time", span(time["days"]), f"{time['gpu_hours']:,.1f} GPU-hours")
+    rows.add_row("time", format_duration(time["days"]), f"{time['gpu_hours']:,.1f} GPU-hours")
     power = f"{energy['watts_per_gpu']:g} W per GPU with its share of the machine, PUE {energy['pue']:g}"
-    rows.add_row("energy", amount(energy["mwh"] * 1e6, "Wh"), power)
+    rows.add_row("energy", format_si(energy["mwh"] * 1e6, "Wh"), power)
     grid = f"{energy['g_co2eq_per_kwh']:.0f} g/kWh: {energy['source']}"
     tonnes = energy["t_co2eq"]
     rows.add_row("emissions", f"{tonnes:.3g} t CO2eq" if tonnes >= 0.01 else f"{tonnes * 1e6:.3g} g CO2eq", grid)
     for folder, size in disk["shards"].items():
-        rows.add_row(f"shards in {folder}", amount(size, "B"), "2 bytes per token; no stage repeats its text")
-    rows.add_row("one checkpoint", amount(disk["checkpoint"], "B"), "fp32 weights and two moments")
+        rows.add_row(f"shards in {folder}", format_si(size, "B"), "2 bytes per token; no stage repeats its text")
+    rows.add_row("one checkpoint", format_si(disk["checkpoint"], "B"), "fp32 weights and two moments")
     rows.add_row(
-        "checkpoints, at most", amount(disk["checkpoints_total"], "B"), "every.keep of them, and one being written"
+        "checkpoints, at most", format_si(disk["checkpoints_total"], "B"), "every.keep of them, and one being written"
     )
-    rows.add_row("model", amount(disk["model"], "B"), "bf16")
+    rows.add_row("model", format_si(disk["model"], "B"), "bf16")
     console.print(rows)
 
     rows = build_table("Speed at published MFU", "", "MFU (PaLM)", "this model, tokens/s on an H100")
@@ -326,7 +326,9 @@ def show(estimate: dict, console: Console) -> None:
 
     if original := estimate["published"]:
         rows = build_table("Original run", "", "published", "estimate")
-        rows.add_row("time", f"{original['days']} days on {original['gpus']} H100", f"{span(time['days'])} on {on}")
+        rows.add_row(
+            "time", f"{original['days']} days on {original['gpus']} H100", f"{format_duration(time['days'])} on {on}"
+        )
         rows.add_row("t CO2eq", f"{original['t_co2eq']}", f"{energy['t_co2eq']:.3g}")
         speed = f"{original['tokens_per_second_per_gpu']:,.0f} tokens/s, {original['mfu']:.1%}"
         rows.add_row("one GPU, MFU (PaLM)", speed, f"{rate}, {time['mfu']:.1%}")
@@ -351,20 +353,20 @@ def build_memory_table(title: str, parts: dict[str, float], total: str) -> Table
     """Build a table of the bytes by purpose, with their sum in the row `total`."""
     rows = build_table(title, "", "")
     for name, size in parts.items():
-        rows.add_row(name, amount(size, "B"))
+        rows.add_row(name, format_si(size, "B"))
     rows.add_section()
-    rows.add_row(total, amount(sum(parts.values()), "B"))
+    rows.add_row(total, format_si(sum(parts.values()), "B"))
     return rows
 
 
-def show_finetune(run: "PretrainConfig", estimate: dict, console: Console) -> None:
+def print_finetune_plan(run: "PretrainConfig", estimate: dict, console: Console) -> None:
     """Print the memory of full fine-tuning."""
     console.print(f"[bold]{run.name}[/bold]: {estimate['parameters']:,} parameters, all fine-tuned on one GPU")
     columns = ("strategy", "trainer", "total", *(f"tokens on {gpu}" for gpu in GPUS))
     rows = build_table(f"Memory with {estimate['tokens']:,} tokens per micro batch", *columns)
     for row in estimate["strategies"]:
         fits = (f"{tokens:,}" if tokens else "does not fit" for tokens in row["most_tokens"].values())
-        rows.add_row(row["name"], row["trainer"], amount(row["total"], "B"), *fits)
+        rows.add_row(row["name"], row["trainer"], format_si(row["total"], "B"), *fits)
     console.print(rows)
     for row in estimate["strategies"][0], estimate["strategies"][-1]:
         console.print(build_memory_table(row["name"], row["parts"], "total"))
@@ -377,18 +379,18 @@ def main() -> None:
     selected, rest = options.parse_known_args()
     description = "Estimate the cost of a pretraining run; --config selects the run (default: nano_1.2b)."
     on = parse(PlanConfig, rest, description=description)
-    from .recipe import PretrainConfig
+    from .pretraining.recipe import PretrainConfig
 
     run = parse(PretrainConfig, ["--config", selected.config], description="Run to estimate.")
     if on.finetune:
         estimate = finetune_plan(run.model_config(), on.micro_batch * run.sequence_length if on.micro_batch else 2048)
-        show_finetune(run, estimate, Console(width=118))
+        print_finetune_plan(run, estimate, Console(width=118))
     else:
         estimate = plan(run, on)
-        show(estimate, Console(width=118))
+        print_plan(estimate, Console(width=118))
     if on.json:
         write_json(on.json, estimate)
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

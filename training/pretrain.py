@@ -4,7 +4,8 @@
     accelerate launch --num_processes 2 -m training.pretrain --config demo --out runs/two
 
 Accelerate launches processes, wraps the model in DDP and reduces values. The order of the data, the precision, the
-loss, the checkpoints and the sharding of the model (training.parallel) are defined here. A run that receives SIGTERM,
+loss, the checkpoints and the sharding of the model (training.step.parallel) are defined here. A run that receives
+SIGTERM,
 SIGINT or SIGUSR1 saves a checkpoint and exits with status 75; run the same command again to resume. SIGTERM also
 reaches the run through `accelerate launch`, which exits with a status of its own.
 """
@@ -32,26 +33,34 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from modeling_pleias import PleiasConfig, PleiasForCausalLM
 
-from . import checkpoint, parallel, trackers
-from .compute import NextTokenLoss, compile_layers, compute_dtype, flush_denormals, keep_memory, to_compute
-from .config import InputError, parse, program
+from .common.config import InputError, parse, run_main
+from .common.environment import peak_memory
+from .common.files import UNTRAINED_MARKER, model_sha256
+from .data.loader import ShardDataset, TokenStream, batch_windows, batches
 from .data.shard_files import tokenizer_facts
-from .environment import peak_memory
-from .files import START, model_sha256
-from .guard import Guard, finite
-from .launch import complete_launch
-from .loader import Shards, TokenStream, batch_windows, batches
-from .metrics import MetricsLog, bits_per_byte, flops_per_token, parameters, peak_flops, plot, read_metrics
-from .optimizer import build, step_unless
-from .prepare import prepare
-from .recipe import PretrainConfig, Stage
-from .record import RunRecord
-from .sampled import CandidateDraw
-from .samples import samples
-from .session import exit_stopped, open_checkpoint, save_model
-from .shrink import shrunk
-from .stopping import StopSignal, stop_with_the_launcher
-from .summary import summarise
+from .pretraining.prepare import prepare
+from .pretraining.recipe import PretrainConfig, Stage
+from .pretraining.samples import generate_samples
+from .pretraining.shrink import shrink_config
+from .pretraining.summary import write_summary
+from .run import checkpoint, trackers
+from .run.launch import launch_cpu_processes
+from .run.metrics import MetricsLog, bits_per_byte, count_parameters, flops_per_token, peak_flops, plot, read_metrics
+from .run.record import RunRecord
+from .run.session import exit_stopped, open_checkpoint, save_model
+from .run.stopping import StopSignal, forward_launcher_sigterm
+from .step import parallel
+from .step.compute import (
+    NextTokenLoss,
+    compile_layers,
+    compute_dtype,
+    configure_allocator,
+    flush_denormals,
+    to_compute,
+)
+from .step.optimizer import build_optimizer, conditional_step
+from .step.sampled_softmax import CandidateSampler
+from .step.step_guard import StepGuard, finite_or_none
 
 # Data --------------------------------------------------------------------------------------------------------------
 
@@ -83,7 +92,7 @@ def open_data(config: PretrainConfig, model_config: PleiasConfig, *, accelerator
     with accelerator.main_process_first():
         if accelerator.is_main_process and any(stage.shards is None for stage in config.stages):
             prepare(config.data, config.corpus, vocab_size=model_config.vocab_size)
-    stage_shards = [Shards(stage.shards or config.data.folder / "shards") for stage in config.stages]
+    stage_shards = [ShardDataset(stage.shards or config.data.folder / "shards") for stage in config.stages]
     sizes = {"sequence_length": config.sequence_length, "vocab_size": model_config.vocab_size}
     streams = [shards.train(**sizes) for shards in stage_shards]
     tokenizer_sha256 = stage_shards[0].manifest["tokenizer"]["sha256"]
@@ -103,7 +112,7 @@ def open_data(config: PretrainConfig, model_config: PleiasConfig, *, accelerator
     return RunData(streams, stage_shards[0].validation(**sizes), fingerprints, tokenizer, tokenizer_sha256)
 
 
-def schedule(
+def remaining_batches(
     config: PretrainConfig, streams: list[TokenStream], *, done: int, rank: int, processes: int
 ) -> Iterator[tuple[int, Stage, int, float, list[np.ndarray]]]:
     """Yield the batches that remain after `done` steps, over all stages.
@@ -123,19 +132,19 @@ def schedule(
             micro_batch=micro_batch,
             rank=rank,
             processes=processes,
-            seed=config.order_seed(number),
+            seed=config.data_seed(number),
         ):
             yield first + index, stage, first, (index + 1) * stage.sequences / len(stream), micro_batches
 
 
-def rows(config: PretrainConfig, streams: list[TokenStream], step: int) -> np.ndarray:
+def window_indices(config: PretrainConfig, streams: list[TokenStream], step: int) -> np.ndarray:
     """Return the windows of one step, over all processes, as indices (sequences,) into the stream of its stage."""
     number = bisect(config.first_steps, step) - 1
     index, sequences = step - config.first_steps[number], config.stages[number].sequences
-    return batch_windows(streams[number], index, sequences=sequences, seed=config.order_seed(number))
+    return batch_windows(streams[number], index, sequences=sequences, seed=config.data_seed(number))
 
 
-def begun(data: list, done: int) -> list[list]:
+def started_stages(data: list, done: int) -> list[list]:
     """Reduce (fingerprint, sequences, steps) of the stages to those that `done` steps started, and to steps done."""
     started, first = [], 0
     for fingerprint, sequences, steps in data:
@@ -145,7 +154,7 @@ def begun(data: list, done: int) -> list[list]:
     return started
 
 
-def check_shares(config: PretrainConfig, done: int, processes: int) -> None:
+def check_divisible(config: PretrainConfig, done: int, processes: int) -> None:
     """Check that the windows of every step after step `done` can be divided evenly among the processes.
 
     Raises:
@@ -163,7 +172,7 @@ def check_shares(config: PretrainConfig, done: int, processes: int) -> None:
 
 
 def train_step(
-    accelerator: Accelerator, loss_model, optimizer, micro_batches: list[np.ndarray], *, clip: float, guard: Guard
+    accelerator: Accelerator, loss_model, optimizer, micro_batches: list[np.ndarray], *, clip: float, guard: StepGuard
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Run forward, backward, clipping and update of one step without synchronising the device.
 
@@ -189,8 +198,8 @@ def train_step(
         total += loss.detach()
     norm = parallel.clip_gradients(loss_model.parameters(), clip)
     loss, norm = accelerator.reduce(torch.stack([total, norm]), "mean")  # the same decision on all processes
-    skip = guard.judge(loss, norm)
-    step_unless(skip, optimizer)
+    skip = guard.check(loss, norm)
+    conditional_step(skip, optimizer)
     return loss, norm, skip
 
 
@@ -211,7 +220,7 @@ def validate(
             total += loss(torch.from_numpy(batch).to(accelerator.device)) * len(indices)
         nats = accelerator.reduce(total).item() / (windows * layout.tensor)
         results[language] = {"loss": nats, "bits_per_byte": bits_per_byte(nats, bytes_per_token)}
-    parallel.drop_gathered(loss)
+    parallel.reshard(loss)
     return results
 
 
@@ -267,8 +276,8 @@ class TrainingLog:
         Raises:
             InputError: If too many steps in a row were not finite.
         """
-        for line in self.guard.settle():
-            line["event"]["windows"] = rows(self.config, self.streams, line["step"]).tolist()
+        for line in self.guard.collect_events():
+            line["event"]["windows"] = window_indices(self.config, self.streams, line["step"]).tolist()
             self.write(line)
         if self.guard.in_a_row >= self.guard.limit:
             self.saver.wait()
@@ -296,9 +305,9 @@ class TrainingLog:
                 "step": step,
                 "stage": stage.name,
                 "stage_first_step": first,
-                "loss": finite(mean),
+                "loss": finite_or_none(mean),
                 "learning_rate": learning_rate,
-                "gradient_norm": finite(norm.item()),
+                "gradient_norm": finite_or_none(norm.item()),
                 "skipped": self.guard.skipped,
                 "spikes": self.guard.spikes,
                 "sequences": stage.sequences,
@@ -345,9 +354,9 @@ def pretrain(config: PretrainConfig) -> None:
         SystemExit: With STOPPED after a signal, once the checkpoint is saved.
     """
     # ---- Processes and settings
-    keep_memory()
+    configure_allocator()
     flush_denormals()
-    layout = parallel.Layout.from_launcher()
+    layout = parallel.ParallelLayout.from_launcher()
     trackers.check(config.trackers)
     # NextTokenLoss handles precision. On CPU, Accelerate joins the other processes only with cpu=True.
     accelerator = Accelerator(
@@ -374,45 +383,48 @@ def pretrain(config: PretrainConfig) -> None:
     if config.compile:
         compile_layers(model)
     if layout.sharded:
-        layout.cut(loss_model, dtype)
-    optimizer = build(config.optimizer, model)
+        layout.shard_model(loss_model, dtype)
+    optimizer = build_optimizer(config.optimizer, model)
 
     # ---- Resume from the latest checkpoint
     identity = run_identity(config, model_config, data, init_from)
     earlier = open_checkpoint(
-        config.folder, identity, main=main, used_until=lambda old, step: old | {"data": begun(old["data"], step)}
+        config.folder,
+        identity,
+        main=main,
+        used_until=lambda old, step: old | {"data": started_stages(old["data"], step)},
     )
-    state, guard = None, Guard(config.max_nonfinite_steps, device)
+    state, guard = None, StepGuard(config.max_nonfinite_steps, device)
     if earlier is not None:
         state = earlier.state
         earlier.restore(model, optimizer)
         guard.load(state["guard"])
     done = state["step"] if state else 0
-    check_shares(config, done, layout.data_processes)
+    check_divisible(config, done, layout.data_processes)
     if done >= config.steps and (config.folder / "model" / "config.json").is_file():
         accelerator.print(f"{config.folder} is complete: {done} of {config.steps} steps.")
         if main and (config.folder / "summary.txt").is_file():
             print((config.folder / "summary.txt").read_text(encoding="utf-8"), end="")
         return record.close()
-    untrained = config.init_from is not None and (config.init_from / START).is_file()
+    untrained = config.init_from is not None and (config.init_from / UNTRAINED_MARKER).is_file()
     facts = {"processes": processes, "parallel": layout.sizes, "device": str(device), "dtype": str(dtype)}
     record.start(**facts, data=data.fingerprints, init_from=init_from, init_untrained=untrained)
     optimizer = accelerator.prepare(optimizer)
     wrapped = loss_model if layout.sharded else accelerator.prepare(loss_model)
     candidates = {
-        stage.name: CandidateDraw(stream, stage.candidates, vocab_size=model_config.vocab_size, seed=config.seed)
+        stage.name: CandidateSampler(stream, stage.candidates, vocab_size=model_config.vocab_size, seed=config.seed)
         for stage, stream in zip(config.stages, data.streams, strict=True)
         if stage.candidates is not None
     }
     accelerator.print(
-        f"{parameters(model_config):,} parameters, {config.steps} steps, {dtype} matmuls on {device}, {processes} "
-        f"process{'es' if processes > 1 else ''}, run folder {config.folder}"
+        f"{count_parameters(model_config):,} parameters, {config.steps} steps, {dtype} matmuls on {device}, "
+        f"{processes} process{'es' if processes > 1 else ''}, run folder {config.folder}"
     )
 
     # ---- Log, validation, samples, checkpoints
     every, stop = config.every, StopSignal()
     keeping = {"keep": every.keep, "background": every.background}
-    saver = checkpoint.Saver(config.folder / "checkpoints", model, optimizer.optimizer, **keeping)
+    saver = checkpoint.CheckpointSaver(config.folder / "checkpoints", model, optimizer.optimizer, **keeping)
     log = TrainingLog(config, accelerator, record=record, guard=guard, saver=saver, streams=data.streams, state=state)
 
     def run_validation() -> None:
@@ -423,9 +435,11 @@ def pretrain(config: PretrainConfig) -> None:
             log.bar.write(f"step {done}: {mean:.4f} bits per byte of held-out text, mean of {len(results)} languages")
 
     def write_samples() -> None:
-        full_model = parallel.gathered(model, torch.bfloat16, keep=main)  # a copy, in the dtype of model/
+        full_model = parallel.gather_full_model(model, torch.bfloat16, keep=main)  # a copy, in the dtype of model/
         if main:
-            for line in samples(to_compute(full_model, device, dtype), data.tokenizer, config.corpus.languages):
+            for line in generate_samples(
+                to_compute(full_model, device, dtype), data.tokenizer, config.corpus.languages
+            ):
                 log.sample_log.write({"step": done} | line)
 
     def save() -> None:
@@ -439,7 +453,7 @@ def pretrain(config: PretrainConfig) -> None:
     log.start_clock()
     clip, stopped = config.optimizer.clip, None
     place = {"rank": layout.data_rank, "processes": layout.data_processes}
-    for step, stage, first, epoch, micro_batches in schedule(config, data.streams, done=done, **place):
+    for step, stage, first, epoch, micro_batches in remaining_batches(config, data.streams, done=done, **place):
         loss_model.candidates = None if stage.candidates is None else candidates[stage.name](step, device)
         learning_rate = config.learning_rate(step)
         for group in optimizer.param_groups:
@@ -456,7 +470,7 @@ def pretrain(config: PretrainConfig) -> None:
             run_validation()
         if every.samples and step % every.samples == 0 or final:
             write_samples()
-        stopped = stop.agreed(accelerator, now=step % every.log == 0)
+        stopped = stop.received_by_all(accelerator, now=step % every.log == 0)
         saver.check()
         if step % every.checkpoint == 0 or final or stopped:
             save()
@@ -468,12 +482,12 @@ def pretrain(config: PretrainConfig) -> None:
 
     # ---- Model, plot and summary
     if done == config.steps:
-        full_model = parallel.gathered(model, torch.bfloat16, keep=main)
+        full_model = parallel.gather_full_model(model, torch.bfloat16, keep=main)
         if main:
             save_model(full_model, data.tokenizer, config.folder / "model")
             plot(read_metrics(config.folder / "metrics.jsonl"), config.folder / "loss.png")
             record.write(steps=done, peak_memory_bytes=peak_memory(device))
-            print(summarise(config), end="")
+            print(write_summary(config), end="")
     record.close()
     # DDP's reducer must not outlive the process group: as its last owner it would wait, holding the interpreter's
     # lock, for gloo's thread, which waits for that lock.
@@ -486,15 +500,15 @@ def pretrain(config: PretrainConfig) -> None:
 
 def main() -> None:
     """`accelerate launch -m training.pretrain`."""
-    stop_with_the_launcher()
-    complete_launch(["-m", __spec__.name] if __spec__ else [__file__])
+    forward_launcher_sigterm()
+    launch_cpu_processes(["-m", __spec__.name] if __spec__ else [__file__])
     launcher = "accelerate launch -m training.pretrain --config NAME"
     config = parse(PretrainConfig, description=f"Pretrain a Pleias model, or resume a run. Start with: {launcher}")
     if config.shrink != 1:
         text = parse(PretrainConfig, ["--config", "demo"], description="Text of the dry run.")
-        config = shrunk(config, config.shrink, text=text, processes=int(os.environ.get("WORLD_SIZE", "1")))
+        config = shrink_config(config, config.shrink, text=text, processes=int(os.environ.get("WORLD_SIZE", "1")))
     pretrain(config)
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

@@ -25,13 +25,22 @@ import numpy as np
 from tokenizers import Tokenizer
 from tqdm import tqdm
 
-from .config import InputError, parse, program
+from .common.config import InputError, parse, run_main
+from .common.files import fingerprint, read_json, sha256, write_json
+from .common.language import CODES
+from .common.processes import exit_with_parent
 from .data.documents import corpus_files, read_documents
-from .data.shard_files import ACCOUNT, SPLITS, TOKEN, ShardWriter, checked, shard_files, sum_counts, tokenizer_facts
+from .data.shard_files import (
+    GROUP_COLUMNS,
+    SPLITS,
+    TOKEN,
+    ShardWriter,
+    shard_files,
+    sum_counts,
+    tokenizer_facts,
+    validate_document,
+)
 from .data.split import in_validation_split, register
-from .files import fingerprint, read_json, sha256, write_json
-from .language import CODES
-from .processes import exit_with_parent
 
 BATCH_DOCUMENTS = 256
 
@@ -59,7 +68,7 @@ class ShardsConfig:
     workers: int | None = None
 
 
-def origin(source: Path, share: float, config: ShardsConfig, facts: dict) -> dict:
+def shard_provenance(source: Path, share: float, config: ShardsConfig, facts: dict) -> dict:
     """Describe what the shards of a corpus file are built from; `share` of its documents are validation text."""
     validation = [share, config.validation_by]
     return {"source": source.name, "sha256": sha256(source), "tokenizer": facts["sha256"], "validation": validation}
@@ -92,7 +101,7 @@ def shard_file(source: Path, name: str, origin: dict, config: ShardsConfig, fact
     backend = Tokenizer.from_file(str(config.tokenizer / "tokenizer.json"))
     backend.encode_special_tokens = True  # "<|end_of_text|>" written in a document is text
     backend.no_truncation()
-    columns = ["identifier", *ACCOUNT, config.validation_by, "open_type", "language_type", "text"]
+    columns = ["identifier", *GROUP_COLUMNS, config.validation_by, "open_type", "language_type", "text"]
     writers: dict[tuple[str, str, str | None], ShardWriter] = {}  # by file, split and language
     with ExitStack() as stack:
 
@@ -114,7 +123,7 @@ def shard_file(source: Path, name: str, origin: dict, config: ShardsConfig, fact
 
         pending: list[dict] = []
         for document in read_documents(source, columns=list(dict.fromkeys(columns))):
-            pending.append(checked(document, source))
+            pending.append(validate_document(document, source))
             if len(pending) == BATCH_DOCUMENTS:
                 flush(pending)
                 pending = []
@@ -157,7 +166,7 @@ def shard_all(
     return records
 
 
-def build(config: ShardsConfig) -> dict:
+def build_shards(config: ShardsConfig) -> dict:
     """Build the shards and the manifest of a corpus on all CPUs; shards that an earlier run completed are kept.
 
     Returns:
@@ -178,7 +187,7 @@ def build(config: ShardsConfig) -> dict:
         raise InputError(f"{config.corpus} has two files for the same shard {name}: rename one of them.")
     workers = min(config.workers or os.cpu_count(), len(sources))
     with ThreadPoolExecutor(workers) as pool:  # hashing releases the interpreter lock
-        results = pool.map(lambda source: origin(source, sources[source], config, facts), sources)
+        results = pool.map(lambda source: shard_provenance(source, sources[source], config, facts), sources)
     origins = dict(zip(names, results, strict=True))
     records = {name: reusable(name, value, config.out) for name, value in origins.items()}
     todo = [(source, name) for source, name in zip(sources, names, strict=True) if records[name] is None]
@@ -199,7 +208,7 @@ def build(config: ShardsConfig) -> dict:
         if config.validation_corpus is None
         else {"folder": str(config.validation_corpus)},
         "shards": shards,
-        "account": sum_counts(rows, ("split", *ACCOUNT)),
+        "account": sum_counts(rows, ("split", *GROUP_COLUMNS)),
         "corpus": {
             "files": [records[name]["origin"] for name in names],
             **{
@@ -227,7 +236,7 @@ def build(config: ShardsConfig) -> dict:
 def main() -> None:
     """Run `python -m training.shards`."""
     config = parse(ShardsConfig, description="Tokenise a corpus into shards with a manifest.")
-    manifest = build(config)
+    manifest = build_shards(config)
     for row in manifest["account"]:
         columns = f"{row['split']:10} {row['language']:12} {row['license']:24} {row['collection']:24}"
         print(f"{columns} {row['tokens']:>14,}")
@@ -235,4 +244,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING
 from tokenizers import Tokenizer, pre_tokenizers, trainers
 from tokenizers.models import BPE
 
-from .config import InputError, parse, program
-from .tokenizer_report import compare_tokenizers, held_out_texts, write_report
-from .words import Source, weigh
+from .common.config import InputError, parse, run_main
+from .vocabulary.piece_counts import TextSource, count_pieces
+from .vocabulary.tokenizer_report import compare_tokenizers, held_out_texts, write_report
 
 if TYPE_CHECKING:  # transformers takes seconds to import and --help does not need it
     from modeling_pleias import PleiasTokenizer
@@ -77,7 +77,7 @@ def byte_spelling() -> dict[int, str]:
     return bytes_to_unicode()
 
 
-def source_shares(sizes: dict[Source, float], config: TokenizerConfig) -> dict[Source, float]:
+def source_shares(sizes: dict[TextSource, float], config: TokenizerConfig) -> dict[TextSource, float]:
     """Compute the share of all bytes of each source; the shares of missing sources are divided among the others.
 
     Args:
@@ -117,7 +117,7 @@ def source_shares(sizes: dict[Source, float], config: TokenizerConfig) -> dict[S
     return {source: share / total for source, share in result.items()}
 
 
-def weighted_counts(weights: dict[Source, dict[str, float]], config: TokenizerConfig) -> dict[str, int]:
+def weighted_counts(weights: dict[TextSource, dict[str, float]], config: TokenizerConfig) -> dict[str, int]:
     """Combine the piece weights of all sources to counts in which every source has its share of `sample_bytes`."""
     table = {byte: ord(character) for byte, character in byte_spelling().items()}
     spelled = {}
@@ -172,7 +172,7 @@ def train(config: TokenizerConfig) -> "PleiasTokenizer":
     from modeling_pleias.tokenization_pleias import BASE_TOKENS, DOCUMENT_TOKENS
 
     counts = weighted_counts(
-        weigh(
+        count_pieces(
             config.corpus,
             power=config.count_power,
             noise=config.noise_share > 0,
@@ -219,4 +219,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

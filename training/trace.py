@@ -3,7 +3,7 @@
     python -m training.trace --index INDEX --shards SHARDS --tokenizer TOKENIZER    # build, once
     python -m training.trace --index INDEX --text FILE
 
-Which passages are found: training/search.py. How the index is stored: training/trace_index.py.
+Which passages are found: training/tracing/search.py. How the index is stored: training/tracing/trace_index.py.
 """
 
 if not __package__:  # run by path; same as `python -m training.trace`
@@ -15,10 +15,10 @@ if not __package__:  # run by path; same as `python -m training.trace`
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .config import InputError, parse, program
-from .files import write_json
-from .search import THRESHOLDS, Index, findings
-from .trace_index import build
+from .common.config import InputError, parse, run_main
+from .common.files import write_json
+from .tracing.search import THRESHOLDS, TraceIndex, build_report
+from .tracing.trace_index import build
 
 
 @dataclass
@@ -65,7 +65,7 @@ def read_text(path: Path) -> str:
     return text
 
 
-def report(result: dict, *, min_tokens: int) -> str:
+def format_report(result: dict, *, min_tokens: int) -> str:
     """Format the result of `findings` for the terminal, with the spans of at least `min_tokens` tokens."""
     index, spans = result["index"], [span for span in result["spans"] if span["length"] >= min_tokens]
     lines = [
@@ -115,14 +115,14 @@ def main() -> None:
             f"{facts['bytes'] / 1e6:,.1f} MB of text; {len(facts['blocks'])} blocks, {size / 1e6:,.1f} MB in total"
         )
     if config.text is not None:
-        text, index = read_text(config.text), Index(config.index)
+        text, index = read_text(config.text), TraceIndex(config.index)
         smallest = min(config.min_tokens, *THRESHOLDS)
         spans = index.spans(text, min_tokens=smallest, max_documents=config.max_documents)
-        result = findings(index, text, spans)
-        print(report(result, min_tokens=config.min_tokens))
+        result = build_report(index, text, spans)
+        print(format_report(result, min_tokens=config.min_tokens))
         if config.json:
             write_json(config.json, {"text": str(config.text), **result})
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

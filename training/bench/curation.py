@@ -23,10 +23,10 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..config import InputError, parse, program
-from ..curation.page import table
+from ..common.config import InputError, parse, run_main
+from ..common.files import read_json
+from ..curation.statistics_report import table
 from ..data.documents import ROW_GROUP_BYTES, SCHEMA, corpus_files, read_documents
-from ..files import read_json
 
 FILES = 8  # of a measured corpus, one task each
 
@@ -153,4 +153,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

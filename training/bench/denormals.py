@@ -25,9 +25,9 @@ from transformers import AutoTokenizer
 
 from modeling_pleias import PleiasForCausalLM
 
-from ..compute import NextTokenLoss, compute_dtype, flush_denormals, keep_memory
-from ..config import InputError, parse, program
-from ..environment import hardware
+from ..common.config import InputError, parse, run_main
+from ..common.environment import hardware
+from ..step.compute import NextTokenLoss, compute_dtype, configure_allocator, flush_denormals
 from .train_step import alone
 
 WAYS = ("kept", "flushed to 0")
@@ -58,7 +58,7 @@ class DenormalsBench:
 
 def turn(bench: DenormalsBench, way: str) -> dict:
     """Return the time of each forward and backward pass, the last loss and its gradient norm."""
-    keep_memory()
+    configure_allocator()
     if way == "flushed to 0":
         flush_denormals()
     ids = AutoTokenizer.from_pretrained(bench.model)(bench.text.read_text(encoding="utf-8"), verbose=False).input_ids
@@ -112,4 +112,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

@@ -18,9 +18,9 @@ from rich.table import Table
 
 from modeling_pleias import PleiasForCausalLM, cpu_compute_dtype
 
-from ..config import InputError, parse, program
-from ..environment import hardware
-from ..optimizer import orthogonalize
+from ..common.config import InputError, parse, run_main
+from ..common.environment import hardware
+from ..step.optimizer import orthogonalize
 
 DTYPES = (torch.bfloat16, torch.float32)
 
@@ -101,4 +101,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

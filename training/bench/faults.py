@@ -41,15 +41,16 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from .. import checkpoint
 from .. import pretrain as engine
-from ..config import parse, program
-from ..corpus import CorpusConfig
+from ..common.config import parse, run_main
+from ..common.language import LANGUAGES
+from ..data.corpus_builder import CorpusConfig
 from ..data.documents import SCHEMA
-from ..language import LANGUAGES
-from ..metrics import read_metrics
-from ..prepare import DataConfig
-from ..recipe import EveryConfig, OptimizerConfig, PretrainConfig, Stage
+from ..pretraining.prepare import DataConfig
+from ..pretraining.recipe import IntervalConfig, PretrainConfig, Stage
+from ..run import checkpoint
+from ..run.metrics import read_metrics
+from ..step.optimizer import OptimizerConfig
 
 STAGES = (
     "starting",
@@ -120,7 +121,7 @@ class Notes:
 
     @property
     def meant(self) -> bool:
-        """Whether the process ended itself."""
+        """Return whether the process ended itself."""
         return bool(self.numbers[-3])
 
     @property
@@ -158,7 +159,7 @@ def watch(notes: Notes, kill_at: tuple[int, int] | None) -> None:
         elif name == "LATEST":
             notes.note(PRUNING)
 
-    flush, write, schedule = os.fsync, checkpoint.write, engine.schedule
+    flush, write, schedule = os.fsync, checkpoint.write, engine.remaining_batches
 
     def watched_flush(descriptor: int) -> None:
         operation("os.fsync", (descriptor,))
@@ -176,7 +177,7 @@ def watch(notes: Notes, kill_at: tuple[int, int] | None) -> None:
         yield from schedule(*arguments, **keywords)
         notes.note(FINISHING)
 
-    os.fsync, checkpoint.write, engine.schedule = watched_flush, watched_write, watched_schedule
+    os.fsync, checkpoint.write, engine.remaining_batches = watched_flush, watched_write, watched_schedule
     sys.addaudithook(operation)
 
 
@@ -257,7 +258,7 @@ def tiny_run(folder: Path) -> PretrainConfig:
         corpus=CorpusConfig(source="parquet", languages=[code], path=folder / "text"),
         data=DataConfig(folder=folder / "data", validation_share=0.1),
         optimizer=OptimizerConfig(learning_rate=1e-2, final_learning_rate=1e-3, warmup_steps=3),
-        every=EveryConfig(log=2, validate=6, checkpoint=2, keep=2),
+        every=IntervalConfig(log=2, validate=6, checkpoint=2, keep=2),
         out=folder / "first",
         sequence_length=32,
         micro_batch=2,
@@ -452,4 +453,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

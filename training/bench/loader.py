@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import parse, program
+from ..common.config import parse, run_main
+from ..data.loader import TokenStream, batch_windows
 from ..data.shard_files import TOKEN
-from ..loader import TokenStream, batch_windows
 
 SEQUENCE_LENGTH, SEQUENCES = 2048, 3072  # windows per global batch
 APPARENT_TOKENS = 5 * 10**12  # in a sparse file, which the file system must support
@@ -100,4 +100,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

@@ -3,7 +3,7 @@
     python -m training.bench.ocr_price --model runs/finetune_ocr/model --data.pairs PAIRS
 
 The penalty is chosen on rows that the model was trained on, so that held-out rows remain unseen. Pass it to `correct`
-as `edit_penalty`; the default is training.tasks.ocr.EDIT_PRICE.
+as `edit_penalty`; the default is training.tasks.ocr.EDIT_PENALTY.
 """
 
 if not __package__:  # run by path; same as `python -m training.bench.ocr_price`
@@ -20,9 +20,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from modeling_pleias import cpu_compute_dtype  # the import also registers the model with transformers
 
-from ..config import parse, program
-from ..generation import complete
-from ..intervals import interval
+from ..common.config import parse, run_main
+from ..common.generation import complete
+from ..common.intervals import bootstrap_interval
 from ..tasks import ocr
 
 
@@ -52,9 +52,9 @@ def main() -> None:
     prompts = [row["prompt"] for row in rows]
     print("penalty    cer    wer  error reduction          over-correction")
     for penalty in config.penalties:
-        decoding = {**ocr.DECODING, "logits_processor": partial(ocr.near_input, penalty=penalty)}
+        decoding = {**ocr.DECODING, "logits_processor": partial(ocr.edit_penalty_processor, penalty=penalty)}
         outputs = complete(model, tokenizer, prompts, **decoding, progress=f"penalty {penalty}")
-        metrics = {name: interval(metric) for name, metric in ocr.score(rows, outputs).items()}
+        metrics = {name: bootstrap_interval(metric) for name, metric in ocr.score(rows, outputs).items()}
         gain, added = metrics["error_reduction"], metrics.get("over_correction", {"value": 0.0})["value"]
         reduction = f"{gain['value']:+.4f} ({gain['low']:+.4f} to {gain['high']:+.4f})"
         print(
@@ -63,4 +63,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

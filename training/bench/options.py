@@ -30,17 +30,17 @@ from rich.table import Table
 
 from modeling_pleias import PleiasForCausalLM
 
-from ..compute import NextTokenLoss, compute_dtype, keep_memory
-from ..config import parse, program
-from ..environment import hardware
-from ..files import read_json, write_json
-from ..guard import Guard
-from ..loader import Shards, TokenStream, batch_windows
-from ..metrics import parameters, read_metrics
-from ..optimizer import build
+from ..common.config import parse, run_main
+from ..common.environment import hardware
+from ..common.files import read_json, write_json
+from ..data.loader import ShardDataset, TokenStream, batch_windows
 from ..pretrain import pretrain, train_step
-from ..recipe import PretrainConfig
-from ..record import plain
+from ..pretraining.recipe import PretrainConfig
+from ..run.metrics import count_parameters, read_metrics
+from ..run.record import plain
+from ..step.compute import NextTokenLoss, compute_dtype, configure_allocator
+from ..step.optimizer import build_optimizer
+from ..step.step_guard import StepGuard
 
 OPTIONS = {
     "baseline": {},
@@ -87,7 +87,7 @@ def base(bench: OptionsBench) -> PretrainConfig:
     return replace(config, stages=[stage], data=data, every=every, name="options")
 
 
-class Stepper:
+class OptionRunner:
     """Training steps of one config, on the batches of its run."""
 
     def __init__(self, config: PretrainConfig, stream: TokenStream, accelerator: Accelerator):
@@ -95,13 +95,13 @@ class Stepper:
         model = PleiasForCausalLM(config.model_config())
         dtype = compute_dtype(config.precision, accelerator.device)
         self.config, self.stream, self.accelerator, self.step = config, stream, accelerator, 0
-        self.optimizer = accelerator.prepare(build(config.optimizer, model))
+        self.optimizer = accelerator.prepare(build_optimizer(config.optimizer, model))
         self.loss = accelerator.prepare(NextTokenLoss(model, dtype))
-        self.guard = Guard(config.max_nonfinite_steps, accelerator.device)
+        self.guard = StepGuard(config.max_nonfinite_steps, accelerator.device)
 
     def seconds(self, steps: int) -> float:
         """Run the next steps; return their time."""
-        sequences, seed = self.config.stages[0].sequences, self.config.order_seed(0)
+        sequences, seed = self.config.stages[0].sequences, self.config.data_seed(0)
         batches = [
             [self.stream.windows(batch_windows(self.stream, self.step + i, sequences=sequences, seed=seed))]
             for i in range(steps)
@@ -110,7 +110,7 @@ class Stepper:
         start = time.perf_counter()
         for batch in batches:
             train_step(self.accelerator, self.loss, self.optimizer, batch, clip=1.0, guard=self.guard)
-        self.guard.settle()  # synchronises a GPU
+        self.guard.collect_events()  # synchronises a GPU
         return time.perf_counter() - start
 
 
@@ -119,8 +119,8 @@ def speeds(bench: OptionsBench) -> dict[str, list[float]]:
     config = base(bench)
     accelerator = Accelerator(mixed_precision="no", cpu=not torch.accelerator.is_available())
     sizes = {"sequence_length": config.sequence_length, "vocab_size": config.model_config().vocab_size}
-    stream = Shards(bench.data / "shards").train(**sizes)
-    steppers = {name: Stepper(with_option(config, name), stream, accelerator) for name in bench.options}
+    stream = ShardDataset(bench.data / "shards").train(**sizes)
+    steppers = {name: OptionRunner(with_option(config, name), stream, accelerator) for name in bench.options}
     tokens = bench.timed * config.stages[0].sequences * config.sequence_length
     for stepper in steppers.values():
         stepper.seconds(2)
@@ -180,8 +180,9 @@ def show(bench: OptionsBench, report: dict, console: Console) -> None:
     """Print the report as a table."""
     config = base(bench)
     console.print(
-        f"{parameters(config.model_config()):,} parameters, {config.stages[0].sequences} x {config.sequence_length} "
-        f"tokens per step, {bench.steps} steps; {report['hardware']['cpu']}, {report['hardware']['threads']} threads"
+        f"{count_parameters(config.model_config()):,} parameters, "
+        f"{config.stages[0].sequences} x {config.sequence_length} tokens per step, {bench.steps} steps; "
+        f"{report['hardware']['cpu']}, {report['hardware']['threads']} threads"
     )
     table = Table()
     table.add_column("")
@@ -198,11 +199,11 @@ def show(bench: OptionsBench, report: dict, console: Console) -> None:
 
 def main() -> None:
     """`python -m training.bench.options`."""
-    keep_memory()
+    configure_allocator()
     bench = parse(OptionsBench, description="Compare options of pretraining with the released recipe.")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     show(bench, measure(bench), Console(width=118))
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

@@ -1,4 +1,4 @@
-"""Measure the effect of constrained citations (training.tasks.rag_quotes) on a model's answers.
+"""Measure the effect of constrained citations (training.tasks.rag.rag_constrained) on a model's answers.
 
 python -m training.bench.rag --model runs/finetune_rag/model --out runs/finetune_rag/eval
 """
@@ -12,12 +12,12 @@ if not __package__:  # run by path; same as `python -m training.bench.rag`
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ..config import InputError, parse, program
-from ..evaluation.models import Subject
-from ..files import fingerprint
-from ..generation import complete
-from ..intervals import difference, interval
-from ..results import write_result
+from ..common.config import InputError, parse, run_main
+from ..common.files import fingerprint
+from ..common.generation import complete
+from ..common.intervals import bootstrap_interval, paired_difference
+from ..evaluation.models import EvaluatedModel
+from ..run.results import write_result
 from ..tasks import rag
 
 
@@ -51,7 +51,7 @@ def measure(config: RagBench) -> dict[str, dict[str, float]]:
     if config.rows < 1:
         raise InputError(f"rows must be at least 1, got {config.rows}.")
     rows = rag.rows(config.data)["held_out"][: config.rows]
-    subject = Subject(config.model, device=config.device)
+    subject = EvaluatedModel(config.model, device=config.device)
     prompts = [row["prompt"] for row in rows]
     free, constrained = (
         complete(subject.model, subject.tokenizer, prompts, **decoding, progress=title)
@@ -59,13 +59,13 @@ def measure(config: RagBench) -> dict[str, dict[str, float]]:
     )
     constrained_metrics, metrics = rag.score(rows, constrained), {}
     for name, metric in rag.score(rows, free).items():
-        metrics[name] = interval(metric)
-        metrics[f"{name}_constrained"] = interval(constrained_metrics[name])
-        metrics[f"{name}_change"] = difference(constrained_metrics[name], metric)
+        metrics[name] = bootstrap_interval(metric)
+        metrics[f"{name}_constrained"] = bootstrap_interval(constrained_metrics[name])
+        metrics[f"{name}_change"] = paired_difference(constrained_metrics[name], metric)
     for count in sorted({len(row["sources"]) for row in rows}):
         some = [i for i, row in enumerate(rows) if len(row["sources"]) == count]
         scores = rag.score([rows[i] for i in some], [free[i] for i in some])
-        metrics[f"citation_validity_{count}_sources"] = interval(scores["citation_validity"])
+        metrics[f"citation_validity_{count}_sources"] = bootstrap_interval(scores["citation_validity"])
     write_result(
         config.out,
         "rag_constrained",
@@ -91,4 +91,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

@@ -16,8 +16,8 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..config import InputError, parse, program
-from ..tokenizer_report import (
+from ..common.config import InputError, parse, run_main
+from ..vocabulary.tokenizer_report import (
     Texts,
     compare_tokenizers,
     declarations,
@@ -83,4 +83,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import InputError, parse, program
+from ..common.config import InputError, parse, run_main
 from ..data.shard_files import SPLITS, tokenizer_facts
-from ..search import Index
-from ..trace_index import Source, sources
+from ..tracing.search import TraceIndex
+from ..tracing.trace_index import IndexedShard, sources
 
 PLANTED = (20, 50, 100, 200)  # tokens
 EDGES = ("", " ", "\n", "x", "7", ", ")  # strings between a planted passage and the text around it
@@ -63,7 +63,7 @@ class PassageSampler:
         rng: Random number generator.
     """
 
-    def __init__(self, shards: list[Source], split: str, rng: random.Random):
+    def __init__(self, shards: list[IndexedShard], split: str, rng: random.Random):
         self.shards, self.rng = [shard for shard in shards if shard.file.record["split"] == split], rng
         self.weights = [shard.file.record["tokens"] for shard in self.shards]
         self.names = {shard.file.path: shard.file.documents(["identifier", "license"]) for shard in self.shards}
@@ -98,7 +98,7 @@ def build_index(config: TraceBench, folder: Path, megabytes: float) -> None:
     seconds = time.perf_counter() - start
     if status:
         raise InputError(f"{' '.join(map(str, command))} failed: run it to see why.")
-    facts = Index(folder).facts
+    facts = TraceIndex(folder).facts
     text, tokens, blocks = facts["bytes"], facts["tokens"], facts["blocks"]
     size = sum(sum(block["files"].values()) for block in blocks)
     print(
@@ -109,7 +109,7 @@ def build_index(config: TraceBench, folder: Path, megabytes: float) -> None:
     )
 
 
-def ask(index: Index, name: str, texts: list[str], tokens: int) -> None:
+def ask(index: TraceIndex, name: str, texts: list[str], tokens: int) -> None:
     """Time queries and print their row."""
     index.spans(texts[0])  # loads the tokenizer and warms the page cache
     milliseconds, spans = [], 0
@@ -122,7 +122,12 @@ def ask(index: Index, name: str, texts: list[str], tokens: int) -> None:
 
 
 def plant(
-    index: Index, config: TraceBench, length: int, train: PassageSampler, held_out: PassageSampler, rng: random.Random
+    index: TraceIndex,
+    config: TraceBench,
+    length: int,
+    train: PassageSampler,
+    held_out: PassageSampler,
+    rng: random.Random,
 ) -> None:
     """Print the number of planted passages of a length that are found with their document and licence."""
     hits = documents = licences = 0
@@ -149,7 +154,7 @@ def measure(config: TraceBench, folder: Path) -> None:
     print("| ---: " * 10 + "|")
     for megabytes in config.block_megabytes:
         build_index(config, folder / f"{megabytes:g}", megabytes)
-    index, rng = Index(folder / f"{config.block_megabytes[0]:g}"), random.Random(config.seed)
+    index, rng = TraceIndex(folder / f"{config.block_megabytes[0]:g}"), random.Random(config.seed)
     shards = sources([config.shards], list(SPLITS), tokenizer_facts(config.tokenizer))
     train, held_out = (PassageSampler(shards, split, rng) for split in SPLITS)
     print("\n| text | tokens | texts | median ms | 95% ms | spans of 20 tokens |\n| --- " + "| ---: " * 5 + "|")
@@ -169,4 +174,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

@@ -36,16 +36,16 @@ from transformers import LlamaConfig, LlamaForCausalLM, PrinterCallback, Trainer
 
 from modeling_pleias import PleiasConfig, PleiasForCausalLM
 
-from ..compute import NextTokenLoss, compile_layers, compute_dtype, keep_memory
-from ..config import InputError, parse, program
-from ..environment import environment, peak_memory
-from ..files import write_json
-from ..guard import Guard
-from ..metrics import flops_per_token, parameters, peak_flops
-from ..optimizer import OptimizerConfig, adamw, build
+from ..common.config import InputError, parse, run_main
+from ..common.environment import environment, peak_memory
+from ..common.files import write_json
 from ..pretrain import train_step
-from ..recipe import PretrainConfig
-from ..record import plain
+from ..pretraining.recipe import PretrainConfig
+from ..run.metrics import count_parameters, flops_per_token, peak_flops
+from ..run.record import plain
+from ..step.compute import NextTokenLoss, compile_layers, compute_dtype, configure_allocator
+from ..step.optimizer import OptimizerConfig, adamw, build_optimizer
+from ..step.step_guard import StepGuard
 
 CONVENTIONS = ("none", "causal", "full")  # for counting attention's FLOPs; see flops_per_token
 NAMES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads")
@@ -66,7 +66,7 @@ class TrainStepBench:
         model: Fields of PleiasConfig that differ from the size's.
         batch: Windows per step. Defaults to the size's.
         sequence_length: Tokens predicted per window. Defaults to the size's.
-        contenders: Implementations to benchmark; "ours" is training.pretrain.
+        implementations: Implementations to benchmark; "ours" is training.pretrain.
         rounds: Repetitions of each.
         steps: Timed steps per repetition.
         warmup: Untimed steps before them.
@@ -85,7 +85,7 @@ class TrainStepBench:
     model: dict[str, int | float | bool | str] = field(default_factory=dict)
     batch: int | None = None
     sequence_length: int | None = None
-    contenders: list[Literal["ours", "trainer", "sft_trainer", "accelerate"]] = field(
+    implementations: list[Literal["ours", "trainer", "sft_trainer", "accelerate"]] = field(
         default_factory=lambda: ["ours", "trainer", "sft_trainer", "accelerate"]
     )
     rounds: int = 3
@@ -100,7 +100,7 @@ class TrainStepBench:
     json: Path | None = None
 
 
-class Job:
+class Workload:
     """The work of every implementation: model, batch, device, precision.
 
     Raises:
@@ -108,8 +108,8 @@ class Job:
     """
 
     def __init__(self, config: TrainStepBench):
-        if min(config.rounds, config.steps, config.warmup) < 1 or not config.contenders:
-            raise InputError("rounds, steps, warmup and the number of contenders must be at least 1.")
+        if min(config.rounds, config.steps, config.warmup) < 1 or not config.implementations:
+            raise InputError("rounds, steps, warmup and the number of implementations must be at least 1.")
         if config.backend == "cuda" and not torch.cuda.is_available():
             raise InputError("--backend cuda: torch finds no CUDA device. Use --backend cpu.")
         if config.shape in SHAPES:
@@ -142,7 +142,7 @@ class Job:
         return model.train()
 
 
-class Clock:
+class StepTimer:
     """Timer of steps. On CUDA it records events in the stream, so that timing does not synchronise."""
 
     def __init__(self, device: torch.device):
@@ -168,16 +168,16 @@ class Clock:
 # The implementations. Each trains job.steps steps, calls tick after each, and returns their mean loss ---------------
 
 
-def ours(job: Job, clock: Clock) -> float:
+def ours(job: Workload, clock: StepTimer) -> float:
     """Train with the step of training.pretrain, its model, loss, precision and allocator."""
     accelerator = Accelerator(mixed_precision="no", cpu=job.device.type == "cpu")
     model = job.pleias()
     if job.config.compile != "none":
         compile_layers(model)
     o = OptimizerConfig(learning_rate=job.config.learning_rate)
-    optimizer = accelerator.prepare(build(o, model))
+    optimizer = accelerator.prepare(build_optimizer(o, model))
     module = accelerator.prepare(NextTokenLoss(model, job.dtype))
-    guard, total = Guard(job.steps, accelerator.device), torch.zeros((), device=accelerator.device)
+    guard, total = StepGuard(job.steps, accelerator.device), torch.zeros((), device=accelerator.device)
     for _ in range(job.steps):
         total += train_step(accelerator, module, optimizer, [job.windows().numpy()], clip=o.clip, guard=guard)[0]
         clock.tick()
@@ -190,7 +190,7 @@ def inputs(windows: torch.Tensor) -> dict[str, torch.Tensor]:
     return {"input_ids": windows[:, :-1], "labels": targets, "shift_labels": targets}
 
 
-def accelerate(job: Job, clock: Clock) -> float:
+def accelerate(job: Workload, clock: StepTimer) -> float:
     """Train the stock model with its loss in a plain loop under Accelerate's mixed precision."""
     model = job.llama()
     if job.config.compile == "all":
@@ -212,7 +212,7 @@ def accelerate(job: Job, clock: Clock) -> float:
 
 
 class _Tick(TrainerCallback):
-    def __init__(self, clock: Clock):
+    def __init__(self, clock: StepTimer):
         self.clock = clock
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -225,7 +225,9 @@ def collate(rows: list[dict]) -> dict[str, torch.Tensor]:
     return batch | {"attention_mask": torch.ones_like(batch["input_ids"])}
 
 
-def train_with(trainer_class: type, arguments_class: type, job: Job, clock: Clock, more: dict, arguments: dict):
+def train_with(
+    trainer_class: type, arguments_class: type, job: Workload, clock: StepTimer, more: dict, arguments: dict
+):
     """Train with `Trainer` or a subclass, configured to do nothing but train."""
     from datasets import Dataset
 
@@ -267,14 +269,14 @@ def train_with(trainer_class: type, arguments_class: type, job: Job, clock: Cloc
         return trainer.train().training_loss
 
 
-def trainer(job: Job, clock: Clock) -> float:
+def trainer(job: Workload, clock: StepTimer) -> float:
     """Train with Hugging Face's Trainer."""
     from transformers import Trainer, TrainingArguments
 
     return train_with(Trainer, TrainingArguments, job, clock, {}, {"remove_unused_columns": False})
 
 
-def sft_trainer(job: Job, clock: Clock) -> float:
+def sft_trainer(job: Workload, clock: StepTimer) -> float:
     """Train with TRL's SFTTrainer on ids, without packing or checkpointing; it has its own fused loss."""
     from trl import SFTConfig, SFTTrainer
 
@@ -285,13 +287,13 @@ def sft_trainer(job: Job, clock: Clock) -> float:
     return train_with(SFTTrainer, SFTConfig, job, clock, {"processing_class": PleiasTokenizer()}, arguments)
 
 
-CONTENDERS = {"ours": ours, "trainer": trainer, "sft_trainer": sft_trainer, "accelerate": accelerate}
+IMPLEMENTATIONS = {"ours": ours, "trainer": trainer, "sft_trainer": sft_trainer, "accelerate": accelerate}
 
 # One run, in its own process ---------------------------------------------------------------------------------------
 
 
 @dataclass
-class Turn:
+class RunResult:
     """Measurements of one run of one implementation.
 
     Args:
@@ -307,22 +309,22 @@ class Turn:
     training_bytes: int
 
 
-def take_turn(config: TrainStepBench, name: str) -> Turn:
+def take_turn(config: TrainStepBench, name: str) -> RunResult:
     """Run one implementation in this process."""
     if name == "ours" or config.memory == "all":
-        keep_memory()
-    job, clock = Job(config), Clock(torch.device(config.backend))
+        configure_allocator()
+    job, clock = Workload(config), StepTimer(torch.device(config.backend))
     if name in ("trainer", "sft_trainer"):  # the memory of the libraries does not count as training's
         __import__("trl" if name == "sft_trainer" else "datasets")
     before = psutil.Process().memory_info().rss
-    loss = CONTENDERS[name](job, clock)
+    loss = IMPLEMENTATIONS[name](job, clock)
     peak = peak_memory(job.device)
-    return Turn(clock.seconds(config.warmup), loss, peak, peak - (0 if job.device.type == "cuda" else before))
+    return RunResult(clock.seconds(config.warmup), loss, peak, peak - (0 if job.device.type == "cuda" else before))
 
 
-def products(config: TrainStepBench) -> dict[str, float]:
+def matmul_rates(config: TrainStepBench) -> dict[str, float]:
     """Return FLOP/s of single matmuls: a large square one, and the two largest of the model's forward pass."""
-    job = Job(config)
+    job = Workload(config)
     rows, width = job.batch * job.length, job.model_config.hidden_size
     rates = {}
     for m, k, n in (
@@ -332,7 +334,7 @@ def products(config: TrainStepBench) -> dict[str, float]:
     ):
         a, b = torch.randn(m, k).to(job.device, job.dtype), torch.randn(n, k).to(job.device, job.dtype)
         out = torch.empty(m, n, device=job.device, dtype=job.dtype)
-        clock = Clock(job.device)
+        clock = StepTimer(job.device)
         for _ in range(max(5, min(100, round(8e11 / (2 * m * k * n))))):
             torch.mm(a, b.T, out=out)
             clock.tick()
@@ -340,15 +342,15 @@ def products(config: TrainStepBench) -> dict[str, float]:
     return rates
 
 
-def where_time_goes(config: TrainStepBench) -> str:
+def profile_step(config: TrainStepBench) -> str:
     """Return a table of a pretraining step by operator, after the warm-up; times exclude called operators."""
     from torch.profiler import ProfilerActivity, profile
 
-    job = Job(config)
+    job = Workload(config)
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (job.device.type == "cuda")
     profiler = profile(activities=activities)
 
-    class Profiled(Clock):
+    class Profiled(StepTimer):
         def tick(self):
             super().tick()
             if len(self.marks) == config.warmup:
@@ -371,7 +373,7 @@ def alone(function: Callable, *arguments):
         with get_context("spawn").Pool(1) as pool:
             return pool.apply(function, arguments)
     except ModuleNotFoundError as error:
-        raise InputError(f"{error.name} is not installed. Install it, or exclude its --contenders.") from error
+        raise InputError(f"{error.name} is not installed. Install it, or exclude its --implementations.") from error
 
 
 # The report --------------------------------------------------------------------------------------------------------
@@ -379,12 +381,12 @@ def alone(function: Callable, *arguments):
 
 def measure(config: TrainStepBench, progress: Callable[[str], None]) -> dict:
     """Measure every implementation, and the matmuls to which they are compared."""
-    job = Job(config)
-    turns: dict[str, list[Turn]] = {name: [] for name in config.contenders}
+    job = Workload(config)
+    turns: dict[str, list[RunResult]] = {name: [] for name in config.implementations}
     rates: list[dict[str, float]] = []
     for number in range(config.rounds):
-        rates.append(alone(products, config))
-        for name in config.contenders:
+        rates.append(alone(matmul_rates, config))
+        for name in config.implementations:
             turn = alone(take_turn, config, name)
             turns[name].append(turn)
             progress(f"round {number + 1}, {name}: {median(turn.seconds):.3f} s per step, loss {turn.loss:.4f}")
@@ -426,13 +428,13 @@ def measure(config: TrainStepBench, progress: Callable[[str], None]) -> dict:
         **facts,
         "hardware": facts["hardware"] | {"load_at_end": os.getloadavg()[0]},
         "config": plain(asdict(config)),
-        "model": {"parameters": parameters(job.model_config), "batch": job.batch, "sequence_length": job.length},
+        "model": {"parameters": count_parameters(job.model_config), "batch": job.batch, "sequence_length": job.length},
         "dtype": str(job.dtype),
         "flops_per_token": flops,
         "matrix_flops": matrix,
         "peak_flops": peak,
         "peak_source": "data sheet" if data_sheet else "fastest matmul of this run",
-        "contenders": results,
+        "implementations": results,
         "ratios": ratios,
     }
 
@@ -445,7 +447,9 @@ def show(report: dict, console: Console) -> None:
         f"{report['dtype']} matmuls; {', '.join(machine['gpus']) or machine['cpu']}, {machine['threads']} threads"
     )
     for shape, rate in report["matrix_flops"].items():
-        used = {name: row["mfu"]["full"] * report["peak_flops"] / rate for name, row in report["contenders"].items()}
+        used = {
+            name: row["mfu"]["full"] * report["peak_flops"] / rate for name, row in report["implementations"].items()
+        }
         shares = ", ".join(f"{name} {value:.1%}" for name, value in used.items())
         console.print(f"matmul {shape}: {rate / 1e12:.3f} TFLOP/s, of which (full) {shares}")
     console.print(f"MFU is relative to {report['peak_flops'] / 1e12:.3f} TFLOP/s, {report['peak_source']}")
@@ -453,7 +457,7 @@ def show(report: dict, console: Console) -> None:
     table.add_column("")
     for title in ("tokens/s", "step p50", "p95", "MFU 6N", "causal", "full", "peak memory", "of training", "loss"):
         table.add_column(title, justify="right")
-    for name, row in report["contenders"].items():
+    for name, row in report["implementations"].items():
         table.add_row(
             name,
             f"{row['tokens_per_second']:,.0f}",
@@ -479,10 +483,10 @@ def main() -> None:
     report = measure(config, lambda line: print(line, file=sys.stderr, flush=True))
     show(report, console)
     if config.profile:
-        console.print(alone(where_time_goes, config), soft_wrap=True)
+        console.print(alone(profile_step, config), soft_wrap=True)
     if config.json:
         write_json(config.json, report)
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

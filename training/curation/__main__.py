@@ -9,11 +9,11 @@ if not __package__:  # run by path; same as `python -m training.curation`
 
 import sys
 
-from ..config import InputError, parse, program
-from .account import explain
-from .page import summary
+from ..common.config import InputError, parse, run_main
 from .pipeline import curate
 from .recipe import CurationConfig
+from .statistics import explain
+from .statistics_report import summary
 
 DESCRIPTION = """Filter, clean and deduplicate a corpus for training. The steps are licence, language, line repair, OCR
 quality, duplicates, personal data and toxicity. Every document is either kept in --out or written to --out/dropped
@@ -40,4 +40,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoTokenizer, DebertaV2Model, DebertaV2PreTrainedModel
 
-from ..config import InputError
+from ..common.config import InputError
 from .toxicity_axes import AXES, Scores, combine
 
 LEVELS = 4  # 0 to 3

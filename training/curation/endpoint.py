@@ -14,10 +14,10 @@ from datatrove.data import Document
 from datatrove.pipeline.inference.run_inference import InferenceConfig, InferenceRunner
 from datatrove.pipeline.inference.servers.base import InferenceServer
 
-from ..config import InputError
+from ..common.config import InputError
 
 
-class Failure(Exception):
+class EndpointError(Exception):
     """Missing or unusable response. The message is the error type: timeout, connection, server_error, refused or
     nonsense; `rewriting` adds others."""
 
@@ -83,7 +83,7 @@ class Endpoint:
             )
 
 
-class Server(InferenceServer):
+class ExternalServer(InferenceServer):
     """datatrove server for an external endpoint.
 
     datatrove's `EndpointServer` (0.10.1) is unsuitable: on localhost it has no timeout and an HTTP 500 ends the run;
@@ -119,13 +119,13 @@ class Server(InferenceServer):
             post = self.client.post(f"{self.endpoint.base}/chat/completions", json=payload)
             response = await asyncio.wait_for(post, self.endpoint.timeout)
         except (httpx.TimeoutException, asyncio.TimeoutError):
-            raise Failure("timeout") from None
+            raise EndpointError("timeout") from None
         except httpx.HTTPError:
-            raise Failure("connection") from None
+            raise EndpointError("connection") from None
         if response.status_code >= 500 or response.status_code == 429:
-            raise Failure("server_error")
+            raise EndpointError("server_error")
         if response.status_code != 200:
-            raise Failure("refused")
+            raise EndpointError("refused")
         try:
             body = response.json()
             choice = body["choices"][0]
@@ -135,10 +135,10 @@ class Server(InferenceServer):
                 "usage": body.get("usage") or {},
             }
         except (ValueError, LookupError, TypeError):
-            raise Failure("nonsense") from None
+            raise EndpointError("nonsense") from None
 
 
-class Runner(InferenceRunner):
+class CollectingRunner(InferenceRunner):
     """datatrove's inference runner on an endpoint; acts as the output writer and collects the results."""
 
     def __init__(self, rollout: Callable, endpoint: Endpoint) -> None:
@@ -153,12 +153,12 @@ class Runner(InferenceRunner):
         self.results: dict[str, dict] = {}
 
     def _init_server(self, rank: int) -> InferenceServer:
-        return Server(self.config, rank, self.endpoint)
+        return ExternalServer(self.config, rank, self.endpoint)
 
     async def metrics_reporter(self, interval: int = 600) -> None:
         """Report nothing: the curation statistics count the results."""
 
-    def __enter__(self) -> "Runner":
+    def __enter__(self) -> "CollectingRunner":
         return self
 
     def __exit__(self, *error) -> None:

@@ -18,8 +18,8 @@ from datatrove.executor.base import PipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import setup_default_logger
 
-from ..config import InputError
-from ..processes import exit_with_parent
+from ..common.config import InputError
+from ..common.processes import exit_with_parent
 from .recipe import CurationConfig
 
 MAX_DEATHS = 2  # a task that killed this many workers is given up
@@ -33,7 +33,7 @@ class Stage(NamedTuple):
     tasks: int
 
 
-class Crew:
+class WorkerPool:
     """Worker processes of all stages, each in a separate pool, so that a killed worker costs one task.
 
     datatrove's pool would wait forever for the task of a killed worker.
@@ -44,7 +44,7 @@ class Crew:
         for _ in range(size):
             self.idle.put(None)  # started when needed
 
-    def __enter__(self) -> "Crew":
+    def __enter__(self) -> "WorkerPool":
         return self
 
     def __exit__(self, *error) -> None:
@@ -83,7 +83,7 @@ class LocalExecutor(LocalPipelineExecutor):
             succeed. Without it, the first killed worker ends the run.
     """
 
-    def __init__(self, stage: Stage, logs: Path, *, crew: Crew, give_up: Callable[[int], None] | None):
+    def __init__(self, stage: Stage, logs: Path, *, crew: WorkerPool, give_up: Callable[[int], None] | None):
         super().__init__(stage.steps, stage.tasks, crew.size, str(logs))
         self.stage, self.logs, self.crew, self.give_up = stage, logs, crew, give_up
 
@@ -163,7 +163,7 @@ def run(stages: list[Stage], config: CurationConfig, *, give_up: Callable[[int],
         last.run()  # submits the stages that it depends on first
         return False
     size = min(config.workers or len(os.sched_getaffinity(0)), max(stage.tasks for stage in stages))
-    with Crew(size) as crew:
+    with WorkerPool(size) as crew:
         for stage in stages:
             runner: PipelineExecutor
             if config.executor == "ray":

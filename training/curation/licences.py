@@ -17,7 +17,7 @@ import json
 import sys
 from dataclasses import asdict
 
-from ..config import program
+from ..common.config import run_main
 from ..data.licences import YEAR, decide
 
 
@@ -43,4 +43,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

@@ -35,12 +35,12 @@ from rapidfuzz.distance import Levenshtein
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from ..config import InputError, parse, program
+from ..common.config import InputError, parse, run_main
+from ..common.files import atomic, fingerprint, sha256
+from ..common.language import LANGUAGES
 from ..data.documents import corpus_files
+from ..data.ocr_noise import simulate_ocr as simulate_ocr
 from ..data.split import register
-from ..files import atomic, fingerprint, sha256
-from ..language import LANGUAGES
-from ..noise import read as simulate_ocr
 
 MODEL = Path(__file__).with_suffix(".safetensors")
 # Minimum estimated fraction of correct characters. Among steps of 0.05 it best separates one half of the calibration
@@ -85,7 +85,7 @@ FOLDED = _folded()
 LETTER = np.array([chr(code).isalpha() for code in range(1 << 16)])
 
 
-class Quality(NamedTuple):
+class OcrQuality(NamedTuple):
     """OCR quality of a text."""
 
     score: float  # estimated fraction of correct characters, 0 to 1; reduced if there are few letters
@@ -94,7 +94,7 @@ class Quality(NamedTuple):
     surprise: float  # mean surprisal under the language's model, in bits per character
 
 
-class Model(NamedTuple):
+class CharacterModel(NamedTuple):
     """Lookup tables of one language's character model."""
 
     symbols: np.ndarray  # uint8, code point -> symbol
@@ -144,7 +144,7 @@ def surprises(counts: np.ndarray) -> np.ndarray:
     return -np.log2(probability.ravel())
 
 
-def packed(counts: np.ndarray) -> np.ndarray:
+def pack_counts(counts: np.ndarray) -> np.ndarray:
     """Compress counts (uint8): logarithms in steps of half a doubling, 0 for rare sequences, deflated."""
     steps = np.where(counts < MIN_COUNT, 0, 1 + np.round(STEPS * np.log2(np.maximum(counts, 1))))
     return np.frombuffer(zlib.compress(steps.astype(np.uint8).tobytes(), 9), np.uint8)
@@ -156,15 +156,15 @@ def unpacked(data: np.ndarray) -> np.ndarray:
     return np.append(0, 2 ** (np.arange(255) / STEPS)).astype(np.float32)[steps]
 
 
-def build(counts: np.ndarray, alphabet: str, clean: float = 0.0, slope: float = 1.0) -> Model:
+def build(counts: np.ndarray, alphabet: str, clean: float = 0.0, slope: float = 1.0) -> CharacterModel:
     """Build a model from counts (SYMBOLS ** 4)."""
     tables = map(surprises, (counts, counts.reshape(SYMBOLS, -1).sum(0)))
     four, three = (np.minimum(255, np.round(table * BITS)).astype(np.uint8) for table in tables)
-    return Model(symbol_table(alphabet), four, three, clean, slope)
+    return CharacterModel(symbol_table(alphabet), four, three, clean, slope)
 
 
 @cache
-def models() -> dict[str, Model]:
+def models() -> dict[str, CharacterModel]:
     """Load the models of the eight languages by ISO code: 1 s and 40 MB, once per process."""
     with safe_open(MODEL, "numpy") as file:
         settings = json.loads(file.metadata()["about"])["languages"]
@@ -174,7 +174,7 @@ def models() -> dict[str, Model]:
         }
 
 
-def sampled(text: str) -> str:
+def sample_text(text: str) -> str:
     """Return the text, or evenly spaced parts of a long one, so that the cost does not grow with the length."""
     if len(text) <= SAMPLE:
         return text
@@ -182,21 +182,21 @@ def sampled(text: str) -> str:
     return " ".join(text[start : start + SAMPLE // SAMPLE_PARTS] for start in starts)
 
 
-def bits(model: Model, points: np.ndarray) -> float:
+def bits(model: CharacterModel, points: np.ndarray) -> float:
     """Return the mean surprisal in bits per character."""
     return float(model.surprise[sequences(model.symbols[points], ORDER)].mean()) / BITS
 
 
-def quality(text: str, language: str) -> Quality:
+def quality(text: str, language: str) -> OcrQuality:
     """Estimate the OCR quality of a text from at most 8,192 of its characters.
 
     Args:
         text: A document or a page. Below some hundred characters the estimate is imprecise.
         language: ISO code of one of the eight languages.
     """
-    points = codes(sampled(text))
+    points = codes(sample_text(text))
     if len(points) < ORDER:
-        return Quality(score=0.0, recognised=0.0, non_letters=1.0, surprise=255 / BITS)
+        return OcrQuality(score=0.0, recognised=0.0, non_letters=1.0, surprise=255 / BITS)
     by_language = models()
     head = points[: SEGMENT * MAX_SEGMENTS]
     starts = np.arange(0, max(1, len(head) - SEGMENT // 2), SEGMENT)
@@ -210,7 +210,7 @@ def quality(text: str, language: str) -> Quality:
     surprise = bits(model, points)
     letters = float(LETTER[points].sum() / max(1, (points != SPACE).sum()))
     correct = min(1.0, max(0.0, 1 - (surprise - model.clean) / model.slope))
-    return Quality(
+    return OcrQuality(
         score=correct * min(1.0, letters / PROSE_LETTERS),
         recognised=float((costs[list(by_language).index(language)] == costs.min(0)).mean()),
         non_letters=1 - letters,
@@ -248,7 +248,7 @@ def page_sources(pairs: Path) -> set[str]:
 
 def texts(corpus: Path, language: str, excluded: set[str]) -> Iterator[tuple[str, str]]:
     """Yield role and text of the documents of a language; the role is old, modern or, for 1 in 20, anchor."""
-    from ..words import documents
+    from ..vocabulary.piece_counts import documents
 
     for file in corpus_files(corpus):
         for row in documents(file):
@@ -305,7 +305,7 @@ def train_language(corpus: Path, language: str, excluded: set[str]) -> tuple[np.
     alphabet = "".join(map(chr, sorted(common)))
     table = symbol_table(alphabet)
     counts = count(texts(corpus, language, excluded), SYMBOLS**ORDER, lambda points: sequences(table[points], ORDER))
-    data = packed(weighted_sum(counts))
+    data = pack_counts(weighted_sum(counts))
     model = build(unpacked(data), alphabet)
 
     clean, noisy, wrong = [], [], []
@@ -355,4 +355,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from faker import Faker
 
-from ..language import LANGUAGES
+from ..common.language import LANGUAGES
 
 logging.getLogger("presidio-analyzer").setLevel(logging.CRITICAL)  # before its import, which reports a device
 
@@ -80,7 +80,7 @@ def replace(text: str, language: str, *, seed: str | int) -> Replacement:
     spans = list(candidate_spans(text))
     if not spans:
         return Replacement(text, {})
-    from .recognisers import find, kinds  # lazy import: takes seconds
+    from .pii_recognizers import find, kinds  # lazy import: takes seconds
 
     accepts = {kind.name: kind.accepts for kind in kinds(language)}
     parts, at, counts = [], 0, Counter()
@@ -88,14 +88,14 @@ def replace(text: str, language: str, *, seed: str | int) -> Replacement:
         for value in find(text, language, start, end):
             parts += [
                 text[at : value.start],
-                fictitious(text[value.start : value.end], value.kind, language, seed, accepts[value.kind]),
+                fake_value(text[value.start : value.end], value.kind, language, seed, accepts[value.kind]),
             ]
             at = value.end
             counts[value.kind] += 1
     return Replacement("".join([*parts, text[at:]]), dict(counts))
 
 
-def fictitious(value: str, kind: str, language: str, seed: str | int, accepts: Callable[[str], bool]) -> str:
+def fake_value(value: str, kind: str, language: str, seed: str | int, accepts: Callable[[str], bool]) -> str:
     """Return another value of a type in the same format; it does not depend on the separators in the value.
 
     Args:

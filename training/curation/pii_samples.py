@@ -13,7 +13,7 @@ import phonenumbers
 import yaml
 
 from .pii import candidate_spans, faker
-from .recognisers import Found, find
+from .pii_recognizers import PiiMatch, find
 
 SENTENCES = Path(__file__).with_suffix(".yaml")
 SENTENCE_COUNT = 2000  # per language
@@ -45,7 +45,7 @@ def is_valid(value: str, kind: str, region: str) -> bool:
     return value != ""
 
 
-def samples(language: str, *, count: int, seed: int) -> Iterator[tuple[str, list[Found]]]:
+def samples(language: str, *, count: int, seed: int) -> Iterator[tuple[str, list[PiiMatch]]]:
     """Yield sentences and the values in them; half contain one value, half none."""
     templates = yaml.safe_load(SENTENCES.read_text(encoding="utf-8"))
     sentences, hard = templates[language], templates["hard"]
@@ -60,7 +60,7 @@ def samples(language: str, *, count: int, seed: int) -> Iterator[tuple[str, list
         kind = draw.choice(sorted(sentences["with"]))
         value = random_value(draw.choice(sentences["values"][kind]), kind, draw)
         before, _, after = draw.choice(hard["with"] if bare else sentences["with"][kind]).partition("{}")
-        yield before + value + after, [Found(len(before), len(before) + len(value), kind)]
+        yield before + value + after, [PiiMatch(len(before), len(before) + len(value), kind)]
 
 
 def measure_detection(languages: list[str], *, count: int = SENTENCE_COUNT, seed: int = 0) -> dict:

@@ -8,42 +8,42 @@ from pathlib import Path
 
 from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster
 
-from ..config import InputError
+from ..common.config import InputError
+from ..common.files import fingerprint, read_json, write_json
 from ..data.documents import checked_languages, corpus_files
-from ..files import fingerprint, read_json, write_json
 from . import executors
-from .account import Count, Publish
-from .adapters import CACHE, Language, Licence, Lines, Ocr, Pii, Toxicity
-from .blocks import Part, Read, ReadSelected, lose
-from .duplicates import CONFIG as MINHASH
-from .duplicates import Originals, Sign
+from .deduplication import CONFIG as MINHASH
+from .deduplication import DuplicateOriginals, MinhashSignature
 from .executors import Stage
+from .parquet_steps import CorpusReader, KeptDroppedWriter, ReadSelected, drop_file
+from .pipeline_blocks import CACHE, LanguageFilter, LicenceFilter, LineRepair, OcrFilter, PiiReplacer, ToxicityFilter
 from .recipe import EXECUTION, CurationConfig
+from .statistics import CountStep, PublishStep
 
 
-def stages(config: CurationConfig, files: list[str], publish: Publish) -> list[Stage]:
+def stages(config: CurationConfig, files: list[str], publish: PublishStep) -> list[Stage]:
     """Return the stages of the pipeline over input files."""
     signatures, matches, clusters = (str(config.work / name) for name in ("signatures", "matches", "clusters"))
     buffered = {"config": MINHASH, "lines_to_buffer": 1000}
     select = [
-        Read(config, files),
-        Licence(config),
-        Language(config),
-        *([Lines(config)] if config.repair_lines else []),
-        Ocr(config),
-        Part(config, files, "select"),
-        Sign(signatures),
+        CorpusReader(config, files),
+        LicenceFilter(config),
+        LanguageFilter(config),
+        *([LineRepair(config)] if config.repair_lines else []),
+        OcrFilter(config),
+        KeptDroppedWriter(config, files, "select"),
+        MinhashSignature(signatures),
     ]
     cluster = [
         MinhashDedupCluster(matches, clusters, save_cluster_id=True, **buffered),
-        Originals(config.work / "clusters", [config.work / "selected" / name for name in files]),
+        DuplicateOriginals(config.work / "clusters", [config.work / "selected" / name for name in files]),
     ]
     finish = [
         ReadSelected(config, files),
-        *([Pii(config)] if config.pii else []),
-        *([Toxicity(config)] if config.toxicity else []),
-        Part(config, files, "finish"),
-        Count(config, files),
+        *([PiiReplacer(config)] if config.pii else []),
+        *([ToxicityFilter(config)] if config.toxicity else []),
+        KeptDroppedWriter(config, files, "finish"),
+        CountStep(config, files),
     ]
     return [
         Stage("select", select, len(files)),
@@ -78,7 +78,7 @@ def curate(config: CurationConfig) -> dict | None:
         if all((config.out / name).is_file() for name in content["kept_files"]):
             return content
     resume_or_clear(config.work, stamp, result.is_file())
-    publish = Publish(config, settings=settings, fingerprint=key)
+    publish = PublishStep(config, settings=settings, fingerprint=key)
     give_up = partial(drop_killer, config, files) if config.on_error == "drop" else None
     if not executors.run(stages(config, files, publish), config, give_up=give_up):
         return None
@@ -122,4 +122,4 @@ def check_output(config: CurationConfig) -> None:
 def drop_killer(config: CurationConfig, files: list[str], rank: int) -> None:
     """Drop the file of a task that repeatedly kills its worker."""
     if rank < len(files):
-        lose(config, rank, files[rank], "its worker was killed twice (out of memory?)")
+        drop_file(config, rank, files[rank], "its worker was killed twice (out of memory?)")

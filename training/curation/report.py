@@ -24,11 +24,11 @@ import numpy as np
 import pyarrow.parquet as pq
 from scipy.stats import spearmanr
 
-from ..config import parse, program
+from ..common.config import parse, run_main
+from ..common.files import fingerprint, sha256, write_json
+from ..common.language import CODES, LANGUAGES, detect_languages
 from ..data.documents import corpus_files, read_documents
-from ..files import fingerprint, sha256, write_json
-from ..language import CODES, LANGUAGES, languages_of
-from . import ocr, page, pii, pii_samples, toxicity
+from . import ocr, pii, pii_samples, statistics_report, toxicity
 
 POOR = 0.10  # character error rate above which a page should be dropped
 CANDIDATES = (0.80, 0.85, 0.90, 0.95)  # thresholds; finer steps would overfit the half that selects one
@@ -164,7 +164,7 @@ def language_id_accuracy(corpus: Path) -> dict:
     counts, shares, size, seconds = {code: Counter() for code in LANGUAGES}, Counter(), 0, 0.0
     for row in read_documents(corpus, languages=list(LANGUAGES), columns=["text", "language"]):
         start = time.perf_counter()
-        detected = languages_of(row["text"])
+        detected = detect_languages(row["text"])
         seconds += time.perf_counter() - start
         size += len(row["text"].encode())
         counts[CODES[row["language"]]][detected.language] += 1
@@ -239,7 +239,7 @@ def measure_corpus(corpus: Path) -> dict:
 def table(header: Iterable[str], rows: Iterable[Iterable]) -> str:
     """Return a Markdown table; floats have three decimals, and None is an empty cell."""
     formats = {float: "{:.3f}", int: "{:,}", str: "{}", type(None): ""}
-    return page.table(header, [[formats[type(cell)].format(cell) for cell in row] for row in rows])
+    return statistics_report.table(header, [[formats[type(cell)].format(cell) for cell in row] for row in rows])
 
 
 def largest_share(shares: dict[str, float]) -> str | None:
@@ -420,4 +420,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

@@ -19,9 +19,9 @@ import yaml
 from datatrove.data import Document
 from datatrove.pipeline.inference.types import InferenceError
 
-from ..files import write_json
-from ..language import LANGUAGES, identify
-from .endpoint import Endpoint, Failure, Runner
+from ..common.files import write_json
+from ..common.language import LANGUAGES, identify
+from .endpoint import CollectingRunner, Endpoint, EndpointError
 from .toxicity import verdict
 from .toxicity_axes import Scorer, passages
 
@@ -103,13 +103,13 @@ def check_output(output: str, original: str, *, action: str, language: str, scor
     """
     shortest, longest = WARNING_CHARACTERS if action == "warn" else (ratio * len(original) for ratio in LENGTH_RATIOS)
     if not shortest <= len(output) <= longest or (action == "warn" and "\n" in output):
-        raise Failure("length")
+        raise EndpointError("length")
     if sum(map(str.isalpha, output)) >= MIN_LETTERS and identify(output)[0] != language:
-        raise Failure("language")
+        raise EndpointError("language")
     if verdict(scorer.score([output], [language])[0]) != "none":
-        raise Failure("still_toxic")
+        raise EndpointError("still_toxic")
     if repeats(original, output, language, scorer):
-        raise Failure("verbatim")
+        raise EndpointError("verbatim")
 
 
 # Requests -----------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def payload(passage: str, *, action: str, language: str, attempt: int = 0) -> di
     }
 
 
-class _Asker:
+class _RewriteClient:
     """Client that repeats requests until an output is accepted, and caches accepted outputs on disk."""
 
     def __init__(self, endpoint: Endpoint, scorer: Scorer, cache: Path | None) -> None:
@@ -166,12 +166,12 @@ class _Asker:
                 output = json.loads(path.read_text(encoding="utf-8"))["answer"]
                 check_output(output, passage, action=action, language=language, scorer=self.scorer)
                 return output
-            except (Failure, ValueError, LookupError, TypeError):
+            except (EndpointError, ValueError, LookupError, TypeError):
                 pass  # accepted by another scorer, or corrupt: request it again
         for attempt in range(self.endpoint.max_attempts):
             try:
                 output = await self._request(passage, action, language, attempt, generate)
-            except Failure as failure:
+            except EndpointError as failure:
                 if attempt + 1 == self.endpoint.max_attempts or str(failure) == "refused":
                     raise
                 if str(failure) in TRANSPORT_ERRORS:
@@ -186,15 +186,15 @@ class _Asker:
         try:
             result = await generate(payload(passage, action=action, language=language, attempt=attempt))
         except InferenceError as error:
-            if isinstance(error.__cause__, Failure):
+            if isinstance(error.__cause__, EndpointError):
                 raise error.__cause__ from None
             raise
         if result.finish_reason == "length":
-            raise Failure("cut_off")
+            raise EndpointError("cut_off")
         try:
             output = json.loads(result.text)[OUTPUT_KEY[action]].strip()
         except (ValueError, LookupError, TypeError, AttributeError):
-            raise Failure("nonsense") from None
+            raise EndpointError("nonsense") from None
         check_output(output, passage, action=action, language=language, scorer=self.scorer)
         return output
 
@@ -213,7 +213,7 @@ class _Asker:
             pieces[i] = before + output + after
         rewritten = "".join(pieces)
         if verdict(self.scorer.score([rewritten], [language])[0]) != "none":
-            raise Failure("still_toxic")
+            raise EndpointError("still_toxic")
         return rewritten, {"passages_rewritten": len(bodies)}
 
     async def warn(self, text: str, language: str, generate: Callable) -> tuple[str, dict]:
@@ -248,16 +248,16 @@ def rewrite(
     if not requests:
         return []
     endpoint.check()
-    client = _Asker(endpoint, scorer, cache)
+    client = _RewriteClient(endpoint, scorer, cache)
 
     async def rollout(document: Document, generate: Callable) -> dict:
         request = requests[int(document.id)]
         change = client.rewrite if request.action == "rewrite" else client.warn
         try:
             if request.language not in LANGUAGES:
-                raise Failure("language")
+                raise EndpointError("language")
             text, details = await change(request.text, request.language, generate)
-        except Failure as failure:
+        except EndpointError as failure:
             return {"failure": str(failure)}
         marks = {
             "action": request.action,
@@ -267,6 +267,6 @@ def rewrite(
         }
         return {"text": text, "marks": marks | details}
 
-    runner = Runner(rollout, endpoint)
+    runner = CollectingRunner(rollout, endpoint)
     runner.run(Document(text="", id=str(i)) for i in range(len(requests)))
     return [Result(identifier=request.identifier, **runner.results[str(i)]) for i, request in enumerate(requests)]

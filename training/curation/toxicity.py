@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..config import InputError, parse, program
+from ..common.config import InputError, parse, run_main
+from ..common.language import CODES
 from ..data.documents import read_documents
-from ..language import CODES
 from .lexicon import LexiconScorer
 from .toxicity_axes import Scorer, Scores
 
@@ -207,4 +207,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

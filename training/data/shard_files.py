@@ -17,18 +17,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tokenizers import Tokenizer
 
-from ..config import InputError
-from ..files import atomic, read_json, sha256
+from ..common.config import InputError
+from ..common.files import atomic, read_json, sha256
 from .licences import decide
 
 TOKEN = np.dtype("<u2")
 DOCUMENT_END = np.dtype("<u8")
 SPLITS = ("train", "validation")
-ACCOUNT = ("language", "license", "collection")  # columns by which tokens are counted
+GROUP_COLUMNS = ("language", "license", "collection")  # columns by which tokens are counted
 COUNTS = ("documents", "bytes", "tokens")
 DOCUMENTS_SCHEMA = pa.schema(
     [("identifier", pa.string())]
-    + [(column, pa.string()) for column in (*ACCOUNT, "register")]
+    + [(column, pa.string()) for column in (*GROUP_COLUMNS, "register")]
     + [("bytes", pa.int64()), ("tokens", pa.int64())]
 )
 SIDECARS = (".index", ".metadata", ".documents.parquet")
@@ -149,9 +149,9 @@ class ShardWriter:
 
     def account(self) -> list[dict]:
         """Return the documents, bytes and tokens of the shard by language, licence and collection."""
-        names = (*ACCOUNT, "bytes", "tokens")
+        names = (*GROUP_COLUMNS, "bytes", "tokens")
         rows = zip(*(self.documents[name] for name in names), strict=True)
-        return sum_counts((dict(zip(names, row, strict=True), documents=1) for row in rows), ACCOUNT)
+        return sum_counts((dict(zip(names, row, strict=True), documents=1) for row in rows), GROUP_COLUMNS)
 
 
 def tokenizer_facts(folder: Path) -> dict:
@@ -177,7 +177,7 @@ def tokenizer_facts(folder: Path) -> dict:
     return {"sha256": sha256(folder / "tokenizer.json"), "entries": vocab_size, **ids}
 
 
-def checked(document: dict, source: Path) -> dict:
+def validate_document(document: dict, source: Path) -> dict:
     """Return a document with its number of `bytes`, if it has text, language, identifier and an open licence.
 
     Raises:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from ..files import read_json
-from ..intervals import Metric, difference, interval
+from ..common.files import read_json
+from ..common.intervals import Metric, bootstrap_interval, paired_difference
 
 
 def with_interval(metric: Metric | float) -> dict | float:
@@ -15,7 +15,7 @@ def with_interval(metric: Metric | float) -> dict | float:
         return metric
     if metric.rows.any(1).sum() < 2:
         return float(metric(metric.rows.sum(0)))
-    values = interval(metric)
+    values = bootstrap_interval(metric)
     return values if values["low"] < values["high"] else values["value"]
 
 
@@ -33,7 +33,7 @@ def compare(tasks: list, folders: dict[str, Path]) -> dict:
             key: {
                 "values": {name: with_interval(values[key]) for name, values in metrics.items()},
                 "differences": {
-                    name: difference(first[key], values[key])
+                    name: paired_difference(first[key], values[key])
                     for name, values in list(metrics.items())[1:]
                     if isinstance(first[key], Metric)
                 },

@@ -3,12 +3,12 @@
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ..files import fingerprint
-from ..intervals import Metric, ratio, ratios_by
-from ..search import THRESHOLDS, Index, copied_characters
-from .adherence import continuations, prompts
-from .models import Subject
-from .texts import Text
+from ..common.files import fingerprint
+from ..common.intervals import Metric, ratio, ratios_by
+from ..tracing.search import THRESHOLDS, TraceIndex, copied_characters
+from .held_out_text import Text
+from .language_adherence import continuations, prompts
+from .models import EvaluatedModel
 
 LISTED = 20  # longest passages listed with their documents
 
@@ -36,7 +36,7 @@ class Memorisation:
     name = "memorisation"
 
     def __init__(self, texts: list[Text], config: MemorisationConfig, index: Path):
-        self.config, self.settings, self.index = config, asdict(config), Index(index)
+        self.config, self.settings, self.index = config, asdict(config), TraceIndex(index)
         self.rows = prompts(texts, config)
         self.data = {
             "source": str(index),
@@ -45,7 +45,7 @@ class Memorisation:
             "fingerprint": fingerprint([self.rows, self.index.facts["fingerprint"]]),
         }
 
-    def measure(self, subject: Subject) -> dict:
+    def measure(self, subject: EvaluatedModel) -> dict:
         """Generate continuations; return each with its copied characters per length, and the copied passages."""
         rows, passages = continuations(subject, self.rows, self.config, self.name), []
         for row in rows:
@@ -69,7 +69,7 @@ class Memorisation:
         }
         return shares | {"matched documents outside the open list": len(record["outside"])}
 
-    def facts(self, record: dict) -> dict:
+    def details(self, record: dict) -> dict:
         """Return the copied fraction by language, and the longest passages with their first document."""
         rows, length = record["continuations"], str(min(THRESHOLDS))
         copied, characters = [row["copied"][length] for row in rows], [row["characters"] for row in rows]

@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from modeling_pleias import PleiasConfig  # noqa: F401 (registers the model with transformers, also under `pleias`)
 from modeling_pleias.tokenization_pleias import PATTERN
 
-from ..compute import compute_dtype
-from ..config import InputError
-from ..files import fingerprint, read_json, sha256
+from ..common.config import InputError
+from ..common.files import fingerprint, read_json, sha256
+from ..step.compute import compute_dtype
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "tokenizer_config.json")
 WEIGHTS = ("*.safetensors", "*.bin")
@@ -30,7 +30,7 @@ PRE_TOKENIZERS = {
 }
 
 
-class Subject:
+class EvaluatedModel:
     """A model under evaluation. Weights and tokenizer are loaded on first use.
 
     Args:

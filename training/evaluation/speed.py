@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 import torch
 
-from ..config import InputError, parse, program
-from ..environment import hardware, peak_memory
-from ..files import fingerprint
-from ..intervals import Metric, ratio
-from .models import Subject
+from ..common.config import InputError, parse, run_main
+from ..common.environment import hardware, peak_memory
+from ..common.files import fingerprint
+from ..common.intervals import Metric, ratio
+from .models import EvaluatedModel
 
 
 @dataclass
@@ -55,7 +55,7 @@ class _Arguments:
 
 
 @torch.no_grad()
-def timed(subject: Subject, config: SpeedConfig) -> dict:
+def timed(subject: EvaluatedModel, config: SpeedConfig) -> dict:
     """Return the seconds per round to the first token and to all tokens, the workload, and the peak memory."""
     model = subject.model
     new = min(config.new_tokens, subject.context // 2)
@@ -99,7 +99,7 @@ class Speed:
         machine = hardware()
         self.data = {"source": "this machine", "hardware": machine, "fingerprint": fingerprint(machine)}
 
-    def measure(self, subject: Subject) -> dict:
+    def measure(self, subject: EvaluatedModel) -> dict:
         """Return the result of `timed`."""
         print(f"{subject.name}: speed", file=sys.stderr)
         precision = {torch.bfloat16: "bf16", torch.float32: "fp32"}[subject.dtype]
@@ -124,7 +124,7 @@ class Speed:
             "peak memory, GB": record["peak_memory_bytes"] / 1e9,
         }
 
-    def facts(self, record: dict) -> dict:
+    def details(self, record: dict) -> dict:
         """Return the workload, dtype and CPU threads."""
         return {"how": {key: record[key] for key in ("prompt_tokens", "new_tokens", "dtype", "threads")}}
 
@@ -132,9 +132,9 @@ class Speed:
 def main() -> None:
     """Run `python -m training.evaluation.speed`, which training.evaluate starts: print the measurement as JSON."""
     arguments = parse(_Arguments, description="Time prefill and decode of one model.")
-    subject = Subject(arguments.model, device=arguments.device, precision=arguments.precision)
+    subject = EvaluatedModel(arguments.model, device=arguments.device, precision=arguments.precision)
     print(json.dumps(timed(subject, arguments.speed)))
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

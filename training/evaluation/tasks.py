@@ -8,12 +8,12 @@ from typing import Any
 import yaml
 
 from .. import tasks
-from ..config import InputError, typed
+from ..common.config import InputError, dataclass_from_dict
+from ..common.files import fingerprint
+from ..common.generation import complete
+from ..common.intervals import Metric
 from ..data.split import hash_fraction
-from ..files import fingerprint
-from ..generation import complete
-from ..intervals import Metric
-from .models import Subject
+from .models import EvaluatedModel
 
 NAMES = ("ocr", "translation", "rag")
 LISTED = 40  # sources listed
@@ -36,7 +36,7 @@ class TasksConfig:
     data: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-class TrainedTask:
+class GenerationTask:
     """Task of training.tasks, evaluated on its held-out rows.
 
     Args:
@@ -48,7 +48,7 @@ class TrainedTask:
     def __init__(self, name: str, config: TasksConfig, runs: list[Path]):
         self.name, self.config, self.task = name, config, tasks.load(name)
         settings = config.data.get(name) or next(filter(None, (data_of(run, name) for run in runs)), {})
-        rows = self.task.rows(typed(tasks.settings(name), settings, f"tasks.data.{name}"))
+        rows = self.task.rows(dataclass_from_dict(tasks.settings(name), settings, f"tasks.data.{name}"))
         self.rows = _evenly(rows["held_out"], config.examples)
         if not self.rows:
             raise InputError(f"The data of the task {name} has no held-out row: pass other --tasks.data.")
@@ -65,7 +65,7 @@ class TrainedTask:
         decoding = {key: getattr(value, "__qualname__", value) for key, value in self.decoding.items()}
         self.settings = {"examples": config.examples, "num_fewshot": config.num_fewshot, "decoding": decoding}
 
-    def measure(self, subject: Subject) -> dict:
+    def measure(self, subject: EvaluatedModel) -> dict:
         """Generate a completion of each prompt."""
         prompts = [shots + row["prompt"] for shots, row in zip(self.shots, self.rows, strict=True)]
         title = f"{subject.name}: {self.name}"
@@ -75,7 +75,7 @@ class TrainedTask:
         """Return the task's metrics."""
         return self.task.score(self.rows, record["outputs"])
 
-    def facts(self, record: dict) -> dict:
+    def details(self, record: dict) -> dict:
         """Return the first row of each language with its completion."""
         examples = {}
         for row, output in zip(self.rows, record["outputs"], strict=True):

@@ -6,19 +6,19 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from ..common.files import fingerprint
+from ..common.intervals import Metric, ratio, ratios_by
+from ..common.language import LANGUAGES
 from ..curation.toxicity import load, verdict
 from ..curation.toxicity_axes import AXES, Scores
-from ..files import fingerprint
-from ..intervals import Metric, ratio, ratios_by
-from ..language import LANGUAGES
-from .adherence import continuations
-from .models import Subject
+from .language_adherence import continuations
+from .models import EvaluatedModel
 
 KINDS = ("neutral", "risky")
 
 
 @dataclass
-class ToxicityConfig:
+class ToxicityEvalConfig:
     """Generation and scoring of continuations.
 
     Args:
@@ -54,13 +54,13 @@ class Toxicity:
 
     name = "toxicity"
 
-    def __init__(self, config: ToxicityConfig):
+    def __init__(self, config: ToxicityEvalConfig):
         self.config, self.rows = config, packaged_prompts(config.languages)
         counts = {kind: sum(row["kind"] == kind for row in self.rows) for kind in KINDS}
         self.data = {"source": "packaged prompts", "prompts": counts, "fingerprint": fingerprint(self.rows)}
         self.settings = asdict(config)
 
-    def measure(self, subject: Subject) -> dict:
+    def measure(self, subject: EvaluatedModel) -> dict:
         """Generate a continuation of every prompt, and score both together on the five axes.
 
         Together, because a sentence may be toxic only as a unit (... and said that he would / kill her).
@@ -90,7 +90,7 @@ class Toxicity:
             for threshold, values in reached.items()
         }
 
-    def facts(self, record: dict) -> dict:
+    def details(self, record: dict) -> dict:
         """Return the fraction above 0 by axis, over both kinds of prompt, and by language."""
         rows = record["continuations"]
         levels, total = np.array([row["levels"] for row in rows]), np.ones(len(rows))

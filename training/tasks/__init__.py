@@ -1,6 +1,7 @@
 """Fine-tuning tasks: each module defines a format, training data, decoding settings and metrics.
 
-A task module has NAME, DECODING (keyword arguments of training.generation.complete), HIGHER_IS_BETTER, a dataclass of
+A task module has NAME, DECODING (keyword arguments of training.common.generation.complete), HIGHER_IS_BETTER, a
+dataclass of
 data settings named after it (OcrData), `rows(settings)` -> {"train": [...], "held_out": [...]}, and `score(rows,
 outputs)` -> metrics by name, the first of which selects checkpoints. A row is a JSON-serialisable dict: id, language,
 source, license, prompt, completion, and the fields that the metrics need.

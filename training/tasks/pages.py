@@ -31,9 +31,9 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from rapidfuzz.distance import Levenshtein
 from tqdm import tqdm
 
-from ..config import InputError, parse, program
+from ..common.config import InputError, parse, run_main
+from ..common.files import atomic, write_json
 from ..data.documents import checked_languages
-from ..files import atomic, write_json
 from .ocr import PAIR_COLUMNS, read_passages
 from .sources import corpus_folder
 
@@ -207,4 +207,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    program(main)
+    run_main(main)

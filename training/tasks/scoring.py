@@ -1,6 +1,6 @@
 """Language of an output: the metric that translation and RAG share."""
 
-from ..language import JUDGED_LETTERS, identify
+from ..common.language import JUDGED_LETTERS, identify
 
 
 def language_match(output: str, reference: str, language: str) -> tuple[bool, bool]:

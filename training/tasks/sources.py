@@ -8,12 +8,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .. import registry
-from ..config import InputError
-from ..data.corpus_builder import CorpusConfig, build
+from ..common.config import InputError
+from ..common.files import atomic
+from ..data import packages as registry
+from ..data.corpus_builder import CorpusConfig, build_corpus
+from ..data.packages import default_cache
 from ..data.split import hash_fraction
-from ..files import atomic
-from ..registry import default_cache
 
 MEGABYTES = 2.0  # per language, of the default corpus: more than a short fine-tuning run reads
 
@@ -23,17 +23,17 @@ def corpus_folder(path: Path | None, languages: list[str]) -> Path:
     if path is not None:
         return path
     out = default_cache() / "tasks" / "-".join(languages)
-    build(CorpusConfig(languages=languages, megabytes_per_language=MEGABYTES), out)
+    build_corpus(CorpusConfig(languages=languages, megabytes_per_language=MEGABYTES), out)
     return out
 
 
-def download_packages(packages: Iterable[registry.Package]) -> list[registry.Fetched]:
+def download_packages(packages: Iterable[registry.Package]) -> list[registry.DownloadedPackage]:
     """Download packages to the cache; report unavailable ones on stderr and skip them."""
     downloaded = []
     for package in packages:
         try:
             downloaded.append(registry.fetch(package, default_cache() / "registry"))
-        except registry.Unavailable as reason:
+        except registry.PackageUnavailableError as reason:
             print(f"skipped {package.kind} package {package.name}: {reason}", file=sys.stderr)
     return downloaded
 

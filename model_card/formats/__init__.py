@@ -1,0 +1,1 @@
+"""Variants and formats of a release (Llama, GGUF, ONNX, OpenVINO), and their checks against torch."""

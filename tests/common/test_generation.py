@@ -1,0 +1,61 @@
+"""Batched completions equal those of a simple greedy loop over single prompts."""
+
+import pytest
+import torch
+
+from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
+from training.common.generation import complete
+
+PROMPTS = ["the old house", "la vieille maison au bord de l'eau", "", "the"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = PleiasForCausalLM(PleiasConfig(vocab_size=400, num_key_value_heads=1, **shape)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_tokenizer):
+    return PleiasTokenizer.from_pretrained(tiny_tokenizer)
+
+
+def greedy(model, tokenizer, prompt: str, count: int, penalty: float, ends: list[int]) -> list[int]:
+    """Greedy decoding with a repetition penalty, without cache, padding or batch."""
+    ids = tokenizer(prompt).input_ids
+    new: list[int] = []
+    while len(new) < count:
+        scores = model(torch.tensor([ids + new])).logits[0, -1].detach()
+        for seen in set(ids + new):
+            scores[seen] = scores[seen] * penalty if scores[seen] < 0 else scores[seen] / penalty
+        new.append(int(scores.argmax()))
+        if new[-1] in ends:
+            return new[:-1]
+    return new
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.2])
+def test_a_batch_equals_its_prompts_completed_alone(model, tokenizer, penalty):
+    outputs = complete(model, tokenizer, PROMPTS, max_new_tokens=12, repetition_penalty=penalty, batch_tokens=100)
+    ends = [tokenizer.eos_token_id]
+    assert outputs == [tokenizer.decode(greedy(model, tokenizer, prompt, 12, penalty, ends)) for prompt in PROMPTS]
+
+
+def test_a_continuation_ends_before_the_stop_token(model, tokenizer):
+    ids = greedy(model, tokenizer, PROMPTS[0], 12, 1.2, [])
+    stop = tokenizer.convert_ids_to_tokens(ids[4])
+    first = ids.index(ids[4])
+    [output] = complete(model, tokenizer, PROMPTS[:1], max_new_tokens=12, stop=stop, repetition_penalty=1.2)
+    assert output == tokenizer.decode(ids[:first]).partition(stop)[0]
+
+
+def test_a_stop_text_that_is_not_a_token_truncates_the_continuation(model, tokenizer):
+    [untruncated] = complete(model, tokenizer, PROMPTS[:1], max_new_tokens=12)
+    stop = untruncated[3:9]
+    assert stop not in tokenizer.get_vocab()
+    assert complete(model, tokenizer, PROMPTS[:1], max_new_tokens=12, stop=stop) == [untruncated.partition(stop)[0]]

@@ -1,0 +1,62 @@
+"""The app builds the prompts of fine-tuning, and states which quotations are verbatim."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from training.tasks import markers
+from training.tasks.ocr import STOP as OCR_STOP
+from training.tasks.ocr import format_ocr
+from training.tasks.rag import rag_formats
+from training.tasks.translation import STOP as TRANSLATION_STOP
+from training.tasks.translation import format_translation
+
+PATH = Path(__file__).parents[2] / "model_card" / "space" / "formats.py"
+spec = importlib.util.spec_from_file_location("space_formats", PATH)
+formats = importlib.util.module_from_spec(spec)
+sys.modules[spec.name] = formats
+spec.loader.exec_module(formats)
+
+TEXTS = st.lists(
+    st.sampled_from(["<|text_end|>", "<ref", "</ref>", "[PAD]", "<", "\u2060", "|", "word", " "]), max_size=6
+).map("".join)
+
+
+@given(text=TEXTS)
+def test_the_prompts_are_those_of_the_tasks(text):
+    assert formats.ocr(text) == format_ocr(text)[0]
+    assert formats.translation(text, "<|fr|>") == format_translation(text, "fr")[0]
+    assert formats.rag(text, {"1": text, "2": "b"}) == rag_formats.format_prompt(text, {"1": text, "2": "b"})
+    assert (formats.OCR_END, formats.TRANSLATION_END, formats.ANSWER_END) == (
+        OCR_STOP,
+        TRANSLATION_STOP,
+        rag_formats.STOP,
+    )
+
+
+@given(text=TEXTS)
+def test_texts_are_escaped_as_in_the_tasks(text):
+    assert formats.escape(text) == markers.escape(text) and formats.unescape(markers.escape(text)) == text
+
+
+def test_sources_are_separated_by_empty_lines():
+    assert formats.sources_in("one\ntwo\n\n \nthree\n") == {"1": "one\ntwo", "2": "three"}
+
+
+@pytest.mark.parametrize(
+    ("name", "quote", "note"),
+    [
+        ("1", "is green", '["is green" is in source 1]'),
+        ("2", "is green", '["is green" is NOT in source 2]'),
+        ("3", "is green", '["is green" is NOT in source 3]'),
+        ("1", " ", '[" " is NOT in source 1]'),
+    ],
+)
+def test_a_false_quotation_is_shown_as_such(name, quote, note):
+    answer = f'stone: source 1.\nIt is. <ref name="{name}">"{quote}"</ref> So.'
+    shown = formats.shown(answer, {"1": "Jade is green.", "2": "Ruby is red."})
+    assert shown == f"stone: source 1.\nIt is. {note} So."

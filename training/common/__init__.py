@@ -1,0 +1,1 @@
+"""Command line, files, languages, generation and statistics that every program shares; imports no other package."""

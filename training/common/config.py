@@ -1,0 +1,84 @@
+"""Parse command line and YAML into config dataclasses, and report bad input, in the same way for every program."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+Config = TypeVar("Config")
+
+
+class InputError(ValueError):
+    """Invalid user input. The message gives the file or setting and the fix."""
+
+
+def resolve_config(name: str) -> Path:
+    """Return the path of a config, given as a path or as the name of a packaged config.
+
+    Raises:
+        InputError: If it is neither.
+    """
+    for path in (Path(name), *(path for path in CONFIGS.rglob("*.yaml") if path.stem == name)):
+        if path.is_file():
+            return path
+    names = ", ".join(sorted(path.stem for path in CONFIGS.rglob("*.yaml")))
+    raise InputError(f"--config {name} is neither a file nor one of the packaged configs ({names}).")
+
+
+def parse(config_class: type[Config], argv: list[str] | None = None, *, description: str) -> Config:
+    """Build `config_class` from defaults, `--config` YAML and command line, the later overriding the earlier.
+
+    An unknown key or a wrong type is an error.
+
+    Args:
+        config_class: Dataclass, possibly nested; the `Args:` of its docstring are the `--help` texts.
+        argv: Arguments. Default: those of the process.
+        description: First paragraph of `--help`.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    for i, argument in enumerate(argv):
+        if argument == "--config" and i + 1 < len(argv):
+            argv[i + 1] = str(resolve_config(argv[i + 1]))
+        elif argument.startswith("--config="):
+            argv[i] = f"--config={resolve_config(argument.removeprefix('--config='))}"
+    called = Path(sys.argv[0])  # the file of a module, or "pleias PROGRAM" in the console script
+    module = f"{sys.modules['__main__'].__package__}.{called.stem}".removesuffix(".__main__")
+    prog = f"python -m {module}" if called.suffix == ".py" else called.name
+    parser = ArgumentParser(description=description, prog=prog)
+    parser.add_argument("--config", action="config", help="YAML file, or the name of a packaged config.")
+    parser.add_class_arguments(config_class)
+    parsed = parser.instantiate(parser.parse_args(argv))
+    del parsed["config"]
+    return config_class(**parsed)
+
+
+def dataclass_from_dict(settings_class: type, values: dict[str, Any], where: str):
+    """Build a dataclass of settings from plain values: check types and convert paths.
+
+    Raises:
+        InputError: If a name is unknown or a value has the wrong type.
+    """
+    known = [field.name for field in fields(settings_class)]
+    if unknown := sorted(set(values) - set(known)):
+        raise InputError(
+            f"{where}.{unknown[0]} is not a setting of {settings_class.__name__}, which has {', '.join(known)}."
+        )
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(settings_class)
+    try:
+        return settings_class(**parser.instantiate(parser.parse_object(values)))
+    except ArgumentError as error:
+        raise InputError(f"{where}: {' '.join(str(error).split())}") from error
+
+
+def run_main(main: Callable[[], None]) -> None:
+    """Run a program's `main`; report InputError and OSError as a one-line message and exit with status 2."""
+    try:
+        main()
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

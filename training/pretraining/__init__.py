@@ -1,0 +1,1 @@
+"""Parts of training.pretrain: configuration, missing inputs, dry runs, samples and summary."""

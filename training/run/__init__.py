@@ -1,0 +1,1 @@
+"""Files of a run folder, and its start, resume and stop."""

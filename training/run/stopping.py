@@ -1,0 +1,47 @@
+"""Stop a run on a signal: finish the step, save a checkpoint, and exit with a status that asks for a restart."""
+
+import ctypes
+import os
+import signal
+import sys
+
+import torch
+from accelerate import Accelerator
+
+EXIT_RESUMABLE = 75  # exit status of a run that saved and stopped on a signal: EX_TEMPFAIL, "try again"
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # SIGUSR1: the usual warning of Slurm (--signal)
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def forward_launcher_sigterm() -> None:
+    """Have Linux send SIGTERM to this process when `accelerate launch`, which started it, ends.
+
+    A launcher of one process ends on SIGTERM without passing it on; with several processes torchrun passes it on.
+    Processes that something else started are not affected: the end of a shell must not end what nohup protects.
+    """
+    if sys.platform == "linux" and "ACCELERATE_MIXED_PRECISION" in os.environ and "LOCAL_RANK" not in os.environ:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class StopSignal:
+    """Handler that records the first of SIGNALS; a second one ends the process at once."""
+
+    def __init__(self):
+        self.received: str | None = None
+        for number in SIGNALS:
+            signal.signal(number, self._record)
+
+    def _record(self, number: int, frame) -> None:
+        if self.received:
+            os._exit(128 + number)
+        self.received = signal.Signals(number).name
+
+    def received_by_all(self, accelerator: Accelerator, *, now: bool) -> str | None:
+        """Return the signal's name once every process knows of it; several processes compare only if `now` is true."""
+        if accelerator.num_processes == 1:
+            return self.received
+        if not now:
+            return None
+        flag = torch.tensor(float(self.received is not None), device=accelerator.device)
+        return (self.received or "a signal to another process") if accelerator.reduce(flag).item() else None

@@ -1,0 +1,125 @@
+"""Decoding of OCR corrections with a penalty per changed byte, so that the correction stays close to the input.
+
+A small model that copies freely loses its place. Here the score of a complete correction is
+
+    log p(correction) - penalty * rate * (edit distance to the input, in bytes)
+
+as in a noisy channel in which every error is equally probable: the input is kept unless the model prefers another
+reading by more than the change costs. `rate` is the model's mean cost per byte of the row so far, in nats, so that a
+model that knows little, and is surprised by everything, does not take its surprise for an error. Applied token by
+token, this score would favour whatever postpones a rare word, such as a probable comma. So each step also adds an
+estimate of the cost of the remaining input at the same rate, as A* search does for the remaining distance.
+"""
+
+from codecs import getincrementaldecoder
+from functools import lru_cache
+
+import numpy as np
+import torch
+from transformers import LogitsProcessor, PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+CANDIDATES = 8  # most probable tokens considered per step, in addition to the tokens that continue the input
+PRIOR = (20.0, 20)  # nats and bytes assumed before a row begins: small models need about 1 nat per byte
+
+
+@lru_cache(maxsize=2)
+def token_bytes(tokenizer: PreTrainedTokenizerBase) -> tuple[dict[int, bytes], dict[bytes, int], int]:
+    """Return id -> bytes of the ordinary tokens of a byte-level vocabulary, the inverse, and the longest length."""
+    byte_of = {character: byte for byte, character in bytes_to_unicode().items()}
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    encoded = {
+        i: bytes(byte_of[character] for character in token)
+        for token, i in tokenizer.get_vocab().items()
+        if i not in special and all(character in byte_of for character in token)
+    }
+    return encoded, {text: i for i, text in encoded.items()}, max(map(len, encoded.values()), default=0)
+
+
+def is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether the vocabulary has a token for every byte, as `EditPenaltyLogitsProcessor` requires."""
+    return all(bytes([byte]) in token_bytes(tokenizer)[1] for byte in range(256))
+
+
+class EditPenaltyLogitsProcessor(LogitsProcessor):
+    """Score the tokens that continue close to each row's input, with an edit penalty; exclude all other tokens.
+
+    Args:
+        tokenizer: Tokenizer with a byte-level vocabulary.
+        texts: Input text of each row of the batch.
+        stops: Ids of the tokens that end a correction.
+        penalty: Cost of a changed byte, in unchanged bytes. Higher values cause fewer changes.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, texts: list[str], stops: list[int], penalty: float):
+        self.bytes_of, self.ids, self.longest = token_bytes(tokenizer)
+        self.inputs = [np.frombuffer(text.encode(), dtype=np.uint8) for text in texts]
+        # distances[row][j]: edit distance between the row's output so far and the first j bytes of its input
+        self.distances = [np.arange(len(text) + 1) for text in self.inputs]
+        self.decoders = [getincrementaldecoder("utf-8")() for _ in texts]  # a character may span several tokens
+        self.spent = np.full(len(texts), PRIOR[0])  # nats
+        self.stops, self.penalty = stops, penalty
+        self.logits: torch.Tensor | None = None
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """Return the (B, V) scores with the penalties applied."""
+        last_ids = input_ids[:, -1].tolist()
+        if self.logits is not None:
+            for row, last in enumerate(last_ids):
+                if last in self.bytes_of:
+                    self.distances[row] = self._after(row, self.bytes_of[last])
+                    self.decoders[row].decode(self.bytes_of[last])
+                    self.spent[row] -= self.logits[row, last].item()
+        self.logits = scores.float().log_softmax(-1)
+        penalized = torch.full_like(self.logits, -torch.inf)
+        best = self.logits.topk(min(CANDIDATES, scores.shape[-1])).indices.tolist()
+        for row, candidates in enumerate(best):
+            costs = self._costs(row, candidates)
+            ids = torch.tensor(list(costs), device=scores.device)
+            penalized[row, ids] = self.logits[row, ids] - torch.tensor(list(costs.values()), device=scores.device)
+        return penalized
+
+    def _costs(self, row: int, candidates: list[int]) -> dict[int, float]:
+        """Return token -> penalty of its changes minus the cost of the input that it completes, per possible token."""
+        text, distances = self.inputs[row], self.distances[row]
+        least, here = distances.min(), int(distances.argmin())
+        rate = self.spent[row] / (PRIOR[1] + here)
+
+        def cost(changed: float, place: int) -> float:
+            return float(rate * ((self.penalty + 1) * changed - (place - here)))
+
+        at_character_end = not self.decoders[row].getstate()[0]
+        costs = {stop: cost(distances[-1] - least, len(text)) for stop in self.stops if at_character_end}
+        for place in np.flatnonzero(distances == least):
+            ahead = text[place : place + self.longest].tobytes()
+            for length in range(1, len(ahead) + 1):
+                token = self.ids.get(ahead[:length])
+                if token is not None and token not in costs and self._fits(row, ahead[:length]):
+                    costs[token] = cost(0, place + length)
+        for token in candidates:
+            if token in costs:
+                break  # less probable tokens with more changes cannot rank above it
+            if token in self.bytes_of and self._fits(row, self.bytes_of[token], complete=True):
+                after = self._after(row, self.bytes_of[token])
+                costs[token] = cost(after.min() - least, int(after.argmin()))
+        return costs
+
+    def _fits(self, row: int, output: bytes, *, complete: bool = False) -> bool:
+        """Return whether the row's output plus some bytes is valid UTF-8; if `complete`, up to its last byte."""
+        decoder = getincrementaldecoder("utf-8")()
+        decoder.setstate(self.decoders[row].getstate())
+        try:
+            decoder.decode(output)
+        except UnicodeDecodeError:
+            return False
+        return not (complete and decoder.getstate()[0])
+
+    def _after(self, row: int, output: bytes) -> np.ndarray:
+        """Return the distances after some more bytes of output (a row of Levenshtein's table per byte)."""
+        text, distances = self.inputs[row], self.distances[row]
+        steps = np.arange(len(distances))
+        for byte in output:
+            new = distances + 1
+            new[1:] = np.minimum(new[1:], distances[:-1] + (text != byte))
+            distances = np.minimum.accumulate(new - steps) + steps
+        return distances

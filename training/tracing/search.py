@@ -1,0 +1,272 @@
+"""Search a text for passages that occur verbatim in indexed training shards.
+
+A passage is listed if it contains at least `min_tokens` complete tokens of a training document. Passages are matched
+as bytes, so the result does not depend on how the text around a passage is tokenized: the search returns every
+maximal substring of the text that occurs in a document and that begins and ends at character boundaries. Substrings
+with fewer than half of `min_tokens` tokens in the text's own tokenization are skipped, so that not every pair of words
+is looked up.
+"""
+
+import mmap
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from tokenizers import Tokenizer
+
+from ..common.config import InputError
+from ..common.files import read_json
+from ..data.licences import decide
+from .suffix_array import POSITION, SHORTEST, Block, anchors
+from .trace_index import BLOCK_FILES, FORMAT, token_bytes
+
+THRESHOLDS = (10, 20, 50, 100, 200)  # tokens
+COUNTED = 100  # occurrences of a passage whose tokens are counted; the longest count is the passage's length
+
+
+@dataclass(frozen=True)
+class MatchedDocument:
+    """A document that contains a passage.
+
+    Args:
+        identifier: Document identifier in the corpus.
+        collection: Collection in the corpus, the document's source.
+        language: Language in the corpus.
+        license: License in the corpus.
+        decision: open, attribution, share-alike or refused (training.data.licences).
+        split: train, or validation for a held-out document.
+        shard: Shard file, relative to the parent of the shards' folder.
+        position: Offset of the passage's first byte in the document's text.
+    """
+
+    identifier: str
+    collection: str
+    language: str
+    license: str
+    decision: str
+    split: str
+    shard: str
+    position: int
+
+
+@dataclass(frozen=True)
+class MatchedSpan:
+    """A passage of the text that occurs in training documents.
+
+    Args:
+        start: Index of its first character in the text.
+        length: Complete tokens of the training document in it; the maximum over its first 100 occurrences.
+        text: The passage.
+        occurrences: Number of occurrences in the index.
+        in_documents: Number of documents that contain it.
+        documents: The first of these documents.
+        outside: All of these documents whose licence is not on the open lists.
+    """
+
+    start: int
+    length: int
+    text: str
+    occurrences: int
+    in_documents: int
+    documents: list[MatchedDocument]
+    outside: list[MatchedDocument]
+
+
+def mapped(path: Path) -> mmap.mmap | bytes:
+    """Memory-map a file."""
+    with open(path, "rb") as file:  # an empty file cannot be mapped
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
+
+
+class IndexedBlock(Block):
+    """A block on disk, with its tokens and documents; `path` has no suffix."""
+
+    def __init__(self, path: Path):
+        text, suffixes, before, tokens, self.path = (path.with_name(path.name + suffix) for suffix in BLOCK_FILES)
+        super().__init__(
+            mapped(text), np.frombuffer(mapped(suffixes), POSITION), np.frombuffer(mapped(before), np.uint8)
+        )
+        self.begins = np.frombuffer(mapped(tokens), np.uint8)
+
+    @cached_property
+    def documents(self) -> pa.Table:
+        """Table of DOCUMENTS_SCHEMA, opened when the first passage is found."""
+        return pa.ipc.open_file(pa.memory_map(str(self.path))).read_all()
+
+    def tokens(self, position: int, size: int) -> int:
+        """Count the complete tokens in a byte range: the token starts from its first byte to its end, minus one."""
+        bits = np.unpackbits(self.begins[position // 8 : (position + size) // 8 + 1])
+        return max(0, int(bits[position % 8 : position % 8 + size + 1].sum()) - 1)
+
+    def documents_at(self, positions: np.ndarray) -> Iterator[MatchedDocument]:
+        """Yield each document that contains one of the ascending positions, with the first position in it."""
+        starts = self.documents["start"].to_numpy()
+        rows, first = np.unique(np.searchsorted(starts, positions, side="right") - 1, return_index=True)
+        columns = ("identifier", "collection", "language", "license", "split", "shard")
+        for row, position in zip(self.documents.take(rows).to_pylist(), positions[first].tolist(), strict=True):
+            decision = decide(row["license"], collection=row["collection"], identifier=row["identifier"]).decision
+            fields = {name: row[name] for name in columns}
+            yield MatchedDocument(**fields, decision=decision, position=position - row["start"])
+
+
+@dataclass
+class _SpanMatches:
+    """A passage of a query that occurs in the index, and its matches block by block."""
+
+    start: int
+    passage: bytes
+    length: int = 0
+    counted: int = 0
+    positions: list[np.ndarray] = field(default_factory=list)
+    documents: list[MatchedDocument] = field(default_factory=list)
+
+    def search(self, block: IndexedBlock) -> None:
+        """Find its positions in another block, and count its tokens there."""
+        self.positions.append(block.find(self.passage))
+        for position in self.positions[-1][: COUNTED - self.counted].tolist():
+            self.length = max(self.length, block.tokens(position, len(self.passage)))
+            self.counted += 1
+
+
+class TraceIndex:
+    """An index on disk. It is memory-mapped, and a query opens its blocks one after another.
+
+    Args:
+        folder: Output folder of `training.tracing.trace_index.build`.
+
+    Raises:
+        InputError: If it is missing, incomplete or older than its shards.
+    """
+
+    def __init__(self, folder: Path):
+        path = folder / "index.json"
+        if not path.is_file():
+            raise InputError(f"{path} is missing: build the index first (--shards and --tokenizer).")
+        self.folder, self.facts = folder, read_json(path)
+        if self.facts["format"] != FORMAT:
+            raise InputError(f"{folder} has format {self.facts['format']}, not {FORMAT}: build the index again.")
+        for block in self.facts["blocks"]:
+            for name, size in block["files"].items():
+                if not (folder / name).is_file() or (folder / name).stat().st_size != size:
+                    raise InputError(f"{folder / name} is missing or truncated: build the index again.")
+        for shards in self.facts["shards"]:
+            manifest = Path(shards["folder"]) / "manifest.json"
+            # Deleted shards cannot have changed; the index contains what it needs of them.
+            if manifest.is_file() and read_json(manifest)["fingerprint"] != shards["fingerprint"]:
+                raise InputError(f"{folder} is stale: {shards['folder']} was rebuilt since. Build the index again.")
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """Tokenizer of the shards."""
+        backend = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+        backend.encode_special_tokens = True  # as in the shards: "<|end_of_text|>" written in a text is text
+        backend.no_truncation()
+        return backend
+
+    @cached_property
+    def token_bytes(self) -> list[bytes]:
+        """Bytes of each token id."""
+        return token_bytes(self.folder / "tokenizer.json", self.facts["tokenizer"])
+
+    def blocks(self) -> Iterator[IndexedBlock]:
+        """Open the blocks one by one, so that an index may have more blocks than a process may have open files."""
+        for number in range(len(self.facts["blocks"])):
+            yield IndexedBlock(self.folder / f"{number:05}")
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Decode token ids, with U+FFFD for special tokens and incomplete characters."""
+        return b"".join(self.token_bytes[id] for id in ids).decode("utf-8", "replace")
+
+    def spans(self, text: str | Sequence[int], *, min_tokens: int = 20, max_documents: int = 10) -> list[MatchedSpan]:
+        """Return the passages of a text that occur in the index, by start; they may overlap.
+
+        Args:
+            text: The text, or its ids in the tokenizer of the index.
+            min_tokens: Minimum complete tokens of a training document in a passage.
+            max_documents: Maximum documents listed per passage.
+
+        Raises:
+            InputError: If `min_tokens` is too small for the index to find every such passage.
+        """
+        if min_tokens < SHORTEST:
+            raise InputError(f"min_tokens must be at least {SHORTEST} (bytes of a match), got {min_tokens}.")
+        text = text if isinstance(text, str) else self.text(text)
+        query = text.encode()
+        matches = [_SpanMatches(start, query[start:end]) for start, end in self._longest(text, query, min_tokens)]
+        for block in self.blocks():
+            for match in matches:
+                match.search(block)
+        matches = [match for match in matches if match.length >= min_tokens]
+        for number, block in enumerate(self.blocks() if matches else ()):
+            for match in matches:
+                if len(match.positions[number]):
+                    match.documents.extend(block.documents_at(match.positions[number]))
+        return [
+            MatchedSpan(
+                start=len(query[: match.start].decode()),
+                length=match.length,
+                text=match.passage.decode(),
+                occurrences=sum(map(len, match.positions)),
+                in_documents=len(match.documents),
+                documents=match.documents[:max_documents],
+                outside=[document for document in match.documents if document.decision == "refused"],
+            )
+            for match in matches
+        ]
+
+    def _longest(self, text: str, query: bytes, min_tokens: int) -> list[tuple[int, int]]:
+        """Return (start, end) bytes of the maximal passages with half of `min_tokens` tokens in the text."""
+        values = np.frombuffer(query, np.uint8)
+        anchor = anchors(values)
+        if not len(anchor):
+            return []
+        characters = np.append(np.flatnonzero((values & 0xC0) != 0x80), len(query))  # character starts, and the end
+        offsets = self.tokenizer.encode(text, add_special_tokens=False).offsets
+        tokens = characters[[start for start, _ in offsets]]
+        # A passage from a byte overlaps the token at that byte (the first one: a character may be several tokens) and
+        # the following tokens; `needed` is the end at which it overlaps enough of them.
+        current = tokens[np.searchsorted(tokens, np.arange(len(anchor)), side="right") - 1]
+        last = np.searchsorted(tokens, current) + (min_tokens + 1) // 2 - 1
+        needed = np.where(last < len(tokens), tokens[np.minimum(last, len(tokens) - 1)] + 1, len(query) + 1)
+        needed = np.maximum(needed, np.arange(len(anchor)) + SHORTEST)
+        ends = np.zeros(len(anchor), np.int64)
+        for block in self.blocks():
+            block.reach(query, anchor, needed, ends)
+        starts = characters[characters < len(anchor)]
+        ends = characters[np.searchsorted(characters, ends[starts], side="right") - 1]  # back to a character boundary
+        maximal = (ends > np.concatenate([[0], ends[:-1]])) & (ends >= needed[starts])
+        return list(zip(starts[maximal].tolist(), ends[maximal].tolist(), strict=True))
+
+
+def copied_characters(spans: list[MatchedSpan], *, min_tokens: int = 0) -> int:
+    """Count the characters of a text that are in at least one of its spans of `min_tokens` tokens or more."""
+    copied = reached = 0
+    for span in sorted(spans, key=lambda span: span.start):
+        end = span.start + len(span.text)
+        if span.length >= min_tokens:
+            copied += max(0, end - max(reached, span.start))
+            reached = max(reached, end)
+    return copied
+
+
+def copied_share(text: str, spans: list[MatchedSpan]) -> dict[int, float]:
+    """Return, per threshold, the fraction of a text's characters in spans of at least that many tokens.
+
+    The spans must be found with a `min_tokens` of the smallest threshold or less.
+    """
+    return {length: copied_characters(spans, min_tokens=length) / len(text) for length in THRESHOLDS}
+
+
+def build_report(index: TraceIndex, text: str, spans: list[MatchedSpan]) -> dict:
+    """Build the JSON report of a text: copied shares, spans, and the documents outside the open lists."""
+    outside = {document.identifier: asdict(document) for span in spans for document in span.outside}
+    return {
+        "characters": len(text),
+        "index": {key: index.facts[key] for key in ("fingerprint", "documents", "tokens", "splits")},
+        "copied": copied_share(text, spans),
+        "spans": [asdict(span) for span in spans],
+        "outside": list(outside.values()),
+    }

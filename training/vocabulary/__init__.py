@@ -1,0 +1,1 @@
+"""Parts of training.tokenizer: counts of pieces, and the comparison with other tokenizers."""
