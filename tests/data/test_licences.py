@@ -268,4 +268,4 @@ def test_the_program_reads_labels_from_stdin_and_checks_sources():
         ("MIT", "refused"),
         ("CC0-1.0", "refused"),
     ]
-    assert "one JSON object a line" in " ".join(run("--help"))
+    assert "one JSON object per line" in " ".join(run("--help"))
