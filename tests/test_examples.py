@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
 from training.common.language import LANGUAGES, identify
 from training.tasks import ocr, translation
-from training.tasks.rag.rag_formats import Citation, Response, format_rag
+from training.tasks.rag.format import Citation, Response, format_rag
 from training.tasks.text_windows import over_windows
 
 pytestmark = pytest.mark.usefixtures("without_bf16")
