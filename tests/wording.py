@@ -34,7 +34,7 @@ WORDS = re.compile(
 VARIABLES = frozenset("one found of mine said told made asked given own whole kept".split())
 # Text in other languages or from other hands, and this list.
 EXEMPT = re.compile(
-    r"tests/wording\.py|model_card/femto/(?!README)|.*/(toxicity|pii_samples|rag|packages|licence_labels)\.yaml|.*\.json"
+    r"tests/wording\.py|model_card/femto/(?!README)|.*/(toxicity|pii_samples|phrases|packages|licence_labels)\.yaml|.*\.json"
 )
 
 

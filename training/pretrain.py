@@ -351,7 +351,7 @@ def pretrain(config: PretrainConfig) -> None:
 
     Raises:
         InputError: If settings, data and an earlier session in the run folder do not match.
-        SystemExit: With STOPPED after a signal, once the checkpoint is saved.
+        SystemExit: With EXIT_RESUMABLE after a signal, once the checkpoint is saved.
     """
     # ---- Processes and settings
     configure_allocator()
