@@ -116,16 +116,24 @@ def parse_name(text: str) -> tuple[str, str] | None:
     if name := _name(text):
         return name, ""
     try:
-        return str(licensing().parse(text, validate=True, strict=True)), ""
+        return (str(licensing().parse(text, validate=True, strict=True)), "") if _is_expression(text) else _parts(text)
     except (ExpressionError, ParseError):
         return _parts(text)
 
 
 def _is_balanced(text: str) -> bool:
-    """Return whether every bracket is closed and contains something: an empty one ends the parser of expressions."""
-    for _ in range(8):  # levels
+    """Return whether every bracket is closed and contains something; else the label may be cut off."""
+    for _ in range(8):  # levels of brackets
         text = _BRACKETS.sub("x", text)
     return not re.search(r"[()\[\]]", text)
+
+
+def _is_expression(text: str) -> bool:
+    """Return whether a text has the form of an SPDX expression: other texts raise any error in license-expression."""
+    form = re.sub(r"(?<![a-z])(?!(?:and|or|with) )[a-z0-9.:+-]+", "x", text)
+    for _ in range(16):  # two for each level of brackets
+        form = re.sub(r"x(?: (?:and|or|with) x)+|\( ?x ?\)", "x", form)
+    return form == "x"
 
 
 def _parts(text: str) -> tuple[str, str] | None:
