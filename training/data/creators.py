@@ -18,7 +18,8 @@ _ARTICLES = frozenset(
 )
 _NOT_A_PERSON = frozenset(" ".join(LABELS["not_a_person"]).split())
 _COMPOUND = re.compile(f"(?:{'|'.join(LABELS['compounds'])})")
-_SEPARATOR = re.compile(r" *(?:[;|&\n]|,? (?i:and|et|und|u\.|ed|en) |,? [ey] ) *")
+_COMMA = re.compile(rf"(?<=\)),(?= [{_UPPER}])")
+_SEPARATOR = re.compile(rf" *(?:[;|&\n]|{_COMMA.pattern}|,? (?i:and|et|und|u\.|ed|en) |,? [ey] ) *")
 _PERSON = re.compile(
     r"(?P<name>[^0-9()]+?),? ?(?P<bracket>\()?(?P<born>[0-9]{3,4})-(?P<died>[0-9]{3,4})(?(bracket)\))"
     r"(?:[.,]? ?(?P<role>[A-Za-z ]+|\([A-Za-z ]+\)|\[[A-Za-z ]+\]))?\.?"
@@ -40,7 +41,7 @@ def parse_lives(creators: str) -> list[tuple[int, int]] | None:
     text = text.replace("\u2010", "-").replace("\u2019", "'")
     text = re.sub(f"(?<=[0-9]) ?{DASHES} ?(?=[0-9])", "-", text)
     text = re.sub(r"[^\S ]\s*| {2,}", "\n", text)  # columns and lines may be lists
-    lives, authors = [], 0
+    lives, authors, inverted = [], 0, set()
     for part in _SEPARATOR.split(text.strip("; \n")):
         match = _PERSON.fullmatch(part)
         if match is None or not _is_person(match["name"]) or not (match["bracket"] or "," in match["name"]):
@@ -49,7 +50,10 @@ def parse_lives(creators: str) -> list[tuple[int, int]] | None:
         if not 15 < died - born <= 100 or role not in ("", *LABELS["author_roles"], *LABELS["other_roles"]):
             return None
         lives.append((born, died))
+        inverted.add("," in match["name"])
         authors += role not in LABELS["other_roles"]
+    if len(inverted) == 2 and _COMMA.search(text):
+        return None  # "Vale (1801-1850), Moor, Lee (1820-1880)" may be three persons
     return lives if authors else None
 
 
