@@ -379,6 +379,7 @@ def test_what_libraries_leave_in_a_tokenizer_reaches_no_token(work, tmp_path, st
 
 def test_a_saved_model_has_the_tokenizer_of_its_shards_or_one_without_traces_of_use(tiny_tokenizer, tmp_path):
     shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    shape["num_key_value_heads"] = 1
     model = PleiasForCausalLM(PleiasConfig(vocab_size=400, **shape))
     tokenizer = PleiasTokenizer.from_pretrained(tiny_tokenizer)
     tokenizer(["the old", "house"], padding=True, truncation=True, max_length=3)

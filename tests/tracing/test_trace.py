@@ -306,7 +306,7 @@ def test_padding_and_truncation_in_the_tokenizer_of_an_index_change_no_span(inde
     content["padding"] |= {"pad_id": 3, "pad_type_id": 0, "pad_token": "[PAD]"}
     content["truncation"] = {"max_length": 5, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
     (folder / "tokenizer.json").write_text(json.dumps(content))
-    text = documents[0]["text"][:400]
+    text = documents["work/0"]["text"][:400]
     assert TraceIndex(folder).spans(text) == index.spans(text) != []
 
 
