@@ -240,8 +240,8 @@ def write_cards(
         for result in sorted(run.folder.glob("eval/*.json")) if run else []:
             (evidence / "eval").mkdir(exist_ok=True)
             content = read_json(result)
-            paths = {key: content[key] for key in ("command", "model") if key in content}
-            write_json(evidence / "eval" / result.name, content | run.relative(paths))
+            facts_only = {key: value for key, value in content.items() if key != "examples"}  # these are texts
+            write_json(evidence / "eval" / result.name, content | run.relative(facts_only))
         for name, content in optional.items():
             if content:
                 write_json(evidence / f"{name}.json", content)

@@ -4,15 +4,22 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import yaml
 
 SUMS = "SHA256SUMS"
-# An absolute path of at least two parts, at the beginning of a word or of an option's value.
-ABSOLUTE = re.compile(r"(?<![^\s=,;\"'`\[({])/(?:[^\s/=,;\"'`\])}]+/)+[^\s/=,;\"'`\])}]*")
+# An absolute path of at least two parts in a text, at the beginning of a word or of an option's value. The name of a
+# folder may contain blanks, but not before an option or another path.
+_NAME = r"[^\s/=,;\"'`\])}](?:(?:[^\n/=,;\"'`\])} ]| (?!--?\w|/))*[^\s/=,;\"'`\])}])?"
+ABSOLUTE = re.compile(rf"(?<![^\s=,;\"'`\[({{])(?:file://)?/(?:{_NAME}/)+[^\s/=,;\"'`\])}}]*")
+OPTION = re.compile(r" --?\w")
+# A value that is a path, alone or of an option, whatever characters it contains.
+PATH = re.compile(r"([\w.-]*=)?((?:file://)?/[^/\n]+/.*)")
 
 
 class ReleaseError(ValueError):
@@ -62,21 +69,49 @@ def write_json(path: Path, value) -> None:
 def relativize_paths(value, *roots: Path):
     """Return a JSON value without the folders of the machine that wrote it.
 
+    A value that begins as an absolute path is one path, as is a quoted word of a command line.
+
     Args:
         value: The value.
         roots: Folders; an absolute path below one of them becomes relative to it, any other is cut to its last part.
     """
     if isinstance(value, dict):
-        return {key: relativize_paths(item, *roots) for key, item in value.items()}
+        short = {key: relativize_paths(key, *roots) for key in value}
+        names = Counter(short.values())
+        if repeated := [key for key in value if names[short[key]] > 1]:  # different files of one name
+            short |= {key: f"{short[key]} ({i})" for i, key in enumerate(repeated, 1)}
+        return {short[key]: relativize_paths(item, *roots) for key, item in value.items()}
     if isinstance(value, list):
         return [relativize_paths(item, *roots) for item in value]
 
-    def shorter(match: re.Match) -> str:
-        path = Path(match[0])
+    def shorter(name: str) -> str:
+        path = Path(name.removeprefix("file://"))
         below = [path.relative_to(root).as_posix() for root in roots if path.is_relative_to(root)]
         return below[0] if below else path.name
 
-    return ABSOLUTE.sub(shorter, value) if isinstance(value, str) else value
+    def shorter_value(text: str) -> str:
+        match = PATH.fullmatch(text)
+        return (match[1] or "") + shorter(match[2]) if match and not OPTION.search(text) else text
+
+    def shorter_quoted(word: str) -> str:
+        return shorter_value(word) if shlex.quote(word) != word else word
+
+    if not isinstance(value, str):
+        return value
+    words = quoted_command(value)
+    text = shlex.join(map(shorter_quoted, words)) if words else shorter_value(value)
+    return ABSOLUTE.sub(lambda match: shorter(match[0]), text)
+
+
+def quoted_command(text: str) -> list[str]:
+    """Return the words of a command line that `shlex.join` wrote, if it has an option and a quoted word; else none."""
+    if "'" not in text or not OPTION.search(text):
+        return []
+    try:
+        words = shlex.split(text)
+    except ValueError:  # an apostrophe
+        return []
+    return words if shlex.join(words) == text else []
 
 
 def write_sums(folder: Path) -> None:

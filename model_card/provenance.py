@@ -8,6 +8,7 @@
 """
 
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -91,6 +92,21 @@ def verbatim(value: TracedValue) -> str:
     return print_traced(value, "", always=True)
 
 
+def shell_word(value: TracedValue | str, ending: str = "") -> str:
+    """Print a word of a shell command: text and its ending, in quotes if the shell would otherwise change it.
+
+    Raises:
+        ReleaseError: If the text contains an apostrophe, and what double quotes do not protect.
+    """
+    text = unwrap(value)
+    if shlex.quote(text + ending) == text + ending:
+        return f"{value}{ending}"
+    quote = "'" if "'" not in text else '"'
+    if quote == '"' and set(text) & set('"$`\\!'):
+        raise ReleaseError(f"The name {text} cannot be part of a command: use another --out or --push_to_hub.")
+    return f"{quote}{value}{ending}{quote}"
+
+
 def fence(texts: Iterable[str]) -> str:
     """Return more backticks than any of the texts contains, to open and close a block that shows them verbatim."""
     return "`" * max(3, 1 + max((len(run) for text in texts for run in re.findall("`+", text)), default=0))
@@ -115,7 +131,7 @@ def render(template: Path, values: dict, traced: list[tuple[dict, bool]], **cont
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"f": print_traced, "verbatim": verbatim, "plain": unwrap}
+    environment.filters |= {"f": print_traced, "verbatim": verbatim, "plain": unwrap, "sh": shell_word}
     marked = environment.get_template(template.name).render(**values, **context)
     numbers, written, line, column = [], [], 1, 1
     for i, piece in enumerate(MARK.split(re.sub(r"\n{3,}", "\n\n", marked))):

@@ -88,25 +88,34 @@ def summary_facts(provider: dict, run: dict) -> dict:
 
 
 def write(run: Run, provider_file: Path, out: Path) -> list[Path]:
-    """Write both documents; return the paths of their files.
+    """Write both documents; return the paths of their files. Arguments and errors as in `fill_documents`."""
+    return write_documents(fill_documents(run, provider_file), out)
+
+
+def fill_documents(run: Run, provider_file: Path) -> dict[str, dict]:
+    """Return the content of both documents by name.
 
     Raises:
-        ReleaseError: If provider.yaml or a file of the run is missing or incomplete.
+        ReleaseError: If provider.yaml or a file of the run is missing or incomplete, or the run is a fine-tuning.
     """
     provider, facts = read_provider(provider_file), read_run(run)
-    inputs = {**facts["inputs"], str(provider_file): sha256(provider_file)}
+    inputs = run.relative({**facts["inputs"], str(provider_file): sha256(provider_file)})
     values = {section: (fields, f"{provider_file.name}#/{section}") for section, fields in provider.items()}
     values |= {"config": (facts["config"], "config.yaml#"), "config_json": (facts["model"], "model/config.json#")}
     forms = {
         "public_summary": ("public_summary.md", summary_facts(provider, facts)),
         "model_documentation_form": ("documentation_form.md", documentation_form.form_facts(facts)),
     }
-    documents = {
+    return {
         name: document(
             Path(__file__).parent / "disclosure" / template, values | {"facts": (computed, "#/facts")}, inputs
         )
         for name, (template, computed) in forms.items()
     }
+
+
+def write_documents(documents: dict[str, dict], out: Path) -> list[Path]:
+    """Write each document as Markdown, JSON and HTML; return the paths of the files."""
     out.mkdir(parents=True, exist_ok=True)
     files = []
     for name, content in documents.items():

@@ -19,7 +19,7 @@ The cards are written from `release.json`:
     model      {parameters, dtype, context, vocabulary, shape {the fields of config.json that define it}}
     license, languages [codes]
     folders    {folder: {bytes, files: {path: {bytes, sha256}}}}, without cards and SHA256SUMS
-    skipped    {format: reason}
+    skipped    {format, also of gguf: reason}
     checks     [{part: folder, name, figure: text for people, passed, values: {name: number or string}}]
     gguf       results.json of gguf/, or null: {scored_tokens, texts, lossless, torch {perplexity,
                own_deviation}, formats
@@ -104,8 +104,7 @@ def options(argv: list[str] | None = None) -> argparse.Namespace:
         "--gguf_formats",
         nargs="+",
         choices=GGUF_FORMATS,
-        default=GGUF_FORMATS,
-        help="GGUF formats to write. Default: all.",
+        help="GGUF formats to write besides BF16. Default: all that the model's size allows.",
     )
     parser.add_argument("--max_shard_size", default="5GB", help="Maximum size of a safetensors file. Default: 5GB.")
     parser.add_argument(
@@ -165,6 +164,24 @@ def choose_formats(requested: list[str] | None) -> tuple[list[str], dict[str, st
             raise ReleaseError(reason)
         skipped[format] = reason
     return chosen, skipped
+
+
+def choose_gguf_formats(requested: list[str] | None, source: ReleaseSource) -> tuple[list[str], dict[str, str]]:
+    """Return the GGUF formats to write, always with BF16, and those that the model is too small for, with the reason.
+
+    Raises:
+        ReleaseError: If a requested format is among the latter, or GGUF cannot express the model.
+    """
+    from .formats import gguf_writer  # lazy import: its libraries may be missing
+
+    config = source.model.config
+    gguf_writer.check_model(source.folder, config.rope_parameters)
+    formats = list(dict.fromkeys(["BF16", *(requested or GGUF_FORMATS)]))
+    shapes = {name: tuple(tensor.shape) for name, tensor in source.model.state_dict().items()}
+    impossible = gguf_writer.impossible_formats(formats, shapes, config.num_hidden_layers)
+    if requested and impossible:
+        raise ReleaseError(f"{' '.join(impossible.values())} Choose other --gguf_formats.")
+    return [format for format in formats if format not in impossible], impossible
 
 
 @contextmanager
@@ -242,8 +259,6 @@ def build(args: argparse.Namespace, command: str) -> dict:
         ReleaseError: If the source cannot be released, or a check failed.
     """
     formats, skipped = choose_formats(args.formats)
-    for reason in skipped.values():
-        print(f"skip  {reason}")
     seconds, start = {}, time.perf_counter()
 
     def lap(name: str) -> None:
@@ -251,7 +266,12 @@ def build(args: argparse.Namespace, command: str) -> dict:
 
     with atomic_folder(args.out) as out:
         run = Run(args.run) if args.run else None
+        documents = public_summary.fill_documents(run, args.provider) if args.provider else {}
         source = open_run(run) if run else open_llama(args.from_llama)
+        gguf_formats, impossible = choose_gguf_formats(args.gguf_formats, source) if "gguf" in formats else ([], {})
+        skipped |= impossible
+        for reason in skipped.values():
+            print(f"skip  {reason}")
         export_variants(source, out, max_shard_size=args.max_shard_size)
         lap("writing the variants")
         checks, reference = Checks(), ReferenceModel(source)
@@ -266,7 +286,7 @@ def build(args: argparse.Namespace, command: str) -> dict:
             fp32 = Fp32Reference(reference, score_tokens=args.perplexity_tokens)
             lap("the reference in fp32")
         for format in formats:
-            write_format(format, args, checks, reference, fp32, out)
+            write_format(format, args, checks, reference, fp32, out, gguf_formats)
             lap(format)
         checks.raise_on_failure()
         seconds["total"] = round(time.perf_counter() - start, 1)
@@ -290,8 +310,8 @@ def build(args: argparse.Namespace, command: str) -> dict:
         # release.json does not describe the cards, because they are written from it.
         options = {"base_model": args.base_model, "relation": args.base_model_relation}
         options |= {"comparison": args.comparison, "repository": args.push_to_hub}
-        documents = public_summary.write(run, args.provider, out) if args.provider else []
-        write_cards(out, release["command"], run=run, documents=documents, **options)
+        files = public_summary.write_documents(documents, out) if documents else []
+        write_cards(out, release["command"], run=run, documents=files, **options)
         for part in release["folders"]:
             if problems := validate(out / part, run=False):
                 raise ReleaseError(f"The card of {part} is not valid: {problems[0].message}.")
@@ -300,7 +320,13 @@ def build(args: argparse.Namespace, command: str) -> dict:
 
 
 def write_format(
-    format: str, args: argparse.Namespace, checks: Checks, reference: ReferenceModel, fp32, out: Path
+    format: str,
+    args: argparse.Namespace,
+    checks: Checks,
+    reference: ReferenceModel,
+    fp32,
+    out: Path,
+    gguf_formats: list[str],
 ) -> None:
     """Write and check one further format. Lazy imports, because its libraries may be missing."""
     if format == "gguf":
@@ -312,7 +338,7 @@ def write_format(
             fp32,
             out / "llama",
             out / "gguf",
-            formats=list(dict.fromkeys(["BF16", *args.gguf_formats])),
+            formats=gguf_formats,
             name=args.out.name,
             license=args.license,
             languages=reference.source.languages,

@@ -419,16 +419,24 @@ class PleiasForCausalLM(PleiasPreTrainedModel, GenerationMixin):
         )
 
 
+# The loss of these three heads is a mean over its own batch. Trainer takes the **kwargs of their `forward` for the
+# promise to divide by `num_items_in_batch`, and would add up the losses of accumulated batches.
 class PleiasForSequenceClassification(GenericForSequenceClassification, PleiasPreTrainedModel):
     """One score per label from the last token that is not padding."""
+
+    accepts_loss_kwargs = False
 
 
 class PleiasForTokenClassification(GenericForTokenClassification, PleiasPreTrainedModel):
     """One score per label for every token."""
 
+    accepts_loss_kwargs = False
+
 
 class PleiasForQuestionAnswering(GenericForQuestionAnswering, PleiasPreTrainedModel):
     """Start and end scores of an answer span."""
+
+    accepts_loss_kwargs = False
 
 
 __all__ = [

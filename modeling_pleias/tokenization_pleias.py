@@ -6,7 +6,7 @@
 import json
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers
-from tokenizers.models import BPE
+from tokenizers.models import BPE, WordLevel
 from transformers import TokenizersBackend
 
 # Text is split into these pieces before merging; no merge crosses them. The pattern is llama.cpp's "llama-bpe", with
@@ -101,6 +101,9 @@ class PleiasTokenizer(TokenizersBackend):
         vocab: Token to id, in byte-level (GPT-2) encoding, `BASE_TOKENS` first and `DOCUMENT_TOKENS` last. Default:
             these and the bytes between them.
         merges: Pairs of tokens, in order of merging.
+        add_bos_token: Whether `bos_token` is added before each text. Default: as tokenizer.json specifies, or True if
+            the tokenizer is not loaded from one.
+        add_eos_token: Whether `eos_token` is added after each text. Default: as tokenizer.json specifies, or False.
     """
 
     vocab_files_names = {"tokenizer_file": "tokenizer.json"}
@@ -116,7 +119,8 @@ class PleiasTokenizer(TokenizersBackend):
         bos_token: str | AddedToken = BASE_TOKENS[1],
         eos_token: str | AddedToken = BASE_TOKENS[2],
         pad_token: str | AddedToken = BASE_TOKENS[3],
-        add_bos_token: bool = True,
+        add_bos_token: bool | None = None,
+        add_eos_token: bool | None = None,
         model_max_length: int = 2048,
         padding_side: str = "left",
         clean_up_tokenization_spaces: bool = False,
@@ -141,12 +145,25 @@ class PleiasTokenizer(TokenizersBackend):
             bos_token=bos_token,
             eos_token=eos_token,
             pad_token=pad_token,
-            add_bos_token=add_bos_token,
             model_max_length=model_max_length,
             padding_side=padding_side,
             clean_up_tokenization_spaces=clean_up_tokenization_spaces,
             **kwargs,
         )
+        # transformers saves neither setting: the post-processor in tokenizer.json states them.
+        saved = "post_processor" in kwargs or kwargs.get("tokenizer_file") or kwargs.get("tokenizer_object")
+        adds_before, adds_after = self._saved_additions() if saved else (True, False)
+        self._add_bos_token = adds_before if add_bos_token is None else add_bos_token
+        self._add_eos_token = adds_after if add_eos_token is None else add_eos_token
+        self.init_kwargs |= {"add_bos_token": self.add_bos_token, "add_eos_token": self.add_eos_token}
+        self.update_post_processor()
+
+    def _saved_additions(self) -> tuple[bool, bool]:
+        """Return whether the post-processor adds tokens before a text, and after it."""
+        text = Tokenizer(WordLevel({"a": 0}, unk_token="a")).encode("a")
+        special = self._tokenizer.post_processor.process(text).special_tokens_mask
+        position = special.index(0)
+        return position > 0, position < len(special) - 1
 
     def train_new_from_iterator(self, text_iterator, vocab_size: int, *args, **kwargs) -> "PleiasTokenizer":
         """Train as transformers does, with the document tokens at the end of the vocabulary.
@@ -161,6 +178,7 @@ class PleiasTokenizer(TokenizersBackend):
         last = set(trained.extra_special_tokens)
         tokens = sorted(model["vocab"], key=lambda token: (token in last, model["vocab"][token]))
         init_kwargs = {key: value for key, value in trained.init_kwargs.items() if key not in ("vocab", "merges")}
+        init_kwargs |= {"add_bos_token": self.add_bos_token, "add_eos_token": self.add_eos_token}
         return type(self)(
             vocab={token: i for i, token in enumerate(tokens)},
             merges=[tuple(pair) for pair in model["merges"]],

@@ -126,8 +126,24 @@ READ = {
 # Environment variables, options and instance attributes, which appear only in the source of a module or class.
 IN_SOURCE = {
     "training/run/launch.py": {
-        "accelerate.utils.launch": ['"ACCELERATE_MIXED_PRECISION"', '"MASTER_ADDR"', '"OMP_NUM_THREADS"'],
-        "accelerate.commands.launch": ['"--num_processes"', '"--num_cpu_threads_per_process"'],
+        "accelerate.utils.launch": [
+            '"ACCELERATE_MIXED_PRECISION"',
+            '"ACCELERATE_USE_CPU"',
+            '"MASTER_ADDR"',
+            '"MASTER_PORT"',
+            '"OMP_NUM_THREADS"',
+        ],
+        "accelerate.commands.launch": [
+            '"--num_processes"',
+            '"--num_machines"',
+            '"--machine_rank"',
+            '"--num_cpu_threads_per_process"',
+            '"--config_file"',
+            '"--cpu"',
+        ],
+        "accelerate.utils.environment": [
+            '"MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK"'
+        ],
     },
     "training/step/optimizer.py": {
         "accelerate.optimizer:AcceleratedOptimizer": ["self.optimizer = "],

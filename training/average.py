@@ -57,8 +57,10 @@ def average(folders: tuple[Path, Path], out: Path, command: str) -> None:
     temporary = out.with_name(f".{out.name}.tmp")  # so that a kill leaves no folder that looks complete
     shutil.rmtree(temporary, ignore_errors=True)
     mean.save_pretrained(temporary)
-    for path in (*folders[0].glob("tokenizer*.json"), *folders[0].glob("chat_template.jinja")):
-        shutil.copyfile(path, temporary / path.name)
+    for path in (*folders[0].glob("tokenizer*.json"), *folders[0].rglob("*.jinja")):  # also further chat templates
+        target = temporary / path.relative_to(folders[0])
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, target)
     inputs = [{"path": str(folder), "sha256": digests} for folder, digests in zip(folders, hashes, strict=True)]
     write_json(temporary / "average.json", {"command": command, "models": inputs})
     temporary.rename(out)

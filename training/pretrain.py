@@ -484,7 +484,8 @@ def pretrain(config: PretrainConfig) -> None:
     if done == config.steps:
         full_model = parallel.gather_full_model(model, torch.bfloat16, keep=main)
         if main:
-            save_model(full_model, data.tokenizer, config.folder / "model")
+            tokenizer_json = config.data.tokenizer_folder / "tokenizer.json"
+            save_model(full_model, data.tokenizer, config.folder / "model", tokenizer_json=tokenizer_json)
             plot(read_metrics(config.folder / "metrics.jsonl"), config.folder / "loss.png")
             record.write(steps=done, peak_memory_bytes=peak_memory(device))
             print(write_summary(config), end="")

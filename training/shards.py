@@ -22,7 +22,6 @@ from typing import Literal
 from urllib.parse import quote
 
 import numpy as np
-from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from .common.config import InputError, parse, run_main
@@ -35,6 +34,7 @@ from .data.shard_files import (
     SPLITS,
     TOKEN,
     ShardWriter,
+    load_tokenizer,
     shard_files,
     sum_counts,
     tokenizer_facts,
@@ -98,9 +98,8 @@ def shard_file(source: Path, name: str, origin: dict, config: ShardsConfig, fact
     """
     share, record_path = origin["validation"][0], config.out / "parts" / f"{name}.json"
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the worker processes already use every CPU
-    backend = Tokenizer.from_file(str(config.tokenizer / "tokenizer.json"))
+    backend = load_tokenizer(config.tokenizer / "tokenizer.json")
     backend.encode_special_tokens = True  # "<|end_of_text|>" written in a document is text
-    backend.no_truncation()
     columns = ["identifier", *GROUP_COLUMNS, config.validation_by, "open_type", "language_type", "text"]
     writers: dict[tuple[str, str, str | None], ShardWriter] = {}  # by file, split and language
     with ExitStack() as stack:

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from tokenizers import Tokenizer
 
 from modeling_pleias import cpu_compute_dtype
 
 from ..files import ReleaseError, read_json, write_json
 from . import load_probe
-from .variants import AUTO_MAP, ReleaseSource
+from .variants import AUTO_MAP, ReleaseSource, load_tokenizer
 
 NEW_TOKENS = 64
 TEXTS = read_json(Path(__file__).parents[1] / "templates/texts.json")
@@ -100,7 +99,7 @@ class ReferenceModel:
 
     def __init__(self, source: ReleaseSource):
         self.source = source
-        self.tokenizer = Tokenizer.from_file(str(source.folder / "tokenizer.json"))
+        self.tokenizer = load_tokenizer(source.folder / "tokenizer.json")
         self.context = context = source.model.config.max_position_embeddings
         self.ids = [self.tokenizer.encode(text).ids for text in strings()]
         self.prompts = {code: self.tokenizer.encode(text).ids for code, text in prompts().items()}

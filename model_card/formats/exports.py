@@ -8,7 +8,7 @@ import io
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from transformers.exporters.utils import decompose_for_generation
 
 from .checks import NEW_TOKENS, Checks
 from .fp32_reference import SAME_ARITHMETIC, Fp32Reference
+from .variants import copy_chat_templates
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json")
 # Their warnings do not affect the exported graph, which is compared with torch: untested versions, dynamic axes, and
@@ -58,8 +59,25 @@ def export(variant: Path, out: Path, *, format: str) -> None:
     exporter, config = EXPORTERS[format]
     with hide_export_warnings():
         exporter().export(graph, inputs, config(dynamic=True)).save_pretrained(out)
+    if format == "onnx":
+        remove_stack_traces(out / "model.onnx")
     for name in TOKENIZER_FILES:
         shutil.copyfile(variant / name, out / name)
+    copy_chat_templates(variant, out)
+
+
+def remove_stack_traces(path: Path) -> None:
+    """Remove from an ONNX file what torch.onnx notes at each operator: lines of code, with paths of this machine."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    for graph in (model.graph, *model.functions):
+        for part in (graph, *graph.node, *graph.value_info):
+            del part.metadata_props[:]
+    del model.metadata_props[:]
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+    onnx.save(model, path)
 
 
 class OnnxSession:
@@ -133,8 +151,8 @@ def step_inputs(ids: list[int], seen: int) -> dict[str, np.ndarray]:
     }
 
 
-def generate(session, ids: list[int], count: int, repetition_penalty: float, eos: int) -> list[int]:
-    """Return the greedy continuation, with transformers' repetition penalty; it ends before `eos`."""
+def generate(session, ids: list[int], count: int, repetition_penalty: float, ends: Container[int]) -> list[int]:
+    """Return the greedy continuation, with transformers' repetition penalty; it ends before an id of `ends`."""
     session.reset()
     new: list[int] = []
     logits = session.read(ids)
@@ -143,7 +161,7 @@ def generate(session, ids: list[int], count: int, repetition_penalty: float, eos
         values = logits[seen]
         logits[seen] = np.where(values < 0, values * repetition_penalty, values / repetition_penalty)
         token = int(logits.argmax())
-        if token == eos:
+        if token in ends:
             break
         new.append(token)
         if len(new) < count:
@@ -160,5 +178,5 @@ def check_export(checks: Checks, fp32: Fp32Reference, folder: Path, *, format: s
         logits = torch.from_numpy(np.array(session.read(ids)))
         last[code] = logits.log_softmax(-1).numpy()
     fp32.compare_last(checks, format, "fp32", last, SAME_ARITHMETIC)
-    new = {code: generate(session, ids, NEW_TOKENS, fp32.penalty, fp32.eos) for code, ids in fp32.prompts.items()}
+    new = {code: generate(session, ids, NEW_TOKENS, fp32.penalty, fp32.ends) for code, ids in fp32.prompts.items()}
     fp32.compare_greedy(checks, format, "fp32", new, SAME_ARITHMETIC)

@@ -53,7 +53,9 @@ class Fp32Reference:
         stored = reference.source.model
         self.model = PleiasForCausalLM.from_pretrained(reference.source.folder, dtype=torch.float32).eval()
         self.penalty = stored.generation_config.repetition_penalty or 1.0
-        self.eos = stored.config.eos_token_id
+        # Of a model fine-tuned on conversations also the end of a turn.
+        ends = stored.generation_config.eos_token_id or stored.config.eos_token_id
+        self.ends = [ends] if isinstance(ends, int) else ends
         self.tokenizer, self.prompts = reference.tokenizer, reference.prompts
         self.vocabulary = stored.config.vocab_size
         self.context = reference.context
@@ -88,7 +90,7 @@ class Fp32Reference:
 
     def cut(self, ids: list[int], *ends: str) -> list[int]:
         """Return the ids before the first end token, which is the model's or one of `ends`."""
-        end_ids = {self.eos, *(self.tokenizer.token_to_id(end) for end in ends)}
+        end_ids = {*self.ends, *(self.tokenizer.token_to_id(end) for end in ends)}
         return next((ids[:i] for i, token in enumerate(ids) if token in end_ids), ids)
 
     @torch.no_grad()
@@ -97,7 +99,7 @@ class Fp32Reference:
         logits = self.model(torch.tensor([ids])).logits[:, -1]
         penalise = LogitsProcessorList([RepetitionPenaltyLogitsProcessor(self.penalty)])
         scores = penalise(torch.tensor([ids]), logits)[0]
-        first, second = (self.eos if token is None else token for token in (first, second))
+        first, second = (self.ends[0] if token is None else token for token in (first, second))
         return float(scores[first] - scores[second])
 
     def compare_last(self, checks: Checks, part: str, name: str, actual: dict[str, np.ndarray], limit: float) -> None:

@@ -5,17 +5,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import AutoTokenizer
 
 from ..files import write_json
 from . import gguf_writer
-from .checks import NEW_TOKENS, Checks, ReferenceModel, strings
+from .checks import NEW_TOKENS, TEXTS, Checks, ReferenceModel, strings
 from .fp32_reference import SAME_ARITHMETIC, Fp32Reference
 from .llama_cpp import ENDS, LlamaCppServer
 from .load_probe import digest
+from .variants import chat_templates
 
 # Largest loss of a format in nats per token. It detects a broken file; the actual loss is measured.
 LOSS_LIMITS = {"F32": 1e-4, "BF16": 0.01, "F16": 0.01, "Q8_0": 0.02, "Q6_K": 0.05}
 OTHER_LOSS_LIMIT = 0.25
+CONVERSATION = [
+    {"role": role, "content": TEXTS["languages"][code]["prompt"]}
+    for role, code in (("user", "fr"), ("assistant", "en"), ("user", "la"))
+]
 
 
 def write_and_check(
@@ -56,6 +62,8 @@ def write_and_check(
             if format == "F32":
                 ids = [engine.ids(text) for text in strings()]
                 checks.equal("gguf", "llama.cpp's token ids", ids, reference.ids)
+                if chat_templates(variant):
+                    check_chat_template(checks, variant, engine)
             equal = None
             if format in ("F32", "BF16"):
                 limit = SAME_ARITHMETIC if format == "F32" else 2 * fp32.own_deviation + SAME_ARITHMETIC
@@ -76,6 +84,13 @@ def write_and_check(
             "formats": rows,
         },
     )
+
+
+def check_chat_template(checks: Checks, variant: Path, engine: LlamaCppServer) -> None:
+    """Check that llama.cpp makes the same token ids of a conversation as transformers."""
+    expected = AutoTokenizer.from_pretrained(variant).apply_chat_template(CONVERSATION, add_generation_prompt=True)
+    prompt = engine.call("/apply-template", {"messages": CONVERSATION})["prompt"]
+    checks.equal("gguf", "llama.cpp's token ids of a conversation", [engine.ids(prompt)], [expected["input_ids"]])
 
 
 def check_bits(checks: Checks, variant: Path, path: Path) -> None:

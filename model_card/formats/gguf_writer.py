@@ -5,6 +5,7 @@ llama.cpp's own converter refuses a vocabulary whose hash it does not know, and 
 
 import ctypes
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import gguf
@@ -14,11 +15,11 @@ import xllamacpp
 from gguf import GGMLQuantizationType as Type
 from gguf import LlamaFileType, TokenType
 from safetensors import safe_open
-from tokenizers import Tokenizer
 
 from modeling_pleias.tokenization_pleias import PATTERN
 
 from ..files import ReleaseError, read_json
+from .variants import chat_templates, load_tokenizer
 
 # Types of the matrices; of the embedding, which is also the output matrix and so gets more bits; and of v_proj and
 # down_proj in the layers that get more bits in llama.cpp's mixtures (xllamacpp has no llama_model_quantize).
@@ -60,12 +61,7 @@ def write(
     """
     config = read_json(variant / "config.json")
     rope = config["rope_parameters"]
-    if rope["rope_type"] != "default":
-        raise ReleaseError(
-            f"GGUF files need rope_type 'default', and {variant}/config.json has {rope['rope_type']!r}: release "
-            "without GGUF (--formats onnx openvino)."
-        )
-    matrices, embedding, finer = FORMATS[format]
+    check_model(variant, rope)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_name(name)
@@ -94,20 +90,64 @@ def write(
         projection = next((part for part in heads if f".{part}." in tensor_name), None)
         if projection and permute:
             values = interleaved(values, heads[projection])
-        kind = matrices
-        if values.ndim == 1:
-            kind = Type.F32  # norms: llama.cpp requires fp32, and they are small
-        elif tensor_name.endswith(("embed_tokens.weight", "lm_head.weight")):
-            kind = embedding
-        elif tensor_name.endswith(("v_proj.weight", "down_proj.weight")):
-            layer = int(re.search(r"layers\.(\d+)\.", tensor_name)[1])
-            kind = finer if gets_more_bits(layer, config["num_hidden_layers"]) else matrices
+        kind = tensor_type(tensor_name, values.ndim, format, config["num_hidden_layers"])
         target = names.get_name(tensor_name, try_suffixes=(".weight", ".bias"))
         writer.add_tensor(target, quantize(values, kind, tensor_name), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def check_model(folder: Path, rope: dict) -> None:
+    """Check that a GGUF file of the llama architecture can express a model.
+
+    Args:
+        folder: Folder of the model.
+        rope: `rope_parameters` of its config.
+
+    Raises:
+        ReleaseError: If it cannot.
+    """
+    if rope["rope_type"] != "default":
+        raise ReleaseError(
+            f"GGUF files need rope_type 'default', and {folder}/config.json has {rope['rope_type']!r}: release "
+            "without GGUF (--formats onnx openvino)."
+        )
+    pre_tokenizer(read_json(folder / "tokenizer.json"), folder)
+
+
+def impossible_formats(formats: Iterable[str], shapes: dict[str, tuple[int, ...]], layers: int) -> dict[str, str]:
+    """Return the formats that a model is too small for, with the reason.
+
+    Args:
+        formats: Keys of `FORMATS`.
+        shapes: Shape of each tensor of the model, by name.
+        layers: Number of its layers.
+    """
+    reasons = {}
+    for format in formats:
+        for name, shape in shapes.items():
+            block = gguf.GGML_QUANT_SIZES[kind := tensor_type(name, len(shape), format, layers)][0]
+            if shape[-1] % block and format not in reasons:
+                reasons[format] = (
+                    f"{format} needs rows of a multiple of {block} numbers ({kind.name}), and those of {name} have "
+                    f"{shape[-1]}."
+                )
+    return reasons
+
+
+def tensor_type(name: str, dimensions: int, format: str, layers: int) -> Type:
+    """Return the type in which a format stores a tensor."""
+    matrices, embedding, finer = FORMATS[format]
+    if dimensions == 1:
+        return Type.F32  # norms: llama.cpp requires fp32, and they are small
+    if name.endswith(("embed_tokens.weight", "lm_head.weight")):
+        return embedding
+    if name.endswith(("v_proj.weight", "down_proj.weight")):
+        layer = int(re.search(r"layers\.(\d+)\.", name)[1])
+        return finer if gets_more_bits(layer, layers) else matrices
+    return matrices
 
 
 def tensors(variant: Path):
@@ -137,15 +177,9 @@ def gets_more_bits(layer: int, layers: int) -> bool:
 def quantize(values: np.ndarray, kind: Type, name: str) -> np.ndarray:
     """Quantise rows of float32 to bytes, (rows, bytes per row), with llama.cpp's routines for `K_TYPES`.
 
-    Raises:
-        ReleaseError: If the length of the rows is not a multiple of the format's block.
+    The rows must have a multiple of the numbers in a block of the type (see `impossible_formats`).
     """
-    block = gguf.GGML_QUANT_SIZES[kind][0]
-    if values.shape[-1] % block:
-        raise ReleaseError(
-            f"{kind.name} needs rows of a multiple of {block} numbers, and those of {name} have {values.shape[-1]}: "
-            "choose other --gguf_formats."
-        )
+    assert values.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0] == 0, (name, kind, values.shape)
     if kind not in K_TYPES:
         return gguf.quants.quantize(values, kind)
     library = ctypes.CDLL(xllamacpp.xllamacpp.__file__)
@@ -163,7 +197,7 @@ def add_vocabulary(writer: gguf.GGUFWriter, variant: Path, config: dict, *, pre:
     """Add the tokens in order of id, their types, the merges, and the ids of the special tokens."""
     spec = read_json(variant / "tokenizer.json")
     settings = read_json(variant / "tokenizer_config.json")
-    tokenizer = Tokenizer.from_file(str(variant / "tokenizer.json"))
+    tokenizer = load_tokenizer(variant / "tokenizer.json")
     by_id = {i: token for token, i in tokenizer.get_vocab(with_added_tokens=True).items()}
     kinds = dict.fromkeys(by_id, TokenType.NORMAL)
     kinds |= {t["id"]: TokenType.CONTROL if t["special"] else TokenType.USER_DEFINED for t in spec["added_tokens"]}
@@ -180,8 +214,14 @@ def add_vocabulary(writer: gguf.GGUFWriter, variant: Path, config: dict, *, pre:
         getattr(writer, f"add_{role}_token_id")(
             tokenizer.token_to_id(token if isinstance(token, str) else token["content"])
         )
-    writer.add_add_bos_token(tokenizer.encode("").ids[:1] == [config["bos_token_id"]])
-    writer.add_add_eos_token(False)
+    ends = read_json(variant / "generation_config.json").get("eos_token_id")
+    if isinstance(ends, list) and len(ends) > 1:  # of a model fine-tuned on conversations: the end of a turn
+        writer.add_eot_token_id(ends[1])
+    if templates := chat_templates(variant):
+        writer.add_chat_template([{"name": name, "template": template} for name, template in templates.items()])
+    ids = tokenizer.encode("a").ids
+    writer.add_add_bos_token(ids[0] == config["bos_token_id"])
+    writer.add_add_eos_token(ids[-1] == config["eos_token_id"])
     writer.add_add_space_prefix(False)
 
 

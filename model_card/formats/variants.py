@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
 
 import modeling_pleias
 from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
@@ -26,9 +27,10 @@ AUTO_MAP = {
     "AutoModelForTokenClassification": "modeling_pleias.PleiasForTokenClassification",
     "AutoModelForQuestionAnswering": "modeling_pleias.PleiasForQuestionAnswering",
 }
-TEMPLATE = "chat_template.jinja"
-# Keys that transformers adds to a tokenizer's settings, and that state how it was loaded.
+TEMPLATE, FURTHER_TEMPLATES = "chat_template.jinja", "additional_chat_templates"
+# Keys that transformers adds to a tokenizer's settings, and that state how it was loaded and last used.
 NO_SETTINGS = ("is_local", "local_files_only", "backend", "auto_map", "tokenizer_file", "name_or_path")
+NO_SETTINGS += ("max_length", "pad_to_multiple_of", "stride", "truncation_strategy")
 
 
 @dataclass
@@ -125,20 +127,56 @@ def export_variants(source: ReleaseSource, out: Path, *, max_shard_size: str) ->
     write_json(llama / "tokenizer_config.json", settings | ({"additional_special_tokens": extra} if extra else {}))
     for variant in (custom, llama):
         write_json(variant / "generation_config.json", generation)
-        shutil.copyfile(source.folder / "tokenizer.json", variant / "tokenizer.json")
-        if (source.folder / TEMPLATE).is_file():  # the model was fine-tuned on conversations
-            shutil.copyfile(source.folder / TEMPLATE, variant / TEMPLATE)
+        write_tokenizer(source.folder / "tokenizer.json", variant / "tokenizer.json")
+        copy_chat_templates(source.folder, variant)
     for module in MODULES:
         shutil.copyfile(inspect.getsourcefile(module), custom / Path(module.__file__).name)
     (custom / "LICENSE").write_text(licence_text(), encoding="utf-8")
     follow_umask(out)
 
 
+def write_tokenizer(source: Path, target: Path) -> None:
+    """Copy a tokenizer.json, without the padding and truncation of its last use, which would apply to every text."""
+    spec = read_json(source)
+    if spec.get("padding") is None and spec.get("truncation") is None:
+        shutil.copyfile(source, target)
+    else:
+        write_json(target, spec | {"padding": None, "truncation": None})
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Load a tokenizer.json, without the padding and truncation of its last use."""
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
+def copy_chat_templates(source: Path, target: Path) -> None:
+    """Copy the files with the chat templates of a model that was fine-tuned on conversations."""
+    if (source / TEMPLATE).is_file():
+        shutil.copyfile(source / TEMPLATE, target / TEMPLATE)
+    if (source / FURTHER_TEMPLATES).is_dir():
+        shutil.copytree(source / FURTHER_TEMPLATES, target / FURTHER_TEMPLATES)
+
+
+def chat_templates(folder: Path) -> dict[str, str]:
+    """Return the chat templates of a folder by name, from their files, else from tokenizer_config.json."""
+    paths = [*folder.glob(TEMPLATE), *sorted((folder / FURTHER_TEMPLATES).glob("*.jinja"))]
+    if paths:
+        names = ("default" if path.name == TEMPLATE else path.stem for path in paths)
+        return {name: path.read_text(encoding="utf-8") for name, path in zip(names, paths, strict=True)}
+    setting = read_json(folder / "tokenizer_config.json").get("chat_template") or []
+    if isinstance(setting, str):
+        return {"default": setting}
+    return {entry["name"]: entry["template"] for entry in setting}
+
+
 def complete_tokenizer_config(source: ReleaseSource) -> dict:
     """Return the settings of a plain fast tokenizer, with those that the original's files lack.
 
     The original specifies no bos, eos, unk and pad token and no length limit, and cleans up spaces when decoding.
-    Existing values are kept. No id changes, because ids come from tokenizer.json, which is copied unchanged.
+    Existing values are kept. No id changes, because ids come from tokenizer.json (see `write_tokenizer`).
     """
     settings = read_json(source.folder / "tokenizer_config.json")
     settings = {key: value for key, value in settings.items() if key not in NO_SETTINGS}

@@ -1,10 +1,15 @@
 """Batched completions equal those of a simple greedy loop over single prompts."""
 
+import copy
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import RepetitionPenaltyLogitsProcessor
 
 from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
-from training.common.generation import complete
+from training.common.generation import UnpaddedRepetitionPenaltyLogitsProcessor, complete
 
 PROMPTS = ["the old house", "la vieille maison au bord de l'eau", "", "the"]
 
@@ -37,6 +42,35 @@ def greedy(model, tokenizer, prompt: str, count: int, penalty: float, ends: list
         if new[-1] in ends:
             return new[:-1]
     return new
+
+
+def test_padding_with_the_end_of_text_is_not_penalised_as_text(model, tokenizer):
+    """A tokenizer without a padding token is padded with its end of text: a token that the model soon generates."""
+    short, long = PROMPTS[0], " ".join(PROMPTS[:2] * 2)
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.pad_token = None
+    free = greedy(model, tokenizer, short, 12, 1.5, [])
+    for end in dict.fromkeys(free):
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
+        outputs = complete(model, tokenizer, [short, long], max_new_tokens=12, repetition_penalty=1.5)
+        assert outputs[0] == tokenizer.decode(greedy(model, tokenizer, short, 12, 1.5, [end]))
+
+
+@given(
+    padding=st.lists(st.integers(0, 6), min_size=1, max_size=4),
+    penalty=st.floats(0.5, 2),
+    seed=st.integers(0, 99),
+)
+def test_the_repetition_penalty_is_that_of_transformers_on_the_text_without_padding(padding, penalty, seed):
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, 9, (len(padding), 6), generator=generator)
+    scores = torch.randn(len(padding), 9, generator=generator)
+    processor = UnpaddedRepetitionPenaltyLogitsProcessor(penalty, torch.tensor(padding))
+    for row, scored in enumerate(processor(ids, scores.clone())):
+        text, expected = ids[row : row + 1, padding[row] :], scores[row : row + 1].clone()
+        if text.shape[1]:
+            expected = RepetitionPenaltyLogitsProcessor(penalty)(text, expected)
+        assert torch.equal(scored, expected[0])
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.2])

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,16 @@ from hypothesis import strategies as st
 from programs import run_program
 from tokenizers import Tokenizer
 
-from modeling_pleias import PleiasTokenizer
+from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
 from modeling_pleias.tokenization_pleias import BASE_TOKENS, DOCUMENT_TOKENS
 from training.common.config import InputError
 from training.common.files import read_json, sha256, write_json
 from training.data.documents import read_documents
 from training.data.shard_files import shard_files, tokenizer_facts
 from training.data.split import in_validation_split
+from training.run.session import save_model
 from training.shards import ShardsConfig, build_shards, shard_file, shard_provenance
+from training.vocabulary.tokenizer_report import measure_tokenizer, open_tokenizer
 
 REPOSITORY = Path(__file__).parents[2]
 BOS, EOS = 1, 2
@@ -349,6 +352,43 @@ def changed_tokenizer(source: Path, target: Path, change) -> Path:
     change(special)
     write_json(target / "tokenizer_config.json", special)
     return target
+
+
+USED = {
+    "padding": {"strategy": {"Fixed": 40}, "direction": "Left", "pad_to_multiple_of": None}
+    | {"pad_id": 3, "pad_type_id": 0, "pad_token": "[PAD]"},
+    "truncation": {"max_length": 4, "strategy": "LongestFirst", "stride": 0, "direction": "Right"},
+}
+
+
+@pytest.mark.parametrize("state", ["padding", "truncation", "dropout"])
+def test_what_libraries_leave_in_a_tokenizer_reaches_no_token(work, tmp_path, state):
+    folder = changed_tokenizer(work.tokenizer, tmp_path / "used", lambda special: None)
+    content = read_json(folder / "tokenizer.json")
+    content |= {"model": content["model"] | {"dropout": 0.9}} if state == "dropout" else {state: USED[state]}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    expected = build_shards(work)
+    manifest = build_shards(replace(work, tokenizer=folder, out=tmp_path / "shards"))
+    assert manifest["tokenizer"]["sha256"] != expected["tokenizer"]["sha256"]
+    for key in ("file", "sha256", "tokens"):
+        assert [shard[key] for shard in manifest["shards"]] == [shard[key] for shard in expected["shards"]]
+    texts = ["the old house stood", "until the spring when bells rang over the hills", ""]
+    clean, used = (open_tokenizer(path) for path in (work.tokenizer, folder))  # of the comparison of tokenizers
+    assert measure_tokenizer(used, texts)["tokens"] == measure_tokenizer(clean, texts)["tokens"]
+
+
+def test_a_saved_model_has_the_tokenizer_of_its_shards_or_one_without_traces_of_use(tiny_tokenizer, tmp_path):
+    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    shape["num_key_value_heads"] = 1
+    model = PleiasForCausalLM(PleiasConfig(vocab_size=400, **shape))
+    tokenizer = PleiasTokenizer.from_pretrained(tiny_tokenizer)
+    tokenizer(["the old", "house"], padding=True, truncation=True, max_length=3)
+    save_model(model, tokenizer, tmp_path / "tuned")
+    assert (tmp_path / "tuned" / "tokenizer.json").read_bytes() == (tiny_tokenizer / "tokenizer.json").read_bytes()
+    used = tmp_path / "used.json"  # the shards state its hash
+    used.write_text(json.dumps(read_json(tiny_tokenizer / "tokenizer.json") | USED))
+    save_model(model, tokenizer, tmp_path / "pretrained", tokenizer_json=used)
+    assert (tmp_path / "pretrained" / "tokenizer.json").read_bytes() == used.read_bytes()
 
 
 @pytest.mark.parametrize("token", [None, "", "None", "<|no_such_token|>"])

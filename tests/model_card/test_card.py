@@ -2,17 +2,31 @@
 
 import json
 import re
+import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from model_card import card, provenance, release, run_export, validate
 from model_card import run as run_module
 from model_card.facts import base_of, distinct_rows, facts, lineage, total_emissions
-from model_card.files import ReleaseError, read_config, read_json, relativize_paths, sha256, verify_sums, write_json
+from model_card.files import (
+    OPTION,
+    ReleaseError,
+    read_config,
+    read_json,
+    relativize_paths,
+    sha256,
+    verify_sums,
+    write_json,
+)
 from model_card.formats import variants
+from model_card.provenance import shell_word
 from model_card.run import Run
 from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
 from training.average import average
@@ -328,6 +342,62 @@ def test_an_absolute_path_becomes_relative_to_a_root_or_is_cut_to_its_last_part(
         "https://example.org/a/b and/or 1/2": "https://example.org/a/b and/or 1/2",
     }.items():
         assert relativize_paths({"a": [path]}, root) == {"a": [relative]}
+
+
+NAMES = st.text("ab -.(),='\u00e9", min_size=1, max_size=9).filter(
+    lambda name: name == name.strip() and name.strip(".") and not OPTION.search(name)
+)
+SECRET = "Jane Doe"
+
+
+@given(folders=st.lists(NAMES, max_size=3), name=st.text("ab-_.", max_size=5))
+def test_no_folder_of_a_path_with_blanks_remains_in_values_and_commands(folders, name):
+    name = f"x{name}x"
+    path = "/".join(["/home", SECRET, *folders, name])
+    options = ["python", "-m", "training.pretrain", "--out"]
+    assert relativize_paths([path, f"file://{path}", f"--out={path}"]) == [name, name, f"--out={name}"]
+    assert relativize_paths({"files": [{path: [path]}]}) == {"files": [{name: [name]}]}
+    for words, expected in (
+        ([*options, path, "--seed", "3"], [*options, name, "--seed", "3"]),
+        ([*options[:-1], f"--out={path}"], [*options[:-1], f"--out={name}"]),
+        ([path, *options, "a/b"], [name, *options, "a/b"]),
+    ):
+        assert shlex.split(relativize_paths(shlex.join(words))) == expected
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ('"/home/Jane Doe/a b/c"', '"c"'),
+        ("['/home/Jane Doe/a/x', '/home/Jane Doe/b/y']", "['x', 'y']"),
+        ("read /home/Jane Doe/a/b.txt and wrote /srv/My Work/c d/e.txt.", "read b.txt and wrote c d/e.txt."),
+        ("it's in /home/Jane Doe/runs/x", "it's in x"),
+        ("--data /home/Jane Doe/runs/x --seed 3", "--data x --seed 3"),
+        ("/home/Jane Doe/bin/python -m training.plan --config demo", "python -m training.plan --config demo"),
+        ("training.average '/srv/My Work/runs/a/model' runs/b/model", "training.average 'runs/a/model' runs/b/model"),
+        ("/home", "/home"),
+    ],
+)
+def test_paths_with_blanks_in_a_text_are_made_relative(text, expected):
+    assert relativize_paths(text, Path("/srv/My Work")) == expected
+
+
+def test_files_of_one_name_in_several_folders_stay_apart():
+    files = {"/home/a b/x/manifest.json": 1, "/home/a b/y/manifest.json": 2, "runs/z": 3}
+    assert relativize_paths(files) == {"manifest.json (1)": 1, "manifest.json (2)": 2, "runs/z": 3}
+
+
+@pytest.mark.parametrize("text", ["demo", "my demo", "l'ete", "a;b", "$x y", "`a`"])
+def test_a_name_in_a_command_of_a_card_is_one_word_of_the_shell(text):
+    word = shell_word(text, "-BF16.gguf")
+    assert shlex.split(word) == [f"{text}-BF16.gguf"]
+    done = subprocess.run(["bash", "-c", f"printf %s {word}"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{text}-BF16.gguf"
+
+
+def test_a_name_that_no_quotes_protect_is_refused_in_a_command():
+    with pytest.raises(ReleaseError, match="cannot be part of a command: use another --out"):
+        shell_word("l'$x")
 
 
 def test_a_file_of_the_run_that_was_changed_after_the_release_is_found(folder):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from model_card import public_summary
+from model_card import public_summary, release
 from model_card.disclosure import documentation_form
 from model_card.disclosure.ai_act_inputs import EXAMPLE, in_range, read_provider, read_run
 from model_card.files import ReleaseError, read_json, sha256, write_json
@@ -227,7 +227,9 @@ def test_the_documents_contain_version_date_changes_link_and_the_hashes_of_their
     assert (content["version"], content["last_update"]) == ("1.0", "2026-11-23")
     assert content["changes_from_previous_version"] == "The date of placement."
     assert content["title"] == "Public Summary of Training Content for Example-5m"
-    assert content["inputs_sha256"][str(run / "run.json")] == sha256(run / "run.json")
+    relative = (run / "run.json").relative_to(run.parent.parent).as_posix()
+    assert content["inputs_sha256"][relative] == sha256(run / "run.json")
+    assert not any(name.startswith("/") for name in content["inputs_sha256"])
     assert content["template"].startswith(
         "https://digital-strategy.ec.europa.eu/en/library/explanatory-notice-and-temp"
     )
@@ -374,3 +376,8 @@ def test_a_fine_tuning_run_is_refused(run, tmp_path):
     (folder / "config.yaml").write_text("task: ocr\noptimizer: adamw\n", encoding="utf-8")
     with pytest.raises(ReleaseError, match="tuned is not a pretraining run"):
         public_summary.write(Run(folder), provider_with(tmp_path), tmp_path / "out")
+    # A release is refused before it opens the model, of which this folder has no tokenizer.
+    options = ["--run", str(folder), "--out", str(tmp_path / "dist"), "--provider", str(tmp_path / "provider.yaml")]
+    with pytest.raises(ReleaseError, match="tuned is not a pretraining run"):
+        release.build(release.options(options), "the command")
+    assert not (tmp_path / "dist").exists()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -297,6 +298,76 @@ def test_the_chat_template_of_a_model_tuned_on_conversations_is_in_both_variants
         assert opened.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) == expected
 
 
+@pytest.mark.parametrize("place", ["file", "further files", "setting", "settings"])
+def test_every_folder_of_a_release_has_the_chat_templates_of_the_source(run, tmp_path, place, monkeypatch):
+    tuned = shutil.copytree(run, tmp_path / "runs" / "tuned")
+    tokenizer = AutoTokenizer.from_pretrained(run / "model")
+    several = {"default": instruct.TEMPLATE, "rag": "{{ messages[0]['content'] }}"}
+    tokenizer.chat_template = several if place in ("further files", "settings") else instruct.TEMPLATE
+    tokenizer.save_pretrained(tuned / "model", save_jinja_files="file" in place)
+    variants.export_variants(variants.open_run(Run(tuned)), tmp_path / "out", max_shard_size="5GB")
+    if not release.choose_formats(None)[1].get("onnx"):
+        from model_card.formats import exports
+
+        class Exporter:  # of the graph, which needs no template
+            def export(self, *_):
+                return self
+
+            def save_pretrained(self, folder):
+                folder.mkdir()
+
+        monkeypatch.setitem(exports.EXPORTERS, "openvino", (Exporter, lambda **_: None))
+        exports.export(tmp_path / "out" / "llama", tmp_path / "out" / "openvino", format="openvino")
+    for folder in (tmp_path / "out").iterdir():
+        assert AutoTokenizer.from_pretrained(folder).chat_template == tokenizer.chat_template
+        expected = several if isinstance(tokenizer.chat_template, dict) else {"default": instruct.TEMPLATE}
+        assert variants.chat_templates(folder) == expected
+
+
+def test_padding_and_truncation_of_the_source_s_last_use_are_not_released(run, tmp_path):
+    used = shutil.copytree(run, tmp_path / "runs" / "used")
+    tokenizer = AutoTokenizer.from_pretrained(run / "model")
+    tokenizer(["bells", "old hills"], padding="max_length", max_length=6, truncation=True)
+    tokenizer.save_pretrained(used / "model")
+    AutoTokenizer.from_pretrained(used / "model").save_pretrained(used / "model")  # tokenizer_config.json has it, too
+    assert read_json(used / "model" / "tokenizer.json")["padding"]["strategy"] == {"Fixed": 6}
+    source = variants.open_run(Run(used))
+    variants.export_variants(source, tmp_path / "out", max_shard_size="5GB")
+    clean = variants.open_run(Run(run))
+    variants.export_variants(clean, tmp_path / "clean", max_shard_size="5GB")
+    for variant in ("custom", "llama"):
+        expected, released = (read_json(tmp_path / out / variant / "tokenizer.json") for out in ("clean", "out"))
+        assert released == expected
+        expected, released = (
+            read_json(tmp_path / out / variant / "tokenizer_config.json") for out in ("clean", "out")
+        )
+        assert released == expected | {"pad_token_type_id": 0, "truncation_side": "right"}  # the defaults
+    assert checks.ReferenceModel(source).ids == checks.ReferenceModel(clean).ids
+
+
+def test_formats_that_a_small_model_cannot_have_are_named_before_the_release_begins(
+    run, tmp_path, monkeypatch, capsys
+):
+    if sentence := release.choose_formats(None)[1].get("gguf"):
+        pytest.skip(sentence)
+    small = shutil.copytree(run, tmp_path / "runs" / "small")
+    config = PleiasConfig.from_pretrained(run / "model")
+    config.hidden_size, config.intermediate_size, config.head_dim = 64, 160, 16
+    PleiasForCausalLM(config).bfloat16().save_pretrained(small / "model")
+    source = variants.open_run(Run(small))
+    formats, impossible = release.choose_gguf_formats(None, source)
+    assert formats == ["BF16", "F16", "Q8_0", "Q5_0", "Q4_0"] and set(impossible) == {"Q6_K", "Q5_K_M", "Q4_K_M"}
+    sentence = r"Q6_K needs rows of a multiple of 256 numbers \(Q6_K\), and those of .* have 64\."
+    monkeypatch.setattr(release, "export_variants", lambda *_, **__: print("export"))
+    monkeypatch.setattr(release, "ReferenceModel", unittest.mock.Mock(side_effect=ReleaseError("far enough")))
+    with pytest.raises(ReleaseError, match="far enough"):
+        build("--run", small, "--out", tmp_path / "dist", "--formats", "gguf")
+    assert re.search(sentence + r"\n(skip .*\n){2}export", capsys.readouterr().out)
+    with pytest.raises(ReleaseError, match=sentence + " Choose other --gguf_formats."):
+        build("--run", small, "--out", tmp_path / "dist", "--formats", "gguf", "--gguf_formats", "Q6_K", "Q8_0")
+    assert capsys.readouterr().out == ""
+
+
 def test_a_folder_that_is_not_a_finished_run_is_refused(run, tmp_path):
     with pytest.raises(ReleaseError, match=f"{tmp_path} is not a run: it has no config.yaml"):
         build("--run", tmp_path, "--out", tmp_path / "out", "--formats")
@@ -411,6 +482,8 @@ def test_an_export_writes_the_text_of_torch_without_torch(released, reference, t
     from model_card.formats.fp32_reference import Fp32Reference
 
     exports.export(released / "llama", tmp_path / format, format=format)
+    for path in (tmp_path / format).iterdir():  # torch.onnx notes at each operator where its code is
+        assert not any(name in path.read_bytes() for name in (b"site-packages", os.fsencode(tmp_path.parents[1])))
     fp32 = Fp32Reference(reference, score_tokens=8)
     collected = checks.Checks()
     exports.check_export(collected, fp32, tmp_path / format, format=format)
@@ -441,7 +514,7 @@ def test_the_onnx_example_of_the_card_writes_the_same_text(released, reference, 
     exec(example, scope := {})
     prompt, penalty = scope["ids"][:-20], Fp32Reference(reference, score_tokens=8).penalty
     session = exports.OnnxSession(tmp_path / "onnx")
-    expected = exports.generate(session, prompt, 20, penalty, eos=-1)
+    expected = exports.generate(session, prompt, 20, penalty, ends=())
     assert scope["ids"] == prompt + expected
     assert capsys.readouterr().out == scope["tokenizer"].decode(prompt + expected) + "\n"
 

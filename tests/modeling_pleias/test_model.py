@@ -23,6 +23,8 @@ from transformers import (
     LlamaForSequenceClassification,
     LlamaForTokenClassification,
     LlamaModel,
+    Trainer,
+    TrainingArguments,
     pipeline,
 )
 
@@ -214,6 +216,35 @@ def test_a_head_scores_as_llamas_does(auto, pleias, llama):
     }[pleias]
     out, expected = (m(IDS, attention_mask=MASK, **targets).to_tuple() for m in (model, oracle))
     assert all(torch.equal(x, y) for x, y in zip(out, expected, strict=True) if isinstance(x, torch.Tensor))
+
+
+@pytest.mark.parametrize(
+    "head, labels",
+    [
+        (PleiasForSequenceClassification, {"labels": 1}),
+        (PleiasForTokenClassification, {"labels": [0, 1, 1, 0]}),
+        (PleiasForQuestionAnswering, {"start_positions": 1, "end_positions": 2}),
+        (PleiasForCausalLM, {"labels": [5, 6, 7, 8]}),
+    ],
+)
+def test_accumulated_batches_train_as_one_batch_does(head, labels, tmp_path):
+    rows = [{"input_ids": [5 + i, 6, 7, 8], "attention_mask": [1] * 4, **labels} for i in range(8)]
+    logged, tuned = [], []
+    for batch, accumulated in ((8, 1), (2, 4)):
+        arguments = TrainingArguments(
+            output_dir=tmp_path,
+            per_device_train_batch_size=batch,
+            gradient_accumulation_steps=accumulated,
+            **{"max_steps": 1, "logging_steps": 1, "use_cpu": True, "report_to": "none", "disable_tqdm": True},
+            **{"optim": "sgd", "learning_rate": 1e-2, "lr_scheduler_type": "constant", "save_strategy": "no"},
+        )
+        trainer = Trainer(seeded(head, tiny(classifier_dropout=0.0)), arguments, train_dataset=rows)
+        trainer.train()
+        logged.append([trainer.state.log_history[0][name] for name in ("loss", "grad_norm")])
+        tuned.append(trainer.model.state_dict())
+    assert logged[1] == pytest.approx(logged[0], rel=1e-3)
+    for name, tensor in tuned[0].items():
+        torch.testing.assert_close(tuned[1][name], tensor, rtol=0, atol=1e-6)
 
 
 def test_a_sequence_is_scored_by_its_last_token_that_is_not_padding():

@@ -185,6 +185,42 @@ def test_saving_and_loading_changes_nothing(tmp_path):
     assert {key: value for key, value in after.items() if key not in ("is_local", "local_files_only")} == before
 
 
+@settings(max_examples=12)
+@given(
+    begins=st.sampled_from([None, False, True]),
+    ends=st.sampled_from([None, False, True]),
+    added=st.lists(st.sampled_from(["zyx", " wvu", "<|own|>"]), unique=True),
+    used=st.booleans(),
+)
+@example(begins=False, ends=True, added=[" wvu", "zyx"], used=True)
+def test_what_is_added_to_a_text_outlives_saving_on_every_way_of_loading(begins, ends, added, used):
+    requested = {"add_bos_token": begins, "add_eos_token": ends}
+    requested = {name: value for name, value in requested.items() if value is not None}
+    tokenizer = PleiasTokenizer(**requested)
+    tokenizer.add_tokens(added)
+    texts = ["", "old zyx wvu<|own|>house", "a text that is longer than the other one"]
+    expected = tokenizer(texts).input_ids
+    assert expected[0] == [1] * (begins is not False) + [2] * (ends is True)
+    if used:  # transformers saves how a tokenizer was last used
+        tokenizer(texts, padding="max_length", max_length=5, truncation=True)
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        by_file = PleiasTokenizer.from_pretrained(folder, trust_remote_code=True)  # reads tokenizer.json itself
+        for opened in (
+            AutoTokenizer.from_pretrained(folder),
+            by_file,
+            PreTrainedTokenizerFast.from_pretrained(folder),
+        ):
+            assert opened(texts).input_ids == expected
+        assert (by_file.add_bos_token, by_file.add_eos_token) == (begins is not False, ends is True)
+        by_file.add_eos_token = not by_file.add_eos_token
+        by_file.save_pretrained(folder)
+        reopened = AutoTokenizer.from_pretrained(folder)
+        assert reopened(texts).input_ids == by_file(texts).input_ids != expected
+    trained = tokenizer.train_new_from_iterator(["the old house"] * 9, 340)
+    assert (trained.add_bos_token, trained.add_eos_token) == (begins is not False, ends is True)
+
+
 def test_the_bytes_alone_are_a_tokenizer():
     tokenizer = PleiasTokenizer()
     assert len(tokenizer) == tokenizer.vocab_size == 4 + 256 + 64

@@ -299,6 +299,17 @@ def test_spans_do_not_depend_on_the_size_of_blocks(index, traced, documents, tmp
         assert other.spans(text, max_documents=EVERYTHING, min_tokens=10) == expected
 
 
+def test_padding_and_truncation_in_the_tokenizer_of_an_index_change_no_span(index, traced, documents, tmp_path):
+    folder = shutil.copytree(traced / "index", tmp_path / "index")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["padding"] = {"strategy": {"Fixed": 99}, "direction": "Left", "pad_to_multiple_of": None}
+    content["padding"] |= {"pad_id": 3, "pad_type_id": 0, "pad_token": "[PAD]"}
+    content["truncation"] = {"max_length": 5, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    text = documents["work/0"]["text"][:400]
+    assert TraceIndex(folder).spans(text) == index.spans(text) != []
+
+
 def test_held_out_documents_are_excluded_unless_requested(traced, documents, tokens, tmp_path):
     make_index(traced, out=tmp_path, splits=["train"])
     held_out = [

@@ -7,6 +7,29 @@ from tqdm import tqdm
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 
+class UnpaddedRepetitionPenaltyLogitsProcessor(LogitsProcessor):
+    """Repetition penalty of transformers, except that the padding before a prompt does not count as text.
+
+    A tokenizer without a padding token is padded with its end of text, which would become less probable the shorter a
+    prompt is compared with the longest in its batch.
+
+    Args:
+        penalty: Scores of tokens in prompt and continuation are divided by it if positive, else multiplied.
+        padding: (B,), tokens of padding before each prompt.
+    """
+
+    def __init__(self, penalty: float, padding: torch.Tensor):
+        self.penalty, self.padding = penalty, padding
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        is_text_BT = torch.arange(input_ids.shape[1], device=input_ids.device) >= self.padding[:, None]
+        rows, columns = is_text_BT.nonzero(as_tuple=True)
+        seen_BV = torch.zeros_like(scores, dtype=torch.bool)
+        seen_BV[rows, input_ids[rows, columns]] = True
+        penalised_BV = torch.where(scores < 0, scores * self.penalty, scores / self.penalty)
+        return torch.where(seen_BV, penalised_BV, scores)
+
+
 @torch.no_grad()
 def complete(
     model: PreTrainedModel,
@@ -43,16 +66,22 @@ def complete(
     with tqdm(total=len(prompts), desc=progress, unit="text", disable=progress is None) as bar:
         for batch in _batches([len(ids) for ids in encoded], batch_tokens, max_new_tokens):
             width = max(len(encoded[i]) for i in batch)
-            rows = [[pad] * (width - len(encoded[i])) + encoded[i] for i in batch]
-            mask = [[0] * (width - len(encoded[i])) + [1] * len(encoded[i]) for i in batch]
-            processors = [logits_processor(tokenizer, [prompts[i] for i in batch])] if logits_processor else []
+            padding = [width - len(encoded[i]) for i in batch]
+            rows = [[pad] * n + encoded[i] for n, i in zip(padding, batch, strict=True)]
+            mask = [[0] * n + [1] * (width - n) for n in padding]
+            processors: list[LogitsProcessor] = []
+            if repetition_penalty != 1:
+                padding_B = torch.tensor(padding, device=model.device)
+                processors.append(UnpaddedRepetitionPenaltyLogitsProcessor(repetition_penalty, padding_B))
+            if logits_processor:
+                processors.append(logits_processor(tokenizer, [prompts[i] for i in batch]))
             ids = model.generate(
                 input_ids=torch.tensor(rows, device=model.device),
                 attention_mask=torch.tensor(mask, device=model.device),
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 num_beams=1,
-                repetition_penalty=repetition_penalty,
+                repetition_penalty=1.0,  # of the model's generation config; the processor above replaces it
                 logits_processor=LogitsProcessorList(processors),
                 eos_token_id=ends or None,
                 pad_token_id=pad,

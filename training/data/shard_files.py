@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 from ..common.config import InputError
 from ..common.files import atomic, read_json, sha256
@@ -154,6 +155,32 @@ class ShardWriter:
         return sum_counts((dict(zip(names, row, strict=True), documents=1) for row in rows), GROUP_COLUMNS)
 
 
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Load a tokenizer.json, without the state that libraries leave in it (see `parse_tokenizer`).
+
+    Raises:
+        InputError: If the file is not a tokenizer.
+    """
+    try:
+        return parse_tokenizer(path.read_text(encoding="utf-8"))
+    except Exception as error:  # the library raises bare Exception
+        raise InputError(f"{path} is not a tokenizer.json ({error}): save the tokenizer again.") from None
+
+
+def parse_tokenizer(content: str) -> Tokenizer:
+    """Return the tokenizer of a tokenizer.json: it encodes a text completely, and always to the same ids.
+
+    transformers saves how a tokenizer last padded and truncated, and tokenizers saves the dropout of merges. All three
+    would apply to every text.
+    """
+    tokenizer = Tokenizer.from_str(content)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    if isinstance(tokenizer.model, BPE):
+        tokenizer.model.dropout = None
+    return tokenizer
+
+
 def tokenizer_facts(folder: Path) -> dict:
     """Describe a tokenizer for a manifest: sha256 of tokenizer.json, vocabulary size, ids of the two delimiters.
 
@@ -163,7 +190,7 @@ def tokenizer_facts(folder: Path) -> dict:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if not (folder / name).is_file():
             raise InputError(f"{folder / name} is missing: pass a tokenizer folder, or train a tokenizer.")
-    backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    backend = load_tokenizer(folder / "tokenizer.json")
     special = read_json(folder / "tokenizer_config.json")
     ids = {}
     for role in ("bos", "eos"):

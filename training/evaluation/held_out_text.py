@@ -13,7 +13,7 @@ from ..common.files import fingerprint, sha256
 from ..common.language import CODES, LANGUAGES, identify
 from ..data.documents import checked_languages, read_documents
 from ..data.loader import ShardDataset
-from ..data.shard_files import ShardReader
+from ..data.shard_files import ShardReader, load_tokenizer
 from ..data.split import hash_fraction, register
 
 CODE = "code"  # the "language" of source code
@@ -175,7 +175,7 @@ def _of_run(run: Path) -> Iterator[Text]:
     dataset, tokenizer = ShardDataset(shards), run / "model" / "tokenizer.json"
     if sha256(tokenizer) != dataset.manifest["tokenizer"]["sha256"]:
         raise InputError(f"{shards} was made with another tokenizer than {tokenizer}: pass --data.path.")
-    backend = Tokenizer.from_file(str(tokenizer))
+    backend = load_tokenizer(tokenizer)
     for shard in dataset.readers("validation"):
         yield from _decoded(shard, backend)
 

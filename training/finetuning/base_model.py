@@ -14,7 +14,7 @@ from modeling_pleias.tokenization_pleias import DOCUMENT_TOKENS
 from ..common.config import InputError
 from ..common.files import read_json
 
-FILES = ["*.json", "*.safetensors"]  # everything that is read from a folder; no pickle, no code
+FILES = ["*.json", "*.jinja", "*.safetensors"]  # everything that is read from a folder; no pickle, no code
 FULL = (
     "The original's card does not recommend LoRA at this size, so fine-tuning trains all parameters (for its memory: "
     "training.plan --finetune true)."

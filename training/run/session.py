@@ -52,7 +52,11 @@ def open_checkpoint(
 
 
 def save_model(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, json_files: dict[str, dict] | None = None
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    json_files: dict[str, dict] | None = None,
+    tokenizer_json: Path | None = None,
 ) -> None:
     """Write a folder that `from_pretrained` loads; it is complete or does not exist. An earlier one is replaced.
 
@@ -61,11 +65,17 @@ def save_model(
         tokenizer: Its tokenizer.
         folder: Folder to write.
         json_files: Content of additional JSON files by name.
+        tokenizer_json: File of the tokenizer, whose hash the shards state; it is copied. Default: none, so that the
+            tokenizer is saved without the padding and truncation of its last use.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")  # a kill must not leave a folder that looks complete
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
     tokenizer.save_pretrained(temporary)
+    if tokenizer_json:
+        shutil.copyfile(tokenizer_json, temporary / "tokenizer.json")
     for name, content in (json_files or {}).items():
         write_json(temporary / name, content)
     shutil.rmtree(folder, ignore_errors=True)

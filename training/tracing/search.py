@@ -20,6 +20,7 @@ from tokenizers import Tokenizer
 from ..common.config import InputError
 from ..common.files import read_json
 from ..data.licences import decide
+from ..data.shard_files import load_tokenizer
 from .suffix_array import POSITION, SHORTEST, Block, anchors
 from .trace_index import BLOCK_FILES, FORMAT, token_bytes
 
@@ -161,9 +162,8 @@ class TraceIndex:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """Tokenizer of the shards."""
-        backend = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+        backend = load_tokenizer(self.folder / "tokenizer.json")
         backend.encode_special_tokens = True  # as in the shards: "<|end_of_text|>" written in a text is text
-        backend.no_truncation()
         return backend
 
     @cached_property

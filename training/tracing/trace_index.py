@@ -23,13 +23,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from ..common.config import InputError
 from ..common.files import atomic, fingerprint, read_json, sha256, write_json
 from ..data.loader import ShardDataset
-from ..data.shard_files import GROUP_COLUMNS, SPLITS, ShardReader, tokenizer_facts
+from ..data.shard_files import GROUP_COLUMNS, SPLITS, ShardReader, load_tokenizer, tokenizer_facts
 from .suffix_array import BREAK, suffix_array
 
 FORMAT = 1  # increased when older indexes can no longer be read
@@ -73,7 +72,7 @@ def token_bytes(tokenizer: Path, facts: dict) -> list[bytes]:
     """
     from transformers.convert_slow_tokenizer import bytes_to_unicode  # lazy import: takes a second
 
-    backend = Tokenizer.from_file(str(tokenizer))
+    backend = load_tokenizer(tokenizer)
     byte = {character: value for value, character in bytes_to_unicode().items()}
     written = [b""] * facts["entries"]
     try:

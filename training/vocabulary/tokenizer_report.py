@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from ..common.config import InputError
 from ..common.language import CODES, LANGUAGES
 from ..data.documents import corpus_files
+from ..data.shard_files import parse_tokenizer
 from ..data.split import in_tokenizer_evaluation, register
 from .piece_counts import documents
 
@@ -83,8 +84,10 @@ def open_tokenizer(path: Path) -> Tokenizer:
     try:
         if path.suffix == ".tgz":
             with tarfile.open(path) as archive:
-                return Tokenizer.from_str(archive.extractfile("package/models/tokenizer.json").read().decode())
-        return Tokenizer.from_file(str(path / "tokenizer.json" if path.is_dir() else path))
+                content = archive.extractfile("package/models/tokenizer.json").read().decode()
+        else:
+            content = (path / "tokenizer.json" if path.is_dir() else path).read_text(encoding="utf-8")
+        return parse_tokenizer(content)
     except Exception as error:  # the library raises bare Exception
         raise InputError(f"{path} has no readable tokenizer.json ({error}).") from None
 
