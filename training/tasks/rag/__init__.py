@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...common.config import InputError
 from ...common.generation import complete
 from ...common.intervals import Metric
-from ...data.documents import checked_languages, corpus_files
+from ...data.documents import checked_languages, corpus_files, open_parquet
 from ...data.split import held_out_groups
 from ..scoring import language_match
 from .rag_constrained import QuoteLogitsProcessor
@@ -112,7 +111,8 @@ def _has_questions(path: Path | None) -> bool:
         return False
     if path.suffix == ".jsonl" or any(path.rglob("*.jsonl")):
         return True
-    return "query" in pq.read_schema(corpus_files(path)[0]).names
+    with open_parquet(corpus_files(path)[0]) as parquet:
+        return "query" in parquet.schema_arrow.names
 
 
 def _user_rows(data: RagData, languages: list[str]) -> tuple[list[dict], list[dict], list[dict]]:
