@@ -32,7 +32,7 @@ MAX_DOCUMENT_BYTES = 100_000_000  # larger ones are dropped: they would take gig
 UNPACKED_BYTES, UNPACKED_RATIO = 256_000_000, 200  # a column of a row group above both is refused
 BATCH_BYTES, BATCH_ROWS = 128_000_000, 256  # maximum of the rows that are decoded at a time
 SEPARATORS = {"license": " AND "}  # between the parts of a list; the licence gate separates creators by semicolons
-MIDNIGHT = re.compile(r"[ T]00:00:00(?:\.0+)?$")  # of a date stored as a timestamp
+MIDNIGHT = re.compile(r"(?: 00:00:00)?(?:\.0+)?$")  # of a date stored as a timestamp; and empty fractions of seconds
 ROW_GROUP_BYTES = 8_000_000  # bytes of text per row group, which a reader keeps in memory
 
 
@@ -288,10 +288,10 @@ def read_rows(
     columns = list(columns)
     with open_parquet(file, source) as parquet:
         names = parquet.schema_arrow.names
-        stored = stored_names(names, file, dict.fromkeys([*columns, *required]), expected)
+        stored = stored_names(names, file, dict.fromkeys([*required, *columns]), expected)
+        _note_casts(file, stored, parquet.schema_arrow)
         stored = {column: name for column, name in stored.items() if column in columns}
         extra = [name for name in extra if name in names]
-        _note_casts(file, stored, parquet.schema_arrow)
         for batch in batches(parquet, [*stored.values(), *extra]):
             others = [batch[name].to_pylist() for name in extra]
             for row, *values in zip(_cast_rows(batch, stored, columns, file), *others, strict=True):
@@ -318,12 +318,17 @@ def read_rows_at(file: Path, group: int, numbers: set[int], columns: list[str]) 
 
 def unusable(row: dict) -> str | None:
     """Return why a row is no document, or None."""
-    values = [value for value in row.values() if isinstance(value, (str, bytes))]
-    if any(isinstance(value, bytes) for value in values):
-        return "invalid UTF-8"
     for column, reason in (("identifier", "no identifier"), ("text", "no text")):
         if column in row and not (row[column] or "").strip():
             return reason
+    return invalid(row)
+
+
+def invalid(row: dict) -> str | None:
+    """Return why the values of a row cannot be used, or None."""
+    values = [value for value in row.values() if isinstance(value, (str, bytes))]
+    if any(isinstance(value, bytes) for value in values):
+        return "invalid UTF-8"
     if 4 * sum(map(len, values)) > MAX_DOCUMENT_BYTES and sum(len(v.encode()) for v in values) > MAX_DOCUMENT_BYTES:
         return f"more than {MAX_DOCUMENT_BYTES // 10**6} MB"
     return None

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 
 from ..common.config import InputError
 from ..common.files import atomic, read_json, sha256
-from .documents import unusable
+from .documents import invalid
 from .licences import decide
 
 TOKEN = np.dtype("<u2")
@@ -190,7 +190,7 @@ def validate_document(document: dict, source: Path) -> dict:
     fix = "build the corpus with training.corpus, which drops such documents."
     if missing := [column for column in ("identifier", "language", "text") if not document[column]]:
         raise InputError(f"{name} without {' or '.join(missing)}: {fix}")
-    if reason := unusable(document):
+    if reason := invalid(document):
         raise InputError(f"{name} that cannot be used ({reason}): {fix}")
     origin = {column: document[column] for column in ("collection", "identifier")}
     if (licence := decide(document["license"], **origin)).refused:
