@@ -137,7 +137,7 @@ def verify_sums(folder: Path) -> None:
     Raises:
         ReleaseError: If a file differs or is missing (the message names the first).
     """
-    for line in (folder / SUMS).read_text(encoding="utf-8").splitlines():
+    for line in filter(None, (folder / SUMS).read_text(encoding="utf-8").split("\n")):
         value, _, name = line.partition("  ")
         if not (folder / name).is_file() or sha256(folder / name) != value:
             raise ReleaseError(f"{folder / name} is not the file that was verified: make the release again.")

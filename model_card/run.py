@@ -56,7 +56,9 @@ class Run:
     def metrics(self) -> list[str]:
         """The lines of metrics.jsonl."""
         path = self.folder / "metrics.jsonl"
-        return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        # Not splitlines(): JSON does not escape every line separator.
+        lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+        return [line for line in lines if line]
 
     @property
     def validation(self) -> dict | None:

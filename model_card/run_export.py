@@ -67,7 +67,7 @@ def write_one(run: Run, out: Path) -> None:
             write_json(out / name, run.relative(content))
     source = run.folder
     if (source / "summary.txt").is_file():
-        lines = (source / "summary.txt").read_text(encoding="utf-8").splitlines()
+        lines = (source / "summary.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
         # The cells of its table contain the model's words.
         lines = [line if "│" in line else run.relative(line) for line in lines]
         (out / "summary.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from .common.config import InputError, parse, run_main
 from .common.files import fingerprint, read_json, sha256, write_json
 from .common.language import CODES, LANGUAGES
-from .data.documents import DocumentWriter, corpus_files, read_documents
+from .data.documents import DocumentWriter, corpus_files, corpus_root, read_documents
 from .data.split import hash_fraction, select_held_out
 
 HELD_OUT = "held_out"
@@ -63,7 +63,7 @@ class MixtureConfig:
     """Corpus, mixtures and held-out share.
 
     Args:
-        corpus: Folder of Parquet files with Common Corpus columns.
+        corpus: Parquet file, or folder of Parquet files, with Common Corpus columns.
         out: Folder for held_out/ and one folder per mixture.
         mixtures: Name -> rules. The first rule that matches a document applies; without one it is written once.
         held_out: Share of the documents of each source that is held out from all mixtures.
@@ -115,8 +115,9 @@ def write_mixtures(config: MixtureConfig) -> dict[str, list[dict]]:
         raise InputError(f"mixtures has {bad[0]!r}: use a lower-case folder name other than {HELD_OUT}.")
     if any(rule.epochs < 0 for rules in config.mixtures.values() for rule in rules):
         raise InputError("mixtures has a rule with negative epochs: use 0 to drop documents.")
+    root = corpus_root(config.corpus)
     settings = {
-        "files": {path.name: sha256(path) for path in corpus_files(config.corpus)},
+        "files": {str(path.relative_to(root)): sha256(path) for path in corpus_files(config.corpus)},
         "held_out": config.held_out,
         "mixtures": {name: [asdict(rule) for rule in rules] for name, rules in config.mixtures.items()},
     }
@@ -126,7 +127,8 @@ def write_mixtures(config: MixtureConfig) -> dict[str, list[dict]]:
     building = config.out / ".building"
     shutil.rmtree(building, ignore_errors=True)
     columns = ["identifier", "collection", "language", "creator"]
-    chosen = select_held_out(read_documents(config.corpus, columns=columns), config.held_out)
+    candidates = read_documents(config.corpus, columns=columns, dropped=Counter())  # reported below
+    chosen = select_held_out(candidates, config.held_out)
     with ExitStack() as stack:
         parts = {name: MixtureWriter(building / name, stack) for name in (HELD_OUT, *config.mixtures)}
         for document in tqdm(read_documents(config.corpus), desc="mixture", unit="document"):
@@ -138,7 +140,7 @@ def write_mixtures(config: MixtureConfig) -> dict[str, list[dict]]:
                 epochs = next((rule.epochs for rule in rules if rule.matches(document)), 1)
                 for _ in range(int(epochs) + (hash_fraction(document["identifier"]) < epochs % 1)):
                     parts[name].add(document, size)
-    sources = config.corpus / "sources.json"
+    sources = root / "sources.json"
     command = shlex.join(["python", *sys.orig_argv[1:]])
     content = {
         "fingerprint": fingerprint(settings),

@@ -28,7 +28,7 @@ from .common.config import InputError, parse, run_main
 from .common.files import fingerprint, read_json, sha256, write_json
 from .common.language import CODES
 from .common.processes import exit_with_parent
-from .data.documents import corpus_files, read_documents
+from .data.documents import corpus_files, corpus_root, note_casts, read_rows
 from .data.shard_files import (
     GROUP_COLUMNS,
     SPLITS,
@@ -42,7 +42,7 @@ from .data.shard_files import (
 )
 from .data.split import in_validation_split, register
 
-BATCH_DOCUMENTS = 256
+BATCH_DOCUMENTS, BATCH_BYTES = 256, 8_000_000  # maximum to tokenise at a time, but at least one document
 
 
 @dataclass
@@ -50,7 +50,7 @@ class ShardsConfig:
     """Corpus, tokenizer and output folder of token shards.
 
     Args:
-        corpus: Folder of Parquet files with Common Corpus columns.
+        corpus: Parquet file, or folder of Parquet files, with Common Corpus columns.
         tokenizer: Folder with tokenizer.json and tokenizer_config.json; vocabulary size at most 65,536.
         out: Folder for the shards and manifest.json.
         validation_share: Share of the documents held out for validation, selected by a hash.
@@ -121,9 +121,9 @@ def shard_file(source: Path, name: str, origin: dict, config: ShardsConfig, fact
                 writer(document).add(ids, document | {"register": register(document)})
 
         pending: list[dict] = []
-        for document in read_documents(source, columns=list(dict.fromkeys(columns))):
+        for document in read_rows(source, dict.fromkeys(columns)):
             pending.append(validate_document(document, source))
-            if len(pending) == BATCH_DOCUMENTS:
+            if len(pending) == BATCH_DOCUMENTS or sum(document["bytes"] for document in pending) >= BATCH_BYTES:
                 flush(pending)
                 pending = []
         if pending:
@@ -175,9 +175,9 @@ def build_shards(config: ShardsConfig) -> dict:
         InputError: If the corpus is empty or lacks a column, a document has no open licence, the tokenizer has no
             delimiters or is too large, or a split is empty.
     """
-    facts = tokenizer_facts(config.tokenizer)
+    facts, root = tokenizer_facts(config.tokenizer), corpus_root(config.corpus)
     sources = {path: config.validation_share for path in corpus_files(config.corpus)}
-    names = [str(path.relative_to(config.corpus).with_suffix("")).replace(os.sep, "-") for path in sources]
+    names = [str(path.relative_to(root).with_suffix("")).replace(os.sep, "-") for path in sources]
     if config.validation_corpus:
         sources = dict.fromkeys(sources, 0.0) | dict.fromkeys(corpus_files(config.validation_corpus), 1.0)
         names += [f"held_out-{path.stem}" for path in list(sources)[len(names) :]]
@@ -191,6 +191,7 @@ def build_shards(config: ShardsConfig) -> dict:
     records = {name: reusable(name, value, config.out) for name, value in origins.items()}
     todo = [(source, name) for source, name in zip(sources, names, strict=True) if records[name] is None]
     if todo:
+        note_casts(source for source, _ in todo)
         records |= shard_all(todo, origins, config, facts, workers=min(workers, len(todo)))
     shards = [shard for name in names for shard in records[name]["shards"]]
     for split in SPLITS:
@@ -211,7 +212,7 @@ def build_shards(config: ShardsConfig) -> dict:
         "corpus": {
             "files": [records[name]["origin"] for name in names],
             **{
-                kind: read_json(config.corpus / f"{kind}.json") if (config.corpus / f"{kind}.json").is_file() else None
+                kind: read_json(root / f"{kind}.json") if (root / f"{kind}.json").is_file() else None
                 for kind in ("sources", "curation")
             },
         },

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .common.config import InputError, parse, run_main
-from .common.files import write_json
+from .common.files import read_text, write_json
 from .tracing.search import THRESHOLDS, TraceIndex, build_report
 from .tracing.trace_index import build
 
@@ -48,18 +48,15 @@ class TraceConfig:
     block_megabytes: float = 128
 
 
-def read_text(path: Path) -> str:
-    """Read a text file.
+def read_query(path: Path) -> str:
+    """Read the text to search for.
 
     Raises:
         InputError: If it is missing, empty or not UTF-8.
     """
     if not path.is_file():
         raise InputError(f"--text {path} is not a file: pass a text file.")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"--text {path} is not UTF-8 ({error}): convert it.") from None
+    text = read_text(path)
     if not text:
         raise InputError(f"--text {path} is empty: pass a file that contains text.")
     return text
@@ -115,7 +112,7 @@ def main() -> None:
             f"{facts['bytes'] / 1e6:,.1f} MB of text; {len(facts['blocks'])} blocks, {size / 1e6:,.1f} MB in total"
         )
     if config.text is not None:
-        text, index = read_text(config.text), TraceIndex(config.index)
+        text, index = read_query(config.text), TraceIndex(config.index)
         smallest = min(config.min_tokens, *THRESHOLDS)
         spans = index.spans(text, min_tokens=smallest, max_documents=config.max_documents)
         result = build_report(index, text, spans)

@@ -533,7 +533,7 @@ def test_a_large_file_is_read_in_constant_memory(tmp_path):
     size = pq.ParquetFile(tmp_path / "out/en.parquet").metadata
     assert size.num_row_groups == 6  # 48 MB in row groups of 8 MB of text
     before = pa.total_allocated_bytes()
-    peak = max(pa.total_allocated_bytes() - before for _ in read_documents(tmp_path / "out", batch_size=16))
+    peak = max(pa.total_allocated_bytes() - before for _ in read_documents(tmp_path / "out"))
     assert peak < 30e6
 
 

@@ -59,6 +59,18 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def read_text(path: Path) -> str:
+    """Read a UTF-8 text file as it is, with its line ends; a byte order mark is skipped.
+
+    Raises:
+        InputError: If the file is not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}): convert it.") from None
+
+
 def write_json(path: Path, value) -> None:
     """Write a JSON file atomically."""
     with atomic(path) as temporary:

@@ -1,5 +1,6 @@
 """Identify the language of a text among eight, and drop paragraphs that are not in a document's language."""
 
+import re
 from functools import cache
 from typing import NamedTuple
 
@@ -17,6 +18,10 @@ LANGUAGES = {
     "pt": "Portuguese",
 }
 CODES = {name: code for code, name in LANGUAGES.items()}
+ISO_639_2 = {
+    **{"eng": "en", "fra": "fr", "fre": "fr", "spa": "es", "deu": "de", "ger": "de", "ita": "it"},
+    **{"nld": "nl", "dut": "nl", "lat": "la", "por": "pt"},
+}
 # Minimum letters to classify a paragraph, and minimum confidence to call it foreign: headings, formulas and names are
 # no evidence. Measured on help pages, where untranslated English paragraphs of 60 letters score above 0.99.
 JUDGED_LETTERS = 40
@@ -37,6 +42,22 @@ def _identifier() -> LanguageIdentifier:
 def identify(text: str) -> tuple[str, float]:
     """Return the ISO code of the most probable of eight languages, and its probability (about 4.5 MB/s per core)."""
     return _identifier().classify(text)
+
+
+def language_name(label: str) -> str:
+    """Return the English name of a label that is a name or code of one of the eight languages, else the label.
+
+    Accepts ISO 639-1 and 639-2/3 codes, with region or script (pt-BR, eng_Latn), and any case.
+    """
+    text = label.strip().lower()
+    code = re.fullmatch(r"([a-z]{2,3})(?:[-_][a-z0-9]+)*", text)
+    key = ISO_639_2.get(code[1], code[1]) if code else CODES.get(text.capitalize())
+    return LANGUAGES.get(key, label)
+
+
+def language_code(label: str) -> str:
+    """Return the ISO 639-1 code of a label that is a name or code of one of the eight languages, else the label."""
+    return CODES.get(language_name(label), label)
 
 
 def letters(text: str) -> int:

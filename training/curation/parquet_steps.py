@@ -18,12 +18,11 @@ from datatrove.pipeline.base import PipelineStep
 
 from ..common.config import InputError
 from ..common.files import atomic, write_json
-from ..data.documents import ROW_GROUP_BYTES, SCHEMA, stored_names
+from ..data.documents import ROW_GROUP_BYTES, SCHEMA, batches, open_parquet, read_rows, stored_names
 from .deduplication import digest, read_originals
 from .recipe import CurationConfig
 from .toxicity_axes import AXES
 
-BATCH_BYTES = 4_000_000  # text decoded at a time
 COUNTS = pa.map_(pa.string(), pa.int64())
 STRING, INT, FLOAT, BOOL = pa.string(), pa.int64(), pa.float64(), pa.bool_()
 CURATION = pa.struct(
@@ -54,73 +53,23 @@ SELECTED_SCHEMA = KEPT_SCHEMA.append(pa.field("digest", pa.binary()))  # between
 
 
 def rows(path: Path) -> Iterator[dict]:
-    """Yield the rows of a Parquet file, in batches whose size does not grow with the documents.
-
-    A string that is not valid UTF-8 is returned as bytes.
+    """Yield the rows of a Parquet file of a corpus or of the first half of the pipeline, as `read_rows` does.
 
     Raises:
         InputError: If a column is missing or the file is corrupt.
     """
-    try:
-        with _open(path) as file:
-            names = {stored: column for column, stored in stored_names(file.schema_arrow.names, path).items()}
-            names |= {extra: extra for extra in ("curation", "digest") if extra in file.schema_arrow.names}
-            for batch in _batches(file, list(names)):
-                for row in _decoded(batch):
-                    yield {names[stored]: value for stored, value in row.items()}
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(_corrupt(path, error)) from None
+    return read_rows(path, extra=("curation", "digest"))
 
 
 def find_corruption(path: Path) -> str | None:
     """Read a complete Parquet file; return what makes it unusable as a corpus file, or None."""
     try:
-        with _open(path) as file:
-            for _ in _batches(file, list(stored_names(file.schema_arrow.names, path).values())):
+        with open_parquet(path) as file:
+            for _ in batches(file, list(stored_names(file.schema_arrow.names, path).values())):
                 pass
-    except InputError as error:
+    except (InputError, OSError) as error:
         return str(error)
-    except (pa.ArrowException, OSError) as error:
-        return _corrupt(path, error)
     return None
-
-
-def _corrupt(path: Path, error: Exception) -> str:
-    message = " ".join(str(error).split())  # it has several lines
-    return f"{path} is not a valid Parquet file ({message}): download or build it again."
-
-
-def _open(path: Path) -> pq.ParquetFile:
-    # Without buffer_size, complete column chunks are loaded. Checksums are verified if the file has them.
-    return pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True)
-
-
-def _batches(file: pq.ParquetFile, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """Yield batches of about `BATCH_BYTES`."""
-    for i in range(file.num_row_groups):
-        group = file.metadata.row_group(i)
-        size = max(1, min(1024, BATCH_BYTES * group.num_rows // max(1, group.total_byte_size)))
-        yield from file.iter_batches(size, row_groups=[i], columns=columns, use_threads=False)
-
-
-def _decoded(batch: pa.RecordBatch) -> list[dict]:
-    try:
-        return batch.to_pylist()
-    except UnicodeDecodeError:
-        columns = {}
-        for name, column in zip(batch.schema.names, batch.columns, strict=True):
-            try:
-                columns[name] = column.to_pylist()
-            except UnicodeDecodeError:
-                columns[name] = [_text(value) for value in column.cast(pa.binary()).to_pylist()]
-        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-
-
-def _text(value: bytes | None) -> str | bytes | None:
-    try:
-        return value.decode() if value is not None else None
-    except UnicodeDecodeError:
-        return value
 
 
 def _documents(step: PipelineStep, path: Path, convert: Callable[[dict, int], Document]) -> Iterator[Document]:

@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster
 
 from ..common.config import InputError
 from ..common.files import fingerprint, read_json, write_json
-from ..data.documents import checked_languages, corpus_files
+from ..data.documents import checked_languages, corpus_files, note_casts
 from . import executors
 from .deduplication import CONFIG as MINHASH
 from .deduplication import DuplicateOriginals, MinhashSignature
@@ -78,6 +79,9 @@ def curate(config: CurationConfig) -> dict | None:
         if all((config.out / name).is_file() for name in content["kept_files"]):
             return content
     resume_or_clear(config.work, stamp, result.is_file())
+    for path in paths:
+        with suppress(InputError, OSError):  # the file is dropped, or stops the run, when it is read
+            note_casts([path])
     publish = PublishStep(config, settings=settings, fingerprint=key)
     give_up = partial(drop_killer, config, files) if config.on_error == "drop" else None
     if not executors.run(stages(config, files, publish), config, give_up=give_up):

@@ -3,9 +3,10 @@
 import shlex
 import sys
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import date
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from shutil import rmtree
 from typing import Literal
 
@@ -14,9 +15,9 @@ from tqdm import tqdm
 
 from ..common.config import InputError
 from ..common.files import fingerprint, read_json, sha256, sync_folder, write_json
-from ..common.language import LANGUAGES
+from ..common.language import CODES, LANGUAGES
 from . import packages as registry
-from .documents import TEXT_COLUMNS, DocumentWriter, checked_languages, corpus_files, read_documents, stored_names
+from .documents import TEXT_COLUMNS, DocumentWriter, checked_languages, corpus_files, read_rows, unusable
 from .licences import decide, decide_document
 
 BUILDING = ".building"
@@ -60,6 +61,7 @@ class CorpusWriter:
         self.full: set[str] = set()
         self.counts: dict[str, Counter] = {}  # per source
         self.dropped: Counter = Counter()
+        self.other_labels: Counter = Counter()  # of rows in other languages
         self._documents = DocumentWriter(folder)
         total = None if megabytes is None else int(self.cap) * len(languages)
         self.progress = tqdm(desc="text", total=total, unit="B", unit_scale=True, file=sys.stderr)
@@ -75,6 +77,20 @@ class CorpusWriter:
     def is_full(self) -> bool:
         """True if every language has reached the maximum size."""
         return len(self.full) == len(self.bytes)
+
+    def add_rows(self, source: str, rows: Iterable[dict]) -> None:
+        """Write the rows of a Parquet file in the requested languages, until every language is full."""
+        for row in rows:
+            language = CODES.get(row["language"])
+            if reason := unusable(row):
+                self.dropped[reason] += 1
+            elif language in self.bytes:
+                self.add(source, language, row)
+            else:
+                self.dropped["other language"] += 1
+                self.other_labels[row["language"] or "none"] += 1
+            if self.is_full:
+                break
 
     def add(self, source: str, language: str, row: dict) -> int:
         """Write a document if it has text, an open licence and a language with space left; return its bytes."""
@@ -150,7 +166,7 @@ def build_corpus(config: CorpusConfig, out: Path) -> dict:
 
         empty = [language for language in languages if not writer.bytes[language]]
         if empty:
-            raise InputError(_no_text(empty, languages, sources.get("skipped", []), config))
+            raise InputError(_no_text(empty, languages, sources.get("skipped", []), config, writer))
         files = {language: building / f"{language}.parquet" for language in languages}
         content = {
             "fingerprint": fingerprint(settings),
@@ -205,12 +221,17 @@ def _is_complete(out: Path, known: dict) -> bool:
     return all(file.is_file() and file.stat().st_size == size for file, size in files)
 
 
-def _no_text(empty: list[str], languages: list[str], skipped: list[dict], config: CorpusConfig) -> str:
+def _no_text(
+    empty: list[str], languages: list[str], skipped: list[dict], config: CorpusConfig, writer: CorpusWriter
+) -> str:
     names = ", ".join(LANGUAGES[language] for language in empty)
     rest = ",".join(language for language in languages if language not in empty)
     skip = f"skip it with --languages '[{rest}]'" if rest else "use another --source"
     if config.source != "registry":
-        return f"No text in {names} in the source: add some, or {skip}."
+        labels = ", ".join(f"{label!r} {count:,}" for label, count in writer.other_labels.most_common(5))
+        dropped = ", ".join(f"{reason} {count:,}" for reason, count in sorted(writer.dropped.items()))
+        notes = f" (dropped: {dropped})" * bool(dropped) + f" (labelled {labels})" * bool(labels)
+        return f"No text in {names} in the source{notes}: add some, or {skip}."
     packages = [entry["name"] for entry in skipped if set(entry["languages"]) & set(empty)]
     return (
         f"No text in {names}: {', '.join(packages) or 'every package'} is unavailable. Make pip, apt-get and dpkg-deb "
@@ -228,16 +249,9 @@ def _registry(config: CorpusConfig, languages: list[str], writer: CorpusWriter) 
 
 def _parquet(config: CorpusConfig, languages: list[str], writer: CorpusWriter) -> dict:
     """Write text from local Parquet files."""
-    codes = {LANGUAGES[language]: language for language in languages}
     sources = []
     for file in corpus_files(config.path):
-        for row in read_documents(file):
-            if row["language"] in codes:
-                writer.add(str(file), codes[row["language"]], row)
-            else:
-                writer.dropped["other language"] += 1
-            if writer.is_full:
-                break
+        writer.add_rows(str(file), read_rows(file))
         dated = {"version": None, "sha256": sha256(file), "retrieved": date.today().isoformat()}
         sources.append({"name": file.name, "path": str(file), **dated, **writer.account(str(file))})
         if writer.is_full:
@@ -247,28 +261,36 @@ def _parquet(config: CorpusConfig, languages: list[str], writer: CorpusWriter) -
 
 def _common_corpus(config: CorpusConfig, languages: list[str], writer: CorpusWriter) -> dict:
     """Stream text from the Hub until every language has its megabytes."""
-    from datasets import load_dataset  # lazy import: takes seconds
-    from huggingface_hub import HfApi
-
-    codes = {LANGUAGES[language]: language for language in languages}
-    commit = None
-    if not Path(config.dataset).is_dir():
-        try:
-            commit = HfApi().dataset_info(config.dataset, revision=config.revision).sha
-        except Exception as error:  # the HTTP library's errors share no base, and its name differs between versions
-            raise InputError(
-                f"{config.dataset} at {config.revision} is unavailable on the Hub ({str(error).splitlines()[0]}): "
-                "set --dataset to a local folder, or use --source registry."
-            ) from None
-    stored = None
-    for raw in load_dataset(config.dataset, revision=commit, split="train", streaming=True):
-        stored = stored or stored_names(raw, config.dataset)
-        row = {column: raw[name] for column, name in stored.items()}
-        if row["language"] in codes:
-            writer.add(config.dataset, codes[row["language"]], row)
-        else:
-            writer.dropped["other language"] += 1
+    folder, commit = Path(config.dataset), None
+    if folder.is_dir():
+        parts = map(read_rows, corpus_files(folder))
+    else:
+        commit, parts = _hub_files(config)
+    for rows in parts:
+        writer.add_rows(config.dataset, rows)
         if writer.is_full:
             break
     dated = {"version": commit, "retrieved": date.today().isoformat()}
     return {"sources": [{"name": config.dataset, **dated, **writer.account(config.dataset)}]}
+
+
+def _hub_files(config: CorpusConfig) -> tuple[str, Iterator[Iterator[dict]]]:
+    """Return the commit of a data set on the Hub, and the rows of each of its Parquet files, which are streamed."""
+    from datasets import load_dataset_builder  # lazy import: takes seconds
+    from huggingface_hub import HfApi, HfFileSystem
+
+    try:
+        commit = HfApi().dataset_info(config.dataset, revision=config.revision).sha
+        files = load_dataset_builder(config.dataset, revision=commit).config.data_files["train"]
+    except Exception as error:  # the HTTP library's errors share no base, and its name differs between versions
+        raise InputError(
+            f"{config.dataset} at {config.revision} is unavailable on the Hub ({str(error).splitlines()[0]}): "
+            "set --dataset to a local folder, or use --source registry."
+        ) from None
+
+    def parts() -> Iterator[Iterator[dict]]:
+        for file in files:
+            with HfFileSystem().open(file) as source:
+                yield read_rows(PurePosixPath(file), source=source)
+
+    return commit, parts()

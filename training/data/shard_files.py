@@ -20,6 +20,7 @@ from tokenizers.models import BPE
 
 from ..common.config import InputError
 from ..common.files import atomic, read_json, sha256
+from .documents import invalid
 from .licences import decide
 
 TOKEN = np.dtype("<u2")
@@ -208,13 +209,16 @@ def validate_document(document: dict, source: Path) -> dict:
     """Return a document with its number of `bytes`, if it has text, language, identifier and an open licence.
 
     Raises:
-        InputError: If one of them is missing. Text without an open licence never enters a shard.
+        InputError: If one of them is missing, or the text is not UTF-8 or too large. Text without an open licence
+            never enters a shard.
     """
     document = document | {"collection": document["collection"] or ""}
     name = f"{source} has a document ({document['identifier'] or 'unnamed'})"
     fix = "build the corpus with training.corpus, which drops such documents."
     if missing := [column for column in ("identifier", "language", "text") if not document[column]]:
         raise InputError(f"{name} without {' or '.join(missing)}: {fix}")
+    if reason := invalid(document):
+        raise InputError(f"{name} that cannot be used ({reason}): {fix}")
     origin = {column: document[column] for column in ("collection", "identifier")}
     if (licence := decide(document["license"], **origin)).refused:
         raise InputError(f"{name} whose license {licence.label!r} is not open ({licence.rule}): {fix}")

@@ -9,7 +9,7 @@ import yaml
 from tokenizers import Tokenizer
 
 from ..common.config import InputError
-from ..common.files import fingerprint, sha256
+from ..common.files import fingerprint, read_text, sha256
 from ..common.language import CODES, LANGUAGES, identify
 from ..data.documents import checked_languages, read_documents
 from ..data.loader import ShardDataset
@@ -130,10 +130,7 @@ def _text_files(path: Path) -> Iterator[Text]:
     if not files:
         raise InputError(f"{path} contains neither .parquet nor .txt files: pass a folder that does.")
     for file in files:
-        try:
-            text = file.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{file} is not UTF-8 ({error.reason} at byte {error.start}): convert it.") from None
+        text = read_text(file)
         if not text.strip():
             raise InputError(f"{file} is empty: remove it, or put text into it.")
         languages = [name for name in (file.stem, file.parent.name) if name in LANGUAGES]

@@ -8,14 +8,13 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedTokenizerBase
 
 from ..common.config import InputError
 from ..common.files import sha256
 from ..common.language import LANGUAGES
-from ..data.documents import corpus_files, stored_names
+from ..data.documents import corpus_files, open_parquet, read_rows_at
 from ..data.loader import ShardDataset, feistel_permutation
 from ..data.shard_files import ShardReader, validate_document
 
@@ -183,23 +182,21 @@ def _from_parquet(path: Path, tokenizer: PreTrainedTokenizerBase, seed: int) -> 
     """Yield token ids, checked document and source of the documents of Parquet files."""
     groups = []
     for file in corpus_files(path):
-        with pq.ParquetFile(file) as parquet:
+        with open_parquet(file) as parquet:
             groups += [(file, i, parquet.metadata.row_group(i).num_rows) for i in range(parquet.num_row_groups)]
     starts = np.cumsum([0, *(rows for *_, rows in groups)])
     places = _draw(int(starts[-1]), seed)
     while numbers := list(islice(places, 512)):  # together, so that a row group is read once for all of them
         group_numbers, documents = np.searchsorted(starts, numbers, side="right") - 1, {}
         for group in np.unique(group_numbers):
-            file, i, _ = groups[group]
-            with pq.ParquetFile(file) as parquet:
-                names = stored_names(parquet.schema_arrow.names, file)
-                table = parquet.read_row_group(i, columns=[names[column] for column in COLUMNS])
-            for number in np.asarray(numbers)[group_numbers == group].tolist():
-                row = table.slice(number - int(starts[group]), 1).to_pylist()[0]
-                documents[number] = file, {column: row[names[column]] for column in COLUMNS}
+            (file, i, _), start = groups[group], int(starts[group])
+            chosen = {number - start for number in np.asarray(numbers)[group_numbers == group].tolist()}
+            rows = read_rows_at(file, i, chosen, list(COLUMNS))
+            documents |= {start + number: (file, row) for number, row in rows.items()}
         for file, document in (documents[number] for number in numbers):
+            document = validate_document(document, file)
             ids = tokenizer(document["text"], add_special_tokens=False, split_special_tokens=True).input_ids
-            yield [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id], validate_document(document, file), file.name
+            yield [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id], document, file.name
 
 
 def length_grouped_order(lengths: list[int], *, batch: int, steps: int, seed: int, shuffle: bool = True) -> list[int]:

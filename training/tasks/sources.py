@@ -9,10 +9,13 @@ import pyarrow.parquet as pq
 
 from ..common.config import InputError
 from ..common.files import atomic
+from ..common.language import language_code
 from ..data.corpus_builder import CorpusConfig, build_corpus
+from ..data.documents import as_text, batches, open_parquet, read_rows
 from ..data.packages import DownloadedPackage, Package, default_cache, fetch_all
 from ..data.split import hash_fraction
 
+METADATA = ("id", "language", "source", "license")  # columns of user-provided rows that are cast to text
 MEGABYTES = 2.0  # per language, of the default corpus: more than a short fine-tuning run reads
 
 
@@ -43,6 +46,8 @@ def cached_rows(name: str, build_rows: Callable[[], list[dict]], schema: pa.Sche
 def read_user_files(path: Path, expected: str) -> Iterator[tuple[Path, int, object]]:
     """Yield (file, index in it, unchecked row) of a Parquet or JSON Lines file, or of all such files in a folder.
 
+    Only the columns in `METADATA` are cast to text, and a language gets its ISO code.
+
     Args:
         expected: What the error message asks for if there is no file.
 
@@ -53,18 +58,48 @@ def read_user_files(path: Path, expected: str) -> Iterator[tuple[Path, int, obje
     if not files:
         raise InputError(f"{path} contains no .parquet or .jsonl file: provide {expected}.")
     for file in files:
-        try:
-            if file.suffix == ".parquet":
-                rows = pq.read_table(file).to_pylist()
-            else:  # not splitlines(), which also splits at characters that JSON strings may contain, such as U+2028
-                rows = [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
-        except (pa.ArrowException, ValueError) as error:
-            raise InputError(f"{file} is not Parquet or JSON Lines ({error}): convert it to one of them.") from None
-        yield from ((file, i, row) for i, row in enumerate(rows))
+        rows = _parquet_rows(file) if file.suffix == ".parquet" else _json_rows(file)
+        for i, row in enumerate(rows):
+            if isinstance(row, dict):
+                row |= {name: as_text(row[name], name) for name in METADATA if name in row}
+                if row.get("language"):
+                    row["language"] = language_code(row["language"])
+            yield file, i, row
+
+
+def _parquet_rows(file: Path) -> Iterator[dict]:
+    with open_parquet(file) as parquet:
+        for batch in batches(parquet):
+            try:
+                yield from batch.to_pylist()
+            except UnicodeDecodeError as error:
+                raise InputError(f"{file} has text that is not UTF-8 ({error}): convert it.") from None
+
+
+def _json_rows(file: Path) -> Iterator[object]:
+    """Yield the rows of a JSON Lines file. Lines end at line feeds alone; a byte order mark is skipped."""
+    with open(file, "rb") as lines:
+        for number, line in enumerate(lines, 1):
+            place = f"line {number} of {file}"
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                if text.strip():
+                    row = json.loads(text)
+                    json.dumps(row, ensure_ascii=False).encode()
+                    yield row
+            except RecursionError:
+                raise InputError(f"{place} is JSON nested too deeply: remove it.") from None
+            except UnicodeEncodeError:
+                raise InputError(
+                    f"{place} has half of a surrogate pair (\\ud800 to \\udfff), from text cut inside of a character: "
+                    "remove it."
+                ) from None
+            except ValueError as error:
+                raise InputError(f"{place} is not JSON ({error}): provide JSON Lines or Parquet.") from None
 
 
 def read_columns(file: Path, columns: list[str], expected: str) -> list[dict]:
-    """Read some columns of a Parquet file as rows.
+    """Read some columns of a Parquet file as rows of text; a language gets its ISO code.
 
     Args:
         expected: The sentence on required columns that ends the error message.
@@ -72,13 +107,11 @@ def read_columns(file: Path, columns: list[str], expected: str) -> list[dict]:
     Raises:
         InputError: If the file is damaged or lacks a column.
     """
-    try:
-        table = pq.read_table(file)
-    except pa.ArrowException as error:
-        raise InputError(f"{file} is not a valid Parquet file ({error}): download or build it again.") from None
-    if missing := [name for name in columns if name not in table.column_names]:
-        raise InputError(f"{file} lacks the column{'s' * (len(missing) > 1)} {', '.join(missing)}: {expected}")
-    return table.select(columns).to_pylist()
+    rows = list(read_rows(file, columns, required=(), expected=expected))
+    bad = [i for i, row in enumerate(rows) if any(isinstance(value, bytes) for value in row.values())]
+    if bad:
+        raise InputError(f"{file} has text that is not UTF-8 in row {bad[0]}: convert it.")
+    return [row | ({"language": language_code(row["language"])} if row.get("language") else {}) for row in rows]
 
 
 def order_by_hash(rows: Iterable[dict], seed: int) -> list[dict]:

@@ -81,7 +81,8 @@ def over_windows(text: str, size: int, overlap: int, change: Callable[[list[str]
     """Apply `change` to a text window by window; whitespace around a window is not passed to it, and is preserved."""
     windows = overlapping_windows(text, size, overlap)
     parts = [split_spaces(text[start:end]) for start, end in windows]
-    changed = iter(change([content for _, content, _ in parts if content]))
+    contents = [content for _, content, _ in parts if content]
+    changed = iter(change(contents) if contents else ())  # a blank page stays as it is
     outputs = [before + (next(changed) if content else "") + after for before, content, after in parts]
     return join(text, windows, outputs)
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import regex
 from tqdm import tqdm
 
-from ..data.documents import corpus_files, read_documents
+from ..data.documents import corpus_files, note_casts, read_documents
 from ..data.ocr_noise import simulate_page
 from ..data.split import Register, in_tokenizer_evaluation, register
 
@@ -84,6 +84,7 @@ def count_pieces(
     with ExitStack() as stack:
         parts = map(work, largest_first)
         if sum(path.stat().st_size for path in paths) > PARALLEL_BYTES:
+            note_casts(paths)
             spawn = multiprocessing.get_context("spawn")
             pool = stack.enter_context(ProcessPoolExecutor(min(len(paths), os.cpu_count() or 1), mp_context=spawn))
             parts = pool.map(work, largest_first)

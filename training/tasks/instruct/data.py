@@ -109,9 +109,13 @@ def _validate(row: object, place: str) -> dict:
     if not isinstance(row, dict) or not row.get("messages"):
         columns = ", ".join(row) if isinstance(row, dict) else "none"
         raise InputError(f"{place} has no messages (columns: {columns}): name the column of the turns messages.")
+    if not isinstance(row["messages"], list):
+        raise InputError(f"{place} has messages of type {type(row['messages']).__name__}: provide a list of turns.")
     for turn in row["messages"]:
         if not isinstance(turn, dict) or turn.get("role") not in ROLES or not isinstance(turn.get("content"), str):
-            raise InputError(f"{place} has a turn {turn!r}: turns have role ({', '.join(ROLES)}) and content, a text.")
+            raise InputError(
+                f"{place} has a turn {repr(turn)[:80]}: turns have role ({', '.join(ROLES)}) and content, a text."
+            )
     roles = [turn["role"] for turn in row["messages"]]
     if "user" not in roles or roles[-1] != "assistant":
         raise InputError(

@@ -15,12 +15,11 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import bm25s
-import pyarrow.parquet as pq
 import yaml
 
 from ...common.config import InputError
 from ...common.language import LANGUAGES
-from ...data.documents import checked_languages, corpus_files
+from ...data.documents import checked_languages, corpus_files, open_parquet
 from ...data.split import held_out_groups
 from ..copy_task import random_word_rows
 from .format import Citation, Format, Response
@@ -107,7 +106,8 @@ def _has_questions(path: Path | None) -> bool:
         return False
     if path.suffix == ".jsonl" or any(path.rglob("*.jsonl")):
         return True
-    return "query" in pq.read_schema(corpus_files(path)[0]).names
+    with open_parquet(corpus_files(path)[0]) as parquet:
+        return "query" in parquet.schema_arrow.names
 
 
 def _user_rows(data: RagData, languages: list[str]) -> tuple[list[dict], list[dict], list[dict]]:

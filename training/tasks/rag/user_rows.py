@@ -44,10 +44,13 @@ def _user_row(raw: object, place: str, rag_format: Format) -> dict:
     for column in USER_COLUMNS:
         if not isinstance(raw, dict) or not raw.get(column):
             raise InputError(f"{place} has no {column}: each row needs {', '.join(USER_COLUMNS)}.")
+        if not isinstance(raw[column], list if column == "sources" else str):
+            kind = "list of sources" if column == "sources" else "text"
+            raise InputError(f"{place} has a {column} of type {type(raw[column]).__name__}: provide a {kind}.")
     listed = [
         source if isinstance(source, dict) else {"id": n, "text": source} for n, source in enumerate(raw["sources"], 1)
     ]
-    if not all(source.get("id") and source.get("text") for source in listed):
+    if not all(source.get("id") and source.get("text") and isinstance(source["text"], str) for source in listed):
         raise InputError(f'{place} has a source without id or text: use texts, or {{"id": ..., "text": ...}}.')
     sources = {str(source["id"]): source["text"] for source in listed}
     response = parse_answer(raw["answer"])
