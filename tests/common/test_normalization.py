@@ -24,11 +24,16 @@ TEXTS = st.lists(PIECES, max_size=40).map("".join)
         ("\ufb01n \ufb03 \u017f\u0133", "fin ffi sij"),
         ("\uff21\uff20\uff42 \U0001d400\U0001d41a", "A@b Aa"),
         ("one\u2028two\x85three\u2029four", "one\ntwo\nthree\n\nfour"),
-        ("wo\u00adrds di\u00ad\nvided \u00ad\u200b\r\n", "words di\u00ad\nvided \u00ad\r\n"),
+        ("wo\u00adrds di\u00ad\nvided, di\u00ad\u200b\u00a0\r\n  vided\u00ad\n\n1", "words divided, divided\n\n1"),
     ],
 )
 def test_characters_that_look_alike_become_one(text, view):
     assert normalize(text).text == view
+
+
+def test_soft_hyphens_at_line_ends_are_kept_with_the_lines():
+    text = "wo\u00adrds di\u00ad\nvided \u00ad\u200b\r\n"
+    assert normalize(text, keep_lines=True).text == "words di\u00ad\nvided \u00ad\r\n"
 
 
 @pytest.mark.parametrize(
@@ -45,22 +50,23 @@ def test_an_ordinary_text_is_its_own_view(text):
     assert all(view.span(i, i + 1) == slice(i, i + 1) for i in range(len(text)))
 
 
-@given(TEXTS)
-def test_every_character_of_the_view_has_its_own_part_of_the_original_in_order(text):
-    view = normalize(text)
+@given(TEXTS, st.booleans())
+def test_every_character_of_the_view_has_its_own_part_of_the_original_in_order(text, keep_lines):
+    view = normalize(text, keep_lines=keep_lines)
     spans = [view.span(i, i + 1) for i in range(len(view.text))]
     assert all(0 <= span.start < span.stop <= len(text) for span in spans)
     assert all(a == b or a.stop <= b.start for a, b in zip(spans, spans[1:], strict=False))
     covered = {i for span in spans for i in range(span.start, span.stop)}
-    assert all(text[i] in "\u00ad\u200b\ufeff" for i in set(range(len(text))) - covered)
+    hidden = "\u00ad\u200b\ufeff" if keep_lines else "\u00ad\u200b\ufeff \r\n\u00a0\u2009\u2028"
+    assert all(text[i] in hidden for i in set(range(len(text))) - covered)
 
 
 @given(TEXTS, st.data())
 def test_the_part_of_the_original_has_the_part_of_the_view_as_its_view(text, data):
-    view = normalize(text)
+    view = normalize(text, keep_lines=True)
     start = data.draw(st.integers(0, len(view.text)))
     end = data.draw(st.integers(start, len(view.text)))
-    part = normalize(text[view.span(start, end)]).text
+    part = normalize(text[view.span(start, end)], keep_lines=True).text
     assert view.text[start:end].replace("\u00ad", "") in part.replace("\u00ad", "")
     assert (view.start(0) == 0 or not view.text or text[0] in "\u00ad\u200b\ufeff") and view.end(0) == 0
     assert view.start(len(view.text)) == len(text)

@@ -24,6 +24,7 @@ PROSE = {
 }
 VARIANTS = {
     "soft hyphens": lambda text: re.sub(r"(\w{3})(?=\w{3})", "\\1\u00ad", text),
+    "soft hyphens at line ends": lambda text: re.sub(r"(\w{3})(?=\w{4})", "\\1\u00ad\n", text, count=3),
     "zero-width spaces": lambda text: "\ufeff" + re.sub(r"(\w{2})(?=\w)", "\\1\u200b", text),
     "word joiners": lambda text: text.replace("e", "\u2060e"),
     "no-break spaces": lambda text: text.replace(" ", "\u00a0"),

@@ -23,7 +23,9 @@ _RANGES = (range(0x80, 0x10000), range(0x1D400, 0x1D800), range(0x1FBF0, 0x1FBFA
 _MARKS = tuple(range(*bounds) for bounds in ((0x300, 0x370), (0x1AB0, 0x1B00), (0x1DC0, 0x1E00), (0x20D0, 0x2100)))
 MAX_MARKS = 8  # after a letter; Unicode's normalisation takes the square of their number
 _CLUSTER = re.compile(rf".[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff]{{0,{MAX_MARKS - 1}}}", re.DOTALL)
-_LINE_END = re.compile(r"(?:[^\S\r\n\f\x85\u2028\u2029]|[\u200b-\u200d\u2060\ufeff])*[\r\n\f\x85\u2028\u2029]")
+_SPACE = r"(?:[^\S\r\n\f\x85\u2028\u2029]|[\u200b-\u200d\u2060\ufeff])*"
+_LINE_END = re.compile(rf"{_SPACE}[\r\n\f\x85\u2028\u2029]")
+_DIVIDED = re.compile(rf"\u00ad{_SPACE}(?:\r?\n|[\x85\u2028]){_SPACE}(?=\w)")
 
 
 class NormalizedText(NamedTuple):
@@ -90,11 +92,15 @@ def _table() -> tuple[dict[str, str], np.ndarray]:
     return table, different
 
 
-def normalize(text: str) -> NormalizedText:
+def normalize(text: str, *, keep_lines: bool = False) -> NormalizedText:
     """Return the normalised view of a text.
 
-    It has no invisible characters (category Cf), except soft hyphens at line ends; one kind of space, hyphen and line
-    end; ASCII digits; composed accents; plain letters for ligatures, the long s, and wide and mathematical letters.
+    It has no invisible characters (category Cf); one kind of space, hyphen and line end; ASCII digits; composed
+    accents; plain letters for ligatures, the long s, and wide and mathematical letters.
+
+    Args:
+        text: Any text.
+        keep_lines: Keep soft hyphens at line ends. By default, they and the line ends that divide words are removed.
     """
     if text.isascii():
         return NormalizedText(text, [], [])
@@ -106,7 +112,9 @@ def normalize(text: str) -> NormalizedText:
             continue
         end = _CLUSTER.match(text, start).end()
         if text[start:end] == "\u00ad":
-            replacement = "\u00ad" if _LINE_END.match(text, end) else ""
+            replacement = "\u00ad" if keep_lines and _LINE_END.match(text, end) else ""
+            if not keep_lines and (divided := _DIVIDED.match(text, start)):
+                end = divided.end()
         elif end - start == 1 and text[start] in table:
             replacement = table[text[start]]
         else:

@@ -2,7 +2,7 @@
 
 A signature has 15 buckets of 8 hashes. Fourteen are MinHash over normalised 5-word shingles: two texts share a bucket
 with probability `1 - (1 - s^8)^14` at Jaccard similarity s, which is 0.5 near s = 0.7. The fifteenth is the hash of
-the text, so that one clustering finds both kinds and keeps exactly one document of each cluster.
+the normalised text, so that one clustering finds both kinds and keeps exactly one document of each cluster.
 """
 
 import struct

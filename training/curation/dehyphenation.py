@@ -118,7 +118,7 @@ _VOWEL_ALONE = {"it", "la"}  # hyphenate after a single initial vowel: a-more
 
 def _joined(text: str, language: str | None, counts: Counter) -> str:
     """Join the words that a line end or page break divides."""
-    view = normalize(text)
+    view = normalize(text, keep_lines=True)
     hyphens = [hyphen for hyphen in HYPHENS if hyphen in view.text]
     if not any(hyphen + space in view.text for hyphen in hyphens for space in "\n\r \f\t"):
         return text

@@ -68,7 +68,7 @@ CHUNK = 4_000_000  # characters counted at a time
 ANCHOR_EVERY, ANCHORS, ANCHOR_CHARACTERS, ANCHOR_RATE, CLEAN_PERCENTILE = 20, 400, 2000, 0.1, 10
 
 # At a line end; the not sign is an OCR error for a hyphen there.
-HYPHENATION = re.compile(r"[-=\xad](?<=\w.)\s*\n\s*(?=\w)|\xac\s*")
+HYPHENATION = re.compile(r"[-=](?<=\w.)\s*\n\s*(?=\w)|\xac\s*")
 SPACE = ord(" ")
 # Letter-spaced words, whose letters are tokens. Their words are further apart, or their letters have thinner spaces.
 WIDE_SPACES = dict.fromkeys(map(ord, "\u2001\u2003\u3000"), "  ")
@@ -145,7 +145,7 @@ def without_table_numbers(text: str) -> tuple[str, int]:
                 words.append(cell)
         if leaders or numbers and len(numbers) + separators >= len(words):
             lines[i] = " ".join(words)
-            characters += sum(map(len, numbers))
+            characters += sum(len(number) for number in numbers if len(number) > 1)  # OCR reads specks as 1
     return "\n".join(lines), characters
 
 

@@ -7,6 +7,7 @@ before it, the numbers in its row and column, and the label of a version, shelfm
 
 import ipaddress
 import re
+from bisect import bisect
 from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import NamedTuple
@@ -293,18 +294,20 @@ def find(text: str, language: str, start: int, end: int, *, surroundings: bool =
         end: End of the span.
         surroundings: False skips the checks of what surrounds a value, to measure them.
     """
-    values: list[PiiMatch] = []
+    values: list[PiiMatch] = []  # in order
     for kind in kinds(language):
         for match in kind.recogniser.analyze(text[start:end], [kind.name]):
             value = PiiMatch(start + match.start, start + match.end, kind.name)
             before = context_before(text, value.start)
-            overlaps = any(value.start < other.end and other.start < value.end for other in values)
+            at = bisect(values, value)
+            neighbours = values[max(0, at - 1) : at + 1]
+            overlaps = any(value.start < other.end and other.start < value.end for other in neighbours)
             inside = text[value.start - 1 : value.start].isalnum() or text[value.end : value.end + 1].isalnum()
             if overlaps or inside or not is_personal(kind, text[value.start : value.end], before, language):
                 continue
             if not surroundings or surroundings_agree(kind, text, value, before, language):
-                values.append(value)
-    return sorted(values)
+                values.insert(at, value)
+    return values
 
 
 def context_before(text: str, start: int) -> str:

@@ -34,7 +34,7 @@ _VALUES = {"i": 1, "v": 5, "x": 10, "l": 50, "c": 100}
 
 def without_page_lines(text: str, counts: Counter, removed: list[str]) -> str:
     """Remove running heads and page numbers; of a head with several lines, one line per call."""
-    view = normalize(text)
+    view = normalize(text, keep_lines=True)
     by_breaks = text.count(FORM_FEED) >= MIN_PAGES - 1
     spans = _edges_of_pages(view.text) if by_breaks else _numbered_lines(view.text)
     # With the invisible characters around a line, which would otherwise remain alone on it.
