@@ -81,6 +81,56 @@ def test_capitals_line_ends_hyphenation_ligatures_and_long_s_are_not_errors():
     assert ocr.quality(old, "en").score == ocr.quality(plain, "en").score
 
 
+def letter_spaced(text: str, gap: str) -> str:
+    """Return a text with a space between letters, and a wider gap between words."""
+    return gap.join(("\u2009" if gap == " " else " ").join(word) for word in text.split())
+
+
+@pytest.mark.parametrize("gap", ["  ", "   ", "\u2003", " "])
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_letter_spaced_text_has_the_quality_of_its_words(language, gap):
+    text = CLEAN[language]
+    assert ocr.quality(letter_spaced(text, gap), language).score == pytest.approx(
+        ocr.quality(text, language).score, abs=0.03
+    )
+    emphasised = " ".join(" ".join(word) if len(word) > 6 else word for word in text.split())
+    assert ocr.quality(emphasised, language).score > ocr.THRESHOLD
+    page = simulate_ocr(text, 0.25, random.Random(language))
+    assert ocr.quality(letter_spaced(page, gap), language).score < ocr.THRESHOLD
+
+
+def table(form: str, language: str, rows: int = 30) -> str:
+    """Return a table of words and numbers."""
+    draw, cells = random.Random(f"{form} {language}"), [word for word in CLEAN[language].split() if word.isalpha()]
+    lines = []
+    for year in range(1840, 1840 + rows):
+        name, *numbers = draw.choice(cells), *(draw.randrange(10, 10_000) for _ in range(3))
+        lines.append(form.format(name=name, year=year, words=" ".join(draw.sample(cells, 4)), n=numbers))
+    return "\n".join(lines)
+
+
+FORMS = [
+    "| {name} | {n[0]:,} | {n[1]} % |",
+    "{name:<20}{n[0]:>10}{n[1]:>10}{n[2]:>10}",
+    "{year}\t{n[0]} s. {n[1]} d.\t{n[2]}",
+    "{name};{n[0]};{n[1]},5;{year}",
+    "{words} .............. {n[0]}",
+    "{year} {n[0]} {n[1]} {n[2]}",
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_clean_tables_are_kept_and_tables_with_ocr_errors_are_dropped(language, form):
+    text = table(form, language)
+    assert ocr.quality(text, language).score > ocr.THRESHOLD
+    assert ocr.quality(simulate_ocr(text, 0.3, random.Random(language)), language).score < ocr.THRESHOLD
+
+
+def test_rows_of_rules_are_not_a_table():
+    assert ocr.quality("| . - | ' ; l ! : i\n- . ~ ' | ! t , ;\n" * 20, "en").score < 0.5
+
+
 def test_non_letters_is_the_fraction_of_characters_that_are_not_letters():
     assert ocr.quality("ab 12 ., \n é!", "fr").non_letters == pytest.approx(5 / 8)
 

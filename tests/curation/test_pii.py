@@ -164,6 +164,78 @@ def test_numbers_of_books_laws_dates_and_versions_are_unchanged(language, text):
     assert pii.replace(text, language, seed=1) == (text, {})
 
 
+def test_years_in_succession_are_no_card_number():
+    for step in (1, 2, 5, 10, 25):
+        for first in range(1000, 2025 - 3 * step, 7):
+            years = " ".join(str(first + i * step) for i in range(4))
+            for text in (years, f"Carte : {years}", f"Harvests, {years};", years.replace(" ", "-")):
+                assert pii.replace(text, "fr", seed=1).text == text
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(100, 9999), min_size=4, max_size=6), min_size=1, max_size=6),
+    st.sampled_from([" ", "  ", "\t", " | ", "\u00a0", "\u2009"]),
+    st.sampled_from(["", "Wheat ", "| Rye | ", "1. "]),
+    st.sampled_from(list(LANGUAGES)),
+)
+def test_a_table_of_numbers_is_unchanged(rows, gap, label, language):
+    text = "\n".join(label + gap.join(map(str, row)) for row in rows)
+    assert pii.replace(text, language, seed=1) == (text, {})
+
+
+OF_OTHER_THINGS = [
+    ("en", "Firmware 192.168.110.220, version: 131.107.2.200, v. 120.110.12.3 and MyVersion('14.2.183.138')"),
+    ("en", "1.93.184.216.34 and 93.184.216.34.5 are sections; see 2.13.101.1 and 7.250.9.1"),
+    ("de", "Zolltarif 184.230.100.10, Zolltarifnummer 101.210.100.10, KN-Code 102.201.110.99"),
+    ("fr", "position tarifaire 101.210.100.10 du tarif ; tarif 101.210.100.10"),
+    ("en", "Shelfmark 020 7946 0018; Call number 020 7946 0018; MS 020 7946 0018"),
+    ("de", "Signatur: 030 12345678\nSign. 089 1234567\nKatalog-Nr. 0221 1234567"),
+    ("fr", "Cote : 01 42 68 53 00\nRes-Z 01 42 68 53 00\n8\xb0 01 42 68 53 00"),
+    ("it", "Segnatura 06 6982 1234. Collocazione: 06 6982 1234"),
+    ("nl", "Signatuur 020 624 1111; inv. 020-6241111"),
+    ("en", "212-736-5000  Chair, oak, 1702\n212-736-5001  Table, elm, 1703"),
+    ("fr", "04 12 24 37 45, 05 43 54 16 20\n06 14 27 34 49, 09 45 56 12 27"),
+    ("es", "12345678Z\n12345679A\n12345680B\n12345681C"),
+    ("en", "y = q@k.mT + a@b.to(device)\norigin = git@github.com:org/name.git\nreact@18.2.0"),
+    ("la", "ipsum 2.101.3.4, ipse 10.200.3.14; Map: 4539 4512 3456 7892 leagues"),
+]
+
+
+@pytest.mark.parametrize(("language", "text"), OF_OTHER_THINGS)
+def test_versions_tariff_codes_shelfmarks_and_expressions_are_unchanged(language, text):
+    assert pii.replace(text, language, seed=1) == (text, {})
+
+
+PERSONAL = [
+    ("fr", "Hugo, 12 rue B, 01 42 68 53 00\nMeier, 14 rue B, 01 42 68 53 01", {"PHONE_NUMBER": 2}),
+    ("fr", "| Nom | T\xe9l\xe9phone |\n| --- | --- |\n| Hugo, Jeanne | 01 42 68 53 00 |", {"PHONE_NUMBER": 1}),
+    ("en", "You can reach me at 020 7946 0018.", {"PHONE_NUMBER": 1}),
+    ("en", "Flat 12 +44 20 7946 0018", {"PHONE_NUMBER": 1}),
+    ("en", '93.184.216.34 - - [10/Oct/2000:13:55:36 -0700] "GET /"', {"IP_ADDRESS": 1}),
+    ("en", "2019-10-10 12:00:01 93.184.216.34:8080 closed", {"IP_ADDRESS": 1}),
+    ("en", "The server with version 2.4.52 is 93.184.216.34.", {"IP_ADDRESS": 1}),
+    ("de", "Tel. Nr. 030 12345678, Fax Nr. 030 12345679", {"PHONE_NUMBER": 2}),
+    ("en", "Jane Doe; 4111 1111 1111 1111; 04/27", {"CREDIT_CARD": 1}),
+    ("de", "Meine Versicherungsnummer 15070649C103", {"DE_SOCIAL_SECURITY": 1}),
+    ("en", "Mail Jane@Orange.Fr or JANE@ORANGE.FR (home)", {"EMAIL_ADDRESS": 2}),
+]
+
+
+@pytest.mark.parametrize(("language", "text", "counts"), PERSONAL)
+def test_values_are_replaced_in_lists_logs_tables_and_prose(language, text, counts):
+    assert pii.replace(text, language, seed=1).counts == counts
+
+
+def test_at_most_1_in_10000_tokens_of_clean_text_is_replaced():
+    rates = pii_samples.measure_clean_text(list(LANGUAGES), tokens=500, seed=9)
+    assert set(rates) == {"tables", "catalogues", "laws", "source code", "old print"}
+    tokens, unchecked, checked = (
+        sum(row[key] for row in rates.values()) for key in ("tokens", "unchecked", "checked")
+    )
+    assert tokens >= 20_000 and checked <= tokens / 10_000 and unchecked > 100 * max(1, checked)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.text(), st.sampled_from(IBANS), st.text(), st.sampled_from(list(LANGUAGES)))
 def test_only_values_change(before, value, after, language):

@@ -283,6 +283,8 @@ def test_repeated_words_of_a_hostile_sentence_are_detected():
     words = HOSTILE.split()
     for start in range(len(words) - RUN + 1):
         assert repeats(DOCUMENT, f"He wrote: {' '.join(words[start : start + RUN]).upper()}!", "en", SCORER)
+    hidden = " ".join(words[:RUN]).replace("e", "e\u200b").replace(" ", "\u00a0")
+    assert repeats(DOCUMENT, hidden, "en", SCORER)
     assert not repeats(DOCUMENT, " ".join(words[: RUN - 1]), "en", SCORER)
     assert not repeats(DOCUMENT, STORY, "en", SCORER)  # harmless sentences may be repeated
     assert repeats("You faggot. It rained.", "It rained, you faggot, he wrote.", "en", SCORER)

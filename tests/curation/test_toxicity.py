@@ -318,6 +318,12 @@ def test_celadon_scores_every_window_of_a_long_document(checkpoint):
     assert scorer.score([text], ["en"]) == [combine(by_window)]
 
 
+def test_celadon_reads_the_text_without_invisible_characters(checkpoint):
+    scorer, text = CeladonScorer(str(checkpoint)), "the quick brown fox, and a dog. " * 3
+    hidden = text.replace("qu", "q\u00adu\u200b").replace(" ", "\u00a0").replace("f", "\uff46")
+    assert scorer.score([hidden], ["en"]) == scorer.score([text], ["en"])
+
+
 def test_a_model_without_the_five_heads_is_an_error(checkpoint, tmp_path):
     scorer = CeladonScorer(str(checkpoint))
     scorer.model.deberta.save_pretrained(tmp_path)

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
+from .normalization import normalize
+
 # ISO 639-1 code -> the English name that Common Corpus uses; every table of this project has this order.
 LANGUAGES = {
     "en": "English",
@@ -41,7 +43,7 @@ def _identifier() -> LanguageIdentifier:
 
 def identify(text: str) -> tuple[str, float]:
     """Return the ISO code of the most probable of eight languages, and its probability (about 4.5 MB/s per core)."""
-    return _identifier().classify(text)
+    return _identifier().classify(normalize(text).text)
 
 
 def language_name(label: str) -> str:
@@ -62,7 +64,7 @@ def language_code(label: str) -> str:
 
 def letters(text: str) -> int:
     """Count the letters of a text."""
-    return sum(map(str.isalpha, text))
+    return sum(map(str.isalpha, normalize(text).text))
 
 
 def paragraphs_in(language: str, paragraphs: list[str]) -> list[str]:

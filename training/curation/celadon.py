@@ -10,6 +10,7 @@ from torch import nn
 from transformers import AutoTokenizer, DebertaV2Model, DebertaV2PreTrainedModel
 
 from ..common.config import InputError
+from ..common.normalization import normalize
 from .toxicity_axes import AXES, Scores, combine
 
 LEVELS = 4  # 0 to 3
@@ -68,7 +69,9 @@ class CeladonScorer:
     @torch.inference_mode()
     def score(self, texts: list[str], languages: list[str]) -> list[Scores]:
         """Return the scores of each text; `languages` is unused, because Celadon is multilingual."""
-        windows = [(document, ids) for document, text in enumerate(texts) for ids in self._windows(text)]
+        windows = [
+            (document, ids) for document, text in enumerate(texts) for ids in self._windows(normalize(text).text)
+        ]
         windows.sort(key=lambda window: len(window[1]))  # similar lengths in a batch need little padding
         scored: list[list[Scores]] = [[] for _ in texts]
         for start in range(0, len(windows), self.batch_size):

@@ -2,7 +2,7 @@
 
 A signature has 15 buckets of 8 hashes. Fourteen are MinHash over normalised 5-word shingles: two texts share a bucket
 with probability `1 - (1 - s^8)^14` at Jaccard similarity s, which is 0.5 near s = 0.7. The fifteenth is the hash of
-the text, so that one clustering finds both kinds and keeps exactly one document of each cluster.
+the normalised text, so that one clustering finds both kinds and keeps exactly one document of each cluster.
 """
 
 import struct
@@ -21,6 +21,7 @@ from datatrove.utils.hashing import HashConfig
 from datatrove.utils.word_tokenizers import WhitespaceTokenizer
 
 from ..common.files import atomic
+from ..common.normalization import normalize
 
 SHINGLE = 5  # words
 CONFIG = MinhashConfig(num_buckets=15, hashes_per_bucket=8, hash_config=HashConfig(precision=32))
@@ -52,7 +53,7 @@ def word_hashes(text: str) -> np.ndarray:
     A word is a sequence of letters and digits. Its hash is a polynomial of its letters, computed as the difference of
     two prefix sums, so that no Python object is created per word.
     """
-    hashes = []
+    text, hashes = normalize(text).text, []
     for start in range(0, len(text), PIECE):
         piece = np.frombuffer(text[start : start + PIECE].encode("utf-32-le", "surrogatepass"), np.uint32)
         letters = np.where(piece < len(FOLDED), FOLDED[np.minimum(piece, len(FOLDED) - 1)], piece).astype(np.uint64)
@@ -83,8 +84,8 @@ def signature(text: str) -> np.ndarray:
 
 
 def digest(text: str) -> bytes:
-    """Return a 32-byte hash of a text that ignores the amount of whitespace."""
-    return blake2b(" ".join(text.split()).encode("utf-8", "surrogatepass"), digest_size=32).digest()
+    """Return a 32-byte hash of the normalised view of a text, which ignores the amount of whitespace."""
+    return blake2b(" ".join(normalize(text).text.split()).encode("utf-8", "surrogatepass"), digest_size=32).digest()
 
 
 # datatrove ----------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ from collections import Counter
 from dataclasses import dataclass, fields
 from functools import cached_property
 
+from ..common.normalization import HYPHENS as OTHER_HYPHENS
+from ..common.normalization import normalize
 from .running_heads import FORM_FEED, without_page_lines
 
 PAGE_BREAK = "<|page_break|>"  # the tokenizer's (modeling_pleias.tokenization_pleias)
@@ -86,6 +88,7 @@ def _is_code(text: str) -> bool:
 SOFT = "\u00ad\u00ac"  # the soft hyphen, and the not sign that OCR outputs for it
 HYPHENS = "-" + SOFT + "\u2e17="  # the last two: the double hyphen of Fraktur, and its OCR error
 _DIVIDED = re.compile(rf"([{HYPHENS}])(?=[ \t\r\n\f])((?:[ \t\r\n]*\f[ \t\r\n]*)|(?:[ \t]*\r?\n[ \t]*))")
+_ANY_HYPHEN = HYPHENS + OTHER_HYPHENS
 _LETTERS = re.compile(r"[^\W\d_]+")
 _SPACE = re.compile(r"[ \t]*(?:\r?\n|[ \t\f])")
 _TOKEN = re.compile(r"\S*")
@@ -115,10 +118,11 @@ _VOWEL_ALONE = {"it", "la"}  # hyphenate after a single initial vowel: a-more
 
 def _joined(text: str, language: str | None, counts: Counter) -> str:
     """Join the words that a line end or page break divides."""
-    hyphens = [hyphen for hyphen in HYPHENS if hyphen in text]
-    if not any(hyphen + space in text for hyphen in hyphens for space in "\n\r \f\t"):
+    view = normalize(text, keep_lines=True)
+    hyphens = [hyphen for hyphen in HYPHENS if hyphen in view.text]
+    if not any(hyphen + space in view.text for hyphen in hyphens for space in "\n\r \f\t"):
         return text
-    words = _Words(text, language)
+    words = _Words(view.text, language)
     out, at, pending = [], 0, ""
 
     def emit(end: int) -> None:
@@ -129,25 +133,26 @@ def _joined(text: str, language: str | None, counts: Counter) -> str:
             separator = space[0]
             if FORM_FEED in pending:
                 separator = pending + (separator if FORM_FEED in separator else "")
-            elif "\n" not in separator and FORM_FEED not in separator and text[start - 1] not in HYPHENS:
+            elif "\n" not in separator and FORM_FEED not in separator and text[start - 1] not in _ANY_HYPHEN:
                 separator = pending
             out.append(text[at:start] + separator)
             at, pending = after, ""
         out.append(text[at:end])
         at = end
 
-    for match in _DIVIDED.finditer(text):
+    for match in _DIVIDED.finditer(view.text):
+        start = view.start(match.start())
         if (joint := words.joint(match)) is None:
             if pending:  # the joined word ends here, so this line end is its line end
-                emit(match.start())
+                emit(start)
                 pending = pending if FORM_FEED in pending else ""
             continue
-        emit(match.start())
-        out.append(joint)
+        emit(start)
+        out.append(joint and text[start])
         counts["compounds_joined" if joint else "hyphens_joined"] += 1
         gap = match[2]
         pending = gap if FORM_FEED in gap else pending if FORM_FEED in pending else "\r\n" if "\r" in gap else "\n"
-        at = match.end()
+        at = view.end(match.end())
     emit(len(text))
     return "".join([*out, pending if FORM_FEED in pending else ""])
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+from ..common.normalization import normalize
 from .toxicity_axes import AXES, Scores, combine, passages
 
 WORDS = Path(__file__).with_name("toxicity.yaml")
@@ -197,7 +198,7 @@ class _Sentence:
 
 def score_passage(text: str, language: str) -> Scores:
     """Return the scores of one passage: per axis, the maximum over its sentences."""
-    tokens = TOKEN.findall(text.lower())
+    tokens = TOKEN.findall(normalize(text).text.lower())
     triggers = lists(language)[1]
     hits = [i for i, token in enumerate(tokens) if token in triggers]
     graphic = len({tokens[i] for i in hits if triggers[tokens[i]] & GORE})

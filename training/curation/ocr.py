@@ -38,6 +38,7 @@ from safetensors.numpy import save_file
 from ..common.config import InputError, parse, run_main
 from ..common.files import atomic, fingerprint, sha256
 from ..common.language import LANGUAGES
+from ..common.normalization import normalize
 from ..data.documents import corpus_files
 from ..data.ocr_noise import simulate_ocr as simulate_ocr
 from ..data.split import register
@@ -66,8 +67,22 @@ CHUNK = 4_000_000  # characters counted at a time
 # errors, calibrate the conversion of surprisal to errors. The scale starts at the 10th percentile of clean texts.
 ANCHOR_EVERY, ANCHORS, ANCHOR_CHARACTERS, ANCHOR_RATE, CLEAN_PERCENTILE = 20, 400, 2000, 0.1, 10
 
-HYPHENATION = re.compile(r"[-=](?<=\w.)\s*\n\s*(?=\w)|\xac\s*")  # at a line end; the not sign is an OCR error for one
+# At a line end; the not sign is an OCR error for a hyphen there.
+HYPHENATION = re.compile(r"[-=](?<=\w.)\s*\n\s*(?=\w)|\xac\s*")
 SPACE = ord(" ")
+# Letter-spaced words, whose letters are tokens. Their words are further apart, or their letters have thinner spaces.
+WIDE_SPACES = dict.fromkeys(map(ord, "\u2001\u2003\u3000"), "  ")
+THIN_SPACED = re.compile(r"(?<!\w)[^\W\d_](?:[\u2006\u2008-\u200a\u202f][^\W\d_])+(?!\w)")
+LETTER_SPACED = re.compile(r"(?<!\S)[^\W\d_](?: [^\W\d_]){2,}(?: [^\w\s])?(?!\S)")
+SPACED_LINE = re.compile(r"^(?:[ \t]*\S(?!\S)){6,}[ \t]*$", re.MULTILINE)
+# Cells of a table: numbers with their units, and rules and leaders, which are not cells but separate them.
+CELL = re.compile(r"[^\s;|]+")
+UNITS = "st|nd|rd|th|er|re|[sd]|[ckm]?m|k?g"
+NUMBER = re.compile(
+    rf"[(+\-<~]?[$\xa3\u20ac]?\d+(?:[.,:/'\-]\d+)*(?:{UNITS})?[%\xb0.,)]{{0,2}}|[$\xa3\u20ac%]", re.IGNORECASE
+)
+RULE = re.compile(r"[-:=_.*+\u2013\u2014\u2026\xb7]+")
+LEADER = 3  # minimum characters of a rule that makes a line of words a line of a table, as in tables of contents
 
 
 def _folded() -> np.ndarray:
@@ -88,7 +103,7 @@ LETTER = np.array([chr(code).isalpha() for code in range(1 << 16)])
 class OcrQuality(NamedTuple):
     """OCR quality of a text."""
 
-    score: float  # estimated fraction of correct characters, 0 to 1; reduced if there are few letters
+    score: float  # estimated fraction of correct characters, 0 to 1; reduced if few letters are not in tables
     recognised: float  # fraction of segments of 24 characters recognised as the document's language
     non_letters: float  # fraction of non-space characters that are not letters
     surprise: float  # mean surprisal under the language's model, in bits per character
@@ -104,9 +119,39 @@ class CharacterModel(NamedTuple):
     slope: float  # increase of bits per character per fraction of wrong characters
 
 
+def without_letter_spacing(text: str) -> str:
+    """Return a normalised text in which letter-spaced words are joined; two spaces or more divide such words."""
+    text = normalize(THIN_SPACED.sub(lambda word: word[0][::2], text.translate(WIDE_SPACES))).text
+    if SPACED_LINE.search(text):
+        text = SPACED_LINE.sub(lambda line: re.sub(r"(?<=\S)[ \t](?=\S)", "", line[0]), text)
+    return LETTER_SPACED.sub(lambda word: word[0].replace(" ", ""), text)
+
+
+def without_table_numbers(text: str) -> tuple[str, int]:
+    """Return a text without the numbers and rules in its tables, and the number of characters of the numbers.
+
+    Numbers without an error say nothing about the words next to them. A number that OCR did not read remains.
+    """
+    lines, characters = text.split("\n"), 0
+    for i, line in enumerate(lines):
+        words, numbers, separators, leaders = [], [], line.count("|"), False
+        for cell in CELL.findall(line):
+            if NUMBER.fullmatch(cell):
+                numbers.append(cell)
+            elif RULE.fullmatch(cell):
+                separators += 1
+                leaders = leaders or len(cell) >= LEADER
+            else:
+                words.append(cell)
+        if leaders or numbers and len(numbers) + separators >= len(words):
+            lines[i] = " ".join(words)
+            characters += sum(len(number) for number in numbers if len(number) > 1)  # OCR reads specks as 1
+    return "\n".join(lines), characters
+
+
 def codes(text: str) -> np.ndarray:
     """Return the code points (uint16) of a text without line ends, capitals, ligatures, long s and kinds of quotes."""
-    text = f" {unicodedata.normalize('NFKC', HYPHENATION.sub('', text))} "
+    text = f" {unicodedata.normalize('NFKC', HYPHENATION.sub('', normalize(text).text))} "
     points = FOLDED[np.minimum(np.frombuffer(text.encode("utf-32-le", "replace"), np.uint32), len(FOLDED) - 1)]
     space = points == SPACE
     space[1:] &= space[:-1]  # whitespace after whitespace
@@ -194,9 +239,13 @@ def quality(text: str, language: str) -> OcrQuality:
         text: A document or a page. Below some hundred characters the estimate is imprecise.
         language: ISO code of one of the eight languages.
     """
-    points = codes(sample_text(text))
+    text = without_letter_spacing(sample_text(text))
+    points, (prose, numbers) = codes(text), without_table_numbers(text)
+    non_letters = 1 - share_of_letters(points)
+    if prose != text:
+        points = codes(prose)
     if len(points) < ORDER:
-        return OcrQuality(score=0.0, recognised=0.0, non_letters=1.0, surprise=255 / BITS)
+        return OcrQuality(float(numbers > 0), recognised=0.0, non_letters=non_letters, surprise=255 / BITS)
     by_language = models()
     head = points[: SEGMENT * MAX_SEGMENTS]
     starts = np.arange(0, max(1, len(head) - SEGMENT // 2), SEGMENT)
@@ -208,14 +257,19 @@ def quality(text: str, language: str) -> OcrQuality:
     )
     model = by_language[language]
     surprise = bits(model, points)
-    letters = float(LETTER[points].sum() / max(1, (points != SPACE).sum()))
     correct = min(1.0, max(0.0, 1 - (surprise - model.clean) / model.slope))
+    correct *= min(1.0, share_of_letters(points) / PROSE_LETTERS)
     return OcrQuality(
-        score=correct * min(1.0, letters / PROSE_LETTERS),
+        score=(correct * len(points) + numbers) / (len(points) + numbers),
         recognised=float((costs[list(by_language).index(language)] == costs.min(0)).mean()),
-        non_letters=1 - letters,
+        non_letters=non_letters,
         surprise=surprise,
     )
+
+
+def share_of_letters(points: np.ndarray) -> float:
+    """Return the fraction of non-space characters that are letters."""
+    return float(LETTER[points].sum() / max(1, (points != SPACE).sum()))
 
 
 # Training -----------------------------------------------------------------------------------------

@@ -15,19 +15,21 @@ from typing import NamedTuple
 from faker import Faker
 
 from ..common.language import LANGUAGES
+from ..common.normalization import NormalizedText, normalize
 
 logging.getLogger("presidio-analyzer").setLevel(logging.CRITICAL)  # before its import, which reports a device
 
 # Indications of a value: an at sign, seven digits with few other characters between them, and forms with fewer digits.
 CANDIDATE = re.compile(
     r"@|\d(?<!\d\d)(?:"  # at the first of consecutive digits
-    r"(?:[ .\-/()\xa0]{0,2}\d){6}"
+    r"(?:[ .\-/()]{0,2}\d){6}"
     r"|\d{0,2}(?:\.\d{1,3}){3}"  # IPv4 addresses
     r"|\d ?\d\d ?\d\d ?[A-D]\b"  # UK_NINO
     r"|\d[A-Z]\d\d[A-Z]\d{3})"  # IT_FISCAL_CODE
 )
 COLONS = re.compile(r":[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]{0,4}:")  # IPv6 addresses
 CONTEXT = 80  # characters that a value may extend beyond the match of CANDIDATE or COLONS
+FREE_FORM = ("EMAIL_ADDRESS", "IP_ADDRESS")  # replaced without the digits and separators of the value
 MAX_TRIES = 10_000  # for a valid value; the rarest form takes some hundreds
 
 LOCALES = {code: f"{code}_{code.upper()}" for code in LANGUAGES} | {"en": "en_US", "la": "it_IT"}
@@ -69,6 +71,11 @@ def candidate_spans(text: str) -> Iterator[tuple[int, int]]:
         yield start, end
 
 
+def searched_text(view: NormalizedText) -> str:
+    """Return the text in which values are detected, of the length of a normalised view."""
+    return view.text.replace("\u2013", "-")  # the dash of typesetters between numbers
+
+
 def replace(text: str, language: str, *, seed: str | int) -> Replacement:
     """Replace e-mail addresses, telephone numbers, IBANs, card numbers, IP addresses and national numbers.
 
@@ -77,7 +84,9 @@ def replace(text: str, language: str, *, seed: str | int) -> Replacement:
         language: ISO code of one of the eight languages; decides which countries' national numbers are detected.
         seed: Seed of the fictitious values, such as the document's identifier.
     """
-    spans = list(candidate_spans(text))
+    view = normalize(text)
+    source = searched_text(view)
+    spans = list(candidate_spans(source))
     if not spans:
         return Replacement(text, {})
     from .pii_recognizers import find, kinds  # lazy import: takes seconds
@@ -85,12 +94,13 @@ def replace(text: str, language: str, *, seed: str | int) -> Replacement:
     accepts = {kind.name: kind.accepts for kind in kinds(language)}
     parts, at, counts = [], 0, Counter()
     for start, end in spans:
-        for value in find(text, language, start, end):
-            parts += [
-                text[at : value.start],
-                fake_value(text[value.start : value.end], value.kind, language, seed, accepts[value.kind]),
-            ]
-            at = value.end
+        for value in find(source, language, start, end):
+            original, span = source[value.start : value.end], view.span(value.start, value.end)
+            other = fake_value(original, value.kind, language, seed, accepts[value.kind])
+            if original != text[span] and value.kind not in FREE_FORM:
+                other = apply_format(other, text[span])
+            parts += [text[at : span.start], other]
+            at = span.stop
             counts[value.kind] += 1
     return Replacement("".join([*parts, text[at:]]), dict(counts))
 
@@ -105,7 +115,7 @@ def fake_value(value: str, kind: str, language: str, seed: str | int, accepts: C
         seed: Seed of the document.
         accepts: Returns whether the recogniser of the value also accepts another one.
     """
-    bare = re.sub(r"[^\w+:.@]" if kind in ("EMAIL_ADDRESS", "IP_ADDRESS") else r"[^\w+]", "", value).lower()
+    bare = re.sub(r"[^\w+:.@]" if kind in FREE_FORM else r"[^\w+]", "", value).lower()
     locale, method = FAKER_METHODS.get(kind, (LOCALES[language], ""))
     fake = faker(locale)
     fake.seed_instance(f"{seed} {kind} {bare}")

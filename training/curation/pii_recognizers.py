@@ -1,13 +1,15 @@
 """Recognisers of personal data: Presidio's and additional national ones, adapted to books and laws.
 
-Presidio detects, validates and names the values; no language model is loaded. The words before a value decide whether
-it is personal data, because most strings of nine digits with a valid check digit are not a citizen's number.
+Presidio detects, validates and names the values; no language model is loaded. Its surroundings decide whether a value
+is personal data, because most strings of nine digits with a valid check digit are not a citizen's number: the words
+before it, the numbers in its row and column, and the label of a version, shelfmark or article.
 """
 
 import ipaddress
 import re
+from bisect import bisect
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import phonenumbers
@@ -44,13 +46,29 @@ REGIONS = {
 CONTEXT = 48  # characters before a value in which a word may identify it
 VALID, EXACT_GROUPING = 1, 3  # phonenumbers.Leniency: the number is valid; it also has the format of its country
 
-# Precedes numbers that are not personal data: books, papers, companies, articles of law, versions, decimals.
-PUBLIC = re.compile(
-    r"(?:\b(?:ISBN|ISSN|DOI|EAN|UPC|SIRE[NT]|ECLI|CELEX|arXiv|PMID|OCLC|KBO|BCE|KvK|CNPJ|RCS|HRB|art|arts|article"
-    r"|vol|pp?|v|ver|version\w*|versi\w+|vers[aã]o|release|build|Nr|No|RFC|UUID)\b|[§#°º])[\s.:=\-]*(?:\d{1,3}[\s,:]*)?$"
-    r"|\d[.,] ?$",
-    re.I,
+HEADER = 2000  # maximum characters from the header of a table to a value in it
+NEAR = 400  # characters around a value in which its row and column are read
+
+# Labels of numbers that are not personal data. Those in NUMBERED are overruled by an identifying word.
+LABELS = (
+    "ISBN ISSN DOI EAN UPC SIRE[NT] ECLI CELEX arXiv PMID OCLC KBO BCE KvK CNPJ RCS HRB RFC UUID OID CAS "
+    r"arts? articles? artikel\w* art[i\xed]culos? artigos? articol[io] sections? clauses? annex anlage vol pp? "
+    r"v ver \w*versi(?:on\w{0,2}|\xf3n|es?|\xf5es) vers[a\xe3]o release build firmware kernel driver rev revision "
+    r"tari\w+ zolltarif\w* heading HS CN KN EC (?:sub|tarif)?positi\w+ codes? patents? serial serien\w* lots? items? "
+    r"ref inv invent\w+ cat catal\w+ kat katalog\w* bestell-?n\w+ cod mss? shelf-?marks? pressmarks? call\snum\w+ "
+    r"signat\w+ sign? cotes? segnatur\w* collocazione cota plaatskenmerk"
 )
+_BEFORE_VALUE = r"[\s.:=#\-(\[\"']*(?:\d{1,4}[\s,:]*)?$"
+NUMBERED = re.compile(rf"(?:\b(?:Nr|No|n)\b|[#\xb0\xba]){_BEFORE_VALUE}|\d[.,] ?$", re.I)
+PUBLIC = re.compile(rf"(?:\b(?:{'|'.join(LABELS.split())})\b(?:[-. ]+(?:Nr|No|n)\b)?|\xa7){_BEFORE_VALUE}", re.I)
+# A person or place and a comma, as in lists of addresses: without a label, a number may be a telephone or card number
+# only there. On a line of numbers, or after the letters of a shelfmark, it is something else.
+ENTRY = re.compile(r"\b[A-Z\xc0-\xde][^\W\d_]+\b.*[,;:|(] ?$")
+ENTRY_END = re.compile(r"\s*(?:[,;.:)|\n]|$)")
+ROW = re.compile(r"\d[ \t]*[-./]?[ \t]*$"), re.compile(r"[ \t]*[-./]?[ \t]*\d")  # numbers before and after
+ROW_OF_CODES = re.compile(r"\d\.\d+[ \t]+$"), re.compile(r"[ \t]+\d+\.\d")
+CELLS = re.compile(r"(?<!\S)[(+\-]?\d[\d.,]*(?!\S)")
+YEAR = re.compile(r"1\d\d\d|20\d\d")
 DATE = re.compile(r"\d{1,2}([./-])\d{1,2}\1\d{2,4}|(?:1\d|20)\d\d([./-])\d{1,2}\2\d{1,2}")
 YEARS = re.compile(r"(?:1[0-9]|20)\d\d(?:\W{1,3}(?:1[0-9]|20)\d\d)+")
 
@@ -61,11 +79,14 @@ def words(patterns: str) -> re.Pattern:
 
 
 PHONE = words(
-    r"t[eé]l t[eé]l[eé][fp]\w* tlf phone fone? fax gsm mob\w* m[oó]vil cell? cellulare handy portable whatsapp sms "
-    r"call appel\w* (?:an)?rufen llam\w+ bel(?:len)? ligue ligar chiam\w+ telem[oó]vel conta[ck]t\w* kontakt\w*"
+    r"t[eé]l t[eé]l[eé][fp]\w* tlf phone fone? fax gsm mob mobil(?:e|nummer|telefon)? mobiel m[oó]vil cell? cellulare "
+    r"handy portable whatsapp sms call(?!\snum) appel\w* (?:an)?rufen llam\w+ bel(?:len)? ligue ligar chiam\w+ "
+    r"telem[oó]vel conta[ck]t\w* kontakt\w* reach joindre erreich\w* bereik\w* raggiung\w* "
+    r"number\sis num[eé]ro\sest n[uú]mero\s[eé]s? nummer\s(?:ist|is) numero\s[eè]"
 )
+CARD_ISSUERS = re.compile(r"4|5[1-5]|3(?:0[0-5]|[4-9])|6")  # first digits
 CARD = words(r"[ck]r[eé]dit\w* cards? carte carta cart[aã]o tarjeta karte kaart visa amex")
-ADDRESS = words(r"ip\w* hosts? hostname server\w* serveur servidor ping")
+ADDRESS = words(r"ip ipv[46] hosts? hostname server\w* serveur servidor ping")
 
 
 class PiiMatch(NamedTuple):
@@ -219,7 +240,7 @@ def kinds(language: str) -> tuple[PiiType, ...]:
     national = {
         "en": [
             PiiType(UsSsnRecognizer(patterns=[ssn]), never, words("social security ssns?")),
-            PiiType(UkNinoRecognizer(), capitals),
+            PiiType(UkNinoRecognizer(), capitals, words(r"national\sinsurance nino ni")),
             PiiType(NhsRecognizer(), never, words("nhs")),
         ],
         "fr": [checked("FR_SOCIAL_SECURITY", nir, french, always), belgian_number],
@@ -263,31 +284,108 @@ def national_form(value: str, language: str) -> bool:
     )
 
 
-def find(text: str, language: str, start: int, end: int) -> list[PiiMatch]:
+def find(text: str, language: str, start: int, end: int, *, surroundings: bool = True) -> list[PiiMatch]:
     """Return the personal data in text[start:end], in order and without overlaps.
 
     Args:
-        text: Text of a document; words before `start` may identify a value.
+        text: Normalised text of a document; what is around the span may identify a value.
         language: ISO code; decides which countries' national numbers are detected.
         start: Start of the span; a value that crosses it is not detected.
         end: End of the span.
+        surroundings: False skips the checks of what surrounds a value, to measure them.
     """
-    values: list[PiiMatch] = []
+    values: list[PiiMatch] = []  # in order
     for kind in kinds(language):
         for match in kind.recogniser.analyze(text[start:end], [kind.name]):
             value = PiiMatch(start + match.start, start + match.end, kind.name)
-            before = text[max(0, value.start - CONTEXT) : value.start].rpartition("\n\n")[2]
-            overlaps = any(value.start < other.end and other.start < value.end for other in values)
+            before = context_before(text, value.start)
+            at = bisect(values, value)
+            neighbours = values[max(0, at - 1) : at + 1]
+            overlaps = any(value.start < other.end and other.start < value.end for other in neighbours)
             inside = text[value.start - 1 : value.start].isalnum() or text[value.end : value.end + 1].isalnum()
-            if not overlaps and not inside and is_personal(kind, text[value.start : value.end], before, language):
-                values.append(value)
-    return sorted(values)
+            if overlaps or inside or not is_personal(kind, text[value.start : value.end], before, language):
+                continue
+            if not surroundings or surroundings_agree(kind, text, value, before, language):
+                values.insert(at, value)
+    return values
+
+
+def context_before(text: str, start: int) -> str:
+    """Return the characters of the same paragraph before a value; in a table, after its header."""
+    paragraph = text[max(0, start - HEADER) : start].rpartition("\n\n")[2]
+    header, _, rest = paragraph.partition("\n")
+    before = paragraph[-CONTEXT:]
+    return f"{header}\n{before}" if rest and re.search(r"[|;\t]", paragraph.rpartition("\n")[2]) else before
 
 
 def is_personal(kind: PiiType, value: str, before: str, language: str) -> bool:
     """Decide whether a value of the right format is personal data, by the words before it or by its format."""
     if kind.word and kind.word.search(before):
         return True
-    if kind.word and PUBLIC.search(before):
+    if kind.word and (NUMBERED.search(before) or PUBLIC.search(before)):
         return False
-    return kind.is_unambiguous(value) or kind.name == "PHONE_NUMBER" and national_form(value, language)
+    return is_unambiguous(kind, value, language)
+
+
+def is_unambiguous(kind: PiiType, value: str, language: str) -> bool:
+    """Return whether a value needs no identifying word before it."""
+    return bool(kind.is_unambiguous(value)) or kind.name == "PHONE_NUMBER" and national_form(value, language)
+
+
+# Surroundings -------------------------------------------------------------------------------------
+
+
+def surroundings_agree(kind: PiiType, text: str, value: PiiMatch, before: str, language: str) -> bool:
+    """Return whether a value can be personal data at its place, and not one of the numbers around it.
+
+    Neither a label that it follows nor its row and column may say otherwise; an identifying word overrules the latter.
+    """
+    written, line = text[value.start : value.end], before.rpartition("\n")[2]
+    after = text[value.end : value.end + CONTEXT]
+    if kind.name == "EMAIL_ADDRESS":
+        return not is_expression(written, after)
+    if kind.name == "IBAN_CODE":
+        return True
+    if PUBLIC.search(before) or all(map(YEAR.fullmatch, re.findall(r"\d+", written))):
+        return False
+    if kind.name == "CREDIT_CARD" and not CARD_ISSUERS.match(written):
+        return False
+    if kind.name == "IP_ADDRESS" and (re.search(r"\d\.$", before) or re.match(r"\.?\d|:\w*:", after)):
+        return False
+    if kind.word and kind.word.search(before):
+        return True
+    if kind.name == "IP_ADDRESS" and "." in written and len(re.findall(r"\b[12]\d\d\b", written)) < 2:
+        return False
+    before_row, after_row = ROW_OF_CODES if kind.name == "IP_ADDRESS" else ROW
+    if written[0] != "+" and (before_row.search(line) or after_row.match(after)):
+        return False
+    if kind.name in ("PHONE_NUMBER", "CREDIT_CARD", "UK_NINO") and written[0] != "+":
+        in_prose = kind.name == "UK_NINO" and re.search(r"[a-z] $", line)
+        if not (in_prose or ENTRY.search(line) and ENTRY_END.match(after)):
+            return False
+    return not is_in_table(kind, text, value, language)
+
+
+def is_expression(address: str, after: str) -> bool:
+    """Return whether an address is source code: a product of matrices, a call, or the start of a path."""
+    return bool(re.search("[a-z][A-Z]", address.rpartition(".")[2]) or re.match(r"[(\[]|:[\w/~]", after))
+
+
+@lru_cache(maxsize=4096)  # the rows of a table are compared with each other
+def _is_valid(kind: PiiType, value: str, language: str) -> bool:
+    return kind.accepts(value) and is_unambiguous(kind, value, language)
+
+
+def is_in_table(kind: PiiType, text: str, value: PiiMatch, language: str) -> bool:
+    """Return whether most strings of the same form nearby are no values, or the next lines are rows of numbers."""
+    written = text[value.start : value.end]
+    near = text[max(0, value.start - NEAR) : value.start] + "\n" + text[value.end : value.end + NEAR]
+    form = re.sub(r"\d", r"\\d", re.sub(r"[A-Z]", "[A-Z]", re.escape(written)))
+    others = re.findall(rf"(?<![\w.,\-]){form}(?!\w)", near)
+    valid = sum(_is_valid(kind, other, language) for other in others)
+    if 2 * valid < len(others):
+        return True
+    groups = len(re.findall(r"\d+", written))
+    above = text[max(0, value.start - NEAR) : value.start].rpartition("\n")[0].rstrip().rpartition("\n")[2]
+    below = text[value.end : value.end + NEAR].partition("\n")[2].lstrip().partition("\n")[0]
+    return not valid and any(len(CELLS.findall(line)) >= max(3, groups) for line in (above, below))

@@ -233,6 +233,24 @@ def measure_corpus(corpus: Path) -> dict:
     }
 
 
+def count_replacements(corpus: Path) -> dict:
+    """Count the personal data in ordinary text, nearly all of which is false in print: an upper bound of false values.
+
+    Returns:
+        ISO code, or `source code` -> tokens (separated by whitespace), `unchecked` and `checked` values: detected
+        without and with the checks of what surrounds them.
+    """
+    counts: dict[str, Counter] = defaultdict(Counter)
+    for row in read_documents(corpus, columns=["identifier", "language", "text"]):
+        if zlib.crc32(row["identifier"].encode()) % SAMPLE_EVERY == 0:
+            code, text = CODES.get(row["language"]), row["text"]
+            entry = counts[code or "source code"]
+            entry["tokens"] += len(text.split())
+            for name in ("unchecked", "checked"):
+                entry[name] += pii_samples.count_values(text, code or "en", surroundings=name == "checked")
+    return {name: dict(entry) for name, entry in counts.items()}
+
+
 # Report -------------------------------------------------------------------------------------------
 
 
@@ -295,8 +313,17 @@ def ocr_section(results: dict, ordinary: dict) -> str:
     return "\n\n".join(parts)
 
 
-def pii_section(results: dict, ordinary: dict) -> str:
+def pii_section(results: dict, clean: dict, ordinary: dict) -> str:
     """Return the section on personal data."""
+
+    def false_rates(counts: dict) -> list[list]:
+        return [
+            [name, row["tokens"], row["unchecked"], row["checked"]]
+            + [1e4 * row[key] / row["tokens"] for key in ("unchecked", "checked")]
+            for name, row in counts.items()
+        ]
+
+    header = ["", "tokens", "before", "after", "before, per 10,000", "after, per 10,000"]
     rows = ordinary["languages"].items()
     kinds = sorted({kind for _, row in rows for kind in row["replaced"]})
     parts = [
@@ -307,6 +334,14 @@ def pii_section(results: dict, ordinary: dict) -> str:
             ["", "type", "found", "missed", "false", "precision", "recall"],
             [[code, kind, *rates.values()] for code, by_kind in results.items() for kind, rates in by_kind.items()],
         ),
+        "False values in clean text without any personal data, generated from the forms in `pii_samples.yaml` (all "
+        "languages together; tokens are separated by whitespace). `before` is without the checks of what surrounds a "
+        "value: labels such as those of versions and shelfmarks, its row and column of numbers, and the form of an "
+        "entry in a list of addresses.",
+        table(header, false_rates(clean["generated"])),
+        f"The same in ordinary text (1 in {ordinary['every']} documents of the corpus). Some are true values, "
+        "such as addresses of publishers and of authors of software.",
+        table(header, false_rates(clean["corpus"])),
         f"Replacements per MB of ordinary text (1 in {ordinary['every']} documents of the corpus):",
         table(
             ["", "MB", *kinds],
@@ -354,7 +389,7 @@ def markdown(report: dict) -> str:
         + ", ".join(f"{name} {hash[:12]}" for name, hash in report["data"].items())
         + ".",
         ocr_section(report["ocr"], ordinary),
-        pii_section(report["pii"], ordinary),
+        pii_section(report["pii"], report["pii_clean"], ordinary),
         f"MB/s on one core, over complete documents of the corpus: {speeds}.",
         language_section(report["language"]),
         toxicity_section(report["toxicity"]),
@@ -397,6 +432,10 @@ def write_report(config: ReportConfig) -> dict:
         | {"models": sha256(ocr.MODEL)},
         "ocr": metrics,
         "pii": pii_samples.measure_detection(list(LANGUAGES)),
+        "pii_clean": {
+            "generated": pii_samples.measure_clean_text(list(LANGUAGES)),
+            "corpus": count_replacements(config.corpus),
+        },
         "toxicity": toxicity.measure_sentences(config.toxicity),
         "corpus": measure_corpus(config.corpus),
         "language": language_id_accuracy(config.corpus),

@@ -21,6 +21,7 @@ from datatrove.pipeline.inference.types import InferenceError
 
 from ..common.files import write_json
 from ..common.language import LANGUAGES, identify
+from ..common.normalization import normalize
 from .endpoint import CollectingRunner, Endpoint, EndpointError
 from .toxicity import verdict
 from .toxicity_axes import Scorer, passages
@@ -75,7 +76,7 @@ def sentences(text: str) -> list[str]:
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.lower())
+    return re.findall(r"\w+", normalize(text).text.lower())
 
 
 def repeats(original: str, output: str, language: str, scorer: Scorer) -> bool:

@@ -5,6 +5,8 @@ from bisect import bisect
 from collections import Counter
 from difflib import SequenceMatcher
 
+from ..common.normalization import normalize
+
 FORM_FEED = "\f"
 MIN_PAGES = 3  # pages with a head, or with consecutive numbers, for a detection
 MIN_CHAIN = 4  # the same in a text without page breaks
@@ -32,8 +34,11 @@ _VALUES = {"i": 1, "v": 5, "x": 10, "l": 50, "c": 100}
 
 def without_page_lines(text: str, counts: Counter, removed: list[str]) -> str:
     """Remove running heads and page numbers; of a head with several lines, one line per call."""
+    view = normalize(text, keep_lines=True)
     by_breaks = text.count(FORM_FEED) >= MIN_PAGES - 1
-    spans = _edges_of_pages(text) if by_breaks else _numbered_lines(text)
+    spans = _edges_of_pages(view.text) if by_breaks else _numbered_lines(view.text)
+    # With the invisible characters around a line, which would otherwise remain alone on it.
+    spans = {(view.end(start), view.start(end)): kind for (start, end), kind in spans.items()}
     for (start, end), kind in spans.items():
         removed.append(text[start:end].strip("\r\n\f"))
         counts[kind] += 1
