@@ -43,9 +43,9 @@ from ..tasks.scoring import language_match
 
 FACTOR = 4  # between the lengths of two texts
 SMALLEST = 256  # characters
-ENOUGH = 0.1  # seconds: texts of a function become no longer than this needs
+ENOUGH = 0.05  # seconds: texts of a function become no longer than this needs
 NOISE = 0.002  # seconds: shorter times have no meaning
-RUNS, STABLE = 8, 1.2  # maximum runs of a short measurement; its two shortest times differ by at most this factor
+RUNS, STABLE = 8, 1.2  # maximum runs of a measurement; its two shortest times differ by at most this factor
 WINDOW = 300  # characters of a row of a task, which bounds every pair of texts that is compared
 ROOT = Path(__file__).parents[2]
 
@@ -57,7 +57,7 @@ class GrowthBench:
     Args:
         functions: Names of functions. Default: all.
         texts: Names of texts. Default: all.
-        characters: Length of the longest text, if a function needs less than 0.1 s for a shorter one.
+        characters: Length of the longest text, if a function needs less than 0.05 s for a shorter one.
         limit: Maximum ratio of the times of two texts, of which one is four times as long as the other.
     """
 
@@ -88,7 +88,7 @@ def words(draw: random.Random, alphabet: str = "abdegilmnorstu", shortest: int =
 
 
 def _pages_alike(size: int, draw: random.Random) -> str:
-    page = "\n".join(f"{words(draw)} {words(draw)}" for _ in range(size // 54 + 1))
+    page = "\n".join(f"{words(draw)} {words(draw)}" for _ in range(size // 45 + 1))
     return "\f".join([page] * 3)
 
 
@@ -361,11 +361,11 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
 # Measurement --------------------------------------------------------------------------------------
 
 
-def cpu_seconds(function: Callable[[str], object], text: str) -> float:
+def cpu_seconds(function: Callable[[str], object], text: str, runs: int = 1) -> float:
     """Return the CPU time of a call: the least of several runs, repeated until two agree."""
     times: list[float] = []
     gc.disable()  # collections depend on the objects of other measurements
-    while len(times) < RUNS and (len(times) < 2 or times[1] > STABLE * times[0]) and sum(times) < ENOUGH:
+    while len(times) < runs and (len(times) < 2 or times[1] > STABLE * times[0]):
         start = time.process_time()
         function(text)
         times = sorted([*times, time.process_time() - start])
@@ -378,7 +378,7 @@ def measure_growth(
     text: Callable[[int], str],
     *,
     largest: int,
-    cost: Callable[[Callable[[str], object], str], float] = cpu_seconds,
+    cost: Callable[[Callable[[str], object], str], float],
 ) -> Growth:
     """Measure a function on longer and longer texts, until it needs `ENOUGH` or the longest text is reached.
 
@@ -437,12 +437,12 @@ def measure_all(config: GrowthBench) -> list[tuple]:
 
 
 def _measure(function: Callable[[str], object], text: str, config: GrowthBench) -> Growth:
-    """Measure twice if the growth is above the limit: another process may have disturbed the first measurement."""
+    """Measure once; if the growth is above the limit, measure the last two texts until the times are stable."""
     function(adversarial_text(text, SMALLEST))  # loads what the function needs
-    growths = []
-    while not growths or (len(growths) < 2 and is_superlinear(growths[-1], config.limit)):
-        growths.append(measure_growth(function, partial(adversarial_text, text), largest=config.characters))
-    return min(growths, key=lambda growth: growth.ratio)
+    growth = measure_growth(function, partial(adversarial_text, text), largest=config.characters, cost=cpu_seconds)
+    if is_superlinear(growth, config.limit):
+        growth.costs[-2:] = [cpu_seconds(function, adversarial_text(text, size), RUNS) for size in growth.sizes[-2:]]
+    return growth
 
 
 def _speed(growth: Growth) -> str:

@@ -20,7 +20,6 @@ import random
 import re
 import shlex
 import sys
-import unicodedata
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -38,6 +37,7 @@ from safetensors.numpy import save_file
 from ..common.config import InputError, parse, run_main
 from ..common.files import atomic, fingerprint, sha256
 from ..common.language import LANGUAGES
+from ..common.unicode_forms import unicode_form
 from ..data.documents import corpus_files
 from ..data.ocr_noise import simulate_ocr as simulate_ocr
 from ..data.split import register
@@ -62,7 +62,6 @@ SAMPLE, SAMPLE_PARTS = 8192, 16  # characters of a long text, in this many evenl
 
 OLD_SHARE = {"old": 2 / 3, "modern": 1 / 3}  # of a language's training text if it has both, because most scans are old
 CHUNK = 4_000_000  # characters counted at a time
-NORMALIZED = 4096  # characters normalised at a time
 # 1 in 20 documents is not trained on. Their beginnings, clean and with a tenth of the characters replaced by OCR
 # errors, calibrate the conversion of surprisal to errors. The scale starts at the 10th percentile of clean texts.
 ANCHOR_EVERY, ANCHORS, ANCHOR_CHARACTERS, ANCHOR_RATE, CLEAN_PERCENTILE = 20, 400, 2000, 0.1, 10
@@ -106,21 +105,9 @@ class CharacterModel(NamedTuple):
     slope: float  # increase of bits per character per fraction of wrong characters
 
 
-def compatibility_form(text: str) -> str:
-    """Return the NFKC of a text, computed between spaces: its time is the square of a sequence of combining marks."""
-    pieces, start = [], 0
-    while start < len(text):
-        end = start + NORMALIZED
-        if end < len(text) and (space := text.rfind(" ", start + 1, end)) > 0:
-            end = space
-        pieces.append(unicodedata.normalize("NFKC", text[start:end]))
-        start = end
-    return "".join(pieces)
-
-
 def codes(text: str) -> np.ndarray:
     """Return the code points (uint16) of a text without line ends, capitals, ligatures, long s and kinds of quotes."""
-    text = f" {compatibility_form(HYPHENATION.sub('', text))} "
+    text = f" {unicode_form('NFKC', HYPHENATION.sub('', text))} "
     points = FOLDED[np.minimum(np.frombuffer(text.encode("utf-32-le", "replace"), np.uint32), len(FOLDED) - 1)]
     space = points == SPACE
     space[1:] &= space[:-1]  # whitespace after whitespace

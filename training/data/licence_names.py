@@ -1,12 +1,13 @@
 """Parse the name of a licence, in any spelling, to an SPDX expression; None unless every part is understood."""
 
 import re
-import unicodedata
 from functools import cache
 from pathlib import Path
 
 import yaml
 from license_expression import ExpressionError, LicenseSymbol, Licensing, ParseError, get_license_index
+
+from ..common.unicode_forms import unicode_form
 
 LABELS = yaml.safe_load((Path(__file__).parent / "licence_labels.yaml").read_text(encoding="utf-8"))
 
@@ -55,7 +56,7 @@ deed legalcode license licence licenses licences licenza licencia licentie lizen
 
 def normalize(label: str) -> str:
     """Normalise case, accents, quotes, dashes and spaces of a label, and write the paragraph sign out."""
-    text = unicodedata.normalize("NFKD", label.replace("\u00a7", " par").replace("\u00ad", "")).casefold()
+    text = unicode_form("NFKD", label.replace("\u00a7", " par").replace("\u00ad", "")).casefold()
     text = _ACCENTS.sub("", text)
     text = re.sub("[\u2010-\u2015\u2212]", "-", re.sub("[\u2018\u2019\u201c\u201d\u00ab\u00bb`]", "'", text))
     return re.sub(r"[\s_]+", " ", text).strip().rstrip(".")
