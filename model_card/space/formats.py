@@ -7,7 +7,7 @@ import re
 
 JOINER = "\u2060"  # inserted where a user's text reads as a marker
 OCR_END, TRANSLATION_END, ANSWER_END = "<|ocr_correction_end|>", "<|translation_end|>", "<|answer_end|>"
-CITATION = re.compile(r'<ref name="([^"\n]*)">"(.*?)"</ref>', re.DOTALL)
+CITATION, CITATION_END = re.compile(r'<ref name="([^"\n]*)">"(.*?)"</ref>', re.DOTALL), '"</ref>'
 
 
 def escape(text: str) -> str:
@@ -53,4 +53,5 @@ def shown(answer: str, sources: dict[str, str]) -> str:
         literal = quote.strip() and quote in sources.get(name, "")
         return f'["{quote}" {"is in" if literal else "is NOT in"} source {name}]'
 
-    return unescape(CITATION.sub(cited, answer))
+    end = answer.rfind(CITATION_END) + len(CITATION_END)  # no search for an end that is missing
+    return unescape(CITATION.sub(cited, answer[:end]) + answer[end:])

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modeling_pleias.tokenization_pleias import DOCUMENT_TOKENS
+from training.curation import dehyphenation, running_heads
 from training.curation.dehyphenation import PAGE_BREAK, RepairedText, repair
 
+unhurried = settings(deadline=None, max_examples=300)
 PROSE = (
     "the keeper of the lighthouse climbed the narrow stairs every evening and lit the great lamp above the sea while "
     "his daughter counted the ships that went by and wrote their names into a book which nobody ever read afterwards"
@@ -209,6 +211,53 @@ def test_a_page_break_replaced_with_whitespace_does_not_split_a_sentence():
     )
 
 
+def test_heads_that_begin_alike_are_compared_with_few_others():
+    draw = random.Random(0)
+    lines = ["Line" + "".join(draw.choices("klmnop", k=draw.randint(0, 6))) for _ in range(900)]
+
+    def clusters_by_search() -> list[list[int]]:
+        """Return the clusters, with a search of all entries instead of a set of them."""
+        clusters, known = [], {}
+        for item, line in enumerate(lines):
+            letters = line.casefold()
+            ends = ("^" + letters[:4], "$" + letters[-4:])
+            candidates = [candidate for end in ends for candidate in known.get(end, [])[-4:]]
+            number = next((n for other, n in candidates if other == letters), None)
+            if number is None:
+                number = next((n for other, n in candidates if running_heads._alike(other, letters)), len(clusters))
+            if number == len(clusters):
+                clusters.append([])
+            clusters[number].append(item)
+            for end in ends:
+                if (letters, number) not in known.setdefault(end, []):
+                    known[end].append((letters, number))
+        return clusters
+
+    assert running_heads._similar([(line, item) for item, line in enumerate(lines)]) == clusters_by_search()
+
+
+def test_pages_that_are_alike_take_a_bounded_number_of_rounds(monkeypatch):
+    rounds = []
+    find = dehyphenation.without_page_lines
+    monkeypatch.setattr(dehyphenation, "without_page_lines", lambda *args: rounds.append(1) or find(*args))
+    form = "\n".join(f"{PROSE[i % 9]} {PROSE[i // 9]} to be filled in" for i in range(200))
+    done = repair("\f".join([form] * 3), "en")
+    assert len(rounds) == dehyphenation.MAX_ROUNDS and done.heads_removed > 0
+
+
+@unhurried
+@given(st.lists(st.sampled_from(["inter", "nation", "a", " ", "\n", ",", "-", "_", "7"])).map("".join))
+def test_a_word_between_blanks_is_where_a_search_finds_it(text):
+    words = dehyphenation._Words(text, "en").between_blanks
+    for word in ("inter", "nation", "a", "internation", "aa", "nationa"):
+        assert (word in words) == (f" {word} " in text)
+
+
+def test_a_compound_is_joined_if_its_joined_form_begins_a_word():
+    assert joined("a self-\nmade man, selfmademen", "en") == "a selfmade\nman, selfmademen"
+    assert joined("propan-l-\none alone, x-l-one", "en") == "propan-l-one\nalone, x-l-one"  # not "lone", as in "alone"
+
+
 # Preservation -------------------------------------------------------------------------------------
 
 PIECES = """inter national law Haupt und a B I the 12 13 14 15 iv v vi Self well-known 1,2 x= = Ver fassung é ſ ﬁ Neben
@@ -235,7 +284,6 @@ TEXTS = st.lists(st.tuples(st.sampled_from(PIECES), st.sampled_from(JOINTS)), ma
     lambda pairs: "".join(map("".join, pairs))
 )
 LANGUAGES = st.sampled_from([None, "en", "fr", "es", "de", "it", "nl", "la", "pt"])
-unhurried = settings(deadline=None, max_examples=300)
 
 
 def letters(text: str) -> Counter:

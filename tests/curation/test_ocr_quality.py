@@ -2,6 +2,7 @@
 
 import json
 import random
+import unicodedata
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +16,7 @@ from training.common.config import InputError
 from training.common.files import sha256
 from training.common.language import LANGUAGES
 from training.curation import ocr
+from training.curation.ocr import codes
 from training.curation.report import markdown, measure_ocr, spearman, threshold_metrics
 from training.data.documents import SCHEMA
 from training.data.ocr_noise import simulate_ocr as simulate_ocr
@@ -141,6 +143,16 @@ def test_the_metrics_of_any_text_are_in_range(text, language):
     quality = ocr.quality(text, language)
     assert all(0 <= value <= 1 for value in quality[:3])
     assert 0 <= quality.surprise <= 255 / ocr.BITS
+
+
+def test_hyphenated_words_are_joined_over_any_number_of_line_ends_and_any_number_of_marks_is_normalised():
+    line_ends = "\n \n" * 300_000
+    assert codes(f"ab-{line_ends}cd").tolist() == codes("abcd").tolist()
+    assert codes("a-\n" + line_ends).tolist() == codes("a-").tolist()
+    marks = "\u0301\u0323"
+    text = f"\ufb01{marks} e{marks}"
+    assert codes(text).tolist() == codes(unicodedata.normalize("NFKC", text)).tolist()
+    assert len(codes("a" + marks * 300_000)) > 300_000
 
 
 @pytest.mark.parametrize("text", ["", " \n", "a", "\ud800", "\U0001f600" * 9])

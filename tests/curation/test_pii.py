@@ -260,6 +260,23 @@ def test_values_far_apart_and_at_the_ends_of_a_long_text_are_found():
     assert pii.replace(text, "fr", seed=0).counts == {"EMAIL_ADDRESS": 1, "PHONE_NUMBER": 1, "IP_ADDRESS": 1}
 
 
+@pytest.mark.parametrize("separator", ["\n", ", ", " or "])
+def test_a_long_list_of_values_is_searched_in_parts_without_losing_any(separator):
+    values = [f"+49 30 1234{i:03d}" for i in range(100, 400)]
+    text = separator.join(values)
+    spans = list(pii.candidate_spans(text))
+    assert max(end - start for start, end in spans) <= pii.MAX_SPAN and len(spans) > 2
+    assert [spans[0][0], *(end for _, end in spans)] == [*(start for start, _ in spans), len(text)]
+    changed, counts = pii.replace(text, "de", seed=1)
+    assert counts == {"PHONE_NUMBER": 300}
+    assert [shape(value) for value in changed.split(separator)] == [*map(shape, values)]
+
+
+def test_a_million_characters_without_a_blank_are_searched_in_parts():
+    spans = list(pii.candidate_spans("a.b@" * 250_000))
+    assert max(end - start for start, end in spans) <= pii.MAX_SPAN
+
+
 def test_values_are_in_order_and_do_not_overlap():
     text = "IBAN FR14 2004 1010 0505 0001 3M02 606, carte 4111 1111 1111 1111, tél. 01 42 68 53 00, x@free.fr"
     values = [value for start, end in pii.candidate_spans(text) for value in find(text, "fr", start, end)]

@@ -16,6 +16,7 @@ from transformers import DebertaV2Config, DebertaV2Tokenizer
 
 from training.common.config import InputError
 from training.common.language import LANGUAGES
+from training.curation import lexicon
 from training.curation.celadon import Celadon, CeladonScorer
 from training.curation.lexicon import KINDS, LexiconScorer, endings, lists, score_passage
 from training.curation.toxicity import POLICIES, action, load, measure_corpus, measure_sentences, verdict
@@ -132,6 +133,20 @@ def test_entries_expand_to_all_their_endings():
 
 def test_a_call_for_violence_against_a_group_counts_on_two_axes():
     assert score_passage("All Muslims should be killed.", "en") == Scores(religion=3, violence=3)
+
+
+@pytest.mark.parametrize("language", ["en", "de"])
+@pytest.mark.parametrize("words", ["they not vermin", "women vermin kill must you all", "hate them never good are"])
+def test_a_rule_looks_at_the_words_near_it_only(words, language, monkeypatch):
+    looked_at = []
+    near = lexicon._Sentence.near
+    monkeypatch.setattr(lexicon._Sentence, "near", lambda *args: looked_at.append(len(near(*args))) or near(*args))
+    work = []
+    for repetitions in (50, 200):
+        looked_at.clear()
+        lexicon.score_passage(f"{words} " * repetitions, language)
+        work.append(sum(looked_at) + len(looked_at))
+    assert work[1] <= 4.5 * work[0]
 
 
 def test_quotations_count_less():

@@ -38,6 +38,11 @@ def test_the_prompts_are_those_of_the_tasks(text):
     )
 
 
+def test_half_a_million_unclosed_quotations_are_shown_as_they_are():
+    answer = 'Yes <ref name="1">"a"</ref>. ' + '<ref name="1">"' * 500_000
+    assert formats.shown(answer, {"1": "a b"}) == 'Yes ["a" is in source 1]. ' + '<ref name="1">"' * 500_000
+
+
 @given(text=TEXTS)
 def test_texts_are_escaped_as_in_the_tasks(text):
     assert formats.escape(text) == markers.escape(text) and formats.unescape(markers.escape(text)) == text

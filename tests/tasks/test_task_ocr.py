@@ -21,14 +21,15 @@ from training.common.config import InputError
 from training.common.generation import complete
 from training.common.intervals import bootstrap_interval
 from training.data.split import held_out_groups
-from training.tasks import ocr, pages
+from training.tasks import ocr, pages, text_windows
 from training.tasks.copy_task import WORD
 from training.tasks.markers import unescape
 from training.tasks.ocr import OcrData, format_ocr, score
 from training.tasks.ocr.data import author_or_work, read_pairs
 from training.tasks.ocr.edit_penalty import EditPenaltyLogitsProcessor, edit_penalty_processor
 from training.tasks.ocr.format import END, START, STOP
-from training.tasks.text_windows import over_windows, overlapping_windows, split_aligned_pair
+from training.tasks.ocr.passages import wrap_prose
+from training.tasks.text_windows import align_characters, over_windows, overlapping_windows, split_aligned_pair
 
 TEXTS = st.one_of(st.text(), st.lists(st.sampled_from([*DOCUMENT_TOKENS, "a ", "\n"]), max_size=5).map("".join))
 # words with OCR errors and correct words; `fix_words` corrects each separately
@@ -129,6 +130,34 @@ def test_a_pair_is_split_where_both_texts_agree(truth):
     assert " ".join(" ".join(right for _, right in pieces).split()) == " ".join(truth.split())
     assert all(wrong == right.replace("m", "rn").replace("o", "0") for wrong, right in pieces)
     assert all(len(right) <= 120 for _, right in pieces)
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from("the old house stood by the river until nobody came".split()), min_size=40))
+def test_long_texts_are_aligned_piece_by_piece(words):
+    truth = " ".join(words)
+    ocr_text = truth.replace("o", "0").replace("m", "rn")
+    complete = align_characters(truth, ocr_text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_windows, "PIECE", 64)
+        places = align_characters(truth, ocr_text)
+    unchanged = places[places >= 0]
+    assert (np.diff(unchanged) > 0).all()
+    assert all(truth[i] == ocr_text[place] for i, place in enumerate(places) if place >= 0)
+    assert len(unchanged) >= 0.95 * (complete >= 0).sum()
+
+
+def test_a_pair_of_a_million_characters_is_split():
+    draw = random.Random(0)
+    truth = " ".join("".join(draw.choices("abcdefgh", k=7)) for _ in range(125_000))
+    pieces = list(split_aligned_pair(truth.replace("h", "li"), truth, 300))
+    assert " ".join(right for _, right in pieces) == truth and len(pieces) > 3000
+    assert all(wrong == right.replace("h", "li") for wrong, right in pieces)
+
+
+def test_a_paragraph_with_a_word_longer_than_a_passage_is_no_prose():
+    prose = "the old house stood by the river until nobody came " * 4
+    assert list(wrap_prose(f"{'a' * 1_000_000}\n{prose}", 300, 60)) == list(wrap_prose(prose, 300, 60)) != []
 
 
 def test_passages_in_which_a_pair_disagrees_are_dropped():

@@ -1,6 +1,7 @@
 """RAG: round trips of the formats, correctness of rows and metrics, user-provided rows."""
 
 import json
+import re
 import zipfile
 from dataclasses import replace
 
@@ -14,7 +15,16 @@ from training.common.language import LANGUAGES
 from training.data import packages
 from training.tasks import rag
 from training.tasks.rag.data import phrases, quote_of
-from training.tasks.rag.format import FORMATS, STOP, Citation, Response, format_rag, parse_completion, parse_prompt
+from training.tasks.rag.format import (
+    FORMATS,
+    STOP,
+    Citation,
+    Response,
+    format_rag,
+    parse_answer,
+    parse_completion,
+    parse_prompt,
+)
 from training.tasks.rag.passages import pages, passages
 
 # Formats ------------------------------------------------------------------------------------------
@@ -59,6 +69,30 @@ def test_formats_round_trip_even_if_texts_contain_markers_and_citations(rag_form
     assert (
         parse_completion(completion.removesuffix(STOP), rag_format) == response
     )  # without STOP, as `complete` returns it
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from(['<ref name="1">', '"', "</ref>", *"a \n", "<|draft_start|>", "<|draft_end|>"])))
+def test_citations_and_blocks_are_those_of_a_complete_search(pieces):
+    answer = "".join(pieces)
+    cited = re.findall(r'<ref name="([^"\n]*)">"(.*?)"</ref>', answer, re.DOTALL)
+    response = parse_answer(answer)
+    assert [(citation.source, citation.quote) for citation in response.citations] == cited
+    plain = ""
+    for part in response.parts:
+        plain = plain.rstrip(" ") if isinstance(part, Citation) else plain + part
+    assert response.plain == plain.strip()
+    block = re.search(r"<\|draft_start\|>(.*?)<\|draft_end\|>", answer, re.DOTALL)
+    content = block[1].removeprefix("\n").removesuffix("\n") if block else ""
+    assert parse_completion(answer, "rag-2025").blocks["draft"] == content
+
+
+def test_half_a_million_unclosed_citations_sources_and_blocks_are_parsed():
+    count = 500_000
+    assert parse_answer('<ref name="1">"' * count).malformed == count
+    assert parse_completion("<|draft_start|>" * count, "rag-2025").blocks["draft"] == ""
+    with pytest.raises(ValueError, match="no prompt in format"):
+        parse_prompt(f"<|query_start|><|query_end|>\n<|source_start|><|source_id_start|>{'<|source_id_end|>' * count}")
 
 
 def test_the_formats_are_the_published_ones():
@@ -243,6 +277,12 @@ def test_pages_have_leads_topics_and_names_without_ambiguous_titles():
     assert titles["Table name"].answer == "Shows the name of the table." and titles["Table name"].kind == "topic"
     assert titles["Phassur"].answer.startswith("Et abiit") and titles["Phassur"].kind == "name"
     assert set(titles) == {"Erbium", "Table name", "Phassur"}  # "Twice" and "Dominus" have two passages each
+
+
+def test_names_in_a_sentence_that_is_too_long_for_an_answer_are_skipped_at_once():
+    names = ", ".join(f"et Abc{chr(97 + i % 26)}{chr(97 + i // 26 % 26)}" for i in range(100_000))
+    row = {"language": "la", "page": "a", "title": "", "license": "", "collection": "", "text": f"Dixit {names}."}
+    assert passages([row], 40, 30) == []
 
 
 def test_pages_of_a_package_are_cached_and_translations_share_their_page(tmp_path, monkeypatch):

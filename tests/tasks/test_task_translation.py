@@ -17,7 +17,9 @@ from training.common.config import InputError
 from training.common.intervals import bootstrap_interval
 from training.common.language import LANGUAGES
 from training.tasks import translation
+from training.tasks.instruct.data import remove_markers
 from training.tasks.markers import unescape
+from training.tasks.text_windows import overlapping_windows, split_spaces
 from training.tasks.translation import TranslationData, aligned, format_translation, inference, score
 from training.tasks.translation.format import STOP
 from training.tasks.translation.inference import split_pieces
@@ -228,6 +230,33 @@ def test_pieces_concatenate_to_the_text_within_the_maximum_length(text, longest)
     pieces = split_pieces(text, longest)
     assert "".join(pieces) == text
     assert all(piece.isspace() or (piece == piece.strip() and len(piece) <= longest) for piece in pieces)
+
+
+def split_by_search(text, longest):
+    """Split a text as `split_pieces`, with a search of all sentences and of the complete rest for each piece."""
+    pieces = []
+    for line in re.split(r"(\s*\n\s*)", text):
+        start = 0
+        sentences = [match.end() for match in re.finditer(r"[.!?:;][\"'\u201d\u2019\xbb)]*\s+", line)] + [len(line)]
+        while start < len(line):
+            end = max((end for end in sentences if start < end <= start + longest), default=None)
+            if end is None:
+                end = start + overlapping_windows(line[start:], longest, 0)[0][1]
+            pieces += [piece for piece in split_spaces(line[start:end]) if piece]
+            start = end
+    return pieces
+
+
+@settings(deadline=None)
+@given(st.lists(st.text(alphabet="ab.!? \n\t", max_size=30), max_size=8).map("".join), st.integers(4, 40))
+def test_pieces_are_those_of_a_search_in_the_complete_line(text, longest):
+    assert split_pieces(text, longest) == split_by_search(text, longest)
+
+
+def test_a_million_spaces_and_sentences_are_split():
+    spaces = " " * 1_000_000
+    assert split_pieces(f"a{spaces}b", 300)[0] == "a" and remove_markers(f"a{spaces}b") == f"a{spaces}b"
+    assert "".join(split_pieces("a. " * 400_000)) == "a. " * 400_000
 
 
 def test_a_long_line_is_split_at_the_ends_of_sentences():

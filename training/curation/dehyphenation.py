@@ -5,6 +5,7 @@ and text without hyphenated words, heads and page numbers are returned unchanged
 """
 
 import re
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -14,6 +15,7 @@ from ..common.normalization import normalize
 from .running_heads import FORM_FEED, without_page_lines
 
 PAGE_BREAK = "<|page_break|>"  # the tokenizer's (modeling_pleias.tokenization_pleias)
+MAX_ROUNDS = 32  # more than the lines of any head; pages that are alike would take one round per line
 
 
 @dataclass(frozen=True)
@@ -55,11 +57,13 @@ def repair(text: str, language: str | None = None, *, page_break: str | None = N
     """
     if page_break and page_break.strip():
         text = text.replace(page_break, FORM_FEED)  # the text was repaired before
-    source, before, counts, removed = text, None, Counter(), []
-    while text != before:  # removing a head may expose a hyphenated word; the second round rarely finds anything
+    source, counts, removed = text, Counter(), []
+    for _ in range(MAX_ROUNDS):  # removing a head may expose a hyphenated word; the second round rarely finds anything
         before = text
         text = _joined(without_page_lines(text, counts, removed), language, counts)
-        if text != before and before is source and _is_code(source):
+        if text == before:
+            break
+        if before is source and _is_code(source):
             text, counts, removed = source, Counter(), []
             break
     breaks = text.count(FORM_FEED)
@@ -197,7 +201,7 @@ class _Words:
             return hyphen if left[0].isupper() and (not left.isupper() or self.language in _ACRONYMS_JOIN) else None
         if len(left.casefold()) == 1 and before != "-":  # a ligature is two letters
             return "" if self.language in _VOWEL_ALONE and left.lower() in "aeiouy" else None
-        if right in self.suspended or (self.rare and f" {left} " in self.text and f" {right} " in self.text):
+        if right in self.suspended or (self.rare and left in self.between_blanks and right in self.between_blanks):
             return None
         if left.isupper():  # EU-weit
             return hyphen
@@ -209,8 +213,22 @@ class _Words:
             or (self.language == "pt" and _PORTUGUESE_VERB.fullmatch(pair) is not None)
         )
         if is_compound or pair in self.compounds:
-            return "" if left + right in self.text else hyphen
+            return "" if self._begins_a_word(left + right) else hyphen
         return ""
+
+    def _begins_a_word(self, letters: str) -> bool:
+        place = bisect_left(self.sorted_words, letters)
+        return place < len(self.sorted_words) and self.sorted_words[place].startswith(letters)
+
+    @cached_property
+    def sorted_words(self) -> list[str]:
+        """Distinct sequences of letters in the text."""
+        return sorted(set(_LETTERS.findall(self.text)))
+
+    @cached_property
+    def between_blanks(self) -> set[str]:
+        """Words of the text with a blank on both sides."""
+        return set(re.findall(r"(?<= )[^\W\d_]+(?= )", self.text))
 
     @cached_property
     def compounds(self) -> set[str]:
@@ -236,22 +254,19 @@ class _Words:
         hyphens = self.text.count("-\n") + self.text.count("-\r\n")
         return hyphens < RARE * self.text.count("\n")
 
+    @cached_property
+    def line_starts(self) -> list[int]:
+        """Positions after the line ends, and of the first line."""
+        return [0, *(match.end() for match in re.finditer("\n", self.text))]
+
     def _in_verse(self, start: int, end: int) -> bool:
         """Return whether the surrounding lines (except the one after the hyphen) are short and capitalised."""
-        text = self.text
-        at = text.rfind("\n", 0, start) + 1
-        if text[at].islower():  # true for most prose
+        text, line_starts = self.text, self.line_starts
+        line = bisect_right(line_starts, start)  # index of the next line
+        if text[line_starts[line - 1]].islower():  # true for most prose
             return False
-        starts = [at]
-        while len(starts) < 3 and at > 0:
-            at = text.rfind("\n", 0, at - 1) + 1
-            starts.append(at)
-        at = end
-        for _ in range(2):
-            if (at := text.find("\n", at)) < 0:
-                break
-            at += 1
-            starts.append(at)
+        after = bisect_right(line_starts, end)
+        starts = line_starts[max(0, line - 3) : line] + line_starts[after : after + 2]
         lines = [text[at : at + 60].lstrip(" \t\"'\u201c\u2018\u00ab\u201e(") for at in starts]
         lines = [line for line in lines if line[:1].strip()]
         return len(lines) >= 4 and all(line[0].isupper() and ("\n" in line or len(line) < 50) for line in lines)

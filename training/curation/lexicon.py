@@ -7,7 +7,7 @@ its accuracy.
 """
 
 import re
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from functools import cache
 from pathlib import Path
 
@@ -93,24 +93,40 @@ def _groups(bits: int) -> int:
 
 
 class _Sentence:
-    """Rules on the listed words of one sentence. Pronouns refer to `previous_groups` if it names no group."""
+    """Rules on the listed words of one sentence. Pronouns refer to `previous_groups` if it names no group.
+
+    A rule looks at the words within its distance only, so that a sentence takes time in proportion to its length.
+    """
 
     def __init__(self, hits: list[tuple[int, int]], previous_groups: int, language: str) -> None:
         self.hits = hits
         self.scores = [0] * 5
-        self.groups = [(i, _groups(bits)) for i, bits in hits if _groups(bits)]
+        self.groups = {i: _groups(bits) for i, bits in hits if _groups(bits)}
         self.named = 0
-        for _, groups in self.groups:
+        for groups in self.groups.values():
             self.named |= groups
-        meant = self.named or previous_groups
-        self.pronouns = [(i, meant) for i in self.at(THEY)] if meant else []
+        self.meant = self.named or previous_groups
         self.verb_last = language in VERB_LAST
+        self.places: dict[int, list[int]] = {}
 
     def at(self, kind: int) -> list[int]:
-        return [i for i, bits in self.hits if bits & kind]
+        if kind not in self.places:
+            self.places[kind] = [i for i, bits in self.hits if bits & kind]
+        return self.places[kind]
+
+    def near(self, kind: int, first: int, last: int) -> list[int]:
+        """Return the words of a kind from one position to another, both included."""
+        places = self.at(kind)
+        return places[bisect_left(places, first) : bisect_right(places, last)]
+
+    def groups_near(self, first: int, last: int) -> list[tuple[int, int]]:
+        return [(g, self.groups[g]) for g in self.near(ANY_GROUP | ANY_SLUR, first, last)]
+
+    def pronouns_near(self, first: int, last: int) -> list[tuple[int, int]]:
+        return [(p, self.meant) for p in self.near(THEY, first, last)] if self.meant else []
 
     def denied(self, first: int, last: int) -> bool:
-        return any(first <= n < last for n in self.at(NOT))
+        return bool(self.near(NOT, first, last - 1))
 
     def raise_to(self, level: int, groups: int, quoted: int) -> None:
         """Raise the scores of groups to a level; a quotation counts at most 2."""
@@ -120,24 +136,24 @@ class _Sentence:
 
     def despised(self, h: int, quoted: int) -> None:
         """Match "I hate them"; in some languages, "them I hate"."""
-        if self.denied(h - NEAR, h) or any(0 < h - y <= 2 for y in self.at(YOU)):
+        if self.denied(h - NEAR, h) or self.near(YOU, h - 2, h - 1):
             return  # negated, or "you hate"
-        for g, groups in self.groups:
-            if 0 < g - h <= SPAN or (self.verb_last and abs(g - h) <= SPAN):
-                self.raise_to(3, groups, quoted)
-        for p, groups in self.pronouns:
-            if 0 < abs(p - h) <= 2:
+        for _, groups in self.groups_near(h - SPAN if self.verb_last else h + 1, h + SPAN):
+            self.raise_to(3, groups, quoted)
+        for p, groups in self.pronouns_near(h - 2, h + 2):
+            if p != h:
                 self.raise_to(3, groups, quoted)
 
     def degraded(self, b: int, quoted: int) -> None:
         """Match "they are vermin", "vermin like you" and "all those vermin"."""
-        for g, groups in self.groups + self.pronouns:
+        reach = b - SPAN - 2, b + SPAN + 2
+        for g, groups in self.groups_near(*reach) + self.pronouns_near(*reach):
             first, last = min(g, b), max(g, b)
-            if g == b or last - first > SPAN + 2 or self.denied(first - 2 * NEAR, b):
+            if g == b or self.denied(first - 2 * NEAR, b):
                 continue
-            named = (g, groups) in self.groups
-            stated = 0 < b - g <= SPAN and any(g < j < b for j in self.at(BE))
-            around = [a for a in self.at(ALL | YOU) if first - NEAR <= a <= last + NEAR and a not in (g, b)]
+            named = self.groups.get(g) == groups
+            stated = 0 < b - g <= SPAN and self.near(BE, g + 1, b - 1)
+            around = [a for a in self.near(ALL | YOU, first - NEAR, last + NEAR) if a not in (g, b)]
             marked = last - first <= NEAR and around
             if stated or (named and (marked or last - first == 1)):
                 self.raise_to(3, groups, quoted)
@@ -146,31 +162,28 @@ class _Sentence:
 
     def degraded_by_predicate(self, d: int, quoted: int) -> None:
         """Match "they make me sick" and "they do not matter"."""
-        for g, groups in self.groups + self.pronouns:
-            if 0 < d - g <= SPAN:
-                self.raise_to(3, groups, quoted)
+        for _, groups in self.groups_near(d - SPAN, d - 1) + self.pronouns_near(d - SPAN, d - 1):
+            self.raise_to(3, groups, quoted)
 
     def harmed(self, h: int, quoted: int) -> None:
         """Match "they should be killed", "kill all of them" and, to an individual, "I will kill you"."""
-        wished = self.at(MUST)
-        for g, groups in self.groups + [(p, meant) for p, meant in self.pronouns if abs(p - h) <= 2]:
-            addressed = self.verb_last or any(0 < y - g <= NEAR for y in self.at(YOU))  # "women like you": any order
-            demanded = any(max(h, g, m) - min(h, g, m) <= REACH and (m < h or addressed) for m in wished)
-            wholesale = 0 < g - h <= NEAR + 1 and any(h < a <= g for a in self.at(ALL))
-            if (demanded or wholesale) and not self.denied(min(g, h) - 2 * NEAR, h):
+        for g, groups in self.groups_near(h - REACH, h + REACH) + self.pronouns_near(h - 2, h + 2):
+            first, last = min(g, h), max(g, h)
+            addressed = self.verb_last or self.near(YOU, g + 1, g + NEAR)  # "women like you": any order
+            demanded = self.near(MUST, last - REACH, first + REACH if addressed else min(first + REACH, h - 1))
+            wholesale = 0 < g - h <= NEAR + 1 and self.near(ALL, h + 1, g)
+            if (demanded or wholesale) and not self.denied(first - 2 * NEAR, h):
                 self.raise_to(3, groups, quoted)
                 self.scores[4] = max(self.scores[4], 2 if quoted else 3)
-        if any(0 < h - m <= 5 for m in self.at(MUST)) and any(0 < y - h <= 2 for y in self.at(YOU)):
+        if self.near(MUST, h - 5, h - 1) and self.near(YOU, h + 1, h + 2):
             self.scores[4] = max(self.scores[4], 1 if quoted else 2)
 
     def refused(self, n: int, quoted: int) -> None:
         """Match "they are not human", "they should not have rights" and "none of them is good"."""
-        good, verbs = self.at(GOOD), self.at(BE | MUST)
-        for g, groups in self.groups:
+        for g, groups in self.groups_near(n - SPAN, n + SPAN):
             first, last = min(g, n), max(g, n)
-            if last - first <= SPAN and any(last < w <= last + SPAN for w in good):
-                if any(first < v <= last + NEAR + 1 for v in verbs):
-                    self.raise_to(3, groups, quoted)
+            if self.near(GOOD, last + 1, last + SPAN) and self.near(BE | MUST, first + 1, last + NEAR + 1):
+                self.raise_to(3, groups, quoted)
 
     def score(self) -> list[int]:
         """Return the sentence's five scores."""
@@ -182,11 +195,11 @@ class _Sentence:
             (HARM, self.harmed),
             (NOT, self.refused),
         )
-        targets = self.at(YOU | ALL | BE | BASE | HATE | HARM | MUST)
+        target = YOU | ALL | BE | BASE | HATE | HARM | MUST
         for i, bits in self.hits:
             quoted = bits & QUOTED
             if bits & ANY_SLUR:
-                targeted = any(0 < abs(i - t) <= SPAN for t in targets)
+                targeted = self.near(target, i - SPAN, i - 1) or self.near(target, i + 1, i + SPAN)
                 self.raise_to(1 if denounced else 3 if targeted else 2, (bits & ANY_SLUR) >> 4, quoted)
             if denounced:
                 continue

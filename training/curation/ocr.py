@@ -20,7 +20,6 @@ import random
 import re
 import shlex
 import sys
-import unicodedata
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -39,6 +38,7 @@ from ..common.config import InputError, parse, run_main
 from ..common.files import atomic, fingerprint, sha256
 from ..common.language import LANGUAGES
 from ..common.normalization import normalize
+from ..common.unicode_forms import unicode_form
 from ..data.documents import corpus_files
 from ..data.ocr_noise import simulate_ocr as simulate_ocr
 from ..data.split import register
@@ -67,8 +67,8 @@ CHUNK = 4_000_000  # characters counted at a time
 # errors, calibrate the conversion of surprisal to errors. The scale starts at the 10th percentile of clean texts.
 ANCHOR_EVERY, ANCHORS, ANCHOR_CHARACTERS, ANCHOR_RATE, CLEAN_PERCENTILE = 20, 400, 2000, 0.1, 10
 
-# At a line end; the not sign is an OCR error for a hyphen there.
-HYPHENATION = re.compile(r"[-=](?<=\w.)\s*\n\s*(?=\w)|\xac\s*")
+# Hyphens at line ends; the not sign is an OCR error for one.
+HYPHENATION = re.compile(r"[-=](?<=\w.)[^\S\n]*\n\s*(?=\w)|\xac\s*")
 SPACE = ord(" ")
 # Letter-spaced words, whose letters are tokens. Their words are further apart, or their letters have thinner spaces.
 WIDE_SPACES = dict.fromkeys(map(ord, "\u2001\u2003\u3000"), "  ")
@@ -151,7 +151,7 @@ def without_table_numbers(text: str) -> tuple[str, int]:
 
 def codes(text: str) -> np.ndarray:
     """Return the code points (uint16) of a text without line ends, capitals, ligatures, long s and kinds of quotes."""
-    text = f" {unicodedata.normalize('NFKC', HYPHENATION.sub('', normalize(text).text))} "
+    text = f" {unicode_form('NFKC', HYPHENATION.sub('', normalize(text).text))} "
     points = FOLDED[np.minimum(np.frombuffer(text.encode("utf-32-le", "replace"), np.uint32), len(FOLDED) - 1)]
     space = points == SPACE
     space[1:] &= space[:-1]  # whitespace after whitespace

@@ -30,6 +30,10 @@ CANDIDATE = re.compile(
 COLONS = re.compile(r":[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]{0,4}:")  # IPv6 addresses
 CONTEXT = 80  # characters that a value may extend beyond the match of CANDIDATE or COLONS
 FREE_FORM = ("EMAIL_ADDRESS", "IP_ADDRESS")  # replaced without the digits and separators of the value
+# Characters searched at a time, because the pattern of e-mail addresses takes the square of them. Longer spans, as in
+# telephone directories, are split at the last place of the first kind in their second half. No value has a line end.
+MAX_SPAN = 2_000
+SPLITS = [re.compile(place) for place in (r"\n", r"(?<=[a-z]{3})\s|[,;|]\s", r"\s")]
 MAX_TRIES = 10_000  # for a valid value; the rarest form takes some hundreds
 
 LOCALES = {code: f"{code}_{code.upper()}" for code in LANGUAGES} | {"en": "en_US", "la": "it_IT"}
@@ -57,7 +61,19 @@ def faker(locale: str) -> Faker:
 
 
 def candidate_spans(text: str) -> Iterator[tuple[int, int]]:
-    """Yield the spans of a text that may contain values, in order and without overlaps."""
+    """Yield the spans of a text that may contain values, in order, without overlaps, of at most `MAX_SPAN`."""
+    for start, end in _merged_spans(text):
+        while end - start > MAX_SPAN:
+            low, high = start + MAX_SPAN // 2, start + MAX_SPAN
+            ends = next(
+                filter(None, ([place.end() for place in kind.finditer(text, low, high)] for kind in SPLITS)), [high]
+            )
+            yield start, ends[-1]
+            start = ends[-1]
+        yield start, end
+
+
+def _merged_spans(text: str) -> Iterator[tuple[int, int]]:
     spans = [match.span() for match in CANDIDATE.finditer(text)]
     spans = sorted(spans + [match.span() for match in COLONS.finditer(text)])
     start, end = 0, -1

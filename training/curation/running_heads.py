@@ -109,6 +109,7 @@ def _similar(lines: list[tuple[str, tuple]]) -> list[list[tuple]]:
     """Cluster lines that differ only in digits, punctuation, case and a few letters."""
     clusters: list[list[tuple]] = []
     known: dict[str, list[tuple[str, int]]] = {}  # start or end of a line -> lines with it, and their cluster
+    seen: set[tuple[str, str, int]] = set()  # all entries of `known`
     for line, item in lines:
         letters = "".join(filter(str.isalpha, line)).casefold()
         if len(letters) < 3:
@@ -123,8 +124,9 @@ def _similar(lines: list[tuple[str, tuple]]) -> list[list[tuple]]:
             clusters.append([])
         clusters[number].append(item)
         for end in ends:
-            if (letters, number) not in (others := known.setdefault(end, [])):
-                others.append((letters, number))
+            if (end, letters, number) not in seen:
+                seen.add((end, letters, number))
+                known.setdefault(end, []).append((letters, number))
     return clusters
 
 

@@ -10,6 +10,8 @@ from urllib.parse import unquote
 import yaml
 from license_expression import ExpressionError, LicenseSymbol, Licensing, ParseError, get_license_index
 
+from ..common.unicode_forms import unicode_form
+
 LABELS = yaml.safe_load((Path(__file__).parent / "licence_labels.yaml").read_text(encoding="utf-8"))
 
 LONGEST = 1_000  # characters of a label; longer ones are texts, not names
@@ -65,7 +67,7 @@ deed legalcode migrated license licence licenses licences licenza licencia licen
 
 def normalize(label: str) -> str:
     """Normalise case, accents, quotes, dashes and spaces, drop invisible ones, write the paragraph sign out."""
-    text = unicodedata.normalize("NFKD", label.replace("\u00a7", " par")).casefold()
+    text = unicode_form("NFKD", label.replace("\u00a7", " par")).casefold()
     if not text.isascii():
         text = "".join(c for c in text if unicodedata.category(c) != "Cf")  # soft hyphens, zero width, direction
         text = ACCENTS.sub("", text).replace("\u0153", "oe").replace("\u00e6", "ae")

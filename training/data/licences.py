@@ -151,7 +151,7 @@ _NO_DERIVATIVES = re.compile(
     r"\b(?:nd|no ?deriv\w*|pas de modification\w*|keine ?bearbeitung\w*|sin ?(?:obras? ?)?derivad\w*"
     r"|non opere derivate|geen ?afgeleide ?werken|sem ?deriva\w*)\b"
 )
-_GLUED = re.compile(r"\b(?:cc)?(?:by)?(?:sa|nc|nd)*(?:nc|nd)(?:sa|nc|nd)*\b")  # CCBYNC, by-ncsa
+_GLUED = re.compile(r"\b(?:cc)?(?:by)?(?:sa)*(?:nc|nd)(?:sa|nc|nd)*\b")  # CCBYNC, by-ncsa
 _REASONS = {
     "public domain in one country": r"(?:public domain|\bpd|no copyright|\bnoc|not in copyright)[\s:,(-]*"
     r"(?:in )?(?:the )?(?:usa?\b|united states|u\.s|canad|austral|ireland|india)|\bus[- ]pd\b",

@@ -5,11 +5,12 @@ shipped tokenizer and femto's held-out text depend on them.
 """
 
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from hashlib import blake2b, sha256
 from typing import Literal
+
+from ..common.unicode_forms import unicode_form
 
 AUTHORS = 10  # a source with fewer names (an office, a company, none) is held out by work and not by author
 LARGEST = 0.1  # share of a source above which an author is not held out: too much text would be lost
@@ -43,7 +44,7 @@ def author_key(creator: str) -> str:
     Authors who share a family name count as one, so that none is held out in one source and trained on in another.
     """
     name = re.sub(r"\(.*?\)|\[.*?\]|\d[\d-]*", " ", creator)
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    plain = unicode_form("NFKD", name).encode("ascii", "ignore").decode().lower()
     words = plain.split(",")[0].split()
     return words[-1] if words else ""
 

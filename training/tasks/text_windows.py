@@ -10,14 +10,29 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 Span = tuple[int, int]
+PIECE = 16_384  # characters aligned at a time: an alignment takes the product of the two lengths
 
 
 def align_characters(a: str, b: str) -> np.ndarray:
-    """Return (len(a),): the index in `b` of each character of `a` that the alignment leaves unchanged, else -1."""
+    """Return (len(a),): the index in `b` of each character of `a` that the alignment leaves unchanged, else -1.
+
+    Texts longer than `PIECE` are aligned piece by piece.
+    """
     places = np.full(len(a), -1)
-    for block in Levenshtein.opcodes(a, b):
-        if block.tag == "equal":
-            places[block.src_start : block.src_end] = np.arange(block.dest_start, block.dest_end)
+    start, other = 0, 0
+    while start < len(a) and other < len(b):
+        rest = max(len(a) - start, len(b) - other) <= PIECE
+        end, other_end = PIECE, PIECE
+        for block in Levenshtein.opcodes(a[start : start + PIECE], b[other : other + PIECE]):
+            if block.tag != "equal":
+                continue
+            places[start + block.src_start : start + block.src_end] = np.arange(
+                other + block.dest_start, other + block.dest_end
+            )
+            if not rest and max(block.src_end, block.dest_end) > PIECE // 2:  # the next piece begins after it
+                end, other_end = block.src_end, block.dest_end
+                break
+        start, other = start + end, other + other_end
     return places
 
 

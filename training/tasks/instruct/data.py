@@ -150,4 +150,4 @@ def conversation(row: dict, task: str) -> dict:
 
 def remove_markers(text: str) -> str:
     """Remove the markers from a task's text; between words each becomes a line break."""
-    return unescape(re.sub(r"\s*\n\s*", "\n", SPECIAL.sub("\n", text)).strip())
+    return unescape(re.sub(r"(?<!\s)\s*\n\s*", "\n", SPECIAL.sub("\n", text)).strip())

@@ -58,6 +58,8 @@ def wrap_prose(text: str, size: int, width: int) -> Iterator[str]:
     for paragraph in text.splitlines():
         if len(paragraph) < PARAGRAPH or sum(map(str.isalpha, paragraph)) < LETTERS * len(paragraph):
             continue
+        if max(map(len, paragraph.split())) > size:  # no prose, and textwrap takes the square of a word's length
+            continue
         for line in textwrap.wrap(paragraph, width):
             if passage and len(passage) + 1 + len(line) > size:
                 yield passage

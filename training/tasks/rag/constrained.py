@@ -6,6 +6,7 @@ construction; whether it is relevant still depends on the model. The processor w
 quote may differ from those of its source.
 """
 
+import re
 from collections.abc import Iterator
 
 import torch
@@ -17,6 +18,7 @@ from .format import FORMATS, PROMPT_END, around_quote, parse_prompt
 
 OPENING = b'<ref name="'
 JOINER = WORD_JOINER.encode()  # inside an escaped marker, which a quote must not split
+WORD_BYTE = re.compile(rb"[0-9A-Za-z\x80-\xff]")  # as in `_is_word`
 LEAST_WORDS = 3  # minimum words of a quote, unless the source ends there: a single word proves nothing
 
 
@@ -68,7 +70,7 @@ class QuoteLogitsProcessor(LogitsProcessor):
             elif inside.startswith(before):
                 if after in inside[len(before) :]:
                     return set()
-                for continuation, closes in self._continuations(inside[len(before) :], text, after):
+                for continuation, closes in set(self._continuations(inside[len(before) :], text, after)):
                     ids |= self._first_tokens(continuation, beyond=closes)
         return ids
 
@@ -122,4 +124,4 @@ def _may_end(text: bytes, start: int, end: int) -> bool:
         return True
     if end <= start or text[end - 1 : end].isspace() or text.endswith(JOINER, 0, end) or _is_word(text[end]):
         return False
-    return len(text[start:end].split()) >= LEAST_WORDS or not any(map(_is_word, text[end:]))
+    return len(text[start:end].split()) >= LEAST_WORDS or not WORD_BYTE.search(text, end)

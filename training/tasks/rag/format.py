@@ -35,12 +35,12 @@ BLOCKS: dict[Format, tuple[str, ...]] = {
 }
 # End of the prompt: the first block is open.
 PROMPT_END: dict[Format, str] = {"rag-0.1": "<|source_analysis_start|>", "rag-2025": "<|language_start|>\n"}
-_SOURCE = {
-    "rag-0.1": re.compile(
-        r"<\|source_start\|><\|source_id_start\|>(.*?)<\|source_id_end\|>(.*?)<\|source_end\|>\n", re.DOTALL
-    ),
-    "rag-2025": re.compile(r"<\|source_start\|><\|source_id\|>(\S+) (.*?)<\|source_end\|>\n", re.DOTALL),
+# No pattern searches again for an end that is missing: malformed text would take the square of its length.
+_SOURCE = {  # up to the text
+    "rag-0.1": re.compile(r"<\|source_start\|><\|source_id_start\|>(.*?)<\|source_id_end\|>", re.DOTALL),
+    "rag-2025": re.compile(r"<\|source_start\|><\|source_id\|>(\S+) "),
 }
+_SOURCE_END = "<|source_end|>\n"
 _CITATION = {
     "rag-0.1": re.compile(r'<ref name="([^"\n]*)">"(.*?)"</ref>', re.DOTALL),
     "rag-2025": re.compile(r'<ref name="<\|source_id\|>([^"\n]*)">(.*?)</ref>', re.DOTALL),
@@ -87,10 +87,15 @@ class Response:
     @property
     def plain(self) -> str:
         """Answer without citations."""
-        text = ""
-        for part in self.parts:  # a citation is removed with the space before it
-            text = text.rstrip(" ") if isinstance(part, Citation) else text + part
-        return text.strip()
+        texts: list[str] = []
+        for part in self.parts:
+            if isinstance(part, Citation):  # removed with the space before it
+                while texts and not texts[-1].strip(" "):
+                    texts.pop()
+                texts[-1:] = [text.rstrip(" ") for text in texts[-1:]]
+            else:
+                texts.append(part)
+        return "".join(texts).strip()
 
     @property
     def text(self) -> str:
@@ -168,8 +173,10 @@ def parse_prompt(prompt: str, rag_format: Format = "rag-0.1") -> tuple[str, dict
         raise ValueError(f"no question with sources: {prompt[:80]!r}")
     sources, place = {}, query.end()
     while match := _SOURCE[rag_format].match(prompt, place):
-        sources[match[1]] = unescape(match[2])
-        place = match.end()
+        if (end := prompt.find(_SOURCE_END, match.end())) < 0:
+            break
+        sources[match[1]] = unescape(prompt[match.end() : end])
+        place = end + len(_SOURCE_END)
     if not prompt.startswith(PROMPT_END[rag_format], place):
         raise ValueError(f"no prompt in format {rag_format}: {prompt[place : place + 80]!r}")
     return unescape(query[1]), sources
@@ -180,8 +187,8 @@ def parse_completion(completion: str, rag_format: Format = "rag-0.1") -> Respons
     before, opened, rest = (PROMPT_END[rag_format] + completion).partition("<|answer_start|>")
     blocks = {}
     for name in BLOCKS[rag_format]:
-        match = re.search(rf"<\|{name}_start\|>(.*?)<\|{name}_end\|>", before, re.DOTALL)
-        blocks[name] = unescape(_content(match[1], rag_format)) if match else ""
+        content, closed, _ = before.partition(f"<|{name}_start|>")[2].partition(f"<|{name}_end|>")
+        blocks[name] = unescape(_content(content, rag_format)) if closed else ""
     answer = _content(rest.partition(STOP)[0], rag_format) if opened else ""
     return parse_answer(answer, rag_format, blocks)
 
@@ -199,8 +206,8 @@ def _content(block: str, rag_format: Format) -> str:
 
 
 def _parts(answer: str, rag_format: Format) -> Iterator[str | Citation]:
-    place = 0
-    for match in _CITATION[rag_format].finditer(answer):
+    place, closing = 0, around_quote("", rag_format)[1]
+    for match in _CITATION[rag_format].finditer(answer, 0, answer.rfind(closing) + len(closing)):
         if match.start() > place:
             yield unescape(answer[place : match.start()])
         yield Citation(match[1], unescape(match[2]))

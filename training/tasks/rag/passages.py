@@ -135,12 +135,12 @@ def _name_passages(row: dict, max_source_words: int, max_answer_words: int) -> I
     sentences = SENTENCE_END.split(row["text"])
     seen: set[str] = set()
     for i, sentence in enumerate(sentences):
-        for name in NAME.findall(sentence):
-            if name not in seen and _can_answer(sentence, max_answer_words):
+        for name in NAME.findall(sentence) if _can_answer(sentence, max_answer_words) else ():
+            if name not in seen:
                 seen.add(name)
                 before = sentences[max(0, i - 1) : i] if len(seen) % 2 else []
                 limit = max(max_source_words, len(" ".join([*before, sentence]).split()))
-                yield _passage(row, "name", name, _first_words([*before, *sentences[i:]], limit), sentence)
+                yield _passage(row, "name", name, _first_words([*before, *sentences[i : i + limit]], limit), sentence)
 
 
 def _can_answer(sentence: str, max_words: int) -> bool:

@@ -1,6 +1,7 @@
 """Decoding settings of translation, and `translate`."""
 
 import re
+from bisect import bisect_right
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -46,13 +47,13 @@ def split_pieces(text: str, max_characters: int = MAX_CHARACTERS) -> list[str]:
     A piece is a line. A longer line is split at the ends of sentences, and a longer sentence at spaces.
     """
     pieces: list[str] = []
-    for line in re.split(r"(\s*\n\s*)", text):
+    for line in re.split(r"((?<!\s)\s*\n\s*)", text):  # the lookbehind keeps the search for line ends linear
         start = 0
         sentences = [match.end() for match in re.finditer(r"[.!?:;][\"'”’»)]*\s+", line)] + [len(line)]
         while start < len(line):
-            end = max((end for end in sentences if start < end <= start + max_characters), default=None)
-            if end is None:  # the sentence is too long
-                end = start + overlapping_windows(line[start:], max_characters, 0)[0][1]
+            end = sentences[bisect_right(sentences, start + max_characters, lo=1) - 1]
+            if not start < end <= start + max_characters:  # the sentence is too long
+                end = start + overlapping_windows(line[start : start + max_characters + 1], max_characters, 0)[0][1]
             pieces += [piece for piece in split_spaces(line[start:end]) if piece]
             start = end
     return pieces
