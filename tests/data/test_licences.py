@@ -347,9 +347,10 @@ def test_an_ordinary_name_that_resembles_a_crawl_passes(collection, identifier):
 
 
 def test_a_corpus_is_built_through_this_gate(tmp_path):
-    labels = ["CC-By", "CC BY-NC 4.0", "my own terms", "", "Public Domain"]
     rows = [
-        dict.fromkeys(COLUMNS, "") | {"license": label, "language": "Dutch", "text": f"{label} x"} for label in labels
+        dict.fromkeys(COLUMNS, "")
+        | {"license": label, "language": "Dutch", "text": f"{label} x", "identifier": label or "none"}
+        for label in ("CC-By", "CC BY-NC 4.0", "my own terms", "", "Public Domain")
     ]
     rows += [rows[0] | {"collection": "FineWeb-2"}, rows[3] | {"creator": "Multatuli (1820-1887)"}]
     table = [
