@@ -4,6 +4,8 @@ import json
 import math
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset
@@ -239,6 +241,20 @@ def test_replay_text_is_the_same_from_shards_and_from_parquet(tiny_corpus, tiny_
             assert (ids[-1] == tokenizer.eos_token_id) == (len(ids) < 40 or ids[-1] == tokenizer.eos_token_id)
         assert sum(tokens for _, _, tokens in replay.group_counts.values()) == replay.tokens
         assert {language for language, *_ in replay.group_counts} == {"English", "French"}
+
+
+def test_replay_text_is_read_from_parquet_of_other_writers(tiny_corpus, base_model, tokenizer, tmp_path):
+    expected = replayed(tiny_corpus, base_model, tokenizer, tokens=10**9)
+    for file in tiny_corpus.glob("*.parquet"):
+        table = pq.read_table(file)
+        for name in ("text", "identifier"):
+            table = table.set_column(table.schema.get_field_index(name), name, table[name].cast(pa.large_binary()))
+        codes = table["language"].to_pylist()
+        codes = pa.array([{"English": "eng", "French": "fr"}[code] for code in codes]).dictionary_encode()
+        table = table.set_column(table.schema.get_field_index("language"), "language", codes)
+        pq.write_table(table, tmp_path / file.name)
+    read = replayed(tmp_path, base_model, tokenizer, tokens=10**9)
+    assert (read.input_ids, read.group_counts) == (expected.input_ids, expected.group_counts)
 
 
 @pytest.mark.parametrize(("column", "values"), [("labels", [IGNORE_INDEX, 8, 9]), ("completion_mask", [0, 1, 1])])

@@ -46,7 +46,7 @@ def _user_row(raw: object, place: str, rag_format: Format) -> dict:
             raise InputError(f"{place} has no {column}: each row needs {', '.join(USER_COLUMNS)}.")
         if not isinstance(raw[column], list if column == "sources" else str):
             kind = "list of sources" if column == "sources" else "text"
-            raise InputError(f"{place} has a {column} of type {type(raw[column]).__name__}: provide a {kind}.")
+            raise InputError(f"{place} has {column} of type {type(raw[column]).__name__}: provide a {kind}.")
     listed = [
         source if isinstance(source, dict) else {"id": n, "text": source} for n, source in enumerate(raw["sources"], 1)
     ]
