@@ -260,7 +260,7 @@ def test_values_far_apart_and_at_the_ends_of_a_long_text_are_found():
     assert pii.replace(text, "fr", seed=0).counts == {"EMAIL_ADDRESS": 1, "PHONE_NUMBER": 1, "IP_ADDRESS": 1}
 
 
-@pytest.mark.parametrize("separator", ["\n", ", ", " or "])
+@pytest.mark.parametrize("separator", ["\n", "; ", " or "])
 def test_a_long_list_of_values_is_searched_in_parts_without_losing_any(separator):
     values = [f"+49 30 1234{i:03d}" for i in range(100, 400)]
     text = separator.join(values)

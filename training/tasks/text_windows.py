@@ -10,7 +10,7 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 Span = tuple[int, int]
-PIECE = 16_384  # characters aligned at a time: an alignment takes the product of the two lengths
+PIECE = 8_192  # characters aligned at a time: an alignment takes the product of the two lengths
 
 
 def align_characters(a: str, b: str) -> np.ndarray:
