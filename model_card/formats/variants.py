@@ -13,7 +13,7 @@ from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
 from modeling_pleias.tokenization_pleias import BASE_TOKENS
 
 from ..facts import LANGUAGE_NAMES, collect_corpora, languages
-from ..files import ReleaseError, follow_umask, read_json, write_json
+from ..files import ReleaseError, follow_umask, read_json, write_json, write_text
 from ..hub import LISTS
 from ..run import Run
 
@@ -130,7 +130,7 @@ def export_variants(source: ReleaseSource, out: Path, *, max_shard_size: str) ->
             shutil.copyfile(source.folder / TEMPLATE, variant / TEMPLATE)
     for module in MODULES:
         shutil.copyfile(inspect.getsourcefile(module), custom / Path(module.__file__).name)
-    (custom / "LICENSE").write_text(licence_text(), encoding="utf-8")
+    write_text(custom / "LICENSE", licence_text())
     follow_umask(out)
 
 

@@ -17,8 +17,8 @@ from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
 from ..common.config import InputError
-from ..common.files import atomic, write_json
-from ..data.documents import ROW_GROUP_BYTES, SCHEMA, stored_names
+from ..common.files import atomic, naming, write_json
+from ..data.documents import ROW_GROUP_BYTES, SCHEMA, parquet_writer, stored_names
 from .deduplication import digest, read_originals
 from .recipe import CurationConfig
 from .toxicity_axes import AXES
@@ -305,9 +305,10 @@ class AtomicParquetWriter:
         if self.rows:
             if self.file is None:
                 temporary = self.stack.enter_context(atomic(self.path))
-                writer = pq.ParquetWriter(temporary, self.schema, compression="zstd", write_page_checksum=True)
+                writer = parquet_writer(temporary, self.schema, compression="zstd", write_page_checksum=True)
                 self.file = self.stack.enter_context(writer)
-            self.file.write_table(pa.Table.from_pylist(self.rows, schema=self.schema))
+            with naming(self.path):
+                self.file.write_table(pa.Table.from_pylist(self.rows, schema=self.schema))
         self.rows, self.pending = [], 0
 
 

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..common.config import InputError
-from ..common.files import atomic
 from ..data import packages as registry
 from ..data.corpus_builder import CorpusConfig, build_corpus
+from ..data.documents import write_parquet
 from ..data.packages import default_cache
 from ..data.split import hash_fraction
 
@@ -43,8 +43,7 @@ def cached_rows(name: str, build_rows: Callable[[], list[dict]], schema: pa.Sche
     file = default_cache() / "tasks" / f"{name}.parquet"
     if not file.is_file():
         table = pa.Table.from_pylist(build_rows(), schema=schema)
-        with atomic(file) as path:
-            pq.write_table(table, path, compression="zstd")
+        write_parquet(file, table, compression="zstd")
     return file
 
 
