@@ -252,8 +252,7 @@ def _similar(error: UnicodeError) -> tuple[str, int]:
 def _similar_character(character: str) -> str:
     name = unicodedata.name(character, "")
     if name.startswith("BOX DRAWINGS"):
-        horizontal, vertical = "HORIZONTAL" in name, "VERTICAL" in name
-        return "-" if horizontal and not vertical else "|" if vertical and not horizontal else "+"
+        return "+" if " AND " in name else "-" if "HORIZONTAL" in name else "|"
     for part, similar in (("DASH", "-"), ("HYPHEN", "-"), ("DOUBLE QUOT", '"'), ("SINGLE QUOT", "'")):
         if part in name:
             return similar

@@ -102,15 +102,21 @@ def lock_folder(folder: Path) -> Iterator[None]:
     Raises:
         InputError: If another process holds the lock.
     """
+    created = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    with lock(folder / LOCK, folder) as locked:
-        for parent, folders, names in os.walk(folder) if locked else ():
-            if LOCK in names and Path(parent) != folder:  # of another program
-                folders.clear()
-                continue
-            for name in filter(TEMPORARY.fullmatch, names):
-                Path(parent, name).unlink(missing_ok=True)
-        yield
+    try:
+        with lock(folder / LOCK, folder) as locked:
+            for parent, folders, names in os.walk(folder) if locked else ():
+                if LOCK in names and Path(parent) != folder:  # of another program
+                    folders.clear()
+                    continue
+                for name in filter(TEMPORARY.fullmatch, names):
+                    Path(parent, name).unlink(missing_ok=True)
+            yield
+    finally:
+        if created:
+            with suppress(OSError):  # it has files
+                folder.rmdir()
 
 
 @contextmanager

@@ -130,6 +130,7 @@ def build_corpus(config: CorpusConfig, out: Path) -> dict:
     settings = _settings(config, languages)
     if known := _reusable(settings, out):
         return known
+    out.mkdir(parents=True, exist_ok=True)
     with lock_folder(out):
         return _reusable(settings, out) or _build(config, languages, settings, out)
 
