@@ -30,15 +30,19 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 import matplotlib.figure  # noqa: F401  (imported once for all children)
 import torch
+import transformers.convert_slow_tokenizer  # noqa: F401
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+import modeling_pleias  # noqa: F401
 
 from ..common.config import InputError, parse, run_main
 from ..data.documents import SCHEMA, DocumentWriter
@@ -280,7 +284,10 @@ class Trials:
         program, files = self.programs[name], {}
         for path in sorted(out.rglob("*")):
             parts = path.relative_to(out).parts
-            if path.is_dir() or parts[0] == ".curation" or not hidden and any(part[0] == "." for part in parts):
+            # A lock file that nobody holds is reused; the working folder of curation contains times.
+            if path.is_dir() or path.name == ".lock" or parts[0] == ".curation":
+                continue
+            if not hidden and any(part[0] == "." for part in parts):
                 continue
             content: object = path.read_bytes()
             if path.name in program.timed:
@@ -320,13 +327,13 @@ class Trials:
             Failure: If one does not end as it must.
         """
         program, folder = self.programs[name], self.folder / name
-        new, before, out = folder / "new", folder / "before", folder / "out"
+        before, out, number = (folder / part for part in ("before", "out", "changes"))
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
 
         def reset() -> None:
             for path in folder.iterdir():
-                if path not in (new, before):
+                if path not in (before, number):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             if before.exists():
                 shutil.copytree(before, out)
@@ -343,7 +350,6 @@ class Trials:
         expected = self.snapshot(name, out, hidden=True)
         results = [self.snapshot(name, out), *([self.snapshot(name, before)] if before.exists() else [])]
         reset()
-        number = folder / "changes"
 
         def count() -> None:
             counter = watch(folder, None, kill=False)
@@ -357,20 +363,21 @@ class Trials:
             picked = sorted(random.Random(0).sample(picked, self.positions))
 
         def resume(what: str) -> None:
-            must(*self.run(name, out), f"the run after {what}")
+            if program.other is not None or not out.exists():  # an existing folder is refused by the others
+                must(*self.run(name, out), f"the run after {what}")
             result = self.snapshot(name, out, hidden=True)
             if result != expected:
                 different = [file for file in {**result, **expected} if result.get(file) != expected.get(file)]
                 raise Failure(f"after {what} and the same command {different[0]} differs from the undisturbed run")
-            if left := [path.name for path in folder.iterdir() if path not in (new, before, out, number)]:
+            known = (before, out, number, folder / f".{out.name}.lock")
+            if left := [path.name for path in folder.iterdir() if path not in known]:
                 raise Failure(f"after {what} and the same command {left[0]} is left")
 
         for kind, kill in (("kills", True), ("full disks", False)):
             for position in tqdm(picked, desc=f"{name}: {kind}", leave=False):
                 what = f"{kind.removesuffix('s')} at change {position}"
                 reset()
-                watcher = lambda position=position, kill=kill: watch(folder, position, kill=kill)  # noqa: E731
-                status, errors = self.run(name, out, watcher=watcher)
+                status, errors = self.run(name, out, watcher=partial(watch, folder, position, kill=kill))
                 counts[kind] += 1
                 try:
                     if kill and status != 128 + signal.SIGKILL:
@@ -379,10 +386,8 @@ class Trials:
                         raise Failure(f"the program ended with status {status}: {errors[-300:]}")
                     if status == 2 and str(folder) not in errors:
                         raise Failure(f"the error names no file: {errors[-300:]}")
-                    if not kill:
-                        complete = program.complete
-                        if before.exists() and complete and not (out / complete).exists():
-                            counts["earlier result lost"] += 1
+                    complete = out / program.complete if program.complete and before.exists() else None
+                    counts["earlier result lost"] += complete is not None and not kill and not complete.exists()
                     self.check_state(name, out, results)
                     resume("it")
                 except Failure as failure:
@@ -398,8 +403,6 @@ class Trials:
                 refused = [errors for status, errors in ends if status]
                 if len(refused) > 1 or any("Another" not in e and " exists" not in e for e in refused):
                     raise Failure(f"they ended with {ends}")
-                if program.other is None:  # a new folder is written once
-                    shutil.rmtree(out)
                 resume("two at once")
             except Failure as failure:
                 counts["failures"] += 1

@@ -27,11 +27,16 @@ class StopSignal:
 
     def __init__(self):
         self.received: str | None = None
-        for number in SIGNALS:
-            signal.signal(number, self._record)
+        self.before = {number: signal.signal(number, self._record) for number in SIGNALS}
+
+    def restore(self) -> None:
+        """Have signals do what they did before this handler."""
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def _record(self, number: int, frame) -> None:
         if self.received:
+            os.write(2, f"\nStopped by {signal.Signals(number).name}, without saving.\n".encode())
             os._exit(128 + number)
         self.received = signal.Signals(number).name
 
