@@ -34,8 +34,12 @@ MINIMUM_CHARACTERS = 200  # shorter documents are stubs
 
 
 def default_cache() -> Path:
-    """Return the folder of the download cache: below $XDG_CACHE_HOME, or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "modeling-pleias"
+    """Return the folder of the download cache: below $XDG_CACHE_HOME, ~/.cache, or the temporary folder."""
+    try:
+        parent = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # neither HOME nor an entry for the user, as in containers
+        parent = Path(tempfile.gettempdir())
+    return parent / "modeling-pleias"
 
 
 class PackageUnavailableError(Exception):
@@ -127,9 +131,12 @@ def fetch(package: Package, cache: Path) -> DownloadedPackage:
 
 def _run(command: list[str], folder: Path) -> None:
     try:
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=1800)
+        options = {"capture_output": True, "encoding": "utf-8", "errors": "replace", "timeout": 1800}
+        subprocess.run(command, cwd=folder, check=True, **options)
     except FileNotFoundError:
         raise PackageUnavailableError(f"{command[0]} is not installed") from None
+    except OSError as error:
+        raise PackageUnavailableError(f"{command[0]} cannot be run ({error.strerror})") from None
     except subprocess.TimeoutExpired:
         raise PackageUnavailableError(f"{command[0]} took more than half an hour") from None
     except subprocess.CalledProcessError as error:
