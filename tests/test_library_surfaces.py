@@ -125,6 +125,7 @@ READ = {
 
 # Environment variables, options and instance attributes, which appear only in the source of a module or class.
 IN_SOURCE = {
+    "training/data/documents.py": {"pyarrow.parquet:ParquetWriter": ["self.is_open = True", "'is_open'"]},
     "training/run/launch.py": {
         "accelerate.utils.launch": ['"ACCELERATE_MIXED_PRECISION"', '"MASTER_ADDR"', '"OMP_NUM_THREADS"'],
         "accelerate.commands.launch": ['"--num_processes"', '"--num_cpu_threads_per_process"'],

@@ -393,7 +393,7 @@ class Trials:
                 except Failure as failure:
                     counts["failures"] += 1
                     tqdm.write(f"{name}: {what}: {failure}")
-        for _ in range(3):
+        for _ in range(min(3, self.positions)):
             reset()
             shutil.rmtree(out, ignore_errors=True)
             children = [self.start(lambda: self.program(name, out)) for _ in range(2)]
