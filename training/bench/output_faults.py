@@ -441,6 +441,8 @@ def prepare(data: Path) -> None:
 def call(name: str, *arguments: object) -> None:
     """Run `main` of a program of training/ in this process."""
     module = import_module(f"training.{name}")
+    if name == "shards":
+        module.SpawnProcessPoolExecutor = InProcessExecutor
     sys.argv = [module.__file__, *map(str, arguments)]
     module.main()
 
