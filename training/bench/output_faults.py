@@ -393,7 +393,7 @@ class Trials:
                 except Failure as failure:
                     counts["failures"] += 1
                     tqdm.write(f"{name}: {what}: {failure}")
-        for _ in range(3):
+        for _ in range(min(3, self.positions)):
             reset()
             shutil.rmtree(out, ignore_errors=True)
             children = [self.start(lambda: self.program(name, out)) for _ in range(2)]
@@ -441,6 +441,8 @@ def prepare(data: Path) -> None:
 def call(name: str, *arguments: object) -> None:
     """Run `main` of a program of training/ in this process."""
     module = import_module(f"training.{name}")
+    if name == "shards":
+        module.SpawnProcessPoolExecutor = InProcessExecutor
     sys.argv = [module.__file__, *map(str, arguments)]
     module.main()
 

@@ -34,12 +34,8 @@ MINIMUM_CHARACTERS = 200  # shorter documents are stubs
 
 
 def default_cache() -> Path:
-    """Return the folder of the download cache: below $XDG_CACHE_HOME, ~/.cache, or the temporary folder."""
-    try:
-        parent = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:  # neither HOME nor an entry for the user, as in containers
-        parent = Path(tempfile.gettempdir())
-    return parent / "modeling-pleias"
+    """Return the folder of the download cache: below $XDG_CACHE_HOME, or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "modeling-pleias"
 
 
 class PackageUnavailableError(Exception):
