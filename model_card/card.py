@@ -30,7 +30,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.utils import yaml_dump
 
 from .facts import LANGUAGE_NAMES, collect_corpora, facts, lineage
-from .files import ReleaseError, read_json, run_main, sha256, write_json, write_sums
+from .files import ReleaseError, locked, read_json, run_main, sha256, write_json, write_sums, write_text
 from .provenance import TracedValue, fence, render, resolve_pointer, unwrap, unwrap_metadata
 from .run import Run
 from .run_export import last_samples, read_comparison
@@ -70,7 +70,7 @@ def write(folder: Path, template: Path, sources: dict[str, Path], metadata, comm
     body, numbers = render(template, values, traced, head=head, **context)
     text = f"---\n{yaml_dump(head, sort_keys=False)}---\n{body}"
     shift = text[: len(text) - len(body)].count("\n")
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    write_text(folder / "README.md", text)
     content = {
         "command": command,
         "evidence": {path.relative_to(folder).as_posix(): sha256(path) for path in sources.values()},
@@ -324,6 +324,18 @@ def main() -> None:
         "--base_model_relation", choices=RELATIONS, default="finetune", help="Relation to it. Default: finetune."
     )
     args = parser.parse_args()
+    with locked(args.folder):
+        write_folder(args)
+    for path in sorted(args.folder.rglob("README.md")):
+        print(path)
+
+
+def write_folder(args: argparse.Namespace) -> None:
+    """Write the cards of a folder, as the command line requests.
+
+    Raises:
+        ReleaseError: If it is not a folder for cards.
+    """
     command = shlex.join(["python", "-m", "model_card.card", *sys.argv[1:]])
     if (args.folder / "template.md").is_file():
         write_standalone_card(args.folder, command)
@@ -334,8 +346,6 @@ def main() -> None:
         write_sums(args.folder)
     else:
         raise ReleaseError(f"{args.folder} has neither release.json nor template.md: pass the folder of a release.")
-    for path in sorted(args.folder.rglob("README.md")):
-        print(path)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,26 @@
-"""Errors for users, JSON files, settings of runs, relative paths and hashes."""
+"""Errors for users, atomic files and folders, settings of runs, relative paths and hashes."""
 
+import codecs
+import fcntl
 import hashlib
+import io
 import json
 import os
 import re
 import shlex
+import shutil
+import signal
 import sys
+import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import yaml
 
+ENDING = (signal.SIGINT, signal.SIGTERM)
+USUAL = (signal.SIG_DFL, signal.default_int_handler)  # others are ignored (nohup) or belong to the program
 SUMS = "SHA256SUMS"
 # An absolute path of at least two parts in a text, at the beginning of a word or of an option's value. The name of a
 # folder may contain blanks, but not before an option or another path.
@@ -61,9 +70,84 @@ def read_config(run: Path) -> dict:
         raise ReleaseError(f"{run} is not a run: it has no config.yaml.") from None
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically.
+
+    Raises:
+        OSError: If it cannot be written, with the reason and the name of the file.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise as_os_error(error, path) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value) -> None:
-    """Write an indented JSON file."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write an indented JSON file atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock file of a folder, which is next to it and is removed at the end.
+
+    Raises:
+        ReleaseError: If another process holds it, so that another program is writing the folder.
+    """
+    path = (folder := folder.absolute()).with_name(f".{folder.name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            raise ReleaseError(f"Another program is writing to {folder}. Wait for it, or use another --out.") from None
+        except OSError as error:  # ENOSYS, ENOLCK, ENOTSUP: network file systems
+            message = f"{folder} cannot be locked ({error.strerror}): let no other program write to it."
+            print(f"warning: {message}", file=sys.stderr)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file), os.stat(path)):  # else its holder removed it in between
+                break
+        os.close(file)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()
+        os.close(file)
+
+
+@contextmanager
+def atomic_folder(out: Path) -> Iterator[Path]:
+    """Yield a temporary folder, which is renamed to `out` if the block succeeds, and removed otherwise.
+
+    Raises:
+        ReleaseError: If `out` exists, or another program is writing it.
+    """
+    with locked(out):
+        if out.exists():
+            raise ReleaseError(f"{out} exists: delete it, or use another --out.")
+        temporary = out.absolute().with_name(f".{out.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)  # of a killed program
+        temporary.mkdir()
+        try:
+            yield temporary
+            temporary.rename(out)
+        except Exception as error:
+            failure = None if isinstance(error, ReleaseError) else as_os_error(error, out)
+            if failure in (None, error):
+                raise
+            raise failure from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def relativize_paths(value, *roots: Path):
@@ -128,7 +212,7 @@ def write_sums(folder: Path) -> None:
         lines = [
             f"{value}  {path.relative_to(part).as_posix()}" for path, value in hashes.items() if part in path.parents
         ]
-        (folder / part / SUMS).write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_text(folder / part / SUMS, "\n".join(lines) + "\n")
 
 
 def verify_sums(folder: Path) -> None:
@@ -148,13 +232,84 @@ def follow_umask(folder: Path) -> None:
     mask = os.umask(0)
     os.umask(mask)
     for path in folder.rglob("*"):
-        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
+        with suppress(PermissionError):  # a file system without modes
+            path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
+
+
+def end_on_signals() -> None:
+    """Have SIGINT and SIGTERM raise SystemExit in this process, so that its temporary files are removed."""
+    for number in ENDING:
+        if signal.getsignal(number) in USUAL:
+            signal.signal(number, _end)
+
+
+def _end(number: int, frame) -> None:
+    for other in ENDING:
+        signal.signal(other, lambda number, frame: os._exit(128 + number))  # the second ends the process at once
+    os.write(2, f"\nStopped by {signal.Signals(number).name}.\n".encode())  # print() cannot be called inside print()
+    raise SystemExit(128 + number)
+
+
+def as_os_error(error: Exception, path: Path | None = None) -> OSError | None:
+    """Return an error of the operating system with its reason and its file; None for any other error.
+
+    Like training.common.config.as_os_error.
+
+    Args:
+        error: OSError, or the error of a library that only states the number (Arrow, safetensors, tokenizers).
+        path: File of an error that does not name one.
+    """
+    stated = re.search(r"\b(?:errno|os error) (\d+)", str(error), re.IGNORECASE)
+    if isinstance(error, OSError) and (path is None or error.filename is not None):
+        return error
+    if not isinstance(error, OSError) and not stated:
+        return None
+    if path is None:
+        return OSError(str(error))
+    if stated and int(stated[1]):
+        return OSError(int(stated[1]), os.strerror(int(stated[1])), str(path))
+    return OSError(f"{path}: {error}")  # as of NumPy, which does not state the reason
+
+
+def encode_any_text() -> None:
+    """Print characters that the encoding of a terminal or log lacks (Latin-1, cp1252) as similar ones of ASCII."""
+    codecs.register_error("similar", _similar)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not in a notebook
+            stream.reconfigure(errors="similar")
+
+
+def _similar(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    return "".join(map(_similar_character, error.object[error.start : error.end])), error.end
+
+
+def _similar_character(character: str) -> str:
+    name = unicodedata.name(character, "")
+    if name.startswith("BOX DRAWINGS"):
+        return "+" if " AND " in name else "-" if "HORIZONTAL" in name else "|"
+    for part, similar in (("DASH", "-"), ("HYPHEN", "-"), ("DOUBLE QUOT", '"'), ("SINGLE QUOT", "'")):
+        if part in name:
+            return similar
+    return unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode() or "?"
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run a program's `main`; report ReleaseError and OSError as a one-line message and exit with status 2."""
+    """Run a program's `main`; report bad input and errors of the system as a one-line message, with status 2.
+
+    SIGINT (Ctrl-C) and SIGTERM also end it with one line, and status 130 or 143.
+    """
+    end_on_signals()
+    encode_any_text()
     try:
         main()
-    except (ReleaseError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of the output has ended, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except Exception as error:
+        failure = error if isinstance(error, ReleaseError) else as_os_error(error)
+        if failure is None:
+            raise
+        print(f"error: {failure}", file=sys.stderr)
         raise SystemExit(2) from None

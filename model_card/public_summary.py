@@ -22,7 +22,7 @@ from pathlib import Path
 from .disclosure import documentation_form
 from .disclosure.ai_act_inputs import EXAMPLE, in_range, read_provider, read_run, rows_by
 from .disclosure.form_writers import document, to_html, to_markdown
-from .files import ReleaseError, run_main, sha256, write_json
+from .files import ReleaseError, locked, run_main, sha256, write_json, write_text
 from .run import Run
 
 TEXT_SIZES = (  # section 1.3: lower bound in tokens, name of the range
@@ -120,9 +120,9 @@ def write_documents(documents: dict[str, dict], out: Path) -> list[Path]:
     files = []
     for name, content in documents.items():
         files += [out / f"{name}{suffix}" for suffix in (".md", ".json", ".html")]
-        (out / f"{name}.md").write_text(to_markdown(content), encoding="utf-8")
+        write_text(out / f"{name}.md", to_markdown(content))
         write_json(out / f"{name}.json", content)
-        (out / f"{name}.html").write_text(to_html(content), encoding="utf-8")
+        write_text(out / f"{name}.html", to_html(content))
     return files
 
 
@@ -135,7 +135,9 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="Folder for the documents.")
     args = parser.parse_args()
-    for path in write(Run(args.run), args.provider, args.out):
+    with locked(args.out):
+        files = write(Run(args.run), args.provider, args.out)
+    for path in files:
         print(path)
 
 

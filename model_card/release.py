@@ -37,11 +37,9 @@ import argparse
 import os
 import platform
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -56,6 +54,7 @@ from .facts import base_of
 from .files import (
     SUMS,
     ReleaseError,
+    atomic_folder,
     read_json,
     relativize_paths,
     run_main,
@@ -184,25 +183,6 @@ def choose_gguf_formats(requested: list[str] | None, source: ReleaseSource) -> t
     return [format for format in formats if format not in impossible], impossible
 
 
-@contextmanager
-def atomic_folder(out: Path):
-    """Yield a temporary folder, which is renamed to `out` if the block succeeds, and removed otherwise.
-
-    Raises:
-        ReleaseError: If `out` exists.
-    """
-    if out.exists():
-        raise ReleaseError(f"{out} exists: delete it, or use another --out.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    temporary.mkdir()
-    try:
-        yield temporary
-        temporary.rename(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def run_metadata(run: Run) -> dict:
     """Return the run's own records, for the card."""
     return {
@@ -247,7 +227,7 @@ def list_files(folder: Path) -> dict:
 
 def cpu_name() -> str:
     """Return the name of the CPU, if the system states it."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
 

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import yaml
 
-from .files import ReleaseError, read_json, sha256, write_json
+from .files import ReleaseError, read_json, sha256, write_json, write_text
 from .run import Run
 
 LINES = 200  # of training, in metrics.jsonl
@@ -70,12 +70,12 @@ def write_one(run: Run, out: Path) -> None:
         lines = (source / "summary.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
         # The cells of its table contain the model's words.
         lines = [line if "│" in line else run.relative(line) for line in lines]
-        (out / "summary.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_text(out / "summary.txt", "\n".join(lines) + "\n")
     if (source / "loss.png").is_file():
         shutil.copyfile(source / "loss.png", out / "loss.png")
     if run.metrics:
         text = "".join(f"{line}\n" for line in downsample_metrics(run.metrics))
-        (out / "metrics.jsonl").write_text(text, encoding="utf-8")
+        write_text(out / "metrics.jsonl", text)
     for stages, _, manifest in run.manifests:
         write_json(out / "manifests" / f"{'-'.join(stages)}.json", run.relative(trim_manifest(manifest)))
         if mixed := (manifest["corpus"].get("sources") or {}).get("mixture"):
@@ -88,7 +88,7 @@ def write_one(run: Run, out: Path) -> None:
 
 def write_yaml(path: Path, value: dict) -> None:
     """Write settings as YAML."""
-    path.write_text(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_text(path, yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
 
 
 def last_samples(run: Run) -> dict | None:

@@ -125,6 +125,7 @@ READ = {
 
 # Environment variables, options and instance attributes, which appear only in the source of a module or class.
 IN_SOURCE = {
+    "training/data/documents.py": {"pyarrow.parquet:ParquetWriter": ["self.is_open = True", "'is_open'"]},
     "training/run/launch.py": {
         "accelerate.utils.launch": [
             '"ACCELERATE_MIXED_PRECISION"',

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM
 import modeling_pleias  # noqa: F401 (registers the model classes)
 
 from .common.config import InputError, run_main
-from .common.files import model_sha256, write_json
+from .common.files import atomic_folder, model_sha256, write_json
 
 # Equal tensors mean the same function only if these settings are equal, too.
 SETTINGS = ("num_attention_heads", "num_key_value_heads", "rms_norm_eps", "rope_parameters", "tie_word_embeddings")
@@ -37,8 +37,11 @@ def average(folders: tuple[Path, Path], out: Path, command: str) -> None:
     Raises:
         InputError: If a folder contains no model, `out` exists, or architecture or tokenizer differ.
     """
-    if out.exists():
-        raise InputError(f"{out} exists: delete it, or use another --out.")
+    with atomic_folder(out) as temporary:
+        _write_mean(folders, temporary, command)
+
+
+def _write_mean(folders: tuple[Path, Path], temporary: Path, command: str) -> None:
     for folder in folders:
         if not (folder / "config.json").is_file():
             raise InputError(f"{folder} is not a model folder: it has no config.json.")
@@ -54,8 +57,6 @@ def average(folders: tuple[Path, Path], out: Path, command: str) -> None:
     mean = AutoModelForCausalLM.from_pretrained(folders[0], dtype="auto")
     for name, tensor in mean.state_dict().items():
         tensor.copy_((weights[name] + others[name]) / 2)
-    temporary = out.with_name(f".{out.name}.tmp")  # so that a kill leaves no folder that looks complete
-    shutil.rmtree(temporary, ignore_errors=True)
     mean.save_pretrained(temporary)
     for path in (*folders[0].glob("tokenizer*.json"), *folders[0].rglob("*.jinja")):  # also further chat templates
         target = temporary / path.relative_to(folders[0])
@@ -63,7 +64,6 @@ def average(folders: tuple[Path, Path], out: Path, command: str) -> None:
         shutil.copyfile(path, target)
     inputs = [{"path": str(folder), "sha256": digests} for folder, digests in zip(folders, hashes, strict=True)]
     write_json(temporary / "average.json", {"command": command, "models": inputs})
-    temporary.rename(out)
 
 
 def main() -> None:

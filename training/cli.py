@@ -16,6 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+from .common.signals import end_on_signals
+
 ROOT = __package__.removesuffix("training")  # "" in a checkout, "modeling_pleias." if installed
 
 
@@ -85,6 +87,7 @@ def main() -> None:
         print(f"modeling-pleias {version()}")
     elif name in PROGRAMS:
         sys.argv = [f"pleias {name}", *arguments]
+        end_on_signals()  # importing the program takes seconds
         run(PROGRAMS[name])
     else:
         exit_with_error(f"unknown program {name!r}: choose from {', '.join(PROGRAMS)}.")

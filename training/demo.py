@@ -26,8 +26,9 @@ from rich.table import Table
 
 from . import shards
 from .common.config import CONFIGS, InputError, parse, run_main
-from .common.files import read_json
+from .common.files import atomic, read_json
 from .common.language import LANGUAGES
+from .common.processes import end_with_parent
 from .curation import statistics_report
 from .pretraining.prepare import prepare
 from .pretraining.recipe import PretrainConfig
@@ -58,8 +59,10 @@ def launch(arguments: list[str], config: PretrainConfig, *, quiet: bool = False)
     command += ["-m", f"{package}.pretrain", *arguments]
     if not quiet:
         print("$ accelerate launch", *command[3:], flush=True)
-    output = subprocess.PIPE if quiet else None
-    run = subprocess.run(command, check=False, text=True, stdout=output, stderr=subprocess.STDOUT if quiet else None)
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT} if quiet else {}
+    # In a session of its own, Ctrl-C does not reach Accelerate, which would print a traceback.
+    output |= {"start_new_session": True, "preexec_fn": end_with_parent}
+    run = subprocess.run(command, check=False, encoding="utf-8", errors="replace", **output)
     if run.returncode != 0:
         print(run.stdout or "", end="", file=sys.stderr)
         raise InputError(f"Pretraining stopped early. Run the demo again to resume from {config.folder}.")
@@ -224,7 +227,8 @@ def main() -> None:
     console.print(f"Text, tokenizer and shards: {config.data.folder}/{{corpus,tokenizer,shards}}, with their sources.")
     # The run has printed its summary already.
     text, summary = console.export_text(), (config.folder / "summary.txt").read_text(encoding="utf-8")
-    (config.folder / "demo.txt").write_text(text.replace("Time: data", f"{summary}Time: data", 1), encoding="utf-8")
+    with atomic(config.folder / "demo.txt") as path:
+        path.write_text(text.replace("Time: data", f"{summary}Time: data", 1), encoding="utf-8")
 
 
 if __name__ == "__main__":

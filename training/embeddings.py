@@ -28,7 +28,7 @@ from transformers import AutoTokenizer
 from modeling_pleias import PleiasForCausalLM
 
 from .common.config import InputError, parse, run_main
-from .common.files import UNTRAINED_MARKER, write_json
+from .common.files import UNTRAINED_MARKER, atomic_files, lock_folder, write_json
 from .data.loader import ShardDataset
 from .data.shard_files import ShardReader, tokenizer_facts
 from .pretraining.recipe import PretrainConfig
@@ -141,16 +141,19 @@ def build(config: EmbeddingsConfig) -> None:
     vectors[rare] = weights[rare] / norm
     vectors -= weight_of_token @ vectors / weight_of_token.sum()  # the common component carries no information
     weights[:] = vectors * (config.scale * norm / np.linalg.norm(vectors, axis=1).mean())
-    model.save_pretrained(config.out)
     tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)
-    tokenizer.save_pretrained(config.out)
-    write_json(config.out / UNTRAINED_MARKER, {"shards": shards.manifest["fingerprint"]})
+    with atomic_files(config.out, last="config.json") as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        write_json(folder / UNTRAINED_MARKER, {"shards": shards.manifest["fingerprint"]})
     print(f"{config.out}: {int((~rare).sum()):,} embeddings from the text, {int(rare.sum()):,} random")
 
 
 def main() -> None:
     """Run `python -m training.embeddings`."""
-    build(parse(EmbeddingsConfig, description=__doc__.split("\n\n")[0]))
+    config = parse(EmbeddingsConfig, description=__doc__.split("\n\n")[0])
+    with lock_folder(config.out):
+        build(config)
 
 
 if __name__ == "__main__":

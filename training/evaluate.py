@@ -26,7 +26,7 @@ from typing import Literal
 import torch
 
 from .common.config import InputError, parse, run_main
-from .common.files import fingerprint, read_json, write_json
+from .common.files import fingerprint, lock_folder, read_json, write_json
 from .evaluation import compare, report
 from .evaluation.benchmarks import Continuation, Public, PublicConfig
 from .evaluation.bits_per_byte import BitsConfig, BitsPerByte
@@ -196,6 +196,12 @@ def main(argv: list[str] | None = None) -> None:
     out = results_folder(config, subjects[0].run)
     tasks = build_tasks(select_tasks(config), config, runs)
     folders = {name: out if len(subjects) == 1 else out / name for name in names}
+    with lock_folder(out):
+        write_results(subjects, tasks, folders, out)
+
+
+def write_results(subjects: list[EvaluatedModel], tasks: list, folders: dict[str, Path], out: Path) -> None:
+    """Measure every model on every task, and write results and reports."""
     facts = []
     for subject in subjects:
         for task in tasks:

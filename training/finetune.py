@@ -298,6 +298,7 @@ def train(run: Run, trainer: Trainer, selection_rows: list[dict], earlier: Check
     trainer.add_callback(around)
     run.state.wait_for_everyone()
     trainer.train(resume_from_checkpoint=str(earlier.path) if earlier else None)
+    around.stop.restore()  # what follows is not resumed from a checkpoint
     steps = trainer.state.global_step
     if around.stopped and steps < trainer.state.max_steps:
         run.record.write(steps=steps)

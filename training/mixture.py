@@ -24,7 +24,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from .common.config import InputError, parse, run_main
-from .common.files import fingerprint, read_json, sha256, write_json
+from .common.files import fingerprint, lock_folder, read_json, sha256, sync, write_json
 from .common.language import CODES, LANGUAGES
 from .data.documents import DocumentWriter, corpus_files, corpus_root, read_documents
 from .data.split import hash_fraction, select_held_out
@@ -121,11 +121,38 @@ def write_mixtures(config: MixtureConfig) -> dict[str, list[dict]]:
         "held_out": config.held_out,
         "mixtures": {name: [asdict(rule) for rule in rules] for name, rules in config.mixtures.items()},
     }
+    if known := _reusable(config.out / "mixture.json", settings):
+        return known
+    with lock_folder(config.out):
+        return _reusable(config.out / "mixture.json", settings) or _build(config, settings)
+
+
+def _reusable(path: Path, settings: dict) -> dict[str, list[dict]] | None:
+    """Return the account in mixture.json if the mixtures were written with the same settings."""
+    known = read_json(path) if path.is_file() else {}
+    return known["account"] if known.get("fingerprint") == fingerprint(settings) else None
+
+
+def _build(config: MixtureConfig, settings: dict) -> dict[str, list[dict]]:
+    """Write the mixtures into a locked folder; see `write_mixtures`."""
     account = config.out / "mixture.json"
-    if account.is_file() and (known := read_json(account))["fingerprint"] == fingerprint(settings):
-        return known["account"]
     building = config.out / ".building"
-    shutil.rmtree(building, ignore_errors=True)
+    shutil.rmtree(building, ignore_errors=True)  # of a killed program
+    try:
+        content = _fill(config, settings, building)
+        account.unlink(missing_ok=True)  # removed first and moved last: if it exists, every folder is complete
+        for name in content["account"]:
+            shutil.rmtree(config.out / name, ignore_errors=True)
+            (building / name).rename(config.out / name)
+        (building / account.name).rename(account)
+        sync(config.out)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return content["account"]
+
+
+def _fill(config: MixtureConfig, settings: dict, building: Path) -> dict:
+    """Write every folder and mixture.json into a temporary folder; return the content of mixture.json."""
     columns = ["identifier", "collection", "language", "creator"]
     candidates = read_documents(config.corpus, columns=columns, dropped=Counter())  # reported below
     chosen = select_held_out(candidates, config.held_out)
@@ -140,7 +167,7 @@ def write_mixtures(config: MixtureConfig) -> dict[str, list[dict]]:
                 epochs = next((rule.epochs for rule in rules if rule.matches(document)), 1)
                 for _ in range(int(epochs) + (hash_fraction(document["identifier"]) < epochs % 1)):
                     parts[name].add(document, size)
-    sources = root / "sources.json"
+    sources = corpus_root(config.corpus) / "sources.json"
     command = shlex.join(["python", *sys.orig_argv[1:]])
     content = {
         "fingerprint": fingerprint(settings),
@@ -148,16 +175,14 @@ def write_mixtures(config: MixtureConfig) -> dict[str, list[dict]]:
         "command": command,
         "account": {name: part.account() for name, part in parts.items()},
     }
-    account.unlink(missing_ok=True)  # removed first and written last: if it exists, every folder is complete
     for name in parts:
         origin = read_json(sources) if sources.is_file() else {"sources": [str(config.corpus)]}
         origin["mixture"] = {"name": name, "command": command, **settings}
         write_json(building / name / "sources.json", origin)
-        shutil.rmtree(config.out / name, ignore_errors=True)
-        (building / name).rename(config.out / name)
-    building.rmdir()
-    write_json(account, content)
-    return content["account"]
+        for file in (building / name).iterdir():
+            sync(file)
+    write_json(building / "mixture.json", content)
+    return content
 
 
 def main() -> None:

@@ -304,7 +304,8 @@ def convert(config: NanotronConfig) -> dict[str, str]:
     head += [f"#   {key}: {why}" for key, why in ignored.items()]
     head += ["# Build the shards once per stage's folder: python -m training.shards --help"]
     with atomic(config.out) as path:
-        path.write_text("\n".join(head) + "\n" + yaml.safe_dump(result, sort_keys=False, allow_unicode=True))
+        text = yaml.safe_dump(result, sort_keys=False, allow_unicode=True)
+        path.write_text("\n".join([*head, text]), encoding="utf-8")
         parse(PretrainConfig, ["--config", str(path)], description="").model_config()
     return ignored
 

@@ -28,7 +28,7 @@ from transformers import AutoTokenizer
 from modeling_pleias import PleiasConfig, PleiasForCausalLM
 
 from .common.config import InputError, parse, run_main
-from .common.files import read_json
+from .common.files import atomic_files, lock_folder, read_json
 
 RANK = re.compile(r"model_weight_pp-rank-\d+-of-\d+_tp-rank-(\d+)-of-(\d+)\.safetensors")
 NOT_OF_WEIGHTS = {"is_llama_config", "pretraining_tp", "rope_interleaved", "z_loss_coefficient", "z_loss_enabled"}
@@ -202,18 +202,20 @@ def convert(config: ConversionConfig) -> PleiasForCausalLM:
     wrong = model.load_state_dict(tensors, strict=False, assign=True)
     assert not wrong.unexpected_keys and set(wrong.missing_keys) <= {"lm_head.weight"}, wrong
     model.tie_weights()
-    model.save_pretrained(config.out)
-    if config.tokenizer:
-        tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)
-        tokenizer.model_max_length = model_config.max_position_embeddings
-        tokenizer.save_pretrained(config.out)
+    with atomic_files(config.out, last="config.json") as folder:
+        model.save_pretrained(folder)
+        if config.tokenizer:
+            tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)
+            tokenizer.model_max_length = model_config.max_position_embeddings
+            tokenizer.save_pretrained(folder)
     return model
 
 
 def main() -> None:
     """Run `python -m training.nanotron_checkpoint`."""
     config = parse(ConversionConfig, description="Convert a nanotron checkpoint to a Pleias model folder.")
-    model = convert(config)
+    with lock_folder(config.out):
+        model = convert(config)
     print(f"{model.num_parameters():,} parameters, {model.dtype}; {config.out} loads with from_pretrained.")
 
 

@@ -9,12 +9,11 @@ if not __package__:  # run by path; same as `python -m training.shards`
 
     sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "training"
 
-import multiprocessing
 import os
 import shlex
 import sys
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +24,9 @@ import numpy as np
 from tqdm import tqdm
 
 from .common.config import InputError, parse, run_main
-from .common.files import fingerprint, read_json, sha256, write_json
+from .common.files import fingerprint, lock_folder, read_json, sha256, write_json
 from .common.language import CODES
-from .common.processes import exit_with_parent
+from .common.processes import SpawnProcessPoolExecutor
 from .data.documents import corpus_files, corpus_root, note_casts, read_rows
 from .data.shard_files import (
     GROUP_COLUMNS,
@@ -152,16 +151,10 @@ def shard_all(
 ) -> dict[str, dict]:
     """Build the shards of (corpus file, name) pairs in worker processes and return their records by name."""
     records: dict[str, dict] = {}
-    # Spawned, not forked: the caller may have threads and locks.
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=exit_with_parent) as pool:
+    with SpawnProcessPoolExecutor(workers) as pool:
         jobs = {pool.submit(shard_file, source, name, origins[name], config, facts): name for source, name in todo}
-        try:
-            for job in tqdm(as_completed(jobs), total=len(jobs), desc="shards", unit="file"):
-                records[jobs[job]] = job.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # report the error now, not after the remaining files
-            raise
+        for job in tqdm(as_completed(jobs), total=len(jobs), desc="shards", unit="file"):
+            records[jobs[job]] = job.result()
     return records
 
 
@@ -188,12 +181,48 @@ def build_shards(config: ShardsConfig) -> dict:
     with ThreadPoolExecutor(workers) as pool:  # hashing releases the interpreter lock
         results = pool.map(lambda source: shard_provenance(source, sources[source], config, facts), sources)
     origins = dict(zip(names, results, strict=True))
-    records = {name: reusable(name, value, config.out) for name, value in origins.items()}
-    todo = [(source, name) for source, name in zip(sources, names, strict=True) if records[name] is None]
-    if todo:
-        note_casts(source for source, _ in todo)
-        records |= shard_all(todo, origins, config, facts, workers=min(workers, len(todo)))
-    shards = [shard for name in names for shard in records[name]["shards"]]
+    if (manifest := _written_manifest(config, origins, facts)) is not None:
+        return manifest
+    with lock_folder(config.out):
+        records = _reusable_records(origins, config.out)
+        todo = [(source, name) for source, name in zip(sources, names, strict=True) if records[name] is None]
+        if todo:
+            note_casts(source for source, _ in todo)
+            records |= shard_all(todo, origins, config, facts, workers=min(workers, len(todo)))
+        manifest = _manifest(config, records, facts)
+        write_json(config.out / "manifest.json", manifest)
+        for file in _stale_files(config.out, manifest):
+            file.unlink()
+    return manifest
+
+
+def _reusable_records(origins: dict[str, dict], out: Path) -> dict[str, dict | None]:
+    return {name: reusable(name, value, out) for name, value in origins.items()}
+
+
+def _written_manifest(config: ShardsConfig, origins: dict[str, dict], facts: dict) -> dict | None:
+    """Return the manifest of an earlier build if nothing must be written, so that no lock is needed."""
+    path, records = config.out / "manifest.json", _reusable_records(origins, config.out)
+    if None in records.values() or not path.is_file():
+        return None
+    manifest = _manifest(config, records, facts)
+    return manifest if read_json(path) == manifest and not _stale_files(config.out, manifest) else None
+
+
+def _stale_files(out: Path, manifest: dict) -> set[Path]:
+    """Return shards of a larger corpus or a killed build: programs that ignore the manifest would read them."""
+    current = {out / file for shard in manifest["shards"] for file in shard_files(shard)}
+    return {file for split in SPLITS for file in (out / split).glob("*.ds*")} - current
+
+
+def _manifest(config: ShardsConfig, records: dict[str, dict], facts: dict) -> dict:
+    """Return the manifest of complete records; the earlier one, with the command that built it, if it is the same.
+
+    Raises:
+        InputError: If a split is empty.
+    """
+    root = corpus_root(config.corpus)
+    shards = [shard for record in records.values() for shard in record["shards"]]
     for split in SPLITS:
         if not any(shard["split"] == split for shard in shards):
             raise InputError(
@@ -210,7 +239,7 @@ def build_shards(config: ShardsConfig) -> dict:
         "shards": shards,
         "account": sum_counts(rows, ("split", *GROUP_COLUMNS)),
         "corpus": {
-            "files": [records[name]["origin"] for name in names],
+            "files": [record["origin"] for record in records.values()],
             **{
                 kind: read_json(root / f"{kind}.json") if (root / f"{kind}.json").is_file() else None
                 for kind in ("sources", "curation")
@@ -221,16 +250,7 @@ def build_shards(config: ShardsConfig) -> dict:
     }
     path = config.out / "manifest.json"
     earlier = read_json(path) if path.is_file() else None
-    if earlier and earlier == manifest | {"command": earlier["command"]}:
-        manifest = earlier  # keeps the command that built it
-    else:
-        write_json(path, manifest)
-    # Remove shards of a larger corpus or a killed build: programs that ignore the manifest would read them.
-    current = {config.out / file for shard in shards for file in shard_files(shard)}
-    for split in SPLITS:
-        for file in set((config.out / split).glob("*.ds*")) - current:
-            file.unlink()
-    return manifest
+    return earlier if earlier and earlier == manifest | {"command": earlier["command"]} else manifest
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ from tokenizers import Tokenizer, pre_tokenizers, trainers
 from tokenizers.models import BPE
 
 from .common.config import InputError, parse, run_main
+from .common.files import atomic_files, lock_folder
 from .vocabulary.piece_counts import TextSource, count_pieces
 from .vocabulary.tokenizer_report import compare_tokenizers, held_out_texts, write_report
 
@@ -168,6 +169,12 @@ def train(config: TokenizerConfig) -> "PleiasTokenizer":
     Raises:
         InputError: If the corpus cannot be read, or is too small for the vocabulary size.
     """
+    with lock_folder(config.out):
+        return _train(config)
+
+
+def _train(config: TokenizerConfig) -> "PleiasTokenizer":
+    """Write the tokenizer into a locked folder; see `train`."""
     from modeling_pleias import PleiasTokenizer
     from modeling_pleias.tokenization_pleias import BASE_TOKENS, DOCUMENT_TOKENS
 
@@ -201,8 +208,9 @@ def train(config: TokenizerConfig) -> "PleiasTokenizer":
     tokenizer = PleiasTokenizer(
         vocab={token: i for i, token in enumerate(tokens)}, merges=[tuple(pair) for pair in model["merges"]]
     )
-    tokenizer.save_pretrained(config.out)
-    write_ranks(tokenizer, Path(config.out) / "ranks.tiktoken")
+    with atomic_files(config.out, last="tokenizer.json") as folder:
+        tokenizer.save_pretrained(folder)
+        write_ranks(tokenizer, folder / "ranks.tiktoken")
     return tokenizer
 
 

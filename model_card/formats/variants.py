@@ -14,7 +14,7 @@ from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
 from modeling_pleias.tokenization_pleias import BASE_TOKENS
 
 from ..facts import LANGUAGE_NAMES, collect_corpora, languages
-from ..files import ReleaseError, follow_umask, read_json, write_json
+from ..files import ReleaseError, follow_umask, read_json, write_json, write_text
 from ..hub import LISTS
 from ..run import Run
 
@@ -131,7 +131,7 @@ def export_variants(source: ReleaseSource, out: Path, *, max_shard_size: str) ->
         copy_chat_templates(source.folder, variant)
     for module in MODULES:
         shutil.copyfile(inspect.getsourcefile(module), custom / Path(module.__file__).name)
-    (custom / "LICENSE").write_text(licence_text(), encoding="utf-8")
+    write_text(custom / "LICENSE", licence_text())
     follow_umask(out)
 
 

@@ -194,6 +194,29 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
+@needs_fork
+def test_programs_that_are_killed_or_have_no_disk_give_the_result_of_an_undisturbed_run():
+    done = python("training.bench.output_faults", "--programs", "[mixture,average]", "--positions", "4")
+    assert done.returncode == 0 and "0 failures" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@needs_fork
+def test_a_program_that_does_not_replace_its_result_is_detected():
+    code = """
+import sys
+from types import SimpleNamespace
+from training import mixture
+from training.bench import output_faults
+mixture.shutil = SimpleNamespace(rmtree=lambda *arguments, **options: None)
+sys.argv = ["output_faults", "--programs", "[mixture]", "--positions", "1"]
+output_faults.main()
+"""
+    done = python(code=code)
+    assert done.returncode == 1 and "error: the undisturbed run failed" in done.stderr, done.stderr
+
+
+@pytest.mark.slow
 def test_the_dtypes_benchmark_times_the_same_work_in_both_dtypes(base_model):
     report = dtypes.measure(dtypes.DtypesBench(model=base_model, prompt_tokens=8, new_tokens=4, rounds=2))
     assert [row["unit"] for row in report.values()] == ["FLOP/s", "per second", "tokens/s", "tokens/s"]

@@ -1,13 +1,17 @@
-"""Atomic writes, hashes and fingerprints."""
+"""Atomic writes, locks, hashes and fingerprints."""
 
 import errno
 import hashlib
 import os
+import stat
 
 import pytest
 
+from model_card import files as release_files
+from model_card.files import ReleaseError
+from training.common import files as training_files
 from training.common.config import InputError
-from training.common.files import atomic, fingerprint, read_json, sha256, write_json
+from training.common.files import atomic, atomic_files, fingerprint, lock_folder, read_json, sha256, write_json
 
 
 def test_a_failure_while_writing_leaves_the_old_content_and_no_temporary(tmp_path):
@@ -78,3 +82,159 @@ def test_sha256_is_that_of_the_complete_file(tmp_path):
     content = os.urandom(3_000_001)  # several blocks, the last one not full
     (tmp_path / "file").write_bytes(content)
     assert sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError("100000 requested and 2500 written"), "record.json: 100000 requested and 2500 written"),  # NumPy
+        (
+            OSError(f"Error writing bytes to file. Detail: [errno {errno.EDQUOT}] Disk quota exceeded"),
+            "quota.*'.*json'",
+        ),
+        (Exception("No space left on device (os error 28)"), r"\[Errno 28\] No space left on device: '.*record.json'"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "other.txt"), "No such file: 'other.txt'"),
+    ],
+    ids=["numpy", "arrow", "tokenizers and safetensors", "of another file"],
+)
+def test_an_error_of_a_library_that_writes_states_reason_and_file(tmp_path, error, message):
+    with pytest.raises(OSError, match=message), atomic(tmp_path / "record.json"):
+        raise error
+
+
+def test_an_error_that_is_not_of_the_system_stays_itself(tmp_path):
+    with pytest.raises(ValueError, match="^28$"), atomic(tmp_path / "record.json"):
+        raise ValueError("28")
+
+
+# Locks ------------------------------------------------------------------------------------------------
+
+
+def test_a_locked_folder_is_refused_and_is_free_again_afterwards(tmp_path):
+    folder = tmp_path / "new" / "out"
+    with lock_folder(folder):
+        with pytest.raises(InputError, match="Another run is writing to .*out"), lock_folder(folder):
+            raise AssertionError
+        with lock_folder(folder / "part"):  # the folder of another program
+            pass
+    with lock_folder(folder):
+        write_json(folder / "record.json", 1)
+    assert os.listdir(folder) == ["record.json"]
+
+
+def test_a_folder_to_which_nothing_was_written_is_removed_unless_it_existed(tmp_path):
+    for folder, exists in ((tmp_path / "new", False), (tmp_path, True)):
+        with pytest.raises(ZeroDivisionError), lock_folder(folder):
+            raise ZeroDivisionError
+        assert folder.exists() == exists
+
+
+@pytest.mark.parametrize("name", ["ENOSYS", "ENOLCK", "ENOTSUP"])
+def test_a_file_system_without_locks_is_a_warning_and_not_another_run(tmp_path, monkeypatch, capsys, name):
+    def flock(file, operation):
+        raise OSError(getattr(errno, name), os.strerror(getattr(errno, name)))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    (tmp_path / ".other.json.77.tmp").write_text("of a program that may still write")
+    with lock_folder(tmp_path):
+        write_json(tmp_path / "record.json", 1)
+    assert capsys.readouterr().err.startswith(f"warning: {tmp_path} cannot be locked (")
+    assert sorted(os.listdir(tmp_path)) == [".other.json.77.tmp", "record.json"]
+
+
+def test_a_lock_removes_what_killed_programs_left_but_nothing_of_running_ones(tmp_path):
+    for part in ("", "parts", "eval"):
+        (tmp_path / part).mkdir(exist_ok=True)
+        (tmp_path / part / ".shard.ds.4242.tmp").write_text("half")
+        (tmp_path / part / ".hidden").write_text("of the user")
+    with lock_folder(tmp_path / "eval"):
+        (tmp_path / "eval" / ".result.json.4242.tmp").write_text("half")
+        with lock_folder(tmp_path):
+            assert sorted(os.listdir(tmp_path)) == [".hidden", ".lock", "eval", "parts"]
+            assert os.listdir(tmp_path / "parts") == [".hidden"]
+            assert sorted(os.listdir(tmp_path / "eval")) == [".hidden", ".lock", ".result.json.4242.tmp"]
+
+
+@pytest.mark.parametrize("error", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_that_cannot_flush_a_folder_is_no_error(tmp_path, monkeypatch, error):
+    fsync = os.fsync
+
+    def only_files(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(error, os.strerror(error))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", only_files)
+    write_json(tmp_path / "record.json", 1)
+    assert read_json(tmp_path / "record.json") == 1
+
+
+def test_a_disk_that_fails_to_flush_is_an_error(tmp_path, monkeypatch):
+    def broken(descriptor):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match="Input/output error: '.*record.json"):
+        write_json(tmp_path / "record.json", 1)
+    assert os.listdir(tmp_path) == []
+
+
+# Folders ----------------------------------------------------------------------------------------------
+
+
+def model_folder(path, **files):
+    path.mkdir(exist_ok=True)
+    for name, content in files.items():
+        (path / name.replace("__", "-").replace("_", ".")).write_text(content)
+
+
+def contents(path):
+    return {file.name: file.read_text() for file in path.iterdir() if file.is_file()}
+
+
+def test_files_of_a_folder_are_replaced_together_and_others_remain(tmp_path):
+    folder = tmp_path / "model"
+    model_folder(folder, config_json="old", model_safetensors="old", notes_md="of the user")
+    with atomic_files(folder, last="config.json") as temporary:
+        model_folder(temporary, config_json="new", model__1_safetensors="new", model__2_safetensors="new")
+        assert contents(folder) == {"config.json": "old", "model.safetensors": "old", "notes.md": "of the user"}
+    new = dict.fromkeys(("config.json", "model-1.safetensors", "model-2.safetensors"), "new")
+    assert contents(folder) == new | {"notes.md": "of the user"}
+
+
+def test_a_failure_while_writing_files_leaves_the_earlier_ones(tmp_path):
+    folder = tmp_path / "model"
+    model_folder(folder, config_json="old", model_safetensors="old")
+    before = contents(folder)
+    with pytest.raises(OSError, match="No space left on device: '.*model'"):
+        with atomic_files(folder, last="config.json") as temporary:
+            model_folder(temporary, config_json="new")
+            raise Exception("I/O error: No space left on device (os error 28)")
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("system", [training_files, release_files], ids=["training", "model_card"])
+def test_a_new_folder_is_complete_or_absent_and_leaves_nothing_next_to_it(tmp_path, system):
+    refused = (InputError, ReleaseError)
+    (tmp_path / ".dist.tmp").mkdir()  # of a killed program
+    (tmp_path / ".dist.tmp" / "weights").write_text("half")
+    with pytest.raises(ZeroDivisionError), system.atomic_folder(tmp_path / "dist") as folder:
+        assert os.listdir(folder) == []
+        with pytest.raises(refused, match="Another (run|program) is writing to"):
+            with system.atomic_folder(tmp_path / "dist"):
+                raise AssertionError
+        raise ZeroDivisionError
+    assert os.listdir(tmp_path) == []
+    with system.atomic_folder(tmp_path / "dist") as folder:
+        (folder / "weights").write_text("complete")
+    assert os.listdir(tmp_path) == ["dist"] and contents(tmp_path / "dist") == {"weights": "complete"}
+    with pytest.raises(refused, match="dist exists: delete it"), system.atomic_folder(tmp_path / "dist"):
+        raise AssertionError
+    assert os.listdir(tmp_path) == ["dist"]
+
+
+@pytest.mark.parametrize("system", [training_files, release_files], ids=["training", "model_card"])
+def test_a_full_disk_in_a_new_folder_is_named(tmp_path, system):
+    with pytest.raises(OSError, match="No space left on device: '.*dist'"), system.atomic_folder(tmp_path / "dist"):
+        raise Exception("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert os.listdir(tmp_path) == []

@@ -251,13 +251,13 @@ def test_a_corpus_of_the_usual_types_is_read_without_a_report(tiny_corpus, capfd
 
 
 def test_files_of_different_columns_and_types_in_one_folder_are_read(tmp_path):
-    full_table = pa.Table.from_pylist([expected(i) for i in range(3)])
+    documents = pa.Table.from_pylist([expected(i) for i in range(3)])
     tables = {
-        "a": full_table.drop_columns(["language_type", "token_count"]),
-        "b": full_table.append_column("url", pa.array(["u"] * 3)).select([*reversed(COLUMNS), "url"]),
+        "a": documents.drop_columns(["language_type", "token_count"]),
+        "b": documents.append_column("url", pa.array(["u"] * 3)).select([*reversed(COLUMNS), "url"]),
         "c": column("date", pa.nulls(3)),
         "d": column("date", pa.array([1871] * 3)),
-        "e": full_table.rename_columns([name.title().replace("_", " ") for name in COLUMNS]),
+        "e": documents.rename_columns([name.title().replace("_", " ") for name in COLUMNS]),
     }
     for name, table in tables.items():
         write(tmp_path / f"in/{name}.parquet", table=table)

@@ -254,7 +254,7 @@ def test_names_of_files_and_languages_stay_inside_the_folder(work):
 def test_a_second_run_touches_nothing_and_a_change_rebuilds_what_it_concerns(work, write_corpus, monkeypatch):
     before = times(work.out)
     with monkeypatch.context() as patch:  # nor does it start processes, which takes seconds
-        patch.delattr("training.shards.ProcessPoolExecutor")
+        patch.delattr("training.shards.SpawnProcessPoolExecutor")
         build_shards(work)
     assert times(work.out) == before
 

@@ -1,12 +1,19 @@
 """Parse command line and YAML into config dataclasses, and report bad input, in the same way for every program."""
 
+import codecs
+import io
+import os
+import re
 import sys
+import unicodedata
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser
+
+from .signals import end_on_signals
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 Config = TypeVar("Config")
@@ -75,10 +82,64 @@ def dataclass_from_dict(settings_class: type, values: dict[str, Any], where: str
         raise InputError(f"{where}: {' '.join(str(error).split())}") from error
 
 
+def as_os_error(error: Exception, path: Path | None = None) -> OSError | None:
+    """Return an error of the operating system with its reason and its file; None for any other error.
+
+    Args:
+        error: OSError, or the error of a library that only states the number (Arrow, safetensors, tokenizers).
+        path: File of an error that does not name one.
+    """
+    stated = re.search(r"\b(?:errno|os error) (\d+)", str(error), re.IGNORECASE)
+    if isinstance(error, OSError) and (path is None or error.filename is not None):
+        return error
+    if not isinstance(error, OSError) and not stated:
+        return None
+    if path is None:
+        return OSError(str(error))
+    if stated and int(stated[1]):
+        return OSError(int(stated[1]), os.strerror(int(stated[1])), str(path))
+    return OSError(f"{path}: {error}")  # as of NumPy, which does not state the reason
+
+
+def encode_any_text() -> None:
+    """Print characters that the encoding of a terminal or log lacks (Latin-1, cp1252) as similar ones of ASCII."""
+    codecs.register_error("similar", _similar)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not in a notebook
+            stream.reconfigure(errors="similar")
+
+
+def _similar(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    return "".join(map(_similar_character, error.object[error.start : error.end])), error.end
+
+
+def _similar_character(character: str) -> str:
+    name = unicodedata.name(character, "")
+    if name.startswith("BOX DRAWINGS"):
+        return "+" if " AND " in name else "-" if "HORIZONTAL" in name else "|"
+    for part, similar in (("DASH", "-"), ("HYPHEN", "-"), ("DOUBLE QUOT", '"'), ("SINGLE QUOT", "'")):
+        if part in name:
+            return similar
+    return unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode() or "?"
+
+
 def run_main(main: Callable[[], None]) -> None:
-    """Run a program's `main`; report InputError and OSError as a one-line message and exit with status 2."""
+    """Run a program's `main`; report bad input and errors of the system as a one-line message, with status 2.
+
+    SIGINT (Ctrl-C) and SIGTERM also end it with one line, and status 130 or 143.
+    """
+    end_on_signals()
+    encode_any_text()
     try:
         main()
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of the output has ended, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except Exception as error:
+        failure = error if isinstance(error, InputError) else as_os_error(error)
+        if failure is None:
+            raise
+        print(f"error: {failure}", file=sys.stderr)
         raise SystemExit(2) from None

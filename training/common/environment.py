@@ -23,7 +23,7 @@ def environment(packages: Iterable[str] = PACKAGES) -> dict:
 def hardware() -> dict:
     """Return the CPU, memory and GPUs of this machine, and PyTorch's CPU threads."""
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {
         "cpu": names[0] if names else platform.processor(),
@@ -35,9 +35,13 @@ def hardware() -> dict:
 
 
 def commit() -> str | None:
-    """Return the commit of the checkout that contains this file, or None for an installed package."""
+    """Return the commit of the checkout that contains this file, or None for an installed package or without git."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--verify", "--quiet", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or None
+    try:
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    except OSError:  # git is not installed, as in slim containers, or may not be run
+        return None
+    return done.stdout.strip() or None
 
 
 def peak_memory(device: torch.device) -> int:
@@ -45,7 +49,7 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")  # on Linux, because ru_maxrss includes the parent's memory at the time of exec
-    for line in status.read_text().splitlines() if status.exists() else []:
+    for line in status.read_text(encoding="utf-8").splitlines() if status.exists() else []:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,14 +1,23 @@
-"""Atomic file writes, hashes and fingerprints."""
+"""Atomic writes of files and folders, the lock of an output folder, hashes and fingerprints."""
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
+import re
+import shutil
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .config import InputError
+from .config import InputError, as_os_error
 
+LOCK = ".lock"
+TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # of `atomic`
+# What a file system answers that cannot flush a folder, or cannot flush at all.
+CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EISDIR, errno.EACCES, errno.EPERM}
 UNTRAINED_MARKER = "embeddings.json"  # in the folder of an untrained model: the data of its initial embeddings
 
 
@@ -32,29 +41,99 @@ def fingerprint(value) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def sync_folder(path: Path) -> None:
-    """Make renames inside a folder durable against power loss."""
-    descriptor = os.open(path, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Flush a file, or the renames inside a folder, to disk, if its file system can do so."""
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in CANNOT_SYNC:
+            raise as_os_error(error, path) from None
+
+
+@contextmanager
+def lock(path: Path, output: Path) -> Iterator[bool]:
+    """Hold a lock file, which is removed at the end; yield False if the file system has no locks.
+
+    Raises:
+        InputError: If another process holds it, so that another program is writing `output`.
+    """
+    while True:
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except PermissionError:  # of a killed program of another user
+            file = os.open(path, os.O_RDONLY | os.O_CREAT, 0o666)
+        try:
+            locked = _flock(file, output)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file), os.stat(path)):  # else its holder removed it in between
+                    break
+            os.close(file)
+        except BaseException:
+            os.close(file)
+            raise
+    try:
+        yield locked
     finally:
-        os.close(descriptor)
+        with suppress(OSError):
+            path.unlink()
+        os.close(file)
+
+
+def _flock(file: int, output: Path) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"Another run is writing to {output}. Wait for it, or use another folder.") from None
+    except OSError as error:  # ENOSYS, ENOLCK, ENOTSUP: network file systems
+        message = f"{output} cannot be locked ({error.strerror}): let no other program write to it."
+        print(f"warning: {message}", file=sys.stderr)
+        return False
+    return True
+
+
+@contextmanager
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Hold the lock of an output folder, which is created if it is missing; remove temporary files of killed programs.
+
+    Raises:
+        InputError: If another process holds the lock.
+    """
+    created = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with lock(folder / LOCK, folder) as locked:
+            for parent, folders, names in os.walk(folder) if locked else ():
+                if LOCK in names and Path(parent) != folder:  # of another program
+                    folders.clear()
+                    continue
+                for name in filter(TEMPORARY.fullmatch, names):
+                    Path(parent, name).unlink(missing_ok=True)
+            yield
+    finally:
+        if created:
+            with suppress(OSError):  # it has files
+                folder.rmdir()
 
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path next to `path`; if the block succeeds, flush it to disk and rename it."""
+    """Yield a temporary path next to `path`; if the block succeeds, flush it to disk and rename it.
+
+    Raises:
+        OSError: If it cannot be written, with the reason and the name of the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        error.filename = error.filename or str(path)  # the error of a failed write has no file name
-        raise
+        with naming(path):
+            yield temporary
+            sync(temporary)
+            os.replace(temporary, path)
+            sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -69,6 +148,78 @@ def read_text(path: Path) -> str:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}): convert it.") from None
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name a file in the errors of the operating system that do not name one.
+
+    Raises:
+        OSError: If the block fails because of the system.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if (failure := as_os_error(error, path)) in (None, error):
+            raise
+        raise failure from error
+
+
+@contextmanager
+def atomic_files(folder: Path, last: str) -> Iterator[Path]:
+    """Yield a temporary folder; if the block succeeds, move its files into `folder`, `last` after all others.
+
+    `last` is removed first, so that the files belong together if it exists. Weights that the new ones do not replace
+    are removed; other files of the folder remain.
+
+    Raises:
+        OSError: If a file cannot be written, with the reason and the name of a file.
+    """
+    temporary = folder / ".unfinished"
+    shutil.rmtree(temporary, ignore_errors=True)  # of a killed program
+    temporary.mkdir(parents=True)
+    try:
+        with naming(folder):
+            yield temporary
+            files = sorted(temporary.iterdir(), key=lambda file: (file.name == last, file.name))
+            for file in files:
+                sync(file)
+            (folder / last).unlink(missing_ok=True)
+            new = {file.name for file in files}
+            for old in folder.glob("*.safetensors*") if "config.json" in new else ():
+                if old.name not in new:
+                    old.unlink()
+            for file in files:
+                os.replace(file, folder / file.name)
+            sync(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def atomic_folder(out: Path) -> Iterator[Path]:
+    """Yield a temporary folder, which becomes `out` if the block succeeds, and is removed otherwise.
+
+    Raises:
+        InputError: If `out` exists, or another program is writing it.
+    """
+    path = out.absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with lock(path.with_name(f".{path.name}.lock"), out):
+        if out.exists():
+            raise InputError(f"{out} exists: delete it, or use another --out.")
+        temporary = path.with_name(f".{path.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)  # of a killed program
+        temporary.mkdir()
+        try:
+            with naming(out):
+                yield temporary
+                temporary.rename(out)
+                sync(out.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_json(path: Path, value) -> None:

@@ -20,8 +20,8 @@ from datatrove.pipeline.dedup.minhash import MinhashConfig
 from datatrove.utils.hashing import HashConfig
 from datatrove.utils.word_tokenizers import WhitespaceTokenizer
 
-from ..common.files import atomic
 from ..common.normalization import normalize
+from ..data.documents import write_parquet
 
 SHINGLE = 5  # words
 CONFIG = MinhashConfig(num_buckets=15, hashes_per_bucket=8, hash_config=HashConfig(precision=32))
@@ -137,8 +137,7 @@ class DuplicateOriginals(PipelineStep):
                 {"position": position, "original": originals[cluster][0], "exact": originals[cluster][1] == own_digest}
                 for position, cluster, own_digest in documents
             ]
-            with atomic(originals_file(self.clusters, i)) as temporary:
-                pq.write_table(pa.Table.from_pylist(rows), temporary)
+            write_parquet(originals_file(self.clusters, i), pa.Table.from_pylist(rows))
 
 
 def originals_file(clusters: Path, rank: int) -> Path:

@@ -1,12 +1,11 @@
 """Run stages on local processes, Slurm or Ray, and handle tasks that fail."""
 
-import multiprocessing
 import os
 import shlex
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr
 from copy import deepcopy
 from pathlib import Path
@@ -19,7 +18,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import setup_default_logger
 
 from ..common.config import InputError
-from ..common.processes import exit_with_parent
+from ..common.processes import SpawnProcessPoolExecutor
 from .recipe import CurationConfig
 
 MAX_DEATHS = 2  # a task that killed this many workers is given up
@@ -40,7 +39,8 @@ class WorkerPool:
     """
 
     def __init__(self, size: int):
-        self.size, self.idle = size, SimpleQueue()
+        self.size, self.idle, self.aborted = size, SimpleQueue(), False
+        self.workers: set[SpawnProcessPoolExecutor] = set()
         for _ in range(size):
             self.idle.put(None)  # started when needed
 
@@ -62,14 +62,21 @@ class WorkerPool:
         worker = self.idle.get()
         try:
             if worker is None:
-                spawn = multiprocessing.get_context("spawn")  # not fork: the caller may have threads and locks
-                worker = ProcessPoolExecutor(1, mp_context=spawn, initializer=exit_with_parent)
+                worker = SpawnProcessPoolExecutor(1)
+                self.workers.add(worker)
             return worker.submit(function, *arguments).result()
         except BrokenProcessPool:
+            self.workers.discard(worker)
             worker = None
             raise
         finally:
             self.idle.put(worker)
+
+    def abort(self) -> None:
+        """End all workers at once."""
+        self.aborted = True
+        for worker in list(self.workers):
+            worker.abort()
 
 
 class LocalExecutor(LocalPipelineExecutor):
@@ -104,7 +111,8 @@ class LocalExecutor(LocalPipelineExecutor):
                 for job in as_completed(jobs):
                     job.result()
             except BaseException:
-                threads.shutdown(cancel_futures=True)  # report the error without waiting for other tasks
+                self.crew.abort()  # report the error without waiting for other tasks
+                threads.shutdown(cancel_futures=True)
                 raise
 
     def _run_task(self, rank: int) -> None:
@@ -114,7 +122,7 @@ class LocalExecutor(LocalPipelineExecutor):
             try:
                 return self.crew.call(_run, self.stage, self.logs, rank)
             except BrokenProcessPool:
-                if self.give_up is None:
+                if self.give_up is None or self.crew.aborted:
                     break
         raise InputError(
             f"A worker was killed (out of memory?) in task {rank} of stage {self.stage.name}. Run the same command "
@@ -128,7 +136,7 @@ def _run(stage: Stage, logs: Path, rank: int) -> None:
     path = logs / "logs" / f"screen_{rank:05d}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with open(path, "w") as file, redirect_stderr(file):
+        with open(path, "w", encoding="utf-8") as file, redirect_stderr(file):
             LocalPipelineExecutor(stage.steps, stage.tasks, 1, str(logs))._run_for_rank(rank, local_rank=rank)
     finally:
         setup_default_logger()  # log to stderr again, not to the closed file

@@ -12,13 +12,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
 from ..common.config import InputError
-from ..common.files import atomic, write_json
-from ..data.documents import ROW_GROUP_BYTES, SCHEMA, batches, open_parquet, read_rows, stored_names
+from ..common.files import atomic, naming, write_json
+from ..data.documents import (
+    ROW_GROUP_BYTES,
+    SCHEMA,
+    batches,
+    open_parquet,
+    parquet_writer,
+    read_rows,
+    stored_names,
+)
 from .deduplication import digest, read_originals
 from .recipe import CurationConfig
 from .toxicity_axes import AXES
@@ -254,9 +261,10 @@ class AtomicParquetWriter:
         if self.rows:
             if self.file is None:
                 temporary = self.stack.enter_context(atomic(self.path))
-                writer = pq.ParquetWriter(temporary, self.schema, compression="zstd", write_page_checksum=True)
+                writer = parquet_writer(temporary, self.schema, compression="zstd", write_page_checksum=True)
                 self.file = self.stack.enter_context(writer)
-            self.file.write_table(pa.Table.from_pylist(self.rows, schema=self.schema))
+            with naming(self.path):
+                self.file.write_table(pa.Table.from_pylist(self.rows, schema=self.schema))
         self.rows, self.pending = [], 0
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster
 
 from ..common.config import InputError
-from ..common.files import fingerprint, read_json, write_json
+from ..common.files import fingerprint, lock_folder, read_json, write_json
 from ..data.documents import checked_languages, corpus_files, note_casts
 from . import executors
 from .deduplication import CONFIG as MINHASH
@@ -78,11 +78,18 @@ def curate(config: CurationConfig) -> dict | None:
     if result.is_file() and (content := read_json(result)).get("fingerprint") == key:
         if all((config.out / name).is_file() for name in content["kept_files"]):
             return content
+    with lock_folder(config.out):
+        return _curate(config, files, stamp)
+
+
+def _curate(config: CurationConfig, files: list[str], stamp: dict) -> dict | None:
+    """Write the result into a locked folder; see `curate`."""
+    key, result = fingerprint(stamp), config.out / "curation.json"
     resume_or_clear(config.work, stamp, result.is_file())
-    for path in paths:
+    for name in files:
         with suppress(InputError, OSError):  # the file is dropped, or stops the run, when it is read
-            note_casts([path])
-    publish = PublishStep(config, settings=settings, fingerprint=key)
+            note_casts([config.folder / name])
+    publish = PublishStep(config, settings=stamp["settings"], fingerprint=key)
     give_up = partial(drop_killer, config, files) if config.on_error == "drop" else None
     if not executors.run(stages(config, files, publish), config, give_up=give_up):
         return None

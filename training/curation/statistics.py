@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from datatrove.data import DocumentsPipeline
 
 from ..common.config import InputError
-from ..common.files import read_json, write_json
+from ..common.files import atomic, read_json, write_json
 from ..data.documents import corpus_files
 from . import statistics_report
 from .parquet_steps import DROPPED_SCHEMA, KEPT_SCHEMA, CurationStep, drop_record
@@ -178,7 +178,8 @@ class PublishStep(CurationStep):
         move(work / "dropped", out / "dropped")
         write_json(out / "dropped" / "files.json", content["lost_files"])
         if (sources := self.config.folder / "sources.json").is_file():
-            shutil.copyfile(sources, out / "sources.json")
+            with atomic(out / "sources.json") as path:
+                shutil.copyfile(sources, path)
         statistics_report.write(out, content)
         write_json(out / "curation.json", content)
         for folder in ("selected", "signatures", "matches", "clusters"):

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..common.files import atomic
+
 CHARTS = {"curation-languages.png": "language", "curation-collections.png": "collection"}
 MAX_ROWS = 15  # of a table or chart; a table sums the others
 
@@ -11,7 +13,8 @@ def write(folder: Path, content: dict) -> None:
     """Write curation.md and its charts from the content of curation.json."""
     for name, column in CHARTS.items():
         chart(content["account"], column, folder / name)
-    (folder / "curation.md").write_text(markdown(content), encoding="utf-8")
+    with atomic(folder / "curation.md") as path:
+        path.write_text(markdown(content), encoding="utf-8")
 
 
 def markdown(content: dict) -> str:
@@ -122,4 +125,5 @@ def chart(rows: list[dict], column: str, path: Path) -> None:
     axes.invert_yaxis()
     axes.set(xlabel="MB of text before curation")
     figure.legend(fontsize="small", loc="outside right upper")
-    figure.savefig(path, dpi=90)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=90, format="png")

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ..common.config import InputError
-from ..common.files import fingerprint, read_json, sha256, sync_folder, write_json
+from ..common.files import fingerprint, lock_folder, read_json, sha256, sync, write_json
 from ..common.language import CODES, LANGUAGES
 from . import packages as registry
 from .documents import TEXT_COLUMNS, DocumentWriter, checked_languages, corpus_files, read_rows, unusable
@@ -70,8 +70,8 @@ class CorpusWriter:
         return self
 
     def __exit__(self, *failure):
-        self._documents.__exit__(*failure)
         self.progress.close()
+        self._documents.__exit__(*failure)
 
     @property
     def is_full(self) -> bool:
@@ -144,11 +144,25 @@ def build_corpus(config: CorpusConfig, out: Path) -> dict:
     """
     languages = checked_languages(config.languages)
     settings = _settings(config, languages)
+    if known := _reusable(settings, out):
+        return known
+    out.mkdir(parents=True, exist_ok=True)
+    with lock_folder(out):
+        return _reusable(settings, out) or _build(config, languages, settings, out)
+
+
+def _reusable(settings: dict, out: Path) -> dict | None:
+    """Return the content of sources.json if the corpus is complete and has the same settings."""
+    if not (account := out / "sources.json").is_file():
+        return None
+    known = read_json(account)
+    return known if known.get("fingerprint") == fingerprint(settings) and _is_complete(out, known) else None
+
+
+def _build(config: CorpusConfig, languages: list[str], settings: dict, out: Path) -> dict:
+    """Write the corpus into a locked folder; see `build_corpus`."""
     account = out / "sources.json"
     if account.is_file():
-        known = read_json(account)
-        if known.get("fingerprint") == fingerprint(settings) and _is_complete(out, known):
-            return known
         print(f"{out} contains a corpus with other settings: building it again.", file=sys.stderr)
     names = {f"{language}.parquet" for language in LANGUAGES}
     foreign = [file for file in sorted(out.glob("**/*.parquet")) if str(file.relative_to(out)) not in names]
@@ -186,13 +200,16 @@ def build_corpus(config: CorpusConfig, out: Path) -> dict:
             },
             "dropped": dict(sorted(writer.dropped.items())),
         }
-        account.unlink(missing_ok=True)  # removed first and written last: if it exists, the corpus is complete
+        for file in files.values():
+            sync(file)
+        write_json(building / account.name, content)
+        account.unlink(missing_ok=True)  # removed first and moved last: if it exists, the corpus is complete
         for name in names - {file.name for file in files.values()}:
             (out / name).unlink(missing_ok=True)
         for file in files.values():
             file.replace(out / file.name)
-        sync_folder(out)
-        write_json(account, content)
+        (building / account.name).replace(account)
+        sync(out)
     finally:
         rmtree(building)
     return content

@@ -6,7 +6,7 @@ import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from decimal import Decimal
 from functools import cache
 from pathlib import Path, PurePath
@@ -15,7 +15,8 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..common.config import InputError
+from ..common.config import InputError, as_os_error
+from ..common.files import atomic, naming
 from ..common.language import LANGUAGES, language_name
 
 TEXT_COLUMNS = "identifier collection open_type license date title creator language language_type".split()
@@ -225,7 +226,7 @@ def open_parquet(file: PurePath, source: BinaryIO | None = None) -> Iterator[pq.
             yield parquet
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # of the operating system
-            raise
+            raise as_os_error(error, file) from None
         message = " ".join(str(error).split())  # it may have several lines
         raise InputError(f"{file} is not a valid Parquet file ({message}): download or build it again.") from None
 
@@ -368,6 +369,29 @@ def read_documents(
         _note(f"{path}: dropped {counts.total():,} documents ({reasons}).")
 
 
+# Writing ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def parquet_writer(path: Path, schema: pa.Schema, **options) -> Iterator[pq.ParquetWriter]:
+    """Open a Parquet file for writing; on an error, such as a full disk, it is closed without a second error."""
+    writer = pq.ParquetWriter(path, schema, **options)
+    try:
+        yield writer
+        writer.close()
+    finally:
+        if writer.is_open:
+            with suppress(OSError, pa.ArrowException):
+                writer.close()
+            writer.is_open = False  # else its destructor tries again, and prints a traceback
+
+
+def write_parquet(path: Path, table: pa.Table, **options) -> None:
+    """Write a Parquet file atomically."""
+    with atomic(path) as temporary, parquet_writer(temporary, table.schema, **options) as writer:
+        writer.write_table(table)
+
+
 class DocumentWriter:
     """Context manager that writes documents to FOLDER/NAME.parquet, one row group at a time."""
 
@@ -375,15 +399,18 @@ class DocumentWriter:
         self.folder = folder
         self._rows, self._sizes = defaultdict(list), Counter()
         self._files: dict[str, pq.ParquetWriter] = {}
+        self._stack = ExitStack()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *failure):
-        for name in list(self._rows) if failure[0] is None else ():
-            self._flush(name)
-        for file in self._files.values():
-            file.close()
+        if failure[0] is not None:
+            self._stack.__exit__(*failure)
+            return
+        with naming(self.folder), self._stack:
+            for name in list(self._rows):
+                self._flush(name)
 
     def add(self, name: str, document: dict, size: int) -> None:
         """Append a document of `size` bytes to a file."""
@@ -394,9 +421,10 @@ class DocumentWriter:
 
     def _flush(self, name: str) -> None:
         rows, self._sizes[name] = self._rows.pop(name), 0
-        if name not in self._files:
-            self._files[name] = pq.ParquetWriter(self.folder / f"{name}.parquet", SCHEMA, compression="zstd")
-        self._files[name].write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
+        with naming(path := self.folder / f"{name}.parquet"):
+            if name not in self._files:
+                self._files[name] = self._stack.enter_context(parquet_writer(path, SCHEMA, compression="zstd"))
+            self._files[name].write_table(pa.Table.from_pylist(rows, schema=SCHEMA))
 
 
 def checked_languages(languages: list[str] | None) -> list[str]:

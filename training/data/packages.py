@@ -127,9 +127,12 @@ def fetch(package: Package, cache: Path) -> DownloadedPackage:
 
 def _run(command: list[str], folder: Path) -> None:
     try:
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True, timeout=1800)
+        options = {"capture_output": True, "encoding": "utf-8", "errors": "replace", "timeout": 1800}
+        subprocess.run(command, cwd=folder, check=True, **options)
     except FileNotFoundError:
         raise PackageUnavailableError(f"{command[0]} is not installed") from None
+    except OSError as error:
+        raise PackageUnavailableError(f"{command[0]} cannot be run ({error.strerror})") from None
     except subprocess.TimeoutExpired:
         raise PackageUnavailableError(f"{command[0]} took more than half an hour") from None
     except subprocess.CalledProcessError as error:

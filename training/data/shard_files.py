@@ -19,8 +19,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
 from ..common.config import InputError
-from ..common.files import atomic, read_json, sha256
-from .documents import invalid
+from ..common.files import atomic, naming, read_json, sha256
+from .documents import invalid, write_parquet
 from .licences import decide
 
 TOKEN = np.dtype("<u2")
@@ -120,8 +120,8 @@ class ShardReader:
 class ShardWriter:
     """Writer of one shard, which counts its documents, bytes and tokens."""
 
-    def __init__(self, file: BinaryIO):
-        self.file = file
+    def __init__(self, file: BinaryIO, path: Path):
+        self.file, self.path = file, path
         self.ends, self.documents, self.tokens = [], {name: [] for name in DOCUMENTS_SCHEMA.names}, 0
 
     @classmethod
@@ -130,20 +130,20 @@ class ShardWriter:
         """Write a shard's four files. They get their names, the tokens last, only if the block ends without error."""
         with atomic(path) as temporary:
             with open(temporary, "wb") as file:
-                writer = cls(file)
+                writer = cls(file, path)
                 yield writer
             index, metadata, documents = (path.with_name(path.name + sidecar) for sidecar in SIDECARS)
             with atomic(index) as temporary:
-                np.asarray(writer.ends, DOCUMENT_END).tofile(temporary)
+                temporary.write_bytes(np.asarray(writer.ends, DOCUMENT_END).data)
             with atomic(metadata) as temporary:
                 tokens = writer.tokens
-                temporary.write_text(f"{facts['sha256']}|{TOKEN.itemsize}\n{tokens}\n{tokens:,} tokens\n")
-            with atomic(documents) as temporary:
-                pq.write_table(pa.table(writer.documents, schema=DOCUMENTS_SCHEMA), temporary, compression="zstd")
+                temporary.write_text(f"{facts['sha256']}|{TOKEN.itemsize}\n{tokens}\n{tokens:,} tokens\n", "ascii")
+            write_parquet(documents, pa.table(writer.documents, schema=DOCUMENTS_SCHEMA), compression="zstd")
 
     def add(self, ids: np.ndarray, document: dict) -> None:
         """Append one delimited document, (tokens,) uint16, and its row of the sidecar."""
-        self.file.write(ids.tobytes())
+        with naming(self.path):
+            self.file.write(ids.tobytes())
         self.tokens += len(ids)
         self.ends.append(self.tokens)
         for name in self.documents:

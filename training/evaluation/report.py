@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from ..common.files import read_json
+from ..common.files import atomic, read_json
 from ..curation.statistics_report import table
 from ..run.results import read_results
 
@@ -101,7 +101,8 @@ def write_comparison(folder: Path) -> Path:
 
 def _write(parts: list[str], folder: Path) -> Path:
     path = folder / PAGE
-    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    with atomic(path) as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return path
 
 
@@ -148,7 +149,8 @@ def chart(tasks: dict, models: list[str], path: Path) -> None:
     if len(models) > 1:
         handles = all_axes[0].get_legend_handles_labels()
         figure.legend(*handles, fontsize="small", loc="outside upper right", ncols=len(models))
-    figure.savefig(path, dpi=100, metadata={"Software": None})
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=100, format="png", metadata={"Software": None})
 
 
 def _points(axes, metrics: dict[str, dict | float], *, shift: float, label: str) -> None:

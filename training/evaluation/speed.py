@@ -19,6 +19,7 @@ from ..common.config import InputError, parse, run_main
 from ..common.environment import hardware, peak_memory
 from ..common.files import fingerprint
 from ..common.intervals import Metric, ratio
+from ..common.processes import end_with_parent
 from .models import EvaluatedModel
 
 
@@ -107,7 +108,7 @@ class Speed:
         options |= {"model": subject.reference, "device": str(subject.device), "precision": precision}
         arguments = [word for name, value in options.items() for word in (f"--{name}", str(value))]
         done = subprocess.run(
-            [sys.executable, "-m", __name__, *arguments], capture_output=True, text=True, check=False
+            [sys.executable, "-m", __name__, *arguments], capture_output=True, encoding="utf-8", check=False
         )
         if done.returncode:
             raise InputError(f"Measuring {subject.reference} failed: {done.stderr.strip().splitlines()[-1]}")
@@ -131,6 +132,7 @@ class Speed:
 
 def main() -> None:
     """Run `python -m training.evaluation.speed`, which training.evaluate starts: print the measurement as JSON."""
+    end_with_parent()
     arguments = parse(_Arguments, description="Time prefill and decode of one model.")
     subject = EvaluatedModel(arguments.model, device=arguments.device, precision=arguments.precision)
     print(json.dumps(timed(subject, arguments.speed)))

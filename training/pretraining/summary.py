@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..common.files import read_json
+from ..common.files import atomic, read_json
 from ..run.metrics import read_metrics
 from .recipe import PretrainConfig
 from .samples import NEW_TOKENS, REPETITION_PENALTY
@@ -61,5 +61,6 @@ def write_summary(config: PretrainConfig) -> str:
     """Return the summary as text, and write it to summary.txt in the run folder."""
     print_summary(config, Console(file=(output := StringIO()), width=118))
     text = output.getvalue()
-    (config.folder / "summary.txt").write_text(text, encoding="utf-8")
+    with atomic(config.folder / "summary.txt") as path:
+        path.write_text(text, encoding="utf-8")
     return text

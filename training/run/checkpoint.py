@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..common.config import InputError
-from ..common.files import atomic, read_json, sha256, sync_folder, write_json
+from ..common.files import atomic, read_json, sha256, sync, write_json
 from ..step.parallel import distribute_like, is_first_holder, local, offset, writers
 
 PARTS = ("model", "optimizer")
@@ -254,7 +254,7 @@ def write(
         if final.exists():  # a corrupt checkpoint of the same step, which the run has reached again
             _remove(final)
         os.replace(temporary, final)
-        sync_folder(folder)
+        sync(folder)
         with atomic(folder / "LATEST") as latest:
             latest.write_text(final.name + "\n")
         # Later steps can only be corrupt ones, which the run will reach again: they do not count as latest.
@@ -276,9 +276,9 @@ def _write_share(folder: Path, tensors: Tensors, suffix: str) -> dict:
     for part in PARTS:
         path = folder / f"{part}{suffix}.safetensors"
         save_file({name: piece.tensor.cpu().contiguous() for name, piece in tensors[part].items()}, path)
-        path.chmod(folder.stat().st_mode & 0o666)  # safetensors denies others access; follow the umask instead
-        with open(path, "rb+") as file:
-            os.fsync(file.fileno())
+        with suppress(PermissionError):  # a file system without modes
+            path.chmod(folder.stat().st_mode & 0o666)  # safetensors denies others access; follow the umask instead
+        sync(path)
         files[path.name] = _facts(path)
         places[part] = {name: (piece.shape, path.name, piece.offset) for name, piece in tensors[part].items()}
     return {"files": files, "places": places}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..common.files import atomic
+from ..common.files import atomic, naming
 
 if TYPE_CHECKING:  # slow to import, and not needed for the arithmetic
     import torch
@@ -99,7 +99,7 @@ class MetricsLog:
 
     def write(self, record: dict) -> None:
         """Append one record; it survives a kill of the process after this call."""
-        with open(self.path, "a", encoding="utf-8") as file:
+        with naming(self.path), open(self.path, "a", encoding="utf-8") as file:
             file.write(self.line(record))
 
     @staticmethod
@@ -136,4 +136,5 @@ def plot(records: list[dict], path: Path) -> None:
         right.legend(ncols=2, fontsize="small")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")

@@ -1,9 +1,9 @@
 """Record of a run next to its weights: config.yaml, run.json, emissions.json, and the lock of its folder."""
 
-import fcntl
 import logging
 import shlex
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -15,7 +15,7 @@ from codecarbon.output import BaseOutput, EmissionsData
 
 from ..common.config import InputError
 from ..common.environment import environment
-from ..common.files import atomic, read_json, write_json
+from ..common.files import atomic, lock_folder, read_json, write_json
 
 
 class _Emissions(BaseOutput):
@@ -36,22 +36,20 @@ class RunRecord:
         self.config, self.folder, self.main, self.tracker = config, config.folder, main, None
         if not main:
             return
+        self.lock = ExitStack()
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.lock = open(self.folder / ".lock", "w")
+            self.lock.enter_context(lock_folder(self.folder))
         except OSError as error:
             raise InputError(f"The run folder {self.folder} is not writable ({error}). Use another --out.") from error
-        try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise InputError(f"Another run is writing to {self.folder}. Wait for it, or use another --out.") from error
 
     def start(self, **facts) -> None:
         """Write config and session with `facts`, and start to measure; until then an earlier record is unchanged."""
         if not self.main:
             return
         with atomic(self.folder / "config.yaml") as path:
-            path.write_text(yaml.safe_dump(plain(asdict(self.config)), sort_keys=False, allow_unicode=True))
+            path.write_text(
+                yaml.safe_dump(plain(asdict(self.config)), sort_keys=False, allow_unicode=True), encoding="utf-8"
+            )
         run, emissions = self.folder / "run.json", self.folder / "emissions.json"
         earlier = read_json(run)["sessions"] if run.exists() else []
         session = {"command": shlex.join(sys.orig_argv), **environment(), "start": _now(), "end": None, **facts}

@@ -1,17 +1,15 @@
 """Stop a run on a signal: finish the step, save a checkpoint, and exit with a status that asks for a restart."""
 
-import ctypes
 import os
 import signal
-import sys
 
 import torch
 from accelerate import Accelerator
 
+from ..common.processes import end_with_parent
+
 EXIT_RESUMABLE = 75  # exit status of a run that saved and stopped on a signal: EX_TEMPFAIL, "try again"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # SIGUSR1: the usual warning of Slurm (--signal)
-
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def forward_launcher_sigterm() -> None:
@@ -20,8 +18,8 @@ def forward_launcher_sigterm() -> None:
     A launcher of one process ends on SIGTERM without passing it on; with several processes torchrun passes it on.
     Processes that something else started are not affected: the end of a shell must not end what nohup protects.
     """
-    if sys.platform == "linux" and "ACCELERATE_MIXED_PRECISION" in os.environ and "LOCAL_RANK" not in os.environ:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if "ACCELERATE_MIXED_PRECISION" in os.environ and "LOCAL_RANK" not in os.environ:
+        end_with_parent()
 
 
 class StopSignal:
@@ -29,11 +27,16 @@ class StopSignal:
 
     def __init__(self):
         self.received: str | None = None
-        for number in SIGNALS:
-            signal.signal(number, self._record)
+        self.before = {number: signal.signal(number, self._record) for number in SIGNALS}
+
+    def restore(self) -> None:
+        """Have signals do what they did before this handler."""
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def _record(self, number: int, frame) -> None:
         if self.received:
+            os.write(2, f"\nStopped by {signal.Signals(number).name}, without saving.\n".encode())
             os._exit(128 + number)
         self.received = signal.Signals(number).name
 

@@ -74,16 +74,22 @@ FLAGS = (
 
 @cache
 def load_cpu_kernels() -> ctypes.CDLL | None:
-    """Return the C functions, or None if they cannot be compiled. They use the threads of PyTorch's OpenMP library."""
+    """Return the C functions, or None if they cannot be compiled or loaded.
+
+    They use the threads of PyTorch's OpenMP library.
+    """
     compiler = shutil.which("cc")
     if compiler is None or sys.platform != "linux":
         return None
-    with tempfile.TemporaryDirectory() as folder:
-        source, library = Path(folder) / "kernels.c", Path(folder) / "kernels.so"
-        source.write_text(SOURCE)
-        if subprocess.run([compiler, *FLAGS, str(source), "-o", str(library)], capture_output=True).returncode:
-            return None
-        functions = ctypes.CDLL(str(library))
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            source, library = Path(folder) / "kernels.c", Path(folder) / "kernels.so"
+            source.write_text(SOURCE, encoding="ascii")
+            if subprocess.run([compiler, *FLAGS, str(source), "-o", str(library)], capture_output=True).returncode:
+                return None
+            functions = ctypes.CDLL(str(library))
+    except OSError:  # no temporary folder, a full one, or one that is mounted noexec
+        return None
     address, size = ctypes.c_void_p, ctypes.c_int64
     functions.largest.argtypes = [address, address, size, size, size]
     functions.exponentials.argtypes = [address, address, address, size, size, size]

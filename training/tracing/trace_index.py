@@ -26,7 +26,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from ..common.config import InputError
-from ..common.files import atomic, fingerprint, read_json, sha256, write_json
+from ..common.files import atomic, fingerprint, lock_folder, read_json, sha256, write_json
 from ..data.loader import ShardDataset
 from ..data.shard_files import GROUP_COLUMNS, SPLITS, ShardReader, load_tokenizer, tokenizer_facts
 from .suffix_array import BREAK, suffix_array
@@ -192,7 +192,7 @@ def write_block(path: Path, text: np.ndarray, begins: np.ndarray, documents: pa.
     *array_files, documents_file = BLOCK_FILES
     for suffix, array in zip(array_files, arrays, strict=True):
         with atomic(path.with_name(path.name + suffix)) as temporary:
-            array.tofile(temporary)
+            temporary.write_bytes(array.data)  # tofile() does not state why it fails
     with atomic(path.with_name(path.name + documents_file)) as temporary:
         with pa.ipc.new_file(str(temporary), DOCUMENTS_SCHEMA) as file:
             file.write_table(documents)
@@ -245,11 +245,16 @@ def build(
     if not 0 < block_megabytes * 10**6 <= LARGEST_BLOCK:
         largest = f"{LARGEST_BLOCK / 1e6:,.0f}"
         raise InputError(f"--block_megabytes must be above 0 and below {largest}, got {block_megabytes:g}.")
+    with lock_folder(out):
+        return _build(folders, tokenizer, out, splits, block_megabytes)
+
+
+def _build(folders: list[Path], tokenizer: Path, out: Path, splits: list[str], block_megabytes: float) -> dict:
+    """Write the index into a locked folder; see `build`."""
     facts = tokenizer_facts(tokenizer)
     decode = Decoder(token_bytes(tokenizer / "tokenizer.json", facts))
     shards = sources(folders, splits, facts)
     blocks = list(plan(shards, int(block_megabytes * 10**6) - 1))
-    out.mkdir(parents=True, exist_ok=True)
     origins = [
         {
             "format": FORMAT,
@@ -296,8 +301,8 @@ def build(
     }
     write_json(out / "index.json", index)
     current = {f"{number:05}" for number in range(len(blocks))}
-    for file in list(out.iterdir()):  # blocks of an earlier, larger build, and partial files of a killed one
+    for file in list(out.iterdir()):  # blocks of an earlier, larger build
         name = file.name.partition(".")[0]
-        if (name.isdigit() and name not in current) or file.suffix == ".tmp":
+        if name.isdigit() and name not in current:
             file.unlink()
     return index

@@ -1,10 +1,8 @@
 """Count pre-tokenised pieces, the input of BPE training, by language, register and collection, in parallel."""
 
-import multiprocessing
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import NamedTuple
 import regex
 from tqdm import tqdm
 
+from ..common.processes import SpawnProcessPoolExecutor
 from ..data.documents import corpus_files, note_casts, read_documents
 from ..data.ocr_noise import simulate_page
 from ..data.split import Register, in_tokenizer_evaluation, register
@@ -85,8 +84,7 @@ def count_pieces(
         parts = map(work, largest_first)
         if sum(path.stat().st_size for path in paths) > PARALLEL_BYTES:
             note_casts(paths)
-            spawn = multiprocessing.get_context("spawn")
-            pool = stack.enter_context(ProcessPoolExecutor(min(len(paths), os.cpu_count() or 1), mp_context=spawn))
+            pool = stack.enter_context(SpawnProcessPoolExecutor(min(len(paths), os.cpu_count() or 1)))
             parts = pool.map(work, largest_first)
         for part in tqdm(parts, "Counting pieces", len(paths), unit="file"):
             for source, pieces in part.items():

@@ -14,6 +14,7 @@ import regex
 from tokenizers import Tokenizer
 
 from ..common.config import InputError
+from ..common.files import atomic_files
 from ..common.language import CODES, LANGUAGES
 from ..data.documents import corpus_files
 from ..data.shard_files import parse_tokenizer
@@ -224,9 +225,9 @@ def draw_chart(report: dict, path: Path) -> None:
 
 def write_report(out: Path, report: dict, command: str) -> None:
     """Write `report.json`, `REPORT.md` and `report.png` to a folder."""
-    out.mkdir(parents=True, exist_ok=True)
     rounded = json.loads(json.dumps(report), parse_float=lambda number: round(float(number), 4))
     text = json.dumps({"command": command, "tokenizers": rounded}, indent=1, ensure_ascii=False)
-    (out / "report.json").write_text(text + "\n", encoding="utf-8")
-    (out / "REPORT.md").write_text(render_markdown(report, command), encoding="utf-8")
-    draw_chart(report, out / "report.png")
+    with atomic_files(out, last="report.json") as folder:
+        (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+        (folder / "REPORT.md").write_text(render_markdown(report, command), encoding="utf-8")
+        draw_chart(report, folder / "report.png")

@@ -1,0 +1,86 @@
+"""The end of programs: signals, errors of the system, and text that a terminal cannot show."""
+
+import errno
+
+import pytest
+from programs import run_program
+
+RUNNERS = {"training": "training.common.config", "model_card": "model_card.files"}
+both = pytest.mark.parametrize("runner", RUNNERS.values(), ids=RUNNERS)
+
+
+def run(code, runner, log):
+    """Run a program whose `main` is some code."""
+    lines = "".join(f"    {line}\n" for line in code.splitlines())
+    prelude = f"import os, signal, sys, time\nfrom pathlib import Path\nfrom {runner} import run_main\ndef main():\n"
+    return run_program(None, prelude=f"{prelude}{lines}run_main(main)\n", log=log)
+
+
+@both
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_ends_a_program_with_one_line_and_removes_its_temporary_files(tmp_path, runner, name, status):
+    code = (
+        f"try:\n    os.kill(os.getpid(), signal.{name})\n    time.sleep(10_000)\n"
+        f"finally:\n    Path({str(tmp_path / 'removed')!r}).touch()"
+    )
+    done = run(code, runner, tmp_path / "log")
+    assert (done.returncode, done.stderr.strip()) == (status, f"Stopped by {name}.")
+    assert (tmp_path / "removed").exists()
+
+
+def test_a_second_signal_ends_a_program_that_does_not_end(tmp_path):
+    code = (
+        "try:\n    os.kill(os.getpid(), signal.SIGTERM)\n    time.sleep(10_000)\n"
+        "finally:\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(10_000)"
+    )
+    done = run(code, RUNNERS["training"], tmp_path / "log")
+    assert (done.returncode, done.stderr.strip()) == (130, "Stopped by SIGTERM.")
+
+
+def test_a_signal_that_the_caller_ignores_stays_ignored(tmp_path):
+    code = "os.kill(os.getpid(), signal.SIGINT)\nprint('still here')"
+    prelude = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    lines = "".join(f"    {line}\n" for line in code.splitlines())
+    prelude += f"import os\nfrom training.common.config import run_main\ndef main():\n{lines}run_main(main)"
+    done = run_program(None, prelude=prelude, log=tmp_path / "log")  # as under nohup
+    assert (done.returncode, done.stdout) == (0, "still here\n")
+
+
+@both
+@pytest.mark.parametrize(
+    "error",
+    [f"OSError({errno.ENOSPC}, 'No space left on device', 'a/file')", "Exception('a/file: too large (os error 27)')"],
+)
+def test_an_error_of_the_system_is_one_line_with_status_2(tmp_path, runner, error):
+    done = run(f"raise {error}", runner, tmp_path / "log")
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and "a/file" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@both
+def test_an_error_of_the_code_keeps_its_traceback(tmp_path, runner):
+    done = run("raise KeyError('a bug')", runner, tmp_path / "log")
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+@both
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "ascii"])
+def test_text_that_a_terminal_cannot_show_is_printed_in_similar_characters(tmp_path, runner, encoding):
+    text = "\u250c\u2500\u252c\u2510 \u2502 \u2550 \u03bb \ud800"
+    prelude = f"import sys\nfrom {runner} import run_main\nsys.stdout.reconfigure(encoding={encoding!r})\n"
+    prelude += f"run_main(lambda: print({ascii(text)}))"
+    done = run_program(None, prelude=prelude, log=tmp_path / "log")
+    assert (done.returncode, done.stdout) == (0, "+-++ | - ? ?\n"), done.stderr
+
+
+def test_the_similar_characters_are_those_of_ascii(tmp_path):
+    text = "\u250c\u2500\u252c\u2510 \u2502 \u2550 \u2013 \u201cna\u00efve\u201d \u03bb"
+    prelude = "import sys\nfrom training.common.config import run_main\nsys.stdout.reconfigure(encoding='ascii')\n"
+    done = run_program(None, prelude=f"{prelude}run_main(lambda: print({ascii(text)}))", log=tmp_path / "log")
+    assert done.stdout == '+-++ | - - "naive" ?\n'
+
+
+def test_output_that_nobody_reads_ends_a_program_quietly(tmp_path):
+    code = "reader, writer = os.pipe()\nos.dup2(writer, 1)\nos.close(writer)\nos.close(reader)\nprint('a line')"
+    done = run(f"signal.signal(signal.SIGPIPE, signal.SIG_IGN)\n{code}", RUNNERS["training"], tmp_path / "log")
+    assert (done.returncode, done.stderr) == (1, "")
