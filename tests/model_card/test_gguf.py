@@ -22,6 +22,7 @@ from model_card.formats.fp32_reference import Fp32Reference
 from model_card.run import Run
 from modeling_pleias import PleiasTokenizer
 from training.tasks import instruct
+from training.tasks.instruct.format import END, TEMPLATE
 
 ABOUT = {"name": "tiny", "license": "apache-2.0", "languages": ["fr", "la"]}
 
@@ -109,7 +110,7 @@ def test_the_file_describes_the_model(exported, released):  # noqa: F811
 def test_llama_cpp_reads_the_chat_templates_and_the_end_of_a_turn(reference, fp32, released, tmp_path):  # noqa: F811
     folder = shutil.copytree(released / "llama", tmp_path / "llama")
     tokenizer = instruct.add_chat_template(AutoTokenizer.from_pretrained(folder))
-    end = tokenizer.convert_tokens_to_ids(instruct.END)
+    end = tokenizer.convert_tokens_to_ids(END)
     tokenizer.chat_template = {"default": tokenizer.chat_template, "rag": "{{ messages[0]['content'] }}"}
     tokenizer.save_pretrained(folder)
     generation = read_json(folder / "generation_config.json")
@@ -119,7 +120,7 @@ def test_llama_cpp_reads_the_chat_templates_and_the_end_of_a_turn(reference, fp3
     results = {check.name: check.passed for check in collected.results}
     assert all(results.values()) and results["llama.cpp's token ids of a conversation"]
     fields = gguf.GGUFReader(tmp_path / "gguf" / "tiny-BF16.gguf").fields
-    assert fields["tokenizer.chat_template"].contents() == instruct.TEMPLATE
+    assert fields["tokenizer.chat_template"].contents() == TEMPLATE
     assert fields["tokenizer.chat_template.rag"].contents() == "{{ messages[0]['content'] }}"
     assert fields["tokenizer.ggml.eot_token_id"].contents() == end
 

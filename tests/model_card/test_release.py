@@ -24,6 +24,7 @@ from model_card.formats import checks, variants
 from model_card.run import Run
 from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
 from training.tasks import instruct
+from training.tasks.instruct.format import TEMPLATE
 
 
 def save_model(folder: Path, tokenizer: Path) -> None:
@@ -302,8 +303,8 @@ def test_the_chat_template_of_a_model_tuned_on_conversations_is_in_both_variants
 def test_every_folder_of_a_release_has_the_chat_templates_of_the_source(run, tmp_path, place, monkeypatch):
     tuned = shutil.copytree(run, tmp_path / "runs" / "tuned")
     tokenizer = AutoTokenizer.from_pretrained(run / "model")
-    several = {"default": instruct.TEMPLATE, "rag": "{{ messages[0]['content'] }}"}
-    tokenizer.chat_template = several if place in ("further files", "settings") else instruct.TEMPLATE
+    several = {"default": TEMPLATE, "rag": "{{ messages[0]['content'] }}"}
+    tokenizer.chat_template = several if place in ("further files", "settings") else TEMPLATE
     tokenizer.save_pretrained(tuned / "model", save_jinja_files="file" in place)
     variants.export_variants(variants.open_run(Run(tuned)), tmp_path / "out", max_shard_size="5GB")
     if not release.choose_formats(None)[1].get("onnx"):
@@ -320,7 +321,7 @@ def test_every_folder_of_a_release_has_the_chat_templates_of_the_source(run, tmp
         exports.export(tmp_path / "out" / "llama", tmp_path / "out" / "openvino", format="openvino")
     for folder in (tmp_path / "out").iterdir():
         assert AutoTokenizer.from_pretrained(folder).chat_template == tokenizer.chat_template
-        expected = several if isinstance(tokenizer.chat_template, dict) else {"default": instruct.TEMPLATE}
+        expected = several if isinstance(tokenizer.chat_template, dict) else {"default": TEMPLATE}
         assert variants.chat_templates(folder) == expected
 
 

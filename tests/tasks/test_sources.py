@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from training.common.config import InputError
 from training.common.files import read_text
 from training.tasks.instruct import InstructData, rows
-from training.tasks.rag.rag_rows import read_user_rows
+from training.tasks.rag.user_rows import read_user_rows
 from training.tasks.sources import read_columns, read_user_files
 from training.tasks.text_windows import over_windows
 

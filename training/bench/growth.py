@@ -33,13 +33,16 @@ from ..curation.lexicon import LexiconScorer
 from ..curation.statistics_report import table
 from ..curation.toxicity_axes import passages
 from ..data import licences, ocr_noise
-from ..tasks import markers, rag, text_windows, translation
+from ..tasks import markers, rag, text_windows
 from ..tasks import ocr as ocr_task
 from ..tasks.copy_task import random_word_rows
-from ..tasks.instruct import remove_markers
-from ..tasks.rag import rag_formats, rag_passages
-from ..tasks.rag.rag_constrained import QuoteLogitsProcessor
+from ..tasks.instruct.data import remove_markers
+from ..tasks.ocr.passages import wrap_prose
+from ..tasks.rag import format as rag_format_module
+from ..tasks.rag import passages as rag_passages
+from ..tasks.rag.constrained import QuoteLogitsProcessor
 from ..tasks.scoring import language_match
+from ..tasks.translation.inference import split_pieces
 
 FACTOR = 4  # between the lengths of two texts
 SMALLEST = 256  # characters
@@ -260,17 +263,19 @@ def _rag_scores(text: str) -> None:
     rag.score([{**row, "cited": ["1"], "refused": False}], [f"<|answer_start|>{text}"])
 
 
-def _parsed(text: str, rag_format: rag_formats.Format) -> None:
-    opening = rag_formats.format_prompt("", {}, rag_format).removesuffix(rag_formats.PROMPT_END[rag_format])
+def _parsed(text: str, rag_format: rag_format_module.Format) -> None:
+    opening = rag_format_module.format_prompt("", {}, rag_format).removesuffix(
+        rag_format_module.PROMPT_END[rag_format]
+    )
     for prompt in (
-        rag_formats.format_prompt(text, {"1": text}, rag_format),
+        rag_format_module.format_prompt(text, {"1": text}, rag_format),
         f"{opening}<|source_start|><|source_id_start|>{text}",
         f"{opening}<|source_start|><|source_id|>{text}",
     ):
         with suppress(ValueError):
-            rag_formats.parse_prompt(prompt, rag_format)
-    rag_formats.parse_completion(text, rag_format)
-    answer = rag_formats.parse_answer(text, rag_format)
+            rag_format_module.parse_prompt(prompt, rag_format)
+    rag_format_module.parse_completion(text, rag_format)
+    answer = rag_format_module.parse_answer(text, rag_format)
     assert isinstance(answer.plain + answer.text, str)
 
 
@@ -283,7 +288,7 @@ def _tokenizer():
 
 def _constrained(text: str) -> None:
     """Decode the begin of a quote of the text's first words, from the text as a source."""
-    processor = QuoteLogitsProcessor(_tokenizer(), [rag_formats.format_prompt("", {"1": text})])
+    processor = QuoteLogitsProcessor(_tokenizer(), [rag_format_module.format_prompt("", {"1": text})])
     quote = markers.escape(text.lstrip())[:40]
     for end in range(0, len(quote), 5):
         processor.outputs[0] = f'<|answer_start|><ref name="1">"{quote[:end]}'.encode("utf-8", "replace")
@@ -349,8 +354,8 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "copy_task": _each(lambda text: random_word_rows([("en", text, None)] * 6, 2, 0)),
     "ocr task, parse_correction": ocr_task.parse_correction,
     "ocr task, score": _ocr_scores,
-    "ocr task, wrap_prose": _each(lambda text: ocr_task.wrap_prose(text, WINDOW, 60)),
-    "translation.split_pieces": translation.split_pieces,
+    "ocr task, wrap_prose": _each(lambda text: wrap_prose(text, WINDOW, 60)),
+    "translation.split_pieces": split_pieces,
     "translation.score": _translation_scores,
     "instruct.remove_markers": remove_markers,
     "scoring.language_match": lambda text: language_match(text, text, "en"),
