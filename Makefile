@@ -31,9 +31,10 @@ test-slow: .venv/.dev  ## the slow tests alone
 test-versions: .venv/.dev  ## what a release must pass: selected tests on the oldest and the newest allowed libraries
 	.venv/bin/python tests/versions.py
 
-quality: .venv/.dev  ## lint and formatting, as the pre-commit hooks run them
+quality: .venv/.dev  ## lint, formatting, and the rules of names and prose that a program can check
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/python tests/wording.py
 
 bench: .venv/.training  ## the measurements of training/bench that need no files of their own, one after the other
 	for program in loader train_step denormals faults; do .venv/bin/python -m training.bench.$$program; done

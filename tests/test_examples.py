@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
 from training.common.language import LANGUAGES, identify
 from training.tasks import ocr, translation
-from training.tasks.rag.rag_formats import Citation, Response, format_rag
+from training.tasks.rag.format import Citation, Response, format_rag
 from training.tasks.text_windows import over_windows
 
 pytestmark = pytest.mark.usefixtures("without_bf16")
@@ -170,13 +170,6 @@ def test_generate_prints_the_greedy_continuations_of_another_model(model, run):
     assert run("generate.py", model) == "".join(f"{text}\n\n" for text in texts)
 
 
-def test_finetune_saves_a_model_that_prefers_the_completions(base_model, run, tmp_path):
-    run("finetune.py", base_model, tmp_path / "capitals")
-    tokenizer = AutoTokenizer.from_pretrained(base_model)
-    before, after = (AutoModelForCausalLM.from_pretrained(path) for path in (base_model, tmp_path / "capitals"))
-    for country, city in CAPITALS.items():
-        prompt, text = f"The capital of {country} is", f"The capital of {country} is {city}."
-        ids = tokenizer(text, return_tensors="pt").input_ids
-        labels = ids.clone()
-        labels[:, : len(tokenizer(prompt).input_ids)] = -100
-        assert after(input_ids=ids, labels=labels).loss < before(input_ids=ids, labels=labels).loss
+def test_finetune_saves_a_model_that_completes_every_prompt_as_taught(run, tmp_path):
+    lines = run("finetune.py", EXAMPLES.parent / "model_card" / "femto", tmp_path / "capitals").splitlines()
+    assert lines[-len(CAPITALS) :] == [f"The capital of {country} is {city}." for country, city in CAPITALS.items()]

@@ -62,8 +62,8 @@ CALLED = {
         "codecarbon.emissions_tracker:BaseEmissionsTracker(output_methods, log_level, output_handlers)",
         "codecarbon.output:EmissionsData(duration, energy_consumed, emissions)",
     ],
-    "training/tasks/ocr/edit_penalty.py": ["transformers.convert_slow_tokenizer:bytes_to_unicode()"],
-    "training/tasks/translation/__init__.py": [
+    "training/tasks/token_bytes.py": ["transformers.convert_slow_tokenizer:bytes_to_unicode()"],
+    "training/tasks/translation/metrics.py": [
         "sacrebleu.metrics:BLEU._extract_corpus_statistics(hypotheses, references)",
         "sacrebleu.metrics:BLEU._compute_score_from_stats(stats)",
         "sacrebleu.metrics:CHRF._extract_corpus_statistics(hypotheses, references)",

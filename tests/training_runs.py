@@ -1,11 +1,14 @@
-"""Helpers for tests of training programs: runs in this process, configs as files, tensors of checkpoints."""
+"""Helpers for tests of training programs: runs in this process, configs as files, checkpoints, task data."""
 
+import json
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 import yaml
 from safetensors.torch import load_file
@@ -15,6 +18,8 @@ from training.pretraining.recipe import PretrainConfig
 from training.run import checkpoint
 from training.run.record import plain
 from training.run.stopping import SIGNALS
+
+WORDS = "the old house stood by the river and nobody came until the spring when bells rang over the hills".split()
 
 
 @contextmanager
@@ -40,3 +45,35 @@ def state(config: PretrainConfig | FinetuneConfig, step: int) -> dict[str, torch
     return {
         f"{part}:{k}": v for part in checkpoint.PARTS for k, v in load_file(folder / f"{part}.safetensors").items()
     }
+
+
+def local_data(task: str, folder: Path, chat: Path, corpus: Path) -> list[str]:
+    """Return options that limit a packaged config to a few rows of local data."""
+    if task == "instruct":
+        return ["--data.path", str(chat), "--data.tasks", "[]"]
+    if task == "ocr":
+        few = ["--data.synthetic_rows", "40", "--data.held_out_rows", "8", "--data.held_out", "0.3"]
+        return ["--data.path", str(corpus), "--data.languages", "[en,fr]", *few]
+    if task == "rag":
+        lines = []
+        for i, word in enumerate(WORDS):
+            sources = [f"The {word} number {i} came home in the spring.", "Nobody came to the river."]
+            answer = f'It came home <ref name="1">"{sources[0][:-1]}"</ref>.'
+            query = f"When did the {word} come home?"
+            lines.append(
+                json.dumps({"query": query, "sources": sources, "answer": answer, "language": "en", "source": str(i)})
+            )
+        (folder / "questions.jsonl").write_text("\n".join(lines))
+        return ["--data.path", str(folder / "questions.jsonl"), "--data.held_out", "0.4"]
+    segments = [
+        {
+            "id": str(i),
+            "source": f"page {i % 9}",
+            "license": "CC0-1.0",
+            "en": f"The bells of house {i} rang when nobody came.",
+            "fr": f"Les cloches de la maison {i} sonnaient quand personne ne venait.",
+        }
+        for i in range(30)
+    ]
+    pq.write_table(pa.Table.from_pylist(segments), folder / "segments.parquet")
+    return ["--data.path", str(folder / "segments.parquet"), "--data.languages", "[en,fr]", "--data.held_out", "0.3"]

@@ -25,16 +25,16 @@ OPENING = re.compile(r"(What|Which|Who|Whose|How|Where|Whether|Those)\b")
 PREPOSITION = re.compile(r"^ +`?[*\w.]+`?: (of|that|as|for|and|with|in|from|to|by|on|at|where|whose|which)\b")
 # Only words and phrases that have no use in this project besides the one that another term expresses better.
 WORDS = re.compile(
-    r"\b(?:learnt|spelt|spoilt|anew|lest|likewise|mend(?:ed|s|ing)?|drills|misread|made-up|likeliest|contenders?"
+    r"\b(?:learnt|spelt|spoilt|anew|lest|likewise|mend(?:ed|s|ing)?|drills(?!`)|misread|made-up|likeliest|contenders?"
     r"|flavours?|(?:goes|went|gone|going|go) on (?:with|from)|left out|leaves? out|passed over|but for|so many"
-    r"|word for word(?! in|,)|what (?:came|became) of|in all(?=[.,;:)])|by itself|(?:is|are) to be|no number|led back to"
-    r"|whole or not there|held against|on file|of like length|cannot be had|in place of|from above)\b",
+    r"|word for word(?! in|,)|what (?:came|became) of|in all(?=[.,;:)])|by itself|(?:is|are) to be|no number"
+    r"|led back to|whole or not there|held against|on file|of like length|cannot be had|in place of|from above)\b",
     re.IGNORECASE,
 )
 VARIABLES = frozenset("one found of mine said told made asked given own whole kept".split())
 # Text in other languages or from other hands, and this list.
 EXEMPT = re.compile(
-    r"tests/wording\.py|model_card/femto/(?!README)|.*/(toxicity|pii_samples|rag|packages|licence_labels)\.yaml|.*\.json"
+    r"tests/wording\.py|model_card/femto/(?!README)|.*/(toxicity|pii_samples|phrases|packages|licence_labels)\.yaml|.*\.json"
 )
 
 

@@ -95,7 +95,7 @@ def finetune(config: FinetuneConfig) -> None:
 
     Raises:
         InputError: If settings, data, base model or an earlier run in the folder do not fit together.
-        SystemExit: With STOPPED after a signal, once the state is saved.
+        SystemExit: With EXIT_RESUMABLE after a signal, once the state is saved.
     """
     prepare_process()
     run = Run(config)
@@ -282,7 +282,7 @@ def train(run: Run, trainer: Trainer, selection_rows: list[dict], earlier: Check
     """Train to the last step, with evaluations and checkpoints on the way, and return its number.
 
     Raises:
-        SystemExit: With STOPPED after a signal, once the state is saved.
+        SystemExit: With EXIT_RESUMABLE after a signal, once the state is saved.
     """
     log = None
     if run.main:

@@ -270,7 +270,7 @@ class TrainingLog:
         self.tokens += tokens
         self.bar.update()
 
-    def look_back(self) -> None:
+    def log_step_events(self) -> None:
         """Write the skipped steps and the spikes since the last call, with their windows.
 
         Raises:
@@ -297,7 +297,7 @@ class TrainingLog:
         self, step: int, stage: Stage, *, first: int, epoch: float, learning_rate: float, norm: torch.Tensor
     ) -> None:
         """Write events, then mean loss and speed of the steps since the last line. `first`: the stage's first step."""
-        self.look_back()
+        self.log_step_events()
         mean = (self.loss_sum / self.loss_steps).item()
         speed = self.tokens / (time.perf_counter() - self.start)
         self.write(
@@ -351,7 +351,7 @@ def pretrain(config: PretrainConfig) -> None:
 
     Raises:
         InputError: If settings, data and an earlier session in the run folder do not match.
-        SystemExit: With STOPPED after a signal, once the checkpoint is saved.
+        SystemExit: With EXIT_RESUMABLE after a signal, once the checkpoint is saved.
     """
     # ---- Processes and settings
     configure_allocator()
@@ -443,7 +443,7 @@ def pretrain(config: PretrainConfig) -> None:
                 log.sample_log.write({"step": done} | line)
 
     def save() -> None:
-        log.look_back()
+        log.log_step_events()
         saver.save(done, {"identity": identity, **log.state(), "guard": guard.state()})
         record.write(steps=done, peak_memory_bytes=peak_memory(device))
 
@@ -463,7 +463,7 @@ def pretrain(config: PretrainConfig) -> None:
 
         done, final = step, step == config.steps
         if step % guard.limit == 0:
-            log.look_back()
+            log.log_step_events()
         if step % every.log == 0 or final:
             log.write_steps(step, stage, first=first, epoch=epoch, learning_rate=learning_rate, norm=norm)
         if step % every.validate == 0 or final:

@@ -5,17 +5,19 @@ import json
 import re
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from license_expression import get_spdx_licensing
 
 from training.data import packages
 from training.data.corpus_builder import CorpusConfig, build_corpus
+from training.data.creators import parse_lives, parse_year
 from training.data.documents import COLUMNS, read_documents
 from training.data.licence_names import LABELS, licensing
 from training.data.licences import decide, decide_document
@@ -27,6 +29,8 @@ LISTED = [name for family in LABELS["families"].values() for name in family]
 with open(ROOT / "tests/licence_labels.csv", encoding="utf-8", newline="") as file:
     ROWS = [tuple(row) for row in csv.reader(file)][1:]  # source, label, decision, SPDX or, where there is none, rule
 unhurried = settings(deadline=None)
+with open(ROOT / "tests/licence_creators.csv", encoding="utf-8", newline="") as file:
+    CREATORS = list(csv.DictReader(file))  # kind, creator, date, collection and the decision without a label
 PASSING = sorted({label for _, label, decision, _ in ROWS if decision != "refused"})
 
 
@@ -131,7 +135,94 @@ def test_a_character_that_no_licence_has_makes_its_name_unknown(label, character
     assert decide(f"{label}{character}").refused and decide(f"{character}{label}").refused
 
 
+@pytest.mark.parametrize(
+    "label", ["MIT WITH SSPL-1.0", "MIT WITH Apache-2.0", "mit or later or later", "M\u0336I\u0336T\u0336"]
+)
+def test_a_licence_is_no_exception_and_a_struck_or_repeated_name_is_unknown(label):
+    assert decide(label).refused
+
+
+@pytest.mark.parametrize("end", ["(", "()", "( )", "[]", " (NC", "[", ")", " or ()", " with ()", " or (or MIT)"])
+def test_a_label_with_empty_or_open_brackets_is_refused(end):
+    assert decide(f"CC-BY-4.0{end}").refused and decide(end).refused and decide("").refused
+
+
+MARKS = st.sampled_from(
+    [*"()[]+&|;,/-.:'<>{}\u200b", *"MIT GPL-2 CC-BY-4.0 and or with later NC v 2 >= \u00a7".split(), " "]
+)
+
+
+@unhurried
+@given(st.lists(MARKS, max_size=40).map("".join) | st.lists(MARKS, max_size=12).map(" ".join) | st.text(max_size=60))
+@example("MIT or (and MIT)")
+@example("+" * 5_000)
+@example("CC0-1.0" + "+" * 5_000)
+@example("(" * 2_000 + "MIT" + ")" * 2_000)
+@example("MIT or later " * 2_000)
+@example("MIT/" * 5_000 + "MIT")
+@example("[" * 2_000 + "]" * 2_000)
+def test_whatever_the_label_is_there_is_a_decision(text):
+    assert decide(text).decision in ("open", "attribution", "share-alike", "refused")
+
+
+@pytest.mark.parametrize(
+    "label", ["CC\u2011BY\u20114.0", "CC\u00a0BY\u202f4.0", "C\u00adC-BY\u200b-4.0", "\uff23\uff23-BY 4.0"]
+)
+def test_invisible_characters_and_other_spaces_and_dashes_of_a_label_do_not_matter(label):
+    assert decide(label).spdx == "CC-BY-4.0"
+    assert decide(label.replace("4.0", "N\u00adC 4.0")).refused
+
+
 # Dates --------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_creators_and_dates_has_at_least_60_different_rows():
+    assert len({tuple(row.values()) for row in CREATORS}) == len(CREATORS) >= 60
+
+
+@pytest.mark.parametrize("row", CREATORS, ids=[f"{row['creator']} {row['date']}" for row in CREATORS])
+def test_a_spelling_of_creators_and_dates_is_decided_strictly(row):
+    about = {name: row[name] for name in ("creator", "date", "collection")}
+    for label in ("", "Public domain in the USA."):
+        assert decide_document(about | {"license": label}).decision == row["decision"], row
+
+
+KNOWN = st.sampled_from([row["creator"] for row in CREATORS if row["decision"] == "open" and "-18" in row["creator"]])
+UNKNOWN = st.sampled_from(
+    ["Moor, Ben", "Ben Moor", "Moor, B.", "MOOR", "B. Moor", "Moor, Ben (1960-)", "Moor (fl. 1820)"]
+)
+JOINT = st.text("&+/|;,.:\n\t -\u2013\u2014\u00b7\u2022\u200b\u2028\u3001", min_size=1, max_size=3) | st.sampled_from(
+    " and , et , und , y , e , en , with , mit , illustrated by , translated by , ill. , trad. , (ed. , [tr. ".split(
+        ","
+    )
+)
+
+
+@unhurried
+@given(KNOWN, JOINT, UNKNOWN)
+def test_another_author_after_a_known_one_refuses_whatever_joins_them(known, joint, other):
+    assert decide("", creator=f"{known}{joint}{other}").refused
+
+
+@unhurried
+@given(KNOWN, st.text(max_size=12))
+def test_words_after_the_years_that_are_no_role_refuse(known, words):
+    assert parse_lives(f"{known} zq{words}") is None
+
+
+@unhurried
+@given(st.text(max_size=40), st.text(max_size=20))
+def test_whatever_creators_and_dates_are_there_is_a_decision(creator, date):
+    open_ = not decide("", creator=creator, date=date).refused
+    assert not open_ or re.search("[0-9]{3}", unicodedata.normalize("NFKD", creator + date))
+
+
+@unhurried
+@given(st.integers(1450, 1883), st.text("0123456789 -/,;()[]?.reprint", min_size=1, max_size=8))
+def test_a_date_that_continues_after_its_year_is_refused_or_is_no_later_than_stated(year, rest):
+    known = parse_year(f"{year}{rest}")
+    assert known is None or known >= year
+    assert not decide("", date=f"{year}{rest} 1990").code.startswith("unknown author")
 
 
 @pytest.mark.parametrize("label", ["", None, "unknown", "Public Domain", "Public domain in the USA."])
@@ -196,7 +287,8 @@ CRAWLED = """
 Common Crawl|CC-MAIN-2023-50|commoncrawl|C4|c4|mC4|allenai/c4|MC4 (it)|OSCAR|OSCAR-2301|oscar-corpus/OSCAR-2201
 Colossal OSCAR 1.0|RefinedWeb|tiiuae/falcon-refinedweb|FineWeb|FineWeb-Edu|HuggingFaceFW/fineweb-2|RedPajama-CC
 RedPajama-Data-V2|SlimPajama|CulturaX|uonlp/CulturaX|CCNet|CC-100|CC-News|HPLT v2|HPLT/HPLT2.0_cleaned|MADLAD-400
-The Pile-CC|Pile-CC|DCLM-baseline|Dolma|Dolma-CC|allenai/dolma|Nemotron-CC|OpenWebMath|TxT360|GlotCC|CCAligned
+The Pile-CC|Pile-CC|DCLM-baseline|Dolma|Dolma-CC|allenai/dolma|Nemotron-CC|OpenWebMath|TxT360|GlotCC|Common/Crawl
+CCAligned
 """
 
 
@@ -204,6 +296,30 @@ The Pile-CC|Pile-CC|DCLM-baseline|Dolma|Dolma-CC|allenai/dolma|Nemotron-CC|OpenW
 def test_a_source_derived_from_common_crawl_is_refused_by_name_whatever_its_label(name):
     for decision in (decide("CC0-1.0", collection=name), decide_document({"license": "MIT", "collection": name})):
         assert (decision.decision, decision.code) == ("refused", "Common Crawl")
+
+
+GAPS = [*"\u00a0\u2011\u2013\u2212\n\u2028_.\u200b\u00ad\ufe0f", "\r\n", "  ", " - ", "%20", "&nbsp;"]
+
+
+@unhurried
+@given(
+    st.sampled_from([name for name in re.split(r"[|\n]", CRAWLED.strip()) if re.search("[ -]", name)]),
+    st.sampled_from(GAPS),
+)
+def test_another_dash_space_or_line_end_in_the_name_of_a_crawl_does_not_matter(name, gap):
+    variant = re.sub("[ -]", lambda _: gap, name)
+    assert decide("CC0-1.0", collection=variant).code == "Common Crawl"
+
+
+@unhurried
+@given(st.sampled_from(["FineWeb", "CommonCrawl", "RefinedWeb", "mC4", "OSCAR-2301", "allenai/c4"]), st.data())
+def test_invisible_characters_and_wide_letters_in_the_name_of_a_crawl_do_not_matter(name, data):
+    at = data.draw(st.integers(0, len(name)))
+    invisible = data.draw(st.sampled_from("\u00ad\u200b\u200c\u200d\u200e\u2060\ufeff\ufe0f"))
+    wide = "".join(chr(ord(c) + 0xFEE0) if c.isalnum() else c for c in name)
+    for variant in (name[:at] + invisible + name[at:], wide, name.upper()):
+        assert decide("CC0-1.0", collection=variant).code == "Common Crawl"
+        assert decide("CC0-1.0", identifier=variant).code == "Common Crawl"
 
 
 @pytest.mark.parametrize(
@@ -222,6 +338,8 @@ def test_an_identifier_that_contains_a_crawl_is_refused(identifier):
         ("Perseus", "phi0972.phi001.perseus-lat2.xml"),
         ("Wikibooks", "recipes/Dolma"),
         ("EurLex", "accident-main-2019"),
+        ("Wilde", "oscar-1854-1900"),
+        ("Theatre", "define_webhook.txt-360"),
     ],
 )
 def test_an_ordinary_name_that_resembles_a_crawl_passes(collection, identifier):
@@ -268,4 +386,4 @@ def test_the_program_reads_labels_from_stdin_and_checks_sources():
         ("MIT", "refused"),
         ("CC0-1.0", "refused"),
     ]
-    assert "one JSON object a line" in " ".join(run("--help"))
+    assert "one JSON object per line" in " ".join(run("--help"))

@@ -29,6 +29,7 @@ from training.evaluation.speed import SpeedConfig, timed
 from training.evaluation.tasks import GenerationTask, TasksConfig
 from training.evaluation.toxicity import Toxicity, ToxicityEvalConfig, packaged_prompts
 from training.tasks import translation
+from training.tasks.translation.format import STOP
 from training.tracing.trace_index import build
 
 FRENCH = "Le vieux roi habitait un château au bord de la mer, et tous les matins il regardait partir les bateaux. "
@@ -214,7 +215,7 @@ def test_a_task_is_measured_by_its_own_score_on_its_held_out_rows(run, segments,
     inputs = [row["prompt"] for row in task.rows]
     subject = EvaluatedModel(str(run))
     assert record["outputs"] == complete(subject.model, subject.tokenizer, inputs, **translation.DECODING)
-    perfect = [row["completion"].removesuffix(translation.STOP) for row in task.rows]
+    perfect = [row["completion"].removesuffix(STOP) for row in task.rows]
     measured, best = (task.metrics({"outputs": outputs}) for outputs in (record["outputs"], perfect))
     name = next(iter(best))
     assert value(best[name]) == pytest.approx(100) and value(measured[name]) < 50

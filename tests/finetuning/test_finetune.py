@@ -8,14 +8,12 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from no_bf16 import cpu_without_bf16
 from programs import run_program
 from safetensors.torch import load_file
-from training_runs import as_yaml, handlers_kept, state
+from training_runs import WORDS, as_yaml, handlers_kept, local_data, state
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -39,9 +37,9 @@ from training.run import checkpoint
 from training.run.metrics import read_metrics
 from training.run.stopping import EXIT_RESUMABLE
 from training.tasks import instruct, ocr
+from training.tasks.ocr.edit_penalty import edit_penalty_processor
 
 ROOT = Path(__file__).parents[2]
-WORDS = "the old house stood by the river and nobody came until the spring when bells rang over the hills".split()
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +313,7 @@ def test_two_processes_train_as_one_process_does(config, finished, tmp_path):
 def test_saved_completions_of_the_base_depend_on_the_logits_processor(monkeypatch):
     before = fingerprint(finetune.describe_decoding(ocr.DECODING))
     assert before == fingerprint(finetune.describe_decoding(dict(ocr.DECODING)))
-    monkeypatch.setattr(ocr.edit_penalty_processor, "__defaults__", (1.0,))  # another price of a change
+    monkeypatch.setattr(edit_penalty_processor, "__defaults__", (1.0,))  # another price of a change
     assert before != fingerprint(finetune.describe_decoding(ocr.DECODING))
 
 
@@ -467,38 +465,6 @@ def test_grpo_rewards_completions_with_the_metric_of_the_task(config, tuned, tmp
 
 
 # The packaged configs -----------------------------------------------------------------------------
-
-
-def local_data(task: str, folder: Path, chat: Path, corpus: Path) -> list[str]:
-    """Return options that limit a packaged config to a few rows of local data."""
-    if task == "instruct":
-        return ["--data.path", str(chat), "--data.tasks", "[]"]
-    if task == "ocr":
-        few = ["--data.synthetic_rows", "40", "--data.held_out_rows", "8", "--data.held_out", "0.3"]
-        return ["--data.path", str(corpus), "--data.languages", "[en,fr]", *few]
-    if task == "rag":
-        lines = []
-        for i, word in enumerate(WORDS):
-            sources = [f"The {word} number {i} came home in the spring.", "Nobody came to the river."]
-            answer = f'It came home <ref name="1">"{sources[0][:-1]}"</ref>.'
-            query = f"When did the {word} come home?"
-            lines.append(
-                json.dumps({"query": query, "sources": sources, "answer": answer, "language": "en", "source": str(i)})
-            )
-        (folder / "questions.jsonl").write_text("\n".join(lines))
-        return ["--data.path", str(folder / "questions.jsonl"), "--data.held_out", "0.4"]
-    segments = [
-        {
-            "id": str(i),
-            "source": f"page {i % 9}",
-            "license": "CC0-1.0",
-            "en": f"The bells of house {i} rang when nobody came.",
-            "fr": f"Les cloches de la maison {i} sonnaient quand personne ne venait.",
-        }
-        for i in range(30)
-    ]
-    pq.write_table(pa.Table.from_pylist(segments), folder / "segments.parquet")
-    return ["--data.path", str(folder / "segments.parquet"), "--data.languages", "[en,fr]", "--data.held_out", "0.3"]
 
 
 FEW = ["--max_steps", "2", "--trainer.per_device_train_batch_size", "2", "--measure.max_new_tokens", "4"]

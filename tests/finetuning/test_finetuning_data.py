@@ -26,7 +26,7 @@ from training.finetuning.examples import (
 )
 from training.finetuning.trainers import BatchCandidateSampler, PleiasSFTTrainer
 from training.tasks import instruct, ocr, translation
-from training.tasks.rag import rag_formats
+from training.tasks.rag.format import Citation, Response, format_rag
 
 ROWS = [
     {"id": 0, "prompt": "<|text_start|>the old house<|text_end|>", "completion": "by the river"},
@@ -57,8 +57,8 @@ def supervised(base_model, tokenizer, tmp_path, rows=ROWS, candidates=None, **ar
     )
 
 
-RESPONSE = rag_formats.Response(
-    ("They rang ", rag_formats.Citation("1", "The bells rang")), {"language": "English", "source_analysis": "From 1."}
+RESPONSE = Response(
+    ("They rang ", Citation("1", "The bells rang")), {"language": "English", "source_analysis": "From 1."}
 )
 # What each task's row is formatted to: the prompt, and the completion, which alone is in the loss.
 FORMATTED = {
@@ -73,14 +73,14 @@ FORMATTED = {
         "Les cloches sonnaient.<|translation_end|><|end_of_text|>",
     ),
     "rag-0.1": (
-        rag_formats.format_rag("Did they?", {"1": "The bells rang."}, RESPONSE, "rag-0.1"),
+        format_rag("Did they?", {"1": "The bells rang."}, RESPONSE, "rag-0.1"),
         "<|begin_of_text|><|query_start|>Did they?<|query_end|>\n<|source_start|><|source_id_start|>1<|source_id_end|>"
         "The bells rang.<|source_end|>\n<|source_analysis_start|>",
         'From 1.<|source_analysis_end|>\n<|answer_start|>They rang <ref name="1">"The bells rang"</ref><|answer_end|>'
         "<|end_of_text|>",
     ),
     "rag-2025": (
-        rag_formats.format_rag("Did they?", {"1": "The bells rang."}, RESPONSE, "rag-2025"),
+        format_rag("Did they?", {"1": "The bells rang."}, RESPONSE, "rag-2025"),
         "<|begin_of_text|><|query_start|>Did they?<|query_end|>\n<|source_start|><|source_id|>1 The bells rang."
         "<|source_end|>\n<|language_start|>\n",
         "English\n<|language_end|>\n<|query_analysis_start|>\n\n<|query_analysis_end|>\n<|query_report_start|>\n\n"

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.tasks import markers
-from training.tasks.ocr import STOP as OCR_STOP
-from training.tasks.ocr import format_ocr
-from training.tasks.rag import rag_formats
-from training.tasks.translation import STOP as TRANSLATION_STOP
-from training.tasks.translation import format_translation
+from training.tasks.ocr.format import STOP as OCR_STOP
+from training.tasks.ocr.format import format_ocr
+from training.tasks.rag import format as rag_format
+from training.tasks.translation.format import STOP as TRANSLATION_STOP
+from training.tasks.translation.format import format_translation
 
 PATH = Path(__file__).parents[2] / "model_card" / "space" / "formats.py"
 spec = importlib.util.spec_from_file_location("space_formats", PATH)
@@ -30,11 +30,11 @@ TEXTS = st.lists(
 def test_the_prompts_are_those_of_the_tasks(text):
     assert formats.ocr(text) == format_ocr(text)[0]
     assert formats.translation(text, "<|fr|>") == format_translation(text, "fr")[0]
-    assert formats.rag(text, {"1": text, "2": "b"}) == rag_formats.format_prompt(text, {"1": text, "2": "b"})
+    assert formats.rag(text, {"1": text, "2": "b"}) == rag_format.format_prompt(text, {"1": text, "2": "b"})
     assert (formats.OCR_END, formats.TRANSLATION_END, formats.ANSWER_END) == (
         OCR_STOP,
         TRANSLATION_STOP,
-        rag_formats.STOP,
+        rag_format.STOP,
     )
 
 

@@ -6,12 +6,14 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from test_finetune import local_data
+from training_runs import local_data
 from transformers import AutoTokenizer
 
 from training.common.config import InputError
 from training.finetuning import model_selection
 from training.tasks import instruct
+from training.tasks.instruct.data import REQUESTS, _row
+from training.tasks.instruct.format import END, START
 from training.tasks.markers import unescape
 
 TURNS = st.lists(st.text(max_size=30), min_size=1, max_size=4)
@@ -29,8 +31,8 @@ def tokenizer(tiny_tokenizer):
 def test_conversations_round_trip_even_if_they_contain_markers(questions, answer):
     messages = [{"role": "user", "content": text + "<|im_end|>\n<|im_start|>system"} for text in questions]
     messages.append({"role": "assistant", "content": answer})
-    text = "".join(instruct.format_instruct(messages)).removeprefix(instruct.START).removesuffix(instruct.END)
-    turns = (turn.split("\n", 1) for turn in text.split(f"{instruct.END}\n{instruct.START}"))
+    text = "".join(instruct.format_instruct(messages)).removeprefix(START).removesuffix(END)
+    turns = (turn.split("\n", 1) for turn in text.split(f"{END}\n{START}"))
     assert [{"role": role, "content": unescape(content)} for role, content in turns] == messages
 
 
@@ -38,7 +40,7 @@ def test_the_template_equals_the_format(tokenizer):
     chat = instruct.add_chat_template(tokenizer)
     turns = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "bells <|im_end|>?"}]
     turns.append({"role": "assistant", "content": "rang"})
-    row = instruct._row({"messages": turns})
+    row = _row({"messages": turns})
     assert chat.apply_chat_template(row["messages"], tokenize=False) == (
         "<|begin_of_text|>" + row["prompt"] + row["completion"] + "\n"
     )
@@ -98,7 +100,7 @@ def test_rows_of_another_task_become_requests_in_natural_language(task, chat, ti
     assert len(parts["train"]) == 10 and len(parts["held_out"]) == 1
     for row in parts["train"]:
         request, answer = row["messages"]
-        assert request["content"].startswith(instruct.REQUESTS[task][row["language"]] + "\n\n")
+        assert request["content"].startswith(REQUESTS[task][row["language"]] + "\n\n")
         assert "<|" not in request["content"] + answer["content"] and answer["content"].strip()
         assert row["task"] == task and row["license"] and row["source"]
 

@@ -24,8 +24,11 @@ from training.data.split import held_out_groups
 from training.tasks import ocr, pages, text_windows
 from training.tasks.copy_task import WORD
 from training.tasks.markers import unescape
-from training.tasks.ocr import STOP, OcrData, format_ocr, score, wrap_prose
-from training.tasks.ocr.edit_penalty import EditPenaltyLogitsProcessor
+from training.tasks.ocr import OcrData, format_ocr, score
+from training.tasks.ocr.data import author_or_work, read_pairs
+from training.tasks.ocr.edit_penalty import EditPenaltyLogitsProcessor, edit_penalty_processor
+from training.tasks.ocr.format import END, START, STOP
+from training.tasks.ocr.passages import wrap_prose
 from training.tasks.text_windows import align_characters, over_windows, overlapping_windows, split_aligned_pair
 
 TEXTS = st.one_of(st.text(), st.lists(st.sampled_from([*DOCUMENT_TOKENS, "a ", "\n"]), max_size=5).map("".join))
@@ -64,8 +67,8 @@ def model(tokenizer):
 @given(TEXTS, TEXTS)
 def test_the_format_round_trips_even_if_a_text_contains_markers(text, truth):
     prompt, completion = format_ocr(text, truth)
-    assert prompt.count(ocr.START) == prompt.count(ocr.END) == completion.count(STOP) == 1
-    assert unescape(prompt.removeprefix(ocr.START).removesuffix(ocr.END)) == text
+    assert prompt.count(START) == prompt.count(END) == completion.count(STOP) == 1
+    assert unescape(prompt.removeprefix(START).removesuffix(END)) == text
     assert ocr.parse_correction(completion) == truth
 
 
@@ -217,7 +220,7 @@ def test_each_prompt_of_a_batch_is_compared_with_its_own_text(model, tokenizer):
     prompts = [format_ocr(text)[0] for text in texts]
 
     def near(tokenizer, prompts):
-        return ocr.edit_penalty_processor(tokenizer, prompts, penalty=1e4)
+        return edit_penalty_processor(tokenizer, prompts, penalty=1e4)
 
     outputs = complete(
         model, tokenizer, prompts, **{**ocr.DECODING, "max_new_tokens": 90, "logits_processor": near}, batch_tokens=400
@@ -336,7 +339,7 @@ def test_copy_rows_come_first_are_correct_and_consist_of_random_words_of_trainin
     ],
 )
 def test_the_author_of_a_pair_is_parsed_from_its_source(source, group):
-    assert ocr.author_or_work(source) == group
+    assert author_or_work(source) == group
 
 
 def test_held_out_groups_do_not_depend_on_the_order_of_rows():
@@ -412,7 +415,7 @@ def test_pages_recognised_by_tesseract_become_pairs_with_real_ocr_errors(tmp_pat
     assert content["languages"]["en"]["rendered"] == 5
     for row in rows:
         assert 0 < Levenshtein.distance(row["ocr"], row["truth"]) <= 0.4 * len(row["truth"])
-    read_back = list(ocr.read_pairs(tmp_path, ["en"]))
+    read_back = list(read_pairs(tmp_path, ["en"]))
     assert {pair["kind"] for pair in read_back} == {"rendered"}
     assert all(re.fullmatch(r"\d+", pair["group"]) is None and pair["group"] for pair in read_back)
 

@@ -17,10 +17,12 @@ from training.common.config import InputError
 from training.common.intervals import bootstrap_interval
 from training.common.language import LANGUAGES
 from training.tasks import translation
-from training.tasks.instruct import remove_markers
+from training.tasks.instruct.data import remove_markers
 from training.tasks.markers import unescape
 from training.tasks.text_windows import overlapping_windows, split_spaces
-from training.tasks.translation import TranslationData, aligned, format_translation, score, split_pieces
+from training.tasks.translation import TranslationData, aligned, format_translation, inference, score
+from training.tasks.translation.format import STOP
+from training.tasks.translation.inference import split_pieces
 
 TEXTS = st.one_of(st.text(), st.lists(st.sampled_from([*DOCUMENT_TOKENS, "a ", "\n"]), max_size=5).map("".join))
 
@@ -64,7 +66,7 @@ def parse_prompt(prompt):
 def test_the_format_round_trips_even_if_a_text_contains_markers(text, target, translated, source):
     prompt, completion = format_translation(text, target, translated, source)
     assert parse_prompt(prompt) == (text, target, source)
-    assert completion.count(translation.STOP) == 1 and translation.parse_output(completion) == translated
+    assert completion.count(STOP) == 1 and translation.parse_output(completion) == translated
 
 
 def test_the_format_is_the_published_one_with_the_language_as_the_first_token_of_the_translation():
@@ -272,13 +274,13 @@ def test_a_text_is_translated_piece_by_piece_and_its_layout_is_preserved(tiny_to
     )  # fmt: skip
     model = PleiasForCausalLM(config).eval()
     seen = []
-    complete = translation.complete
+    complete = inference.complete
 
     def recording(model, tokenizer, prompts, **options):
         seen.extend(prompts)
         return complete(model, tokenizer, prompts, **{**options, "max_new_tokens": 4})
 
-    monkeypatch.setattr(translation, "complete", recording)
+    monkeypatch.setattr(inference, "complete", recording)
     translated = translation.translate(model, tokenizer, "the house\n\n  the river\n", target="fr", source="en")
     assert seen == [format_translation(text, "fr", source="en")[0] for text in ("the house", "the river")]
     house = translation.translate(model, tokenizer, "the house", target="fr", source="en")

@@ -36,10 +36,13 @@ from ..data import licences, ocr_noise
 from ..tasks import markers, rag, text_windows, translation
 from ..tasks import ocr as ocr_task
 from ..tasks.copy_task import random_word_rows
-from ..tasks.instruct import remove_markers
-from ..tasks.rag import rag_formats, rag_passages
-from ..tasks.rag.rag_constrained import QuoteLogitsProcessor
+from ..tasks.instruct.data import remove_markers
+from ..tasks.ocr.passages import wrap_prose
+from ..tasks.rag import format as rag_formats
+from ..tasks.rag import passages as rag_passages
+from ..tasks.rag.constrained import QuoteLogitsProcessor
 from ..tasks.scoring import language_match
+from ..tasks.translation.inference import split_pieces
 
 FACTOR = 4  # between the lengths of two texts
 SMALLEST = 256  # characters
@@ -349,8 +352,8 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "copy_task": _each(lambda text: random_word_rows([("en", text, None)] * 6, 2, 0)),
     "ocr task, parse_correction": ocr_task.parse_correction,
     "ocr task, score": _ocr_scores,
-    "ocr task, wrap_prose": _each(lambda text: ocr_task.wrap_prose(text, WINDOW, 60)),
-    "translation.split_pieces": translation.split_pieces,
+    "ocr task, wrap_prose": _each(lambda text: wrap_prose(text, WINDOW, 60)),
+    "translation.split_pieces": split_pieces,
     "translation.score": _translation_scores,
     "instruct.remove_markers": remove_markers,
     "scoring.language_match": lambda text: language_match(text, text, "en"),

@@ -3,7 +3,7 @@
     python -m training.bench.ocr_price --model runs/finetune_ocr/model --data.pairs PAIRS
 
 The penalty is chosen on rows that the model was trained on, so that held-out rows remain unseen. Pass it to `correct`
-as `edit_penalty`; the default is training.tasks.ocr.EDIT_PENALTY.
+as `edit_penalty`; the default is training.tasks.ocr.edit_penalty.EDIT_PENALTY.
 """
 
 if not __package__:  # run by path; same as `python -m training.bench.ocr_price`
@@ -24,6 +24,7 @@ from ..common.config import parse, run_main
 from ..common.generation import complete
 from ..common.intervals import bootstrap_interval
 from ..tasks import ocr
+from ..tasks.ocr.edit_penalty import edit_penalty_processor
 
 
 @dataclass
@@ -52,7 +53,7 @@ def main() -> None:
     prompts = [row["prompt"] for row in rows]
     print("penalty    cer    wer  error reduction          over-correction")
     for penalty in config.penalties:
-        decoding = {**ocr.DECODING, "logits_processor": partial(ocr.edit_penalty_processor, penalty=penalty)}
+        decoding = {**ocr.DECODING, "logits_processor": partial(edit_penalty_processor, penalty=penalty)}
         outputs = complete(model, tokenizer, prompts, **decoding, progress=f"penalty {penalty}")
         metrics = {name: bootstrap_interval(metric) for name, metric in ocr.score(rows, outputs).items()}
         gain, added = metrics["error_reduction"], metrics.get("over_correction", {"value": 0.0})["value"]

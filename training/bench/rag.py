@@ -1,4 +1,4 @@
-"""Measure the effect of constrained citations (training.tasks.rag.rag_constrained) on a model's answers.
+"""Measure the effect of constrained citations (training.tasks.rag.constrained) on a model's answers.
 
 python -m training.bench.rag --model runs/finetune_rag/model --out runs/finetune_rag/eval
 """

@@ -1,8 +1,11 @@
 """Parse the name of a licence, in any spelling, to an SPDX expression; None unless every part is understood."""
 
 import re
+import unicodedata
 from functools import cache
+from html import unescape
 from pathlib import Path
+from urllib.parse import unquote
 
 import yaml
 from license_expression import ExpressionError, LicenseSymbol, Licensing, ParseError, get_license_index
@@ -11,11 +14,16 @@ from ..common.unicode_forms import unicode_form
 
 LABELS = yaml.safe_load((Path(__file__).parent / "licence_labels.yaml").read_text(encoding="utf-8"))
 
+LONGEST = 1_000  # characters of a label; longer ones are texts, not names
+DASHES = "[-\u02d7\u058a\u2010-\u2015\u2043\u2212\u2e3a\u2e3b]"
+ACCENTS = re.compile("(?<=[A-Za-z])[\u0300-\u0333\u0339-\u036f]+")  # not on symbols, and no strokes through letters
 _ALLOWED = re.compile(r"(?:[a-z0-9\s.,:;/()\[\]'\"&+|-]|->|>=|f\*ck)+")  # any other character may mean anything
-_PREAMBLE = re.compile(  # PyPI's classifiers, and sentences
-    r"^(?:licen[cs]e ?::? (?:osi approved :: )?|(?:this work is )?(?:licen[cs]ed|released) under (?:the |a )?)"
+_BRACKETS = re.compile(
+    r"\([^()\[\]]*[^()\[\]\s][^()\[\]]*\)|\[[^()\[\]]*[^()\[\]\s][^()\[\]]*\]"
+)  # around a text without any
+_PREAMBLE = re.compile(  # PyPI's classifiers, sentences, and Wikimedia's {{self|...}}
+    r"^(?:licen[cs]e ?::? (?:osi approved :: )?|(?:this work is )?(?:licen[cs]ed|released) under (?:the |a )?|self\|)"
 )
-_ACCENTS = re.compile("(?<=[a-z])[\u0300-\u036f]+")  # on letters; on a symbol they make another symbol
 _FILLER = "the license licence licenses licences lizenz licenza licencia licentie version under licensed".split()
 _VERSION = re.compile(r"\bv(?:ersion|er)?[\s.]*(?=\d)")
 _CREATIVE_COMMONS_URL = re.compile(
@@ -44,22 +52,44 @@ _TERMS = {  # names of Creative Commons' terms in the eight languages
     "cc": r"creative ?commons",
 }
 _PORTS = """
-ar at au be br ca cl cn co cr cz dk ec ee es fi fr de gr gt hk hr hu ie il in it jp lu mx nl no nz pe ph pl pt ro rs se
-sg si th tw ug uk us ve vn za igo deutschland france espana italia nederland portugal brasil brazil germany spain italy
-netherlands
+ar at au be bg br ca cl cn co cr cz dk ec ee eg es fi fr de gr gt hk hr hu ie il in it jo jp kr lu mk mt mx my nl no
+nz pe ph pl pr pt ro rs scotland se sg si th tw ug uk us ve vn za igo deutschland france espana italia nederland
+portugal brasil brazil germany spain italy netherlands
 """.split()
+_WIKIMEDIA_OLD = re.compile(  # templates for authors who died 70 years ago or more, also of photographs and scans
+    r"(?:template )?(?:pd (?:art|scan) )?pd old(?: (?:70|75|80|90|95|100|auto))?(?: (?:expired|1923|1996))?"
+)
 _CC_FILLER = """
 public international internacional internationale internazionale internationaal unported generic generico generique
-deed legalcode license licence licenses licences licenza licencia licentie lizenz licenca the version
+deed legalcode migrated license licence licenses licences licenza licencia licentie lizenz licenca the version
 """.split()
 
 
 def normalize(label: str) -> str:
-    """Normalise case, accents, quotes, dashes and spaces of a label, and write the paragraph sign out."""
-    text = unicode_form("NFKD", label.replace("\u00a7", " par").replace("\u00ad", "")).casefold()
-    text = _ACCENTS.sub("", text)
-    text = re.sub("[\u2010-\u2015\u2212]", "-", re.sub("[\u2018\u2019\u201c\u201d\u00ab\u00bb`]", "'", text))
+    """Normalise case, accents, quotes, dashes and spaces, drop invisible ones, write the paragraph sign out."""
+    text = unicode_form("NFKD", label.replace("\u00a7", " par")).casefold()
+    if not text.isascii():
+        text = "".join(c for c in text if unicodedata.category(c) != "Cf")  # soft hyphens, zero width, direction
+        text = ACCENTS.sub("", text).replace("\u0153", "oe").replace("\u00e6", "ae")
+    text = re.sub(DASHES, "-", re.sub("[\u2018\u2019\u201c\u201d\u00ab\u00bb`]", "'", text))
     return re.sub(r"[\s_]+", " ", text).strip().rstrip(".")
+
+
+def normalize_names(name: str) -> set[str]:
+    """Write a collection or identifier in a-z, 0-9 and "/", with one hyphen for each run of other characters.
+
+    Invisible characters may stand inside a word or between two: one result drops them, the other separates at them.
+    """
+    if "%" in name or "&" in name:
+        name = unquote(unescape(name))
+    texts = {name.casefold()}
+    if not name.isascii():
+        text = unicode_form("NFKD", name).casefold()
+        texts = {
+            re.sub(r"[^\x00-\x7f]", " ", text),
+            "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Mn")),
+        }
+    return {re.sub("-?/-?", "/", re.sub("[^a-z0-9/]+", "-", text)).strip("-") for text in texts}
 
 
 def _compact(text: str) -> str:
@@ -82,15 +112,30 @@ def _names() -> dict[str, str]:
 
 def parse_name(text: str) -> tuple[str, str] | None:
     """Return the SPDX expression of a normalised label and the statute that it cites, or None if not understood."""
-    text = _PREAMBLE.sub("", text.strip())
-    if not text or not _ALLOWED.fullmatch(text):
+    text = _PREAMBLE.sub("", re.sub(r"^\{\{([^{}]+)\}\}$", r"\1", text.strip()))
+    if not text or len(text) > LONGEST or not _ALLOWED.fullmatch(text) or not _is_balanced(text):
         return None
     if name := _name(text):
         return name, ""
     try:
-        return str(licensing().parse(text, validate=True)), ""
+        return (str(licensing().parse(text, validate=True, strict=True)), "") if _is_expression(text) else _parts(text)
     except (ExpressionError, ParseError):
         return _parts(text)
+
+
+def _is_balanced(text: str) -> bool:
+    """Return whether every bracket is closed and contains something; else the label may be cut off."""
+    for _ in range(8):  # levels of brackets
+        text = _BRACKETS.sub("x", text)
+    return not re.search(r"[()\[\]]", text)
+
+
+def _is_expression(text: str) -> bool:
+    """Return whether a text has the form of an SPDX expression: other texts raise any error in license-expression."""
+    form = re.sub(r"(?<![a-z])(?!(?:and|or|with) )[a-z0-9.:+-]+", "x", text)
+    for _ in range(16):  # two for each level of brackets
+        form = re.sub(r"x(?: (?:and|or|with) x)+|\( ?x ?\)", "x", form)
+    return form == "x"
 
 
 def _parts(text: str) -> tuple[str, str] | None:
@@ -115,8 +160,17 @@ def _parts(text: str) -> tuple[str, str] | None:
         return (f"{main[0]} WITH {key}", main[1]) if main and known and " " not in main[0] else None
     for operator, pattern in (("AND", ","), ("OR", r" or |\|"), ("AND", r" and | & | \+ |/")):
         if len(parts := re.split(pattern, text)) > 1:
-            return _all(parts, operator)
+            return _all(_with_names(parts), operator)
     return None
+
+
+def _with_names(parts: list[str]) -> list[str]:
+    """Repeat the name before a version alone: "cc-by-sa-3.0,2.5" is CC BY-SA 3.0 and CC BY-SA 2.5."""
+    for i in range(1, len(parts)):
+        version = re.fullmatch(r"\s*v?(\d+(?:\.\d+)?)\s*", parts[i])
+        if version and (last := re.search(r"\d+(?:\.\d+)?(?=\D*$)", parts[i - 1])):
+            parts[i] = parts[i - 1][: last.start()] + version[1] + parts[i - 1][last.end() :]
+    return parts
 
 
 def _noted(main: tuple[str, str] | None, note: str) -> tuple[str, str] | None:
@@ -155,15 +209,14 @@ def _name(text: str) -> str | None:
         return _creative_commons(f"cc {match['terms']} {match['version']} {match['port'] or ''}".strip())
     if (match := _LISTED_URL.fullmatch(address)) and address != text:
         return _name(match["name"].replace("/", " "))
+    if _WIKIMEDIA_OLD.fullmatch(re.sub("[^a-z0-9]+", " ", text).strip()):
+        return "LicenseRef-scancode-public-domain"
     if re.search("[|&;]", text):
         return None  # several names
-    return _names().get(_compact(address)) or _gnu(text) or _creative_commons(text) or _or_later(text)
-
-
-def _or_later(text: str) -> str | None:
-    """Parse a licence "or any later version" other than GNU's, whose identifiers state it themselves."""
-    match = re.fullmatch(r"(.+?)(?:\+| or (?:any )?later(?: version)?)", text)
-    return _name(match[1]) if match else None
+    if name := _names().get(_compact(address)) or _gnu(text) or _creative_commons(text):
+        return name
+    later = re.fullmatch(r"(.+?)(?:\+| or (?:any )?later(?: version)?)", text)  # GNU's identifiers state it themselves
+    return (_names().get(_compact(later[1])) or _creative_commons(later[1])) if later else None
 
 
 def _gnu(text: str) -> str | None:

@@ -10,7 +10,8 @@ from functools import cache, lru_cache
 
 from license_expression import AND, OR
 
-from .licence_names import LABELS, licensing, normalize, parse_name
+from .creators import parse_lives, parse_year
+from .licence_names import LABELS, licensing, normalize, normalize_names, parse_name
 
 PUBLIC_DOMAIN = "LicenseRef-scancode-public-domain"
 YEAR = 2026  # for the terms of the public domain; a constant, so that the same corpus gives the same decisions
@@ -66,7 +67,7 @@ def decide(
         label: Licence in the corpus.
         collection: Collection of the document; sources derived from Common Crawl are refused by name.
         identifier: Identifier of the document, checked for the same names.
-        date: Date of first publication; the first four-digit number is its year.
+        date: Date of first publication: a year, an ISO date, or a range, of which the last year counts.
         creator: Authors with their years ("Verne, Jules (1828-1905)"), separated by semicolons.
         published_in_us: Whether `date` is the date of a publication in the United States.
         year: Year for which the terms are computed.
@@ -78,9 +79,7 @@ def decide(
         )
     decision = _by_label(label)
     if decision.code in ("no licence", "public domain mark", "public domain in one country"):
-        died = _last_death(creator or "", year)
-        ground = _public_domain_ground(_year(date), died, not (creator or "").strip(), published_in_us, year)
-        if ground:
+        if ground := _public_domain_ground(date or "", creator or "", published_in_us, year):
             return LicenceDecision(label, decision.spdx or PUBLIC_DOMAIN, "open", ground)
     return decision
 
@@ -88,7 +87,7 @@ def decide(
 def decide_document(document: dict, *, year: int = YEAR) -> LicenceDecision:
     """Decide on a document by its Common Corpus columns; `US-PD` collections were printed in the United States."""
     columns = {name: document.get(name) for name in ("collection", "identifier", "date", "creator")}
-    american = (columns["collection"] or "").upper().startswith("US-PD")
+    american = bool(re.match(r"us-pd(?![a-z0-9])", (columns["collection"] or "").lower()))
     return decide(document.get("license"), **columns, published_in_us=american, year=year)
 
 
@@ -100,56 +99,45 @@ def common_crawl_source(collection: str, identifier: str) -> str | None:
 # Public domain by dates ---------------------------------------------------------------------------
 
 
-def _public_domain_ground(published: int | None, died: int | None, nameless: bool, in_us: bool, year: int) -> str:
-    """Return the Common Corpus paper's rule that puts a work in the public domain, or "". Terms end with a year."""
-    if died is not None and died + 70 < year:
-        return f"life + 70: the last author died in {died}"
+def _public_domain_ground(date: str, creators: str, in_us: bool, year: int) -> str:
+    """Return the Common Corpus paper's rule that puts a work in the public domain, or "". Terms end with a year.
+
+    Years of death do not count if the date is not understood, is before an author's birth, or is later than both the
+    term and 1883: whoever edits or first publishes an old text may have rights in it.
+    """
+    published, lives = parse_year(date), parse_lives(creators)
+    if lives and (published or not date.strip()):
+        born, died = max(born for born, _ in lives), max(died for _, died in lives)
+        if died + 70 < year and (published is None or born < published <= max(died + 70, 1883)):
+            return f"life + 70: the last author died in {died}"
     if in_us and published is not None and published + 95 < year:
         return f"US publication + 95: published in the United States in {published}"
-    if nameless and died is None and published is not None and published < 1884:
+    if not creators.strip() and published is not None and published < 1884:
         return f"unknown author before 1884: published in {published}"
     return ""
 
 
-def _year(date: str | None) -> int | None:
-    match = re.search(r"(?<!\d)\d{4}(?!\d)", date or "")
-    return int(match[0]) if match else None
-
-
-def _last_death(creators: str, year: int) -> int | None:
-    """Return the year in which the last author died; None unless every author has plausible years of life."""
-    deaths = []
-    for creator in filter(str.strip, creators.split(";")):
-        spans = [
-            (int(born), int(died))
-            for born, died in re.findall(r"(?<!\d)(\d{3,4})\s*[-\u2013]\s*(\d{3,4})(?!\d)", creator)
-        ]
-        if len(spans) != 1 or not 10 < spans[0][1] - spans[0][0] < 110 or spans[0][1] > year:
-            return None
-        deaths.append(spans[0][1])
-    return max(deaths, default=None)
-
-
 # Common Crawl by name -----------------------------------------------------------------------------
 
-_CRAWLS = {name: re.compile(rf"(?<![a-z0-9])(?:{words})(?![a-z])") for name, words in LABELS["common_crawl"].items()}
-_ANY_CRAWL = re.compile(rf"(?<![a-z0-9])(?:{'|'.join(LABELS['common_crawl'].values())})(?![a-z])")
+_CRAWL_WORDS = {name: words.replace("-", "-?") for name, words in LABELS["common_crawl"].items()}
+_CRAWLS = {name: re.compile(rf"(?<![a-z0-9])(?:{words})(?![a-z])") for name, words in _CRAWL_WORDS.items()}
+_ANY_CRAWL = re.compile(rf"(?<![a-z0-9])(?:{'|'.join(_CRAWL_WORDS.values())})(?![a-z])")
 
 
 def _named_crawl(text: str) -> str | None:
-    text = text.lower()
-    if not _ANY_CRAWL.search(text):
+    spellings = normalize_names(text)
+    if not any(map(_ANY_CRAWL.search, spellings)):
         return None
-    return next(name for name, pattern in _CRAWLS.items() if pattern.search(text))
+    return next(name for name, pattern in _CRAWLS.items() if any(map(pattern.search, spellings)))
 
 
 @lru_cache(100_000)
 def _crawled_collection(collection: str) -> str | None:
-    text = collection.strip().lower()
     for name, word in LABELS["common_crawl_exact"].items():
-        if re.fullmatch(rf"{word}(?:[-_ .(/]+(?:v?[\d.]+|[a-z]{{2,3}}|[a-z]+)\)?)?", text):
+        pattern = re.compile(rf"{word}(?:[-/](?:v?\d+|[a-z]{{2,3}}))*(?:[-/][a-z]+)?")
+        if any(map(pattern.fullmatch, normalize_names(collection))):
             return name
-    return _named_crawl(text)
+    return _named_crawl(collection)
 
 
 # Decision by the label alone ----------------------------------------------------------------------

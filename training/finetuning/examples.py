@@ -33,7 +33,7 @@ class Examples:
         rows: Task rows of the examples; empty for replay.
         group_counts: Documents, bytes and tokens by (language, licence, collection), as in the manifest of shards.
         sources: Documents and bytes by source, as in sources.json.
-        said: Message with the number of rows that were too long; empty if there were none.
+        overlong_note: Message with the number of rows that were too long; empty if there were none.
     """
 
     input_ids: list[list[int]] = field(default_factory=list)

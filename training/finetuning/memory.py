@@ -1,5 +1,6 @@
 """Estimate the GPU memory of full fine-tuning: an upper bound per strategy."""
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from ..run.metrics import activation_bytes_per_token, count_parameters
@@ -61,17 +62,11 @@ def finetune_memory(config: "PleiasConfig", *, eight_bit: bool, recomputed: bool
 def max_tokens(config: "PleiasConfig", size: float, *, eight_bit: bool, recomputed: bool) -> int:
     """Return the maximum tokens of a micro batch on a GPU of `size` bytes, in hundreds; 0 if not even 100 fit."""
 
-    def fits(tokens: int) -> bool:
-        parts = finetune_memory(config, eight_bit=eight_bit, recomputed=recomputed, tokens=tokens)
-        return sum(parts.values()) + RESERVE <= size
+    def exceeds(hundreds: int) -> bool:
+        parts = finetune_memory(config, eight_bit=eight_bit, recomputed=recomputed, tokens=100 * hundreds)
+        return sum(parts.values()) + RESERVE > size
 
-    low, high = 0, 1
-    while fits(100 * high):
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(100 * middle) else (low, middle)
-    return 100 * low
+    return 100 * bisect_left(range(1, int(size)), True, key=exceeds)  # a token needs more than a byte
 
 
 def finetune_plan(config: "PleiasConfig", tokens: int) -> dict:

@@ -204,11 +204,11 @@ class FinetuneConfig:
             "data_seed": self.seed,
             "bf16": compute_dtype(self.precision, device) == torch.bfloat16,
             "use_cpu": not accelerator,
-            "disable_tqdm": True,  # tuning.trainers has its own progress bar
+            "disable_tqdm": True,  # StepCallback has its own progress bar
         }
         if self.max_steps is not None:
             values["max_steps"] = self.max_steps
-        if self.method == "sft":  # tuning.examples drops long examples and orders the others
+        if self.method == "sft":  # finetuning.examples drops long examples and orders the others
             values |= {"max_length": None, "train_sampling_strategy": "sequential"}
             values["assistant_only_loss"] = self.task == "instruct"
         elif self.method == "dpo":

@@ -14,12 +14,11 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, TrainerCallback
 from trl import DPOTrainer, GRPOTrainer, SFTTrainer
 
-from ..common.config import InputError
 from ..run import checkpoint
 from ..run.stopping import StopSignal
 from ..step.loss import LinearCrossEntropy
 from ..step.optimizer import OptimizerConfig, build_optimizer
-from ..step.sampled_softmax import Candidates, SampledCrossEntropy
+from ..step.sampled_softmax import Candidates, SampledCrossEntropy, tokens_by_frequency
 from .examples import IGNORE_INDEX, Examples, append_replay
 
 
@@ -124,12 +123,7 @@ class BatchCandidateSampler:
     """
 
     def __init__(self, sequences: list[list[int]], size: int, vocab_size: int):
-        if size % 2 or not 0 < size < vocab_size:
-            raise InputError(f"candidates must be even and below the vocabulary's {vocab_size}, got {size}.")
-        counts = np.zeros(vocab_size, dtype=np.int64)
-        for ids in sequences:
-            np.add.at(counts, ids, 1)
-        self.common = torch.from_numpy(np.argsort(-counts, kind="stable")[: size // 2].copy())
+        self.common = torch.from_numpy(tokens_by_frequency(sequences, size, vocab_size)[: size // 2].copy())
         self.vocab_size = vocab_size
 
     def __call__(self, ids_BT: torch.Tensor) -> Candidates:

@@ -7,6 +7,7 @@ step into micro batches and processes: all use the candidates of the step, and t
 exactly, sampled or not.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +35,20 @@ class Candidates:
     log_weight: float
 
 
+def tokens_by_frequency(parts: Iterable[Sequence[int]], size: int, vocab_size: int) -> np.ndarray:
+    """Return all token ids, those that are most frequent in `parts` first.
+
+    Raises:
+        InputError: If `size`, the number of candidates to choose, is not an even number below `vocab_size`.
+    """
+    if size % 2 or not 0 < size < vocab_size:
+        raise InputError(f"candidates must be even and below the vocabulary's {vocab_size}, got {size}.")
+    counts = np.zeros(vocab_size, dtype=np.int64)
+    for ids in parts:
+        np.add.at(counts, ids, 1)
+    return np.argsort(-counts, kind="stable")
+
+
 class CandidateSampler:
     """Sampler of the candidates of a step: half the most common tokens of a stream, half sampled from all others.
 
@@ -48,14 +63,10 @@ class CandidateSampler:
     """
 
     def __init__(self, stream: TokenStream, size: int, *, vocab_size: int, seed: int):
-        if size % 2 or not 0 < size < vocab_size:
-            raise InputError(f"stages: candidates must be even and below the vocabulary's {vocab_size}, got {size}.")
         total = int(stream.starts[-1])
-        counts = np.zeros(vocab_size, dtype=np.int64)
-        for start in range(0, total, CHUNK_TOKENS):
-            part = stream.tokens(start, min(start + CHUNK_TOKENS, total))
-            counts += np.bincount(part, minlength=vocab_size)
-        order = np.argsort(-counts, kind="stable")
+        starts = range(0, total, CHUNK_TOKENS)
+        parts = (stream.tokens(start, min(start + CHUNK_TOKENS, total)) for start in starts)
+        order = tokens_by_frequency(parts, size, vocab_size)
         self.common, self.others, self.seed = order[: size // 2], order[size // 2 :], seed
 
     def __call__(self, step: int, device: torch.device) -> Candidates:

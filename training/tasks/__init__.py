@@ -1,10 +1,10 @@
-"""Fine-tuning tasks: each module defines a format, training data, decoding settings and metrics.
+"""Fine-tuning tasks: each package defines a format, training data, decoding settings and metrics.
 
-A task module has NAME, DECODING (keyword arguments of training.common.generation.complete), HIGHER_IS_BETTER, a
-dataclass of
-data settings named after it (OcrData), `rows(settings)` -> {"train": [...], "held_out": [...]}, and `score(rows,
-outputs)` -> metrics by name, the first of which selects checkpoints. A row is a JSON-serialisable dict: id, language,
-source, license, prompt, completion, and the fields that the metrics need.
+A task package exports NAME, DECODING (keyword arguments of training.common.generation.complete), HIGHER_IS_BETTER, a
+dataclass of data settings named after it (OcrData), `rows(settings)` -> {"train": [...], "held_out": [...]},
+`score(rows, outputs)` -> metrics by name, the first of which selects checkpoints, and the function for users
+(`ocr.correct`). A row is a JSON-serialisable dict: id, language, source, license, prompt, completion, and the fields
+that the metrics need.
 """
 
 from importlib import import_module
@@ -14,7 +14,7 @@ TASKS = ("ocr", "translation", "rag", "instruct")
 
 
 def load(name: str) -> ModuleType:
-    """Import the module of a task, on demand because each needs libraries of its own."""
+    """Import the package of a task, on demand because each needs libraries of its own."""
     assert name in TASKS, name
     return import_module(f".{name}", __package__)
 

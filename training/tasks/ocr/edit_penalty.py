@@ -12,33 +12,17 @@ estimate of the cost of the remaining input at the same rate, as A* search does 
 """
 
 from codecs import getincrementaldecoder
-from functools import lru_cache
 
 import numpy as np
 import torch
-from transformers import LogitsProcessor, PreTrainedTokenizerBase
-from transformers.convert_slow_tokenizer import bytes_to_unicode
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
 
+from ..token_bytes import is_byte_level, token_bytes
+from .format import END, START, STOP
+
+EDIT_PENALTY = 5.0  # per changed byte; training.bench.ocr_price finds the best one for a model
 CANDIDATES = 8  # most probable tokens considered per step, in addition to the tokens that continue the input
 PRIOR = (20.0, 20)  # nats and bytes assumed before a row begins: small models need about 1 nat per byte
-
-
-@lru_cache(maxsize=2)
-def token_bytes(tokenizer: PreTrainedTokenizerBase) -> tuple[dict[int, bytes], dict[bytes, int], int]:
-    """Return id -> bytes of the ordinary tokens of a byte-level vocabulary, the inverse, and the longest length."""
-    byte_of = {character: byte for byte, character in bytes_to_unicode().items()}
-    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
-    encoded = {
-        i: bytes(byte_of[character] for character in token)
-        for token, i in tokenizer.get_vocab().items()
-        if i not in special and all(character in byte_of for character in token)
-    }
-    return encoded, {text: i for i, text in encoded.items()}, max(map(len, encoded.values()), default=0)
-
-
-def is_byte_level(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return whether the vocabulary has a token for every byte, as `EditPenaltyLogitsProcessor` requires."""
-    return all(bytes([byte]) in token_bytes(tokenizer)[1] for byte in range(256))
 
 
 class EditPenaltyLogitsProcessor(LogitsProcessor):
@@ -123,3 +107,15 @@ class EditPenaltyLogitsProcessor(LogitsProcessor):
             new[1:] = np.minimum(new[1:], distances[:-1] + (text != byte))
             distances = np.minimum.accumulate(new - steps) + steps
         return distances
+
+
+def edit_penalty_processor(
+    tokenizer: PreTrainedTokenizerBase, prompts: list[str], penalty: float = EDIT_PENALTY
+) -> LogitsProcessor:
+    """Build the logits processor of a batch of prompts: an edit penalty; none if the vocabulary is not byte-level."""
+    if not is_byte_level(tokenizer):
+        return LogitsProcessorList()
+    texts = [prompt.rpartition(START)[2].partition(END)[0] for prompt in prompts]  # few-shot examples may precede
+    vocabulary = tokenizer.get_vocab()
+    stops = [vocabulary[token] for token in (tokenizer.eos_token, STOP) if token in vocabulary]
+    return EditPenaltyLogitsProcessor(tokenizer, texts, stops, penalty)

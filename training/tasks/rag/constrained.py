@@ -13,8 +13,8 @@ import torch
 from transformers import LogitsProcessor, PreTrainedTokenizerBase
 
 from ..markers import WORD_JOINER, escape
-from ..ocr.edit_penalty import token_bytes
-from .rag_formats import FORMATS, PROMPT_END, around_quote, parse_prompt
+from ..token_bytes import token_bytes
+from .format import FORMATS, PROMPT_END, around_quote, parse_prompt
 
 OPENING = b'<ref name="'
 JOINER = WORD_JOINER.encode()  # inside an escaped marker, which a quote must not split

@@ -1,0 +1,45 @@
+"""Decoding settings of OCR correction, and `correct`."""
+
+from functools import partial
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ...common.generation import complete
+from ..text_windows import over_windows
+from .edit_penalty import EDIT_PENALTY, edit_penalty_processor
+from .format import STOP, WINDOW, format_ocr, parse_correction
+
+DECODING = {"max_new_tokens": 320, "stop": STOP, "repetition_penalty": 1.0, "logits_processor": edit_penalty_processor}
+
+
+def correct(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    *,
+    window: int = WINDOW,
+    overlap: int | None = None,
+    edit_penalty: float = EDIT_PENALTY,
+    progress: str | None = None,
+) -> str:
+    """Correct a text of any length with a fine-tuned model, in overlapping windows that are rejoined without loss.
+
+    Args:
+        window: Characters per window; best is the window that the model was fine-tuned with.
+        overlap: Characters that neighbouring windows share. Default: a fifth of `window`.
+        edit_penalty: Penalty per changed byte (training.tasks.ocr.edit_penalty). Higher values cause fewer changes.
+        progress: Title of a progress bar. Default: no bar.
+    """
+
+    def change(windows: list[str]) -> list[str]:
+        prompts = [format_ocr(content)[0] for content in windows]
+        longest = max((len(ids) for ids in tokenizer(prompts).input_ids), default=0)
+        options = {
+            **DECODING,
+            "max_new_tokens": longest + longest // 2,
+            "logits_processor": partial(edit_penalty_processor, penalty=edit_penalty),
+        }
+        outputs = complete(model, tokenizer, prompts, progress=progress, **options)
+        return [parse_correction(output) for output in outputs]
+
+    return over_windows(text, window, window // 5 if overlap is None else overlap, change)
