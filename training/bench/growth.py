@@ -33,12 +33,12 @@ from ..curation.lexicon import LexiconScorer
 from ..curation.statistics_report import table
 from ..curation.toxicity_axes import passages
 from ..data import licences, ocr_noise
-from ..tasks import markers, rag, text_windows
+from ..tasks import markers, rag, text_windows, translation
 from ..tasks import ocr as ocr_task
 from ..tasks.copy_task import random_word_rows
 from ..tasks.instruct.data import remove_markers
 from ..tasks.ocr.passages import wrap_prose
-from ..tasks.rag import format as rag_format_module
+from ..tasks.rag import format as rag_formats
 from ..tasks.rag import passages as rag_passages
 from ..tasks.rag.constrained import QuoteLogitsProcessor
 from ..tasks.scoring import language_match
@@ -263,19 +263,17 @@ def _rag_scores(text: str) -> None:
     rag.score([{**row, "cited": ["1"], "refused": False}], [f"<|answer_start|>{text}"])
 
 
-def _parsed(text: str, rag_format: rag_format_module.Format) -> None:
-    opening = rag_format_module.format_prompt("", {}, rag_format).removesuffix(
-        rag_format_module.PROMPT_END[rag_format]
-    )
+def _parsed(text: str, rag_format: rag_formats.Format) -> None:
+    opening = rag_formats.format_prompt("", {}, rag_format).removesuffix(rag_formats.PROMPT_END[rag_format])
     for prompt in (
-        rag_format_module.format_prompt(text, {"1": text}, rag_format),
+        rag_formats.format_prompt(text, {"1": text}, rag_format),
         f"{opening}<|source_start|><|source_id_start|>{text}",
         f"{opening}<|source_start|><|source_id|>{text}",
     ):
         with suppress(ValueError):
-            rag_format_module.parse_prompt(prompt, rag_format)
-    rag_format_module.parse_completion(text, rag_format)
-    answer = rag_format_module.parse_answer(text, rag_format)
+            rag_formats.parse_prompt(prompt, rag_format)
+    rag_formats.parse_completion(text, rag_format)
+    answer = rag_formats.parse_answer(text, rag_format)
     assert isinstance(answer.plain + answer.text, str)
 
 
@@ -288,7 +286,7 @@ def _tokenizer():
 
 def _constrained(text: str) -> None:
     """Decode the begin of a quote of the text's first words, from the text as a source."""
-    processor = QuoteLogitsProcessor(_tokenizer(), [rag_format_module.format_prompt("", {"1": text})])
+    processor = QuoteLogitsProcessor(_tokenizer(), [rag_formats.format_prompt("", {"1": text})])
     quote = markers.escape(text.lstrip())[:40]
     for end in range(0, len(quote), 5):
         processor.outputs[0] = f'<|answer_start|><ref name="1">"{quote[:end]}'.encode("utf-8", "replace")

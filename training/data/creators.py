@@ -1,8 +1,8 @@
 """Parse creators with their years of life, and dates of publication; None unless every part is understood."""
 
 import re
-import unicodedata
 
+from ..common.unicode_forms import unicode_form
 from .licence_names import ACCENTS, DASHES, LABELS
 
 _UPPER = "A-Z\u00c6\u00d8\u00de\u0110\u0141\u0152"  # Latin letters that have no accent to remove, too
@@ -37,7 +37,7 @@ def parse_lives(creators: str) -> list[tuple[int, int]] | None:
     A person is "Verne, Jules (1828-1905)", "Verne, Jules, 1828-1905" or "Jules Verne (1828-1905)", if need be with a
     role at the end. Whatever else the text contains, it may name someone else or qualify the years.
     """
-    text = ACCENTS.sub("", unicodedata.normalize("NFKD", creators))
+    text = ACCENTS.sub("", unicode_form("NFKD", creators))
     text = text.replace("\u2010", "-").replace("\u2019", "'")
     text = re.sub(f"(?<=[0-9]) ?{DASHES} ?(?=[0-9])", "-", text)
     text = re.sub(r"[^\S ]\s*| {2,}", "\n", text)  # columns and lines may be lists
@@ -59,7 +59,7 @@ def parse_lives(creators: str) -> list[tuple[int, int]] | None:
 
 def parse_year(date: str) -> int | None:
     """Return the year of a date of publication, the last of a range; None if it is qualified or before printing."""
-    text = re.sub(f" ?{DASHES} ?", "-", unicodedata.normalize("NFKD", date).strip()).removesuffix(".")
+    text = re.sub(f" ?{DASHES} ?", "-", unicode_form("NFKD", date).strip()).removesuffix(".")
     match = _DATE.fullmatch(text)
     if match is None:
         return None

@@ -84,7 +84,7 @@ def normalize_names(name: str) -> set[str]:
         name = unquote(unescape(name))
     texts = {name.casefold()}
     if not name.isascii():
-        text = unicodedata.normalize("NFKD", name).casefold()
+        text = unicode_form("NFKD", name).casefold()
         texts = {
             re.sub(r"[^\x00-\x7f]", " ", text),
             "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Mn")),
