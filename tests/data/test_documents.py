@@ -2,8 +2,16 @@
 
 import datetime
 import decimal
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
 import uuid
 from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pandas
 import pyarrow as pa
@@ -13,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from training.common.config import InputError
+from training.common.files import read_json
 from training.common.language import LANGUAGES, language_name
 from training.curation.pipeline import curate
 from training.curation.recipe import CurationConfig
@@ -25,6 +34,7 @@ from training.mixture import MixtureConfig, write_mixtures
 from training.shards import ShardsConfig, build_shards
 from training.vocabulary.piece_counts import count_pieces
 
+ROOT = Path(__file__).parents[2]
 WORDS = (
     "the keeper of the lighthouse climbed the narrow stairs every evening and lit the great lamp above the sea".split()
 )
@@ -251,13 +261,13 @@ def test_a_corpus_of_the_usual_types_is_read_without_a_report(tiny_corpus, capfd
 
 
 def test_files_of_different_columns_and_types_in_one_folder_are_read(tmp_path):
-    documents = pa.Table.from_pylist([expected(i) for i in range(3)])
+    usual = pa.Table.from_pylist([expected(i) for i in range(3)])
     tables = {
-        "a": documents.drop_columns(["language_type", "token_count"]),
-        "b": documents.append_column("url", pa.array(["u"] * 3)).select([*reversed(COLUMNS), "url"]),
+        "a": usual.drop_columns(["language_type", "token_count"]),
+        "b": usual.append_column("url", pa.array(["u"] * 3)).select([*reversed(COLUMNS), "url"]),
         "c": column("date", pa.nulls(3)),
         "d": column("date", pa.array([1871] * 3)),
-        "e": documents.rename_columns([name.title().replace("_", " ") for name in COLUMNS]),
+        "e": usual.rename_columns([name.title().replace("_", " ") for name in COLUMNS]),
     }
     for name, table in tables.items():
         write(tmp_path / f"in/{name}.parquet", table=table)
@@ -265,6 +275,60 @@ def test_files_of_different_columns_and_types_in_one_folder_are_read(tmp_path):
     content = build_corpus(CorpusConfig(languages=["en"], **settings), tmp_path / "out")
     assert content["languages"]["en"]["documents"] == 15 and content["dropped"] == {}
     assert Counter(document["date"][:4] for document in read_documents(tmp_path / "out")) == {"1871": 12, "": 3}
+
+
+def test_files_of_different_types_on_the_hub_are_streamed(tmp_path):
+    for name, writer in (("a", as_pandas), ("b", as_duckdb)):
+        write(tmp_path / f"hub/{name}.parquet", table=writer([row(i) for i in range(20)]))
+    commit = "0123456789" * 4
+
+    class Hub(BaseHTTPRequestHandler):
+        """The addresses that huggingface_hub asks for one data set, whose files are in a folder."""
+
+        def do_GET(self):
+            path, status, headers = self.path.partition("?")[0], 200, {"X-Repo-Commit": commit, "ETag": '"x"'}
+            file = tmp_path / "hub" / path.rpartition("/")[2]
+            if "/resolve/" in path and file.is_file():
+                body, span = file.read_bytes(), re.match(r"bytes=(\d+)-(\d+)", self.headers["Range"] or "")
+                if span:
+                    first, last, size = int(span[1]), int(span[2]), len(body)
+                    status, body = 206, body[first : last + 1]
+                    headers["Content-Range"] = f"bytes {first}-{first + len(body) - 1}/{size}"
+            elif "/tree/" in path:
+                files = sorted((tmp_path / "hub").iterdir())
+                entries = [{"type": "file", "oid": "x", "size": f.stat().st_size, "path": f.name} for f in files]
+                body = json.dumps(entries).encode()
+            elif path.startswith("/api/datasets/own/texts"):
+                body = json.dumps({"id": "own/texts", "sha": commit, "siblings": []}).encode()
+            else:
+                status, body = 404, b""
+                headers["X-Error-Code"] = "EntryNotFound"
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    environment = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "home")}
+    environment |= {"HF_HUB_OFFLINE": "0", "HF_DATASETS_OFFLINE": "0"}
+    command = [sys.executable, "-m", "training.corpus", "--source", "common_corpus", "--dataset", "own/texts"]
+    command += ["--languages", "[en]", "--megabytes_per_language", "1", "--out", str(tmp_path / "out")]
+    # a new Python: huggingface_hub reads its address from the environment when it is imported
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False)
+    server.shutdown()
+    assert done.returncode == 0, done.stderr
+    texts = [document["text"] for document in read_documents(tmp_path / "out")]
+    assert texts == 2 * [row(i)["text"] for i in range(20)]
+    assert read_json(tmp_path / "out/sources.json")["sources"][0]["version"] == commit
+    assert "columns cast to text: identifier (int64), date (date32[day])" in done.stderr
 
 
 def test_two_columns_of_one_name_are_reported(tmp_path):

@@ -308,6 +308,6 @@ def _hub_files(config: CorpusConfig) -> tuple[str, Iterator[Iterator[dict]]]:
     def parts() -> Iterator[Iterator[dict]]:
         for file in files:
             with HfFileSystem().open(file) as source:
-                yield read_rows(PurePosixPath(file), source=source)
+                yield read_rows(PurePosixPath(file.removeprefix("hf://")), source=source)
 
     return commit, parts()
