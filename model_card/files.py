@@ -10,6 +10,8 @@ from pathlib import Path
 
 import yaml
 
+from .escaping import mask_passwords, terminal_line
+
 SUMS = "SHA256SUMS"
 # An absolute path of at least two parts, at the beginning of a word or of an option's value.
 ABSOLUTE = re.compile(r"(?<![^\s=,;\"'`\[({])/(?:[^\s/=,;\"'`\])}]+/)+[^\s/=,;\"'`\])}]*")
@@ -38,7 +40,7 @@ def read_json(path: Path):
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ReleaseError(f"{path} does not exist: check that {path.parent} is the right folder.") from None
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError; brackets nested too deeply
         raise ReleaseError(f"{path} is not JSON ({error}).") from error
 
 
@@ -59,8 +61,20 @@ def write_json(path: Path, value) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def inside(folder: Path, name: str) -> Path:
+    """Return the path of a file of a folder that another file names.
+
+    Raises:
+        ReleaseError: If the name leads out of the folder.
+    """
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name or not path.parts:
+        raise ReleaseError(f"{name!r} is not the name of a file inside {folder}: correct the file that contains it.")
+    return folder / path
+
+
 def relativize_paths(value, *roots: Path):
-    """Return a JSON value without the folders of the machine that wrote it.
+    """Return a JSON value without the folders of the machine that wrote it, and without passwords in addresses.
 
     Args:
         value: The value.
@@ -76,7 +90,7 @@ def relativize_paths(value, *roots: Path):
         below = [path.relative_to(root).as_posix() for root in roots if path.is_relative_to(root)]
         return below[0] if below else path.name
 
-    return ABSOLUTE.sub(shorter, value) if isinstance(value, str) else value
+    return ABSOLUTE.sub(shorter, mask_passwords(value)) if isinstance(value, str) else value
 
 
 def write_sums(folder: Path) -> None:
@@ -84,28 +98,37 @@ def write_sums(folder: Path) -> None:
 
     Call it again after changing a file.
     """
+    for part, lines in sums(folder).items():
+        (folder / part / SUMS).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def sums(folder: Path) -> dict[Path, list[str]]:
+    """Return the lines of SHA256SUMS for a folder, "." , and its subfolders, from the files that exist."""
     hashes = {
         path.relative_to(folder): sha256(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != SUMS
     }
-    for part in {Path(), *(Path(path.parts[0]) for path in hashes if len(path.parts) > 1)}:
-        lines = [
-            f"{value}  {path.relative_to(part).as_posix()}" for path, value in hashes.items() if part in path.parents
-        ]
-        (folder / part / SUMS).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    parts = {Path(), *(Path(path.parts[0]) for path in hashes if len(path.parts) > 1)}
+    return {
+        part: [f"{hashes[path]}  {path.relative_to(part).as_posix()}" for path in hashes if part in path.parents]
+        for part in parts
+    }
 
 
 def verify_sums(folder: Path) -> None:
-    """Compare every file of a release with SHA256SUMS.
+    """Compare every file of a release with SHA256SUMS, and each list with the files of its folder.
 
     Raises:
-        ReleaseError: If a file differs or is missing (the message names the first).
+        ReleaseError: If a file or a list differs, is missing or is added (the message names the first).
     """
-    for line in (folder / SUMS).read_text(encoding="utf-8").splitlines():
-        value, _, name = line.partition("  ")
-        if not (folder / name).is_file() or sha256(folder / name) != value:
-            raise ReleaseError(f"{folder / name} is not the file that was verified: make the release again.")
+    expected = sums(folder)
+    for path in sorted({*folder.rglob(SUMS), *(folder / part / SUMS for part in expected)}):
+        lines = expected.get(path.parent.relative_to(folder), [])
+        listed = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
+        if listed != lines:
+            name = min((line.partition("  ")[2] for line in {*listed} ^ {*lines}), default=SUMS)
+            raise ReleaseError(f"{path.parent / name} is not the file that was verified: make the release again.")
 
 
 def follow_umask(folder: Path) -> None:
@@ -121,5 +144,5 @@ def run_main(main: Callable[[], None]) -> None:
     try:
         main()
     except (ReleaseError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {terminal_line(mask_passwords(str(error)))}", file=sys.stderr)
         raise SystemExit(2) from None

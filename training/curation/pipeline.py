@@ -67,6 +67,8 @@ def curate(config: CurationConfig) -> dict | None:
     files = [str(path.relative_to(config.folder)) for path in paths]
     check_output(config)
     checked_languages(config.languages)
+    if config.endpoint:
+        config.endpoint.check_address()
     settings = {name: value for name, value in asdict(config).items() if name not in EXECUTION}
     stats = [path.stat() for path in paths]
     stamp = {

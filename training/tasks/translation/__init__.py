@@ -25,7 +25,7 @@ from ...common.intervals import Metric, ratio
 from ...data.documents import checked_languages
 from ...data.licences import decide
 from ...data.split import hash_fraction, held_out_groups
-from ..markers import escape, unescape
+from ..markers import escape, language_marker, unescape
 from ..scoring import language_match
 from ..sources import order_by_hash
 from ..text_windows import overlapping_windows, split_spaces
@@ -52,8 +52,8 @@ def format_translation(text: str, target: str, translation: str = "", source: st
         target: ISO code of the target language.
         source: ISO code of the text's language, if known.
     """
-    before = f"<|{source}|>" if source else ""
-    return f"{START}{before}{escape(text)}{END}<|{target}|>", f"{escape(translation)}{STOP}"
+    before = language_marker(source) if source else ""
+    return f"{START}{before}{escape(text)}{END}{language_marker(target)}", f"{escape(translation)}{STOP}"
 
 
 def parse_output(output: str) -> str:
