@@ -34,10 +34,16 @@ def read_json(path: Path):
     """Read a JSON file.
 
     Raises:
-        ReleaseError: If the file does not exist or is not JSON.
+        ReleaseError: If the file does not exist, is not JSON, or contains half a surrogate pair.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text)
+        if re.search(r"\\ud[89a-f]", text, re.I):
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError:
+        raise ReleaseError(f"{path} contains half a surrogate pair, which is no text: correct the file.") from None
     except FileNotFoundError:
         raise ReleaseError(f"{path} does not exist: check that {path.parent} is the right folder.") from None
     except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError; brackets nested too deeply
@@ -103,7 +109,7 @@ def write_sums(folder: Path) -> None:
 
 
 def sums(folder: Path) -> dict[Path, list[str]]:
-    """Return the lines of SHA256SUMS for a folder, "." , and its subfolders, from the files that exist."""
+    """Return the lines of SHA256SUMS for a folder (".") and its subfolders, from the files that exist."""
     hashes = {
         path.relative_to(folder): sha256(path)
         for path in sorted(folder.rglob("*"))
@@ -117,17 +123,17 @@ def sums(folder: Path) -> dict[Path, list[str]]:
 
 
 def verify_sums(folder: Path) -> None:
-    """Compare every file of a release with SHA256SUMS, and each list with the files of its folder.
+    """Compare every file of a folder with its SHA256SUMS, and every list below it with the files of its folder.
 
     Raises:
         ReleaseError: If a file or a list differs, is missing or is added (the message names the first).
     """
     expected = sums(folder)
-    for path in sorted({*folder.rglob(SUMS), *(folder / part / SUMS for part in expected)}):
-        lines = expected.get(path.parent.relative_to(folder), [])
-        listed = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
+    for path in sorted({folder / SUMS, *folder.rglob(SUMS)}):
+        lines = [*expected.get(path.parent.relative_to(folder), []), ""]
+        listed = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
         if listed != lines:
-            name = min((line.partition("  ")[2] for line in {*listed} ^ {*lines}), default=SUMS)
+            name = min((line.partition("  ")[2] for line in {*listed} ^ {*lines}), default="") or SUMS
             raise ReleaseError(f"{path.parent / name} is not the file that was verified: make the release again.")
 
 

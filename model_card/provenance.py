@@ -14,7 +14,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from .escaping import CONTROL, code_span, markdown_cell, shell_line, terminal_line
+from .escaping import CONTROL, code_span, markdown_cell, shell_line, terminal_line, visible
 from .files import ReleaseError, inside, read_json
 
 MARK = re.compile("\ue000(\\d+)\ue001")  # stands for a traced value until its line and column are known
@@ -80,7 +80,7 @@ def unwrap(value):
 
 def block_text(text: str) -> str:
     """Return text for a fenced block: unchanged, except that escape codes are visible."""
-    return UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    return UNPRINTABLE.sub(visible, text)
 
 
 ESCAPES = (markdown_cell, terminal_line, code_span, block_text)  # for words, a line of a block, inline code, a block
@@ -127,7 +127,7 @@ def escaped(escape: Callable) -> Callable:
 
 def python_string(text: str) -> str:
     """Return text as a string literal of Python, in double quotes."""
-    return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), json.dumps(text, ensure_ascii=False))
+    return CONTROL.sub(visible, json.dumps(text, ensure_ascii=False))
 
 
 FILTERS = {

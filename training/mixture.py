@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from .common.config import InputError, parse, run_main
 from .common.escaping import shell_line, terminal_line
-from .common.files import fingerprint, read_json, sha256, write_json
+from .common.files import are_unchanged, fingerprint, read_json, sha256, write_json
 from .common.language import CODES, LANGUAGES
 from .data.documents import DocumentWriter, corpus_files, read_documents
 from .data.split import hash_fraction, select_held_out
@@ -122,7 +122,8 @@ def write_mixtures(config: MixtureConfig) -> dict[str, list[dict]]:
     }
     account = config.out / "mixture.json"
     if account.is_file() and (known := read_json(account))["fingerprint"] == fingerprint(settings):
-        return known["account"]
+        if are_unchanged(config.out, known.get("written", {})):
+            return known["account"]
     building = config.out / ".building"
     shutil.rmtree(building, ignore_errors=True)
     columns = ["identifier", "collection", "language", "creator"]
@@ -145,6 +146,7 @@ def write_mixtures(config: MixtureConfig) -> dict[str, list[dict]]:
         "settings": settings,
         "command": command,
         "account": {name: part.account() for name, part in parts.items()},
+        "written": {str(path.relative_to(building)): sha256(path) for path in sorted(building.rglob("*.parquet"))},
     }
     account.unlink(missing_ok=True)  # removed first and written last: if it exists, every folder is complete
     for name in parts:

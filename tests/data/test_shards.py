@@ -22,7 +22,7 @@ from modeling_pleias.tokenization_pleias import BASE_TOKENS, DOCUMENT_TOKENS
 from training.common.config import InputError
 from training.common.files import read_json, sha256, write_json
 from training.data.documents import read_documents
-from training.data.shard_files import shard_files, tokenizer_facts
+from training.data.shard_files import shard_files, tokenizer_facts, tokens_fingerprint
 from training.data.split import in_validation_split
 from training.shards import ShardsConfig, build_shards, shard_file, shard_provenance
 
@@ -274,6 +274,39 @@ def test_a_second_run_touches_nothing_and_a_change_rebuilds_what_it_concerns(wor
     (work.corpus / "b" / "c.d.parquet").unlink()
     assert {shard["file"].split("/")[1][:2] for shard in build_shards(work)["shards"]} == {"a."}
     assert not [name for name in times(work.out) if "b-c.d" in name and not name.startswith("parts")]
+
+
+@pytest.mark.parametrize("suffix", ["", ".index", ".metadata", ".documents.parquet"])
+def test_a_file_of_a_shard_that_was_altered_is_built_again(work, suffix):
+    path, manifest = work.out / f"train/a.ds{suffix}", read_json(work.out / "manifest.json")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert build_shards(work) == manifest
+    assert path.read_bytes() != content
+
+
+def test_a_record_whose_statistics_were_altered_is_written_again(work):
+    path, manifest = work.out / "parts" / "a.json", read_json(work.out / "manifest.json")
+    record = read_json(path)
+    record["shards"][0]["account"][0]["license"] = "CC0-1.0 or so"
+    write_json(path, record)
+    assert build_shards(work) == manifest
+
+
+def test_shards_of_an_earlier_version_are_kept(work):
+    manifest = read_json(work.out / "manifest.json")
+    for path in (work.out / "parts").glob("*.json"):
+        record = read_json(path)
+        for shard in record["shards"]:
+            del shard["sidecars"]
+        write_json(path, record)
+    for shard in manifest["shards"]:
+        del shard["sidecars"]
+    manifest["fingerprint"] = tokens_fingerprint(manifest)
+    write_json(work.out / "manifest.json", manifest)
+    before = times(work.out)
+    assert build_shards(work) == manifest and times(work.out) == before
 
 
 def test_another_tokenizer_or_share_rebuilds_everything(work, tmp_path):

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 # Control, bidirectional, private-use, tag and surrogate characters: invisible, or commands to a terminal.
 CONTROL = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ue000-\uf8ff\ufff9-\ufffb"
-    "\U000e0000-\U000e007f]"
+    "\U000e0000-\U000e007f\U000f0000-\U0010ffff]"
 )
 LINE_END = re.compile("[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 MARKUP = re.compile(r"[\\`*\[\]|~$]|(?<=\])\(|(?<![^\W_])_|_(?![^\W_])")  # not an underscore inside a word
@@ -20,14 +20,16 @@ USERINFO = re.compile(r"://[^\s/?#]*@|://[^\s/?#@:]*:(?!\d+(?:[/?#]|$))[^\s@]*@"
 SECRET = re.compile(r"([?&][\w-]*(?:key|token|secret|password|signature)=)[^&#\s]+", re.I)
 
 
-def _visible(match: re.Match) -> str:
-    return match[0].encode("unicode_escape").decode()
+def visible(match: re.Match) -> str:
+    """Return the escape of a character that bash, Python and people read."""
+    number = ord(match[0])
+    return f"\\x{number:02x}" if number < 128 else f"\\u{number:04x}" if number < 65536 else f"\\U{number:08x}"
 
 
 def terminal_line(text: object) -> str:
     """Return a text as one line: line ends become spaces, and other control characters visible escapes."""
     line = re.sub(r"\s+", lambda space: " " if LINE_END.search(space[0]) else space[0], str(text))
-    return CONTROL.sub(_visible, line)
+    return CONTROL.sub(visible, line)
 
 
 class Markdown(str):
@@ -59,7 +61,7 @@ def _quote(argument: str) -> str:
     if not CONTROL.search(argument):
         return shlex.quote(argument)
     escaped = argument.replace("\\", "\\\\").replace("'", "\\'")
-    return f"$'{CONTROL.sub(_visible, escaped)}'"
+    return f"$'{CONTROL.sub(visible, escaped)}'"
 
 
 def mask_passwords(value):

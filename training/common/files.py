@@ -44,6 +44,11 @@ def inside(folder: Path, name: str) -> Path:
     return folder / path
 
 
+def are_unchanged(folder: Path, hashes: dict[str, str]) -> bool:
+    """Return whether the files of a folder exist and have these sha256, by name."""
+    return all(inside(folder, name).is_file() and sha256(folder / name) == known for name, known in hashes.items())
+
+
 def sync_folder(path: Path) -> None:
     """Make renames inside a folder durable against power loss."""
     descriptor = os.open(path, os.O_RDONLY)

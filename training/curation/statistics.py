@@ -20,7 +20,7 @@ from datatrove.data import DocumentsPipeline
 
 from ..common.config import InputError
 from ..common.escaping import shell_line, terminal_line
-from ..common.files import read_json, write_json
+from ..common.files import read_json, sha256, write_json
 from ..data.documents import corpus_files
 from . import statistics_report
 from .parquet_steps import DROPPED_SCHEMA, KEPT_SCHEMA, CurationStep, drop_record
@@ -179,6 +179,7 @@ class PublishStep(CurationStep):
         write_json(out / "dropped" / "files.json", content["lost_files"])
         if (sources := self.config.folder / "sources.json").is_file():
             shutil.copyfile(sources, out / "sources.json")
+        content["sha256"] = {name: sha256(out / name) for name in content["kept_files"]}
         statistics_report.write(out, content)
         write_json(out / "curation.json", content)
         for folder in ("selected", "signatures", "matches", "clusters"):

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..common.config import InputError
 from ..common.escaping import shell_line
-from ..common.files import fingerprint, read_json, sha256, sync_folder, write_json
+from ..common.files import are_unchanged, fingerprint, read_json, sha256, sync_folder, write_json
 from ..common.language import LANGUAGES
 from . import packages as registry
 from .documents import TEXT_COLUMNS, DocumentWriter, checked_languages, corpus_files, read_documents, stored_names
@@ -201,8 +201,7 @@ def _settings(config: CorpusConfig, languages: list[str]) -> dict:
 
 
 def _is_complete(out: Path, known: dict) -> bool:
-    files = [(out / entry["file"], entry["file_bytes"]) for entry in known["languages"].values()]
-    return all(file.is_file() and file.stat().st_size == size for file, size in files)
+    return are_unchanged(out, {entry["file"]: entry["sha256"] for entry in known["languages"].values()})
 
 
 def _no_text(empty: list[str], languages: list[str], skipped: list[dict], config: CorpusConfig) -> str:
