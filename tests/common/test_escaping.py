@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 import model_card.escaping
+import model_card.files
+import training.common.config
 import training.common.escaping
 from training.common.escaping import code_span, markdown_cell, mask_passwords, shell_line, terminal_line
 
@@ -121,3 +123,14 @@ def test_an_ordinary_command_is_quoted_as_by_shlex():
 def test_users_passwords_and_keys_in_addresses_are_masked(address, masked):
     assert mask_passwords({"a": [address]}) == {"a": [masked or address]}
     assert shell_line(["--url", address]) == shlex.join(["--url", masked or address])
+
+
+@pytest.mark.parametrize("package", [training.common.config, model_card.files])
+def test_an_error_is_printed_on_one_line_without_escape_codes_and_passwords(package, capsys):
+    def main():
+        raise OSError("in.parquet has \x1b[2Ja\nerror: none at http://ann:s3cret@host")
+
+    with pytest.raises(SystemExit) as end:
+        package.run_main(main)
+    assert end.value.code == 2
+    assert capsys.readouterr().err == "error: in.parquet has \\x1b[2Ja error: none at http://***@host\n"

@@ -1089,6 +1089,20 @@ def test_an_exported_manifest_keeps_its_fingerprint_and_one_of_an_earlier_versio
         assert run_module.read_manifest(path)["fingerprint"]
 
 
+def test_a_fine_tuning_s_manifest_that_was_altered_is_refused_and_one_of_an_earlier_version_is_read(tuned):
+    folder = tuned()
+    path = folder / "manifests" / "ocr.json"
+    manifest = read_json(path)
+    older = {key: value for key, value in manifest.items() if key != "examples"}
+    older["fingerprint"] = manifest["examples"]
+    write_json(path, manifest | {"account": [row | {"license": "CC0-1.0"} for row in manifest["account"]]})
+    with pytest.raises(ReleaseError, match="ocr.json was altered"):
+        collect_corpora(Run(folder))
+    write_json(path, older)
+    change(folder / "run.json", manifest["fingerprint"], older["fingerprint"])
+    assert collect_corpora(Run(folder))[0]["account"] == manifest["account"]
+
+
 def test_passwords_in_addresses_are_not_in_a_release(run, tmp_path):
     copy = tmp_path / "runs" / "tiny"
     shutil.copytree(run, copy)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ..common.config import InputError
-from ..common.escaping import shell_line
+from ..common.escaping import mask_passwords, shell_line
 from ..common.files import are_unchanged, fingerprint, read_json, sha256, sync_folder, write_json
 from ..common.language import LANGUAGES
 from . import packages as registry
@@ -154,7 +154,7 @@ def build_corpus(config: CorpusConfig, out: Path) -> dict:
         files = {language: building / f"{language}.parquet" for language in languages}
         content = {
             "fingerprint": fingerprint(settings),
-            "settings": settings,
+            "settings": mask_passwords(settings),
             "command": shell_line(["python", *sys.orig_argv[1:]]),
             "modeling_pleias": __version__,
             **sources,
