@@ -264,6 +264,7 @@ def check_evidence(head: dict, folder: Path) -> Iterator[str]:
     if outer.is_file() and read_json(outer) != release:
         yield f"evidence/release.json differs from {outer}: write the card again"
     yield from check_runs(release, folder)
+    yield from check_manifests(inputs[0], folder)
     if (evidence / "comparison.json").is_file():
         yield from check_comparison(read_json(evidence / "comparison.json"))
     grams = (head.get("co2_eq_emissions") or {}).get("emissions")
@@ -289,6 +290,18 @@ def check_runs(release: dict, folder: Path) -> Iterator[str]:
             yield f"{name} is missing, and was released"
         elif listed.get(name) != sha256(paths[name]):
             yield f"{name} is not the file that was released"
+
+
+def check_manifests(data: list[dict], folder: Path) -> Iterator[str]:
+    """Check that data.json states what the released manifests state; `check_runs` compares these with their hashes."""
+    paths = sorted((folder / "runs").glob("*/manifests/*.json"))
+    manifests = {manifest["fingerprint"]: (path, manifest) for path, manifest in ((p, read_json(p)) for p in paths)}
+    for corpus in data:
+        path, manifest = manifests.get(corpus["fingerprint"], (None, None))
+        stated = {**manifest, **manifest["corpus"]} if manifest else {}
+        for key in ("account", "sources", "curation") if manifest else ():
+            if corpus.get(key) != stated.get(key):
+                yield f"evidence/data.json: {key} differs from {path.relative_to(folder).as_posix()}"
 
 
 def check_comparison(content: dict) -> Iterator[str]:

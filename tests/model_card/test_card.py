@@ -428,7 +428,7 @@ def test_a_mixture_of_a_folder_that_names_no_sources_is_recorded_with_its_comman
     rules = [{"epochs": 0.3, "language_type": "Code", "collection": None, "license": "*"}]
     for part in ("custom", "llama"):
         data = read_json(out / part / "evidence" / "data.json")
-        data[0]["sources"] = mixed([], rules)["sources"]
+        data[0] |= {"sources": mixed([], rules)["sources"], "fingerprint": "0" * 64}
         write_json(out / part / "evidence" / "data.json", data)
     card.write_cards(out, "")
     derived = read_json(out / "llama" / "evidence" / "facts.json")
@@ -850,10 +850,13 @@ def test_numbers_that_do_not_follow_from_the_training_data_are_found(folder):
     content = read_json(path)
     content[0]["account"][0]["tokens"] += 1
     write_json(path, content)
-    assert problems(folder, "number") == [
+    changed = "evidence/data.json: account differs from runs/tiny/manifests/base-annealing.json"
+    assert problems(folder, "number") == [changed] + [
         f"evidence/facts.json: {key} does not follow from release.json, data.json and lineage.json"
         for key in ("corpora", "text")
     ]
+    card.write_cards(folder.parent, "the command")
+    assert problems(folder, "number") == [changed]
 
 
 def test_a_card_of_an_earlier_release_is_found_in_a_newer_one(folder):
@@ -966,6 +969,7 @@ def test_hostile_texts_in_the_evidence_do_not_change_the_structure_of_a_card(fol
     data, runs, compared = (read_json(evidence / f"{name}.json") for name in ("data", "lineage", "comparison"))
     for row in data[0]["account"]:
         row |= {column: HOSTILE + row[column] for column in ("language", "license", "collection")}
+    data[0]["fingerprint"] = "0" * 64  # not that of a released manifest, which would be compared
     runs["runs"][0] |= {"command": HOSTILE, "measured_by": HOSTILE}
     compared["command"] = HOSTILE
     compared["tasks"]["bits_per_byte"] = {
