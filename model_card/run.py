@@ -55,7 +55,11 @@ def read_manifest(path: Path) -> dict:
         ReleaseError: If its content does not have its fingerprint.
     """
     manifest = read_json(path)
-    if manifest_fingerprint(manifest) != manifest["fingerprint"]:
+    try:
+        valid = manifest_fingerprint(manifest) == manifest["fingerprint"]
+    except (LookupError, TypeError, AttributeError):  # not a manifest
+        valid = False
+    if not valid:
         raise ReleaseError(
             f"{path} was altered after it was written, but the card must state what the run read: restore it, or "
             "build the shards again and train on them."

@@ -294,6 +294,9 @@ def test_the_loader_checks_real_shards_against_the_manifest(tiny_shards, tmp_pat
         lambda m: m["shards"][0]["sidecars"].update({".index": "0"}),
         lambda m: m["corpus"]["sources"].update(more="text"),
         lambda m: m.update(fingerprint="0"),
+        lambda m: m.pop("shards"),
+        lambda m: m.update(corpus=None),
+        lambda m: m["shards"].append("text"),
     ],
 )
 def test_a_manifest_that_was_altered_is_refused(tiny_shards, tmp_path, alter):

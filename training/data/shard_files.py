@@ -71,9 +71,13 @@ def read_manifest(folder: Path) -> dict:
     if not path.is_file():
         raise InputError(f"{path} is missing: build the shards first (training.shards).")
     manifest = read_json(path)
-    rows = ({"split": shard["split"], **row} for shard in manifest["shards"] for row in shard["account"])
-    counted = sum_counts(rows, ("split", *GROUP_COLUMNS))
-    if manifest_fingerprint(manifest) != manifest["fingerprint"] or counted != manifest["account"]:
+    try:
+        rows = ({"split": shard["split"], **row} for shard in manifest["shards"] for row in shard["account"])
+        counted = sum_counts(rows, ("split", *GROUP_COLUMNS))
+        valid = manifest_fingerprint(manifest) == manifest["fingerprint"] and counted == manifest["account"]
+    except (LookupError, TypeError, AttributeError):  # not a manifest
+        valid = False
+    if not valid:
         raise InputError(f"{path} was altered after it was written: build the shards again (training.shards).")
     return manifest
 
