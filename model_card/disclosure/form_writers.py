@@ -11,11 +11,11 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ..escaping import markdown_cell, terminal_line
-from ..provenance import MARK, TracedValue, print_traced, unwrap
+from ..escaping import markdown_cell
+from ..provenance import MARK, TracedValue, block_text, print_traced, unwrap
 
 # The document is data until it is written: Markdown and HTML escape each in their way.
-print_line = partial(print_traced, escape=terminal_line)
+print_line = partial(print_traced, escape=block_text)
 
 
 def traced_as(value: TracedValue, text: str) -> str:
