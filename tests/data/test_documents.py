@@ -251,13 +251,13 @@ def test_a_corpus_of_the_usual_types_is_read_without_a_report(tiny_corpus, capfd
 
 
 def test_files_of_different_columns_and_types_in_one_folder_are_read(tmp_path):
-    whole = pa.Table.from_pylist([expected(i) for i in range(3)])
+    complete = pa.Table.from_pylist([expected(i) for i in range(3)])
     tables = {
-        "a": whole.drop_columns(["language_type", "token_count"]),
-        "b": whole.append_column("url", pa.array(["u"] * 3)).select([*reversed(COLUMNS), "url"]),
+        "a": complete.drop_columns(["language_type", "token_count"]),
+        "b": complete.append_column("url", pa.array(["u"] * 3)).select([*reversed(COLUMNS), "url"]),
         "c": column("date", pa.nulls(3)),
         "d": column("date", pa.array([1871] * 3)),
-        "e": whole.rename_columns([name.title().replace("_", " ") for name in COLUMNS]),
+        "e": complete.rename_columns([name.title().replace("_", " ") for name in COLUMNS]),
     }
     for name, table in tables.items():
         write(tmp_path / f"in/{name}.parquet", table=table)

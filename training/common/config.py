@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser
 
+from .escaping import mask_passwords, terminal_line
+
 CONFIGS = Path(__file__).parents[1] / "configs"
 Config = TypeVar("Config")
 
@@ -80,5 +82,5 @@ def run_main(main: Callable[[], None]) -> None:
     try:
         main()
     except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {terminal_line(mask_passwords(str(error)))}", file=sys.stderr)
         raise SystemExit(2) from None
