@@ -19,19 +19,20 @@ if not __package__:  # run by path; same as `python -m model_card.card`
 
 import argparse
 import re
-import shlex
 import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from urllib.parse import quote
 
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.utils import yaml_dump
 
-from .facts import LANGUAGE_NAMES, collect_corpora, facts, lineage
-from .files import ReleaseError, locked, read_json, run_main, sha256, write_json, write_sums, write_text
-from .provenance import TracedValue, fence, render, resolve_pointer, unwrap, unwrap_metadata
+from .escaping import shell_line
+from .facts import HUB_NAME, LANGUAGE_NAMES, collect_corpora, facts, lineage
+from .files import ReleaseError, inside, locked, read_json, run_main, sha256, write_json, write_sums, write_text
+from .provenance import FENCE, TracedValue, fence, locate, render, resolve_pointer, unwrap, unwrap_metadata
 from .run import Run
 from .run_export import last_samples, read_comparison
 
@@ -47,6 +48,7 @@ BEFORE, CHANGE = "_before", "_change"  # after the name of a metric: the base mo
 PAGE_ONLY = ("speed", "toxicity")  # tasks whose results depend on the machine, or need the explanation on the page
 RELATIONS = ("adapter", "finetune", "merge", "quantized")  # that the Hub knows between a model and its base
 FORMATS = {"gguf": "GGUF", "onnx": "ONNX", "openvino": "OpenVINO"}  # folders besides the variants -> name on the Hub
+PARTS = ("llama", "custom", *FORMATS)  # the folders of a release
 BITS = {"2": "two", "3": "three", "4": "four", "5": "five", "6": "six", "8": "eight"}
 
 
@@ -62,12 +64,9 @@ def write(folder: Path, template: Path, sources: dict[str, Path], metadata, comm
         context: Further names in the template.
     """
     traced, traced_metadata = [], []
-    values = {
-        name: TracedValue(read_json(path), f"{path.relative_to(folder).as_posix()}#", traced)
-        for name, path in sources.items()
-    }
+    values = trace(folder, sources, traced)
     head = unwrap_metadata(metadata(values), "", traced_metadata)
-    body, numbers = render(template, values, traced, head=head, **context)
+    body, numbers = locate(render(template, values, head=head, **context), traced)
     text = f"---\n{yaml_dump(head, sort_keys=False)}---\n{body}"
     shift = text[: len(text) - len(body)].count("\n")
     write_text(folder / "README.md", text)
@@ -78,6 +77,14 @@ def write(folder: Path, template: Path, sources: dict[str, Path], metadata, comm
         "metadata": traced_metadata,
     }
     write_json(folder / "card.json", content)
+
+
+def trace(folder: Path, sources: dict[str, Path], traced: list) -> dict[str, TracedValue]:
+    """Return the content of JSON files below a folder, by name, as traced values that record in `traced`."""
+    return {
+        name: TracedValue(read_json(path), f"{path.relative_to(folder).as_posix()}#", traced)
+        for name, path in sources.items()
+    }
 
 
 # The cards of a release ---------------------------------------------------------------------------
@@ -150,8 +157,8 @@ def eval_results(tasks: list[dict]) -> list[EvalResult]:
     """Return the results of tasks: of a comparison with the base model both values, otherwise as on the page."""
     results = []
     for task in tasks:
-        pairs = [(name, name) for name in task["names"]]
-        for name in task["compared"]:
+        pairs = [(name, name) for name in map(unwrap, task["names"])]
+        for name in map(unwrap, task["compared"]):
             pairs += [(name, name), (name + BEFORE, f"{name} of the model that training started from")]
         for name, title in pairs if task["task"] not in PAGE_ONLY else []:
             metric = task["metrics"][name]
@@ -174,7 +181,7 @@ def task_results(result: TracedValue, file: str) -> dict:
 
     Args:
         result: The content of eval/TASK.json; a metric is a number, or {value, low, high}.
-        file: Its path in the folder.
+        file: Its path in the folder, as part of a link.
     """
     metrics = result.metrics
     compared = [name for name in metrics if name + BEFORE in metrics]
@@ -220,6 +227,11 @@ def write_cards(
     """
     release = read_json(out / "release.json")
     base_model = base_model or (release["source"]["run"] or {}).get("base_model")
+    for name in filter(None, (repository, base_model)):
+        if not HUB_NAME.fullmatch(name):
+            raise ReleaseError(f"{name!r} is not the name of a repository on the Hub: OWNER/NAME.")
+    if unknown := sorted(release["folders"].keys() - set(PARTS)):
+        raise ReleaseError(f"{out / 'release.json'} lists {unknown[0]!r}, which is no folder of a release.")
     new, optional = {}, {}
     if run:
         new = {"data": collect_corpora(run), "lineage": lineage(run)}
@@ -252,7 +264,12 @@ def write_cards(
 
 def write_card(out: Path, part: str, command: str, **options) -> None:
     """Write the card of one folder of a release, whose evidence exists."""
-    folder = out / part
+    sources, head, names = card_inputs(out / part, part, **options)
+    write(out / part, TEMPLATES / "card.md", sources, head, command, **names)
+
+
+def card_inputs(folder: Path, part: str, **options) -> tuple[dict[str, Path], Callable, dict]:
+    """Return the sources, the metadata and the further names of the card of a folder, as for `write`."""
     sources = {name: folder / EVIDENCE / f"{name}.json" for name in ("release", "facts", "lineage")}
     sources["generation_config"] = folder / EVIDENCE / "generation_config.json"
     results = sorted((folder / EVIDENCE / "eval").glob("*.json"))
@@ -261,7 +278,7 @@ def write_card(out: Path, part: str, command: str, **options) -> None:
     sources |= {name: path for name, path in optional.items() if path.is_file()}
 
     def head(values: dict) -> dict:
-        files = [path.relative_to(folder).as_posix() for path in results]
+        files = [quote(path.relative_to(folder).as_posix()) for path in results]
         values["tasks"] = [task_results(values.pop(f"task_{i}"), file) for i, file in enumerate(files)]
         metadata = metadata_of(part, values, **options)
         for task in values["tasks"]:  # the table of the comparison shows them
@@ -269,17 +286,35 @@ def write_card(out: Path, part: str, command: str, **options) -> None:
         return metadata
 
     runs = [row["name"] for row in read_json(sources["lineage"])["runs"]]
-    curves = [name for name in (f"runs/{run}/loss.png" for run in runs) if (folder / name).is_file()]
+    exported = [run for run in runs if inside(folder / "runs", run).is_dir()]
+    curves = [quote(f"runs/{run}/loss.png") for run in exported if (folder / "runs" / run / "loss.png").is_file()]
     samples = read_json(optional["samples"])["samples"] if "samples" in sources else []
     names = {
         **{"part": part, "formats": FORMATS, "language_names": LANGUAGE_NAMES, "purposes": PURPOSES, "terms": terms},
         **{"before": BEFORE, "change": CHANGE, **options, **dict.fromkeys(optional.keys() - sources.keys())},
         "summary": (folder / "public_summary.md").is_file(),
-        "exported": [run for run in runs if (folder / "runs" / run).is_dir()],
+        "exported": exported,
         "curves": curves if len(curves) < 3 else curves[:1],
         "fence": fence(text for sample in samples for text in sample.values()),
     }
-    write(folder, TEMPLATES / "card.md", sources, head, command, **names)
+    return sources, head, names
+
+
+def python_blocks(folder: Path) -> set[str]:
+    """Return the Python code that the templates of this package write into the card of a folder, whatever it contains.
+
+    The code is taken before values replace their marks, so no value of a file is taken for a block.
+    """
+    template, rendered = Path(__file__).parent / folder.resolve().name / "template.md", []
+    if (folder / EVIDENCE / "release.json").is_file():
+        for part in PARTS:
+            sources, head, names = card_inputs(folder, part, repository=None, base_model=None, relation="finetune")
+            values = trace(folder, sources, [])
+            rendered.append(render(TEMPLATES / "card.md", values, head=head(values), **names))
+    elif template.is_file():
+        values = trace(template.parent, {"facts": template.with_name("facts.json")}, [])
+        rendered.append(render(template, values, head={}, language_names=LANGUAGE_NAMES))
+    return {code for text in rendered for _, language, code in FENCE.findall(text) if language.strip() == "python"}
 
 
 # A folder with a template of its own --------------------------------------------------------------
@@ -336,7 +371,7 @@ def write_folder(args: argparse.Namespace) -> None:
     Raises:
         ReleaseError: If it is not a folder for cards.
     """
-    command = shlex.join(["python", "-m", "model_card.card", *sys.argv[1:]])
+    command = shell_line(["python", "-m", "model_card.card", *sys.argv[1:]])
     if (args.folder / "template.md").is_file():
         write_standalone_card(args.folder, command)
     elif (args.folder / "release.json").is_file():

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from math import ceil
 from pathlib import Path
 
+from .escaping import mask_passwords
 from .files import ReleaseError, read_json
 from .run import Run
 
@@ -303,8 +304,8 @@ def command_of(sessions: list[dict]) -> str | None:
 
 
 def by_name(command: str) -> str:
-    """Return a command without the folder of its program."""
-    return re.sub(r"^\S*/", "", command)
+    """Return a command without the folder of its program and without passwords in addresses."""
+    return re.sub(r"^\S*/", "", mask_passwords(command))
 
 
 def commands(data: list[dict], runs: list[str | None]) -> list[str]:

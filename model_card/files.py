@@ -19,6 +19,8 @@ from pathlib import Path
 
 import yaml
 
+from .escaping import mask_passwords, terminal_line
+
 ENDING = (signal.SIGINT, signal.SIGTERM)
 USUAL = (signal.SIG_DFL, signal.default_int_handler)  # others are ignored (nohup) or belong to the program
 SUMS = "SHA256SUMS"
@@ -48,13 +50,19 @@ def read_json(path: Path):
     """Read a JSON file.
 
     Raises:
-        ReleaseError: If the file does not exist or is not JSON.
+        ReleaseError: If the file does not exist, is not JSON, or contains half a surrogate pair.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text)
+        if re.search(r"\\ud[89a-f]", text, re.I):
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError:
+        raise ReleaseError(f"{path} contains half a surrogate pair, which is no text: correct the file.") from None
     except FileNotFoundError:
         raise ReleaseError(f"{path} does not exist: check that {path.parent} is the right folder.") from None
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError; brackets nested too deeply
         raise ReleaseError(f"{path} is not JSON ({error}).") from error
 
 
@@ -150,8 +158,20 @@ def atomic_folder(out: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def inside(folder: Path, name: str) -> Path:
+    """Return the path of a file of a folder that another file names.
+
+    Raises:
+        ReleaseError: If the name leads out of the folder.
+    """
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name or not path.parts:
+        raise ReleaseError(f"{name!r} is not the name of a file inside {folder}: correct the file that contains it.")
+    return folder / path
+
+
 def relativize_paths(value, *roots: Path):
-    """Return a JSON value without the folders of the machine that wrote it.
+    """Return a JSON value without the folders of the machine that wrote it, and without passwords in addresses.
 
     A value that begins as an absolute path is one path, as is a quoted word of a command line.
 
@@ -182,8 +202,8 @@ def relativize_paths(value, *roots: Path):
 
     if not isinstance(value, str):
         return value
-    words = quoted_command(value)
-    text = shlex.join(map(shorter_quoted, words)) if words else shorter_value(value)
+    words = mask_passwords(quoted_command(value))
+    text = shlex.join(map(shorter_quoted, words)) if words else shorter_value(mask_passwords(value))
     return ABSOLUTE.sub(lambda match: shorter(match[0]), text)
 
 
@@ -203,28 +223,37 @@ def write_sums(folder: Path) -> None:
 
     Call it again after changing a file.
     """
+    for part, lines in sums(folder).items():
+        (folder / part / SUMS).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def sums(folder: Path) -> dict[Path, list[str]]:
+    """Return the lines of SHA256SUMS for a folder (".") and its subfolders, from the files that exist."""
     hashes = {
         path.relative_to(folder): sha256(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != SUMS
     }
-    for part in {Path(), *(Path(path.parts[0]) for path in hashes if len(path.parts) > 1)}:
-        lines = [
-            f"{value}  {path.relative_to(part).as_posix()}" for path, value in hashes.items() if part in path.parents
-        ]
-        write_text(folder / part / SUMS, "\n".join(lines) + "\n")
+    parts = {Path(), *(Path(path.parts[0]) for path in hashes if len(path.parts) > 1)}
+    return {
+        part: [f"{hashes[path]}  {path.relative_to(part).as_posix()}" for path in hashes if part in path.parents]
+        for part in parts
+    }
 
 
 def verify_sums(folder: Path) -> None:
-    """Compare every file of a release with SHA256SUMS.
+    """Compare every file of a folder with its SHA256SUMS, and every list below it with the files of its folder.
 
     Raises:
-        ReleaseError: If a file differs or is missing (the message names the first).
+        ReleaseError: If a file or a list differs, is missing or is added (the message names the first).
     """
-    for line in filter(None, (folder / SUMS).read_text(encoding="utf-8").split("\n")):
-        value, _, name = line.partition("  ")
-        if not (folder / name).is_file() or sha256(folder / name) != value:
-            raise ReleaseError(f"{folder / name} is not the file that was verified: make the release again.")
+    expected = sums(folder)
+    for path in sorted({folder / SUMS, *folder.rglob(SUMS)}):
+        lines = [*expected.get(path.parent.relative_to(folder), []), ""]
+        listed = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+        if listed != lines:
+            name = min((line.partition("  ")[2] for line in {*listed} ^ {*lines}), default="") or SUMS
+            raise ReleaseError(f"{path.parent / name} is not the file that was verified: make the release again.")
 
 
 def follow_umask(folder: Path) -> None:
@@ -311,5 +340,5 @@ def run_main(main: Callable[[], None]) -> None:
         failure = error if isinstance(error, ReleaseError) else as_os_error(error)
         if failure is None:
             raise
-        print(f"error: {failure}", file=sys.stderr)
+        print(f"error: {terminal_line(mask_passwords(str(failure)))}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -36,7 +36,6 @@ if not __package__:  # run by path; same as `python -m model_card.release`
 import argparse
 import os
 import platform
-import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -50,6 +49,7 @@ from huggingface_hub import HfApi
 
 from . import public_summary
 from .card import RELATIONS, write_cards
+from .escaping import shell_line
 from .facts import base_of
 from .files import (
     SUMS,
@@ -351,7 +351,7 @@ def main() -> None:
     """`python -m model_card.release`: see the docstring of this file."""
     args = options()
     transformers.logging.disable_progress_bar()
-    release = build(args, shlex.join(["python", "-m", "model_card.release", *sys.argv[1:]]))
+    release = build(args, shell_line(["python", "-m", "model_card.release", *sys.argv[1:]]))
     laps = ", ".join(f"{name} {value:g} s" for name, value in release["seconds"].items())
     print(f"\n{len(release['checks'])} checks passed. Time: {laps}.")
     for name, part in release["folders"].items():

@@ -1,10 +1,11 @@
 """A run folder, opened once: its settings, sessions, metrics, manifests, and the runs that its weights come from."""
 
+import hashlib
 import json
 from functools import cached_property
 from pathlib import Path
 
-from .files import ReleaseError, read_config, read_json, relativize_paths, sha256
+from .files import ReleaseError, inside, read_config, read_json, relativize_paths, sha256
 
 AVERAGE = "average.json"  # of training.average, in a folder model/
 
@@ -13,6 +14,57 @@ def path_roots(folder: Path) -> tuple[Path, ...]:
     """Return the folders that paths in a card are relative to: the working directory, and the parent of `runs/`."""
     roots = (Path.cwd(), folder.resolve().parent.parent)
     return tuple(root for root in roots if root != root.parent)
+
+
+def json_sha256(value) -> str:
+    """Return the hex sha256 of a JSON value, independent of the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def manifest_shards(manifest: dict) -> list[dict]:
+    """Return the records of the shards of a manifest without their statistics, whose sums are in the manifest."""
+    return [{key: value for key, value in shard.items() if key != "account"} for shard in manifest["shards"]]
+
+
+def manifest_fingerprint(manifest: dict) -> str:
+    """Compute the fingerprint of a manifest from its content, as training.data.shard_files does.
+
+    A manifest of an earlier version has the hash of its tokens alone; a fine-tuning's, and one that was exported
+    without its shards, cannot be computed again.
+    """
+    content = {key: value for key, value in manifest.items() if key not in ("fingerprint", "command", "left_out")}
+    hashes = manifest.get("left_out", {}).get("sha256", {})
+    if "shards" in manifest:
+        if not all("sidecars" in shard for shard in manifest["shards"]):
+            files = [[shard["file"], shard["sha256"]] for shard in manifest["shards"]]
+            return json_sha256([manifest["tokenizer"]["sha256"], files])
+        content["shards"] = json_sha256(manifest_shards(manifest))
+    elif hashes:
+        content["shards"] = hashes["shards"]
+    elif "examples" not in manifest:
+        return manifest["fingerprint"]
+    files = hashes["files"] if hashes else json_sha256(manifest["corpus"]["files"])
+    content["corpus"] = manifest["corpus"] | {"files": files}
+    return json_sha256(content)
+
+
+def read_manifest(path: Path) -> dict:
+    """Read a manifest.
+
+    Raises:
+        ReleaseError: If its content does not have its fingerprint.
+    """
+    manifest = read_json(path)
+    try:
+        valid = manifest_fingerprint(manifest) == manifest["fingerprint"]
+    except (LookupError, TypeError, AttributeError):  # not a manifest
+        valid = False
+    if not valid:
+        raise ReleaseError(
+            f"{path} was altered after it was written, but the card must state what the run read: restore it, or "
+            "build the shards again and train on them."
+        )
+    return manifest
 
 
 class Run:
@@ -90,14 +142,14 @@ class Run:
         a fine-tuning, has read the corpora of RUN/manifests/.
 
         Raises:
-            ReleaseError: If a manifest is in none of these places.
+            ReleaseError: If a manifest is in none of these places, or was altered.
         """
         data, corpora = self.config.get("data") or {}, {}
         for stage in self.config.get("stages") or []:
             shards = stage.get("shards") or (f"{data['folder']}/shards" if data.get("folder") else None)
             if shards is None:
                 continue
-            copy = self.folder / "manifests" / f"{stage['name']}.json"
+            copy = inside(self.folder / "manifests", f"{stage['name']}.json")
             places = [Path(shards, "manifest.json"), self.folder.parent.parent / shards / "manifest.json", copy]
             path = next((place for place in places if place.is_file()), None)
             if path is None:
@@ -109,7 +161,7 @@ class Run:
         if not self.config.get("stages"):
             paths = sorted((self.folder / "manifests").glob("*.json"))
             corpora = {path: ([path.stem], path) for path in paths}
-        return [(stages, path, read_json(path)) for stages, path in corpora.values()]
+        return [(stages, path, read_manifest(path)) for stages, path in corpora.values()]
 
     @cached_property
     def parents(self) -> list["Run"]:

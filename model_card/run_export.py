@@ -8,13 +8,12 @@ runs/NAME/ of each pretraining run that the weights come from contains
                               first and the last
     manifests/STAGES.json     of the shards that the stages read, without the statistics per shard, whose sums it
                               contains; of more than MANY shards also without the names and hashes of shards and corpus
-                              files, whose number is in `left_out`
+                              files, whose number and hash are in `left_out`
 
 Omitted are weights, checkpoints, and samples.jsonl, whose last step is evidence of the card. Paths of the machine that
 trained are made relative (Run.relative).
 """
 
-import hashlib
 import json
 import re
 import shutil
@@ -22,8 +21,8 @@ from pathlib import Path
 
 import yaml
 
-from .files import ReleaseError, read_json, sha256, write_json, write_text
-from .run import Run
+from .files import ReleaseError, inside, read_json, sha256, write_json, write_text
+from .run import Run, json_sha256, manifest_shards
 
 LINES = 200  # of training, in metrics.jsonl
 MANY = 200  # shards; with the corpus files each takes half a kB
@@ -43,11 +42,13 @@ def downsample_metrics(lines: list[str]) -> list[str]:
 
 def trim_manifest(manifest: dict) -> dict:
     """Return a manifest without what does not concern the origin of the text, or adds up elsewhere in it."""
-    shards = [{key: value for key, value in shard.items() if key != "account"} for shard in manifest["shards"]]
+    shards = manifest_shards(manifest)
     if len(shards) <= MANY:
         return manifest | {"shards": shards}
     corpus = {key: value for key, value in manifest["corpus"].items() if key != "files"}
-    counts = {"shards": len(shards), "files": len(manifest["corpus"]["files"])}
+    files = manifest["corpus"]["files"]
+    counts = {"shards": len(shards), "files": len(files)}
+    counts["sha256"] = {"shards": json_sha256(shards), "files": json_sha256(files)}  # for the fingerprint
     return {key: value for key, value in manifest.items() if key != "shards"} | {"corpus": corpus, "left_out": counts}
 
 
@@ -60,7 +61,7 @@ def write_run(run: Run, folder: Path) -> None:
 
 def write_one(run: Run, out: Path) -> None:
     """Write what is exported of one run alone."""
-    (out / "manifests").mkdir(parents=True)
+    out.mkdir(parents=True)
     write_yaml(out / "config.yaml", run.relative(run.config))
     for name, content in (("run.json", run.record), ("emissions.json", run.emissions)):
         if content is not None:
@@ -77,7 +78,9 @@ def write_one(run: Run, out: Path) -> None:
         text = "".join(f"{line}\n" for line in downsample_metrics(run.metrics))
         write_text(out / "metrics.jsonl", text)
     for stages, _, manifest in run.manifests:
-        write_json(out / "manifests" / f"{'-'.join(stages)}.json", run.relative(trim_manifest(manifest)))
+        path = inside(out / "manifests", f"{'-'.join(stages)}.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, run.relative(trim_manifest(manifest)))
         if mixed := (manifest["corpus"].get("sources") or {}).get("mixture"):
             rules = {
                 name: [{key: value for key, value in rule.items() if value not in (None, "*")} for rule in rules]
@@ -115,7 +118,7 @@ def last_samples(run: Run) -> dict | None:
 def model_fingerprint(folder: Path) -> str:
     """Return the fingerprint by which training.evaluate identifies a model folder."""
     files = {file.name: sha256(file) for pattern in MODEL_FILES for file in folder.glob(pattern)}
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    return json_sha256(files)
 
 
 def read_comparison(folder: Path, run: Run) -> dict | None:

@@ -1,6 +1,6 @@
 """Check the card in a folder offline: metadata, placeholders, links, every number against its source, code fences.
 
-    python -m model_card.validate dist/NAME/llama [--skip_code]
+    python -m model_card.validate dist/NAME/llama [--run]
 
 Prints a table of problems, and exits with status 1 if there are any. card.py writes README.md and card.json.
 """
@@ -25,10 +25,12 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 
-from .facts import facts
-from .files import ReleaseError, read_json, run_main, sha256
+from .card import python_blocks
+from .escaping import terminal_line
+from .facts import HUB_NAME, facts
+from .files import ReleaseError, inside, read_json, run_main, sha256
 from .hub import LISTS
-from .provenance import EvidenceFiles, resolve_pointer
+from .provenance import ESCAPES, FENCE, EvidenceFiles, resolve_pointer
 
 REQUIRED = ("language", "license", "pipeline_tag", "tags")
 ALLOWED = {  # key -> the list that contains its values
@@ -47,9 +49,7 @@ NUMBER = re.compile(r"(?<![\w.,/#-])[+-]?\d(?:[\d,]*\d)?(?:\.\d+)?%?(?![\w/]|[.,
 LINK = re.compile(
     r"!?\[[^\]]*\]\(\s*<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)|<(https?://[^>]*)>|^\[[^\]]+\]:\s*(\S+)", re.M
 )
-FENCE = re.compile(r"^(`{3,})([^\n`]*)\n(.*?)^\1`*[ \t]*$", re.M | re.S)  # the groups: backticks, language, code
 INLINE = re.compile(r"`[^`\n]+`")
-NAMES = re.compile(r"^[\w.-]+/[\w.-]+$")  # OWNER/NAME
 # Electricity emits between a few g CO2eq per kWh (hydro) and 1,100 (lignite); twice that leaves room for losses of the
 # grid and the overhead of a computing centre. Kilograms or tonnes instead of grams are far outside.
 GRAMS_PER_KWH = (1, 2200)
@@ -113,7 +113,7 @@ def check_metadata(head: dict) -> Iterator[str]:
     for key in ("base_model", "datasets"):
         values = head.get(key, [])
         for value in values if isinstance(values, list) else [values]:
-            if not NAMES.match(str(value)):
+            if not HUB_NAME.fullmatch(str(value)):
                 yield f"{key}: {value!r} is not OWNER/NAME"
     if ("base_model" in head) != ("base_model_relation" in head):
         yield "base_model and base_model_relation must be set together"
@@ -202,7 +202,7 @@ def check_numbers(text: str, head: dict, folder: Path) -> Iterator[tuple[int, st
     card, sources, covered = read_json(folder / "card.json"), EvidenceFiles(folder), set()
     begins = [0, *(match.end() for match in re.finditer("\n", text))]
     for name, digest in card["evidence"].items():
-        if not (folder / name).is_file():
+        if not inside(folder, name).is_file():
             yield 0, f"{name} is missing, and numbers come from it"
             return
         if sha256(folder / name) != digest:
@@ -240,8 +240,13 @@ def compare(sources: EvidenceFiles, entry: dict, shown: str | None) -> Iterator[
         return
     if value != entry["value"]:
         yield f"{shown or entry['value']} is stale: {entry['source']} is now {value!r}"
-    elif shown is not None and value.__format__(entry["format"]) != shown:
+    elif shown is not None and not is_shown_as(value.__format__(entry["format"]), shown):
         yield f"{shown} is not the value of {entry['source']}, {value!r}"
+
+
+def is_shown_as(text: str, shown: str) -> bool:
+    """Return whether a card may show a text in this way: unchanged, or escaped for the place."""
+    return shown == text or any(shown == escape(text) for escape in ESCAPES)
 
 
 def check_evidence(head: dict, folder: Path) -> Iterator[str]:
@@ -259,6 +264,7 @@ def check_evidence(head: dict, folder: Path) -> Iterator[str]:
     if outer.is_file() and read_json(outer) != release:
         yield f"evidence/release.json differs from {outer}: write the card again"
     yield from check_runs(release, folder)
+    yield from check_manifests(inputs[0], folder)
     if (evidence / "comparison.json").is_file():
         yield from check_comparison(read_json(evidence / "comparison.json"))
     grams = (head.get("co2_eq_emissions") or {}).get("emissions")
@@ -286,6 +292,18 @@ def check_runs(release: dict, folder: Path) -> Iterator[str]:
             yield f"{name} is not the file that was released"
 
 
+def check_manifests(data: list[dict], folder: Path) -> Iterator[str]:
+    """Check that data.json states what the released manifests state; `check_runs` compares these with their hashes."""
+    paths = sorted((folder / "runs").glob("*/manifests/*.json"))
+    manifests = {manifest["fingerprint"]: (path, manifest) for path, manifest in ((p, read_json(p)) for p in paths)}
+    for corpus in data:
+        path, manifest = manifests.get(corpus["fingerprint"], (None, None))
+        stated = {**manifest, **manifest["corpus"]} if manifest else {}
+        for key in ("account", "sources", "curation") if manifest else ():
+            if corpus.get(key) != stated.get(key):
+                yield f"evidence/data.json: {key} differs from {path.relative_to(folder).as_posix()}"
+
+
 def check_comparison(content: dict) -> Iterator[str]:
     """Check that the differences between models follow from their values."""
     first = content["models"][0]["name"]
@@ -297,14 +315,21 @@ def check_comparison(content: dict) -> Iterator[str]:
 
 
 def check_code(body: str, folder: Path, *, run: bool) -> Iterator[tuple[int, str]]:
-    """Run Python fences in a new interpreter, in the folder and offline; parse those of bash and JSON."""
+    """Parse the fences of Python, bash and JSON; run those of Python that the templates of this package wrote.
+
+    Each runs in a new interpreter, in the folder and offline. Code that anybody else wrote into the card never runs.
+    """
+    blocks = python_blocks(folder) if run else set()
     for match in FENCE.finditer(body):
         language, code, line = match[2].strip(), match[3], line_of(body, match.start())
         problem = None
         if not language:
             problem = "a code fence without a language"
         elif language == "python":
-            problem = run_python(code, folder) if run else parse_python(code)
+            problem = parse_python(code)
+            if run and not problem:
+                written = code in blocks
+                problem = run_python(code, folder) if written else "no template of this package wrote it: not run"
         elif language in ("bash", "sh"):
             done = subprocess.run(["bash", "-n"], input=code, capture_output=True, text=True, check=False)
             problem = done.stderr.strip() or None
@@ -321,7 +346,7 @@ def parse_python(code: str) -> str | None:
     """Return the syntax error of Python code, or None."""
     try:
         ast.parse(code)
-    except SyntaxError as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # the last three: null bytes, nesting
         return str(error)
     return None
 
@@ -329,7 +354,8 @@ def parse_python(code: str) -> str | None:
 def run_python(code: str, folder: Path) -> str | None:
     """Run Python code; return the last line of its error, or None."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    command = [sys.executable, "-c", code]
+    # Without the folder on the path, where a file could have the name of a module.
+    command = [sys.executable, "-c", f"import sys\nsys.path = [entry for entry in sys.path if entry]\n{code}"]
     try:
         done = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
@@ -339,12 +365,12 @@ def run_python(code: str, folder: Path) -> str | None:
     return (done.stderr.strip().splitlines() or ["no message"])[-1] if done.returncode else None
 
 
-def validate(folder: Path, *, run: bool = True) -> list[Problem]:
+def validate(folder: Path, *, run: bool = False) -> list[Problem]:
     """Return the problems of the card in a folder, by line.
 
     Args:
         folder: The folder, with README.md and card.json.
-        run: Run the Python code fences. If False, only parse them.
+        run: Run the Python code fences that a template of this package wrote. By default they are parsed.
 
     Raises:
         ReleaseError: If there is no card.
@@ -383,17 +409,22 @@ def main() -> None:
     """`python -m model_card.validate`: see the docstring of this file."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
     parser.add_argument("folder", type=Path, help="Folder with README.md and card.json.")
-    parser.add_argument("--skip_code", action="store_true", help="Parse Python code fences without running them.")
+    parser.add_argument(
+        "--run",
+        action="store_true",
+        help="Run the Python code fences that a template of this package wrote; the code of a custom variant runs, "
+        "too. Default: parse them.",
+    )
     args = parser.parse_args()
-    problems = validate(args.folder, run=not args.skip_code)
+    problems = validate(args.folder, run=args.run)
     for problem in problems:
-        print(f"{problem.line or '-':>5}  {problem.kind:11}  {problem.message}")
+        print(f"{problem.line or '-':>5}  {problem.kind:11}  {terminal_line(problem.message)}")
     if problems:
         print(f"{len(problems)} problem{'s' * (len(problems) > 1)} in {args.folder / 'README.md'}")
         raise SystemExit(1)
     card = read_json(args.folder / "card.json")
     count = len(card["numbers"]) + len(card["metadata"])
-    ran = "parsed" if args.skip_code else "run"
+    ran = "run" if args.run else "parsed"
     print(f"{args.folder / 'README.md'} is valid: {count} values equal their sources, code fences {ran}.")
 
 

@@ -21,6 +21,7 @@ LAYERS = {
         ("bench",),
     ),
     "model_card": (
+        ("escaping",),
         ("files",),
         ("provenance", "run", "hub"),
         ("facts",),

@@ -13,6 +13,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from training.common.files import read_json, write_json
+from training.data.shard_files import tokens_fingerprint
 from training.finetuning.recipe import FinetuneConfig
 from training.pretraining.recipe import PretrainConfig
 from training.run import checkpoint
@@ -45,6 +47,14 @@ def state(config: PretrainConfig | FinetuneConfig, step: int) -> dict[str, torch
     return {
         f"{part}:{k}": v for part in checkpoint.PARTS for k, v in load_file(folder / f"{part}.safetensors").items()
     }
+
+
+def forget_sidecars(shards: Path) -> None:
+    """Make the manifest of shards that of an earlier version, without the hashes of their sidecars."""
+    manifest = read_json(shards / "manifest.json")
+    for shard in manifest["shards"]:
+        del shard["sidecars"]
+    write_json(shards / "manifest.json", manifest | {"fingerprint": tokens_fingerprint(manifest)})
 
 
 def local_data(task: str, folder: Path, chat: Path, corpus: Path) -> list[str]:

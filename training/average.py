@@ -13,7 +13,6 @@ if not __package__:  # run by path; same as `python -m training.average`
     sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "training"
 
 import argparse
-import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -24,6 +23,7 @@ from transformers import AutoModelForCausalLM
 import modeling_pleias  # noqa: F401 (registers the model classes)
 
 from .common.config import InputError, run_main
+from .common.escaping import shell_line
 from .common.files import atomic_folder, model_sha256, write_json
 
 # Equal tensors mean the same function only if these settings are equal, too.
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("second", metavar="B", type=Path, help="Folder of the other model.")
     parser.add_argument("--out", type=Path, required=True, help="New folder for the averaged model.")
     args = parser.parse_args()
-    average((args.first, args.second), args.out, shlex.join(["python", "-m", "training.average", *sys.argv[1:]]))
+    average((args.first, args.second), args.out, shell_line(["python", "-m", "training.average", *sys.argv[1:]]))
     print(args.out)
 
 

@@ -23,9 +23,11 @@ import torch
 import yaml
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from . import shards
 from .common.config import CONFIGS, InputError, parse, run_main
+from .common.escaping import terminal_line
 from .common.files import atomic, read_json
 from .common.language import LANGUAGES
 from .common.processes import end_with_parent
@@ -140,8 +142,8 @@ def licences(manifest: dict) -> Table:
         by[row["language"], row["license"]] += row["tokens"]
     table = Table(title="Tokens by language and licence", title_justify="left")
     names = sorted({licence for _, licence in by})
-    for column in ("language", *names):
-        table.add_column(column, justify="left" if column == "language" else "right")
+    for column in ("language", *map(terminal_line, names)):
+        table.add_column(Text(column), justify="left" if column == "language" else "right")
     for language in LANGUAGES.values():
         table.add_row(language, *(f"{by[language, name]:,}" if by[language, name] else "" for name in names))
     return table
@@ -178,7 +180,7 @@ def bits_per_byte_table(runs: dict[str, PretrainConfig]) -> Table:
             text = f"{before['bits_per_byte']:.3f} -> {after['bits_per_byte']:.3f}"
             lines.setdefault(language, {})[title] = text
     for language, cells in lines.items():
-        table.add_row(language, *(cells.get(title, "") for title in runs))
+        table.add_row(Text(terminal_line(language)), *(cells.get(title, "") for title in runs))
     return table
 
 

@@ -33,12 +33,14 @@ from datasets import Dataset, disable_progress_bars
 from huggingface_hub import constants
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from transformers import PreTrainedModel, PrinterCallback, Trainer
 from transformers.utils import logging
 
 from . import tasks
 from .common.config import InputError, dataclass_from_dict, parse, run_main
 from .common.environment import peak_memory
+from .common.escaping import terminal_line
 from .common.files import fingerprint, model_sha256, read_json, write_json
 from .finetuning import base_model, data_manifest, model_selection, preferences
 from .finetuning.examples import Examples, length_grouped_order, tokenize_replay, tokenize_rows
@@ -355,6 +357,7 @@ def write_results(
             parts["replay"], None, model_folder, path=config.replay.path
         )
     data_manifest.write(run.folder, manifests)
+    run.record.write(data=[manifest["fingerprint"] for manifest in manifests.values()])
     metrics = model_selection.compare_metrics(run.task.score(rows, before), run.task.score(rows, after))
     write_result(
         run.result.parent,
@@ -382,7 +385,9 @@ def print_comparison(config: FinetuneConfig, metrics: dict[str, dict[str, float]
     for name in metrics:
         if f"{name}_change" in metrics:
             values = (metrics[key] for key in (f"{name}_before", name, f"{name}_change"))
-            table.add_row(name, *(f"{x['value']:.4g} ({x['low']:.4g} to {x['high']:.4g})" for x in values))
+            table.add_row(
+                Text(terminal_line(name)), *(f"{x['value']:.4g} ({x['low']:.4g} to {x['high']:.4g})" for x in values)
+            )
     Console(width=118).print(table)
 
 

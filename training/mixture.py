@@ -12,7 +12,6 @@ if not __package__:  # run by path; same as `python -m training.mixture`
     sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "training"
 
 import re
-import shlex
 import shutil
 import sys
 from collections import Counter
@@ -24,7 +23,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from .common.config import InputError, parse, run_main
-from .common.files import fingerprint, lock_folder, read_json, sha256, sync, write_json
+from .common.escaping import shell_line, terminal_line
+from .common.files import are_unchanged, fingerprint, lock_folder, read_json, sha256, sync, write_json
 from .common.language import CODES, LANGUAGES
 from .data.documents import DocumentWriter, corpus_files, corpus_root, read_documents
 from .data.split import hash_fraction, select_held_out
@@ -130,7 +130,10 @@ def write_mixtures(config: MixtureConfig) -> dict[str, list[dict]]:
 def _reusable(path: Path, settings: dict) -> dict[str, list[dict]] | None:
     """Return the account in mixture.json if the mixtures were written with the same settings."""
     known = read_json(path) if path.is_file() else {}
-    return known["account"] if known.get("fingerprint") == fingerprint(settings) else None
+    reusable = known.get("fingerprint") == fingerprint(settings) and are_unchanged(
+        path.parent, known.get("written", {})
+    )
+    return known["account"] if reusable else None
 
 
 def _build(config: MixtureConfig, settings: dict) -> dict[str, list[dict]]:
@@ -168,12 +171,13 @@ def _fill(config: MixtureConfig, settings: dict, building: Path) -> dict:
                 for _ in range(int(epochs) + (hash_fraction(document["identifier"]) < epochs % 1)):
                     parts[name].add(document, size)
     sources = corpus_root(config.corpus) / "sources.json"
-    command = shlex.join(["python", *sys.orig_argv[1:]])
+    command = shell_line(["python", *sys.orig_argv[1:]])
     content = {
         "fingerprint": fingerprint(settings),
         "settings": settings,
         "command": command,
         "account": {name: part.account() for name, part in parts.items()},
+        "written": {str(path.relative_to(building)): sha256(path) for path in sorted(building.rglob("*.parquet"))},
     }
     for name in parts:
         origin = read_json(sources) if sources.is_file() else {"sources": [str(config.corpus)]}
@@ -193,7 +197,8 @@ def main() -> None:
         for language in (None, *languages):
             group = [row for row in rows if language in (None, row["language"])]
             documents, size = (sum(row[count] for row in group) for count in ("documents", "bytes"))
-            print(f"{'  ' + language if language else name:<12}{documents:>10,} documents {size / 1e6:>9.2f} MB")
+            label = f"  {language}" if language else terminal_line(name)
+            print(f"{label:<12}{documents:>10,} documents {size / 1e6:>9.2f} MB")
 
 
 if __name__ == "__main__":

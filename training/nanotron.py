@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from .common.config import InputError, parse, run_main
+from .common.escaping import terminal_line
 from .common.files import atomic
 
 
@@ -315,7 +316,7 @@ def main() -> None:
     config = parse(NanotronConfig, description="Convert a nanotron settings file to a pretraining config.")
     ignored = convert(config)
     for key, why in ignored.items():
-        print(f"ignored {key}: {why}")
+        print(terminal_line(f"ignored {key}: {why}"))
     print(f"wrote {config.out}; next: python -m training.plan --config {config.out}")
 
 

@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING, Literal
 
 from codecarbon.input import DataSource
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from .common.config import InputError, parse, run_main
+from .common.escaping import terminal_line
 from .common.files import write_json
 from .data.shard_files import TOKEN
 from .finetuning.memory import GPUS, finetune_plan
@@ -270,16 +272,21 @@ def format_duration(days: float) -> str:
     return f"{days * 86400:.2g} seconds"
 
 
+def as_text(name: str) -> str:
+    """Return a name of a config for rich, without escape codes and markup."""
+    return escape(terminal_line(name))
+
+
 def print_plan(estimate: dict, console: Console) -> None:
     """Print the estimate."""
     time, energy, disk, memory = (estimate[key] for key in ("time", "energy", "disk", "memory"))
     on = f"{estimate['gpus']:,} x {estimate['device']}"
-    console.print(f"[bold]{estimate['run']}[/bold]: {estimate['parameters']:,} parameters, on {on}")
+    console.print(f"[bold]{as_text(estimate['run'])}[/bold]: {estimate['parameters']:,} parameters, on {on}")
 
     rows = build_table("Stages", "stage", "first step", "steps", "sequences", "tokens", "time")
     for s in estimate["stages"]:
         numbers = (f"{s[key]:,}" for key in ("first_step", "steps", "sequences", "tokens"))
-        rows.add_row(s["name"], *numbers, format_duration(s["days"]))
+        rows.add_row(as_text(s["name"]), *numbers, format_duration(s["days"]))
     rows.add_section()
     rows.add_row("total", "", f"{estimate['steps']:,}", "", f"{estimate['tokens']:,}", format_duration(time["days"]))
     console.print(rows)
@@ -311,7 +318,8 @@ def print_plan(estimate: dict, console: Console) -> None:
     tonnes = energy["t_co2eq"]
     rows.add_row("emissions", f"{tonnes:.3g} t CO2eq" if tonnes >= 0.01 else f"{tonnes * 1e6:.3g} g CO2eq", grid)
     for folder, size in disk["shards"].items():
-        rows.add_row(f"shards in {folder}", format_si(size, "B"), "2 bytes per token; no stage repeats its text")
+        label = f"shards in {as_text(folder)}"
+        rows.add_row(label, format_si(size, "B"), "2 bytes per token; no stage repeats its text")
     rows.add_row("one checkpoint", format_si(disk["checkpoint"], "B"), "fp32 weights and two moments")
     rows.add_row(
         "checkpoints, at most", format_si(disk["checkpoints_total"], "B"), "every.keep of them, and one being written"
@@ -361,7 +369,9 @@ def build_memory_table(title: str, parts: dict[str, float], total: str) -> Table
 
 def print_finetune_plan(run: "PretrainConfig", estimate: dict, console: Console) -> None:
     """Print the memory of full fine-tuning."""
-    console.print(f"[bold]{run.name}[/bold]: {estimate['parameters']:,} parameters, all fine-tuned on one GPU")
+    console.print(
+        f"[bold]{as_text(run.name)}[/bold]: {estimate['parameters']:,} parameters, all fine-tuned on one GPU"
+    )
     columns = ("strategy", "trainer", "total", *(f"tokens on {gpu}" for gpu in GPUS))
     rows = build_table(f"Memory with {estimate['tokens']:,} tokens per micro batch", *columns)
     for row in estimate["strategies"]:

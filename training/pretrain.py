@@ -37,7 +37,7 @@ from .common.config import InputError, parse, run_main
 from .common.environment import peak_memory
 from .common.files import UNTRAINED_MARKER, model_sha256
 from .data.loader import ShardDataset, TokenStream, batch_windows, batches
-from .data.shard_files import tokenizer_facts
+from .data.shard_files import tokenizer_facts, tokens_fingerprint
 from .pretraining.prepare import prepare
 from .pretraining.recipe import PretrainConfig, Stage
 from .pretraining.samples import generate_samples
@@ -71,7 +71,8 @@ class RunData(NamedTuple):
     Args:
         streams: Training text of each stage.
         held_out: Validation text and its UTF-8 bytes per token, by language.
-        fingerprints: Fingerprint of each stage's shards.
+        fingerprints: Fingerprint of each stage's tokens.
+        manifests: Fingerprint of each stage's manifest.
         tokenizer: The model's tokenizer.
         tokenizer_sha256: Hash of the tokenizer, the same for all shards.
     """
@@ -79,6 +80,7 @@ class RunData(NamedTuple):
     streams: list[TokenStream]
     held_out: dict[str, tuple[TokenStream, float]]
     fingerprints: list[str]
+    manifests: list[str]
     tokenizer: PreTrainedTokenizerBase
     tokenizer_sha256: str
 
@@ -108,8 +110,10 @@ def open_data(config: PretrainConfig, model_config: PleiasConfig, *, accelerator
             stream.verify()
     tokenizer = AutoTokenizer.from_pretrained(config.data.tokenizer_folder)
     tokenizer.model_max_length = model_config.max_position_embeddings
-    fingerprints = [shards.manifest["fingerprint"] for shards in stage_shards]
-    return RunData(streams, stage_shards[0].validation(**sizes), fingerprints, tokenizer, tokenizer_sha256)
+    fingerprints = [tokens_fingerprint(shards.manifest) for shards in stage_shards]
+    manifests = [shards.manifest["fingerprint"] for shards in stage_shards]
+    held_out = stage_shards[0].validation(**sizes)
+    return RunData(streams, held_out, fingerprints, manifests, tokenizer, tokenizer_sha256)
 
 
 def remaining_batches(
@@ -408,7 +412,7 @@ def pretrain(config: PretrainConfig) -> None:
         return record.close()
     untrained = config.init_from is not None and (config.init_from / UNTRAINED_MARKER).is_file()
     facts = {"processes": processes, "parallel": layout.sizes, "device": str(device), "dtype": str(dtype)}
-    record.start(**facts, data=data.fingerprints, init_from=init_from, init_untrained=untrained)
+    record.start(**facts, data=data.manifests, init_from=init_from, init_untrained=untrained)
     optimizer = accelerator.prepare(optimizer)
     wrapped = loss_model if layout.sharded else accelerator.prepare(loss_model)
     candidates = {

@@ -10,7 +10,6 @@ if not __package__:  # run by path; same as `python -m training.shards`
     sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "training"
 
 import os
-import shlex
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -24,16 +23,21 @@ import numpy as np
 from tqdm import tqdm
 
 from .common.config import InputError, parse, run_main
-from .common.files import fingerprint, lock_folder, read_json, sha256, write_json
+from .common.escaping import mask_passwords, shell_line, terminal_line
+from .common.files import lock_folder, read_json, sha256, write_json
 from .common.language import CODES
 from .common.processes import SpawnProcessPoolExecutor
 from .data.documents import corpus_files, corpus_root, note_casts, read_rows
 from .data.shard_files import (
     GROUP_COLUMNS,
+    SIDECARS,
     SPLITS,
     TOKEN,
+    ShardReader,
     ShardWriter,
+    count_documents,
     load_tokenizer,
+    manifest_fingerprint,
     shard_files,
     sum_counts,
     tokenizer_facts,
@@ -74,12 +78,25 @@ def shard_provenance(source: Path, share: float, config: ShardsConfig, facts: di
 
 
 def reusable(name: str, origin: dict, out: Path) -> dict | None:
-    """Return the record of the shards that an earlier build wrote from the same input, if their files still exist."""
+    """Return the record of the shards that an earlier build wrote from the same input, unless their files changed."""
     if not (path := out / "parts" / f"{name}.json").is_file():
         return None
     record = read_json(path)
-    complete = all((out / file).is_file() for shard in record["shards"] for file in shard_files(shard))
-    return record if complete and record["origin"] == origin else None
+    valid = record["origin"] == origin and all(is_unchanged(shard, out) for shard in record["shards"])
+    return record if valid else None
+
+
+def is_unchanged(shard: dict, out: Path) -> bool:
+    """Return whether the files of a shard are those of its record, and its statistics those of its documents."""
+    reader = ShardReader(out, shard)
+    if not all((out / file).is_file() for file in shard_files(shard)) or sha256(reader.path) != shard["sha256"]:
+        return False
+    try:
+        for suffix in SIDECARS:
+            reader.verify_sidecar(out / (shard["file"] + suffix))
+        return count_documents(reader.documents().to_pydict()) == shard["account"]
+    except InputError:
+        return False
 
 
 def shard_file(source: Path, name: str, origin: dict, config: ShardsConfig, facts: dict) -> dict:
@@ -137,7 +154,8 @@ def shard_file(source: Path, name: str, origin: dict, config: ShardsConfig, fact
             "language": language,
             "sha256": sha256(config.out / file),
             "tokens": shard.tokens,
-            "account": shard.account(),
+            "sidecars": {suffix: sha256(config.out / (file + suffix)) for suffix in SIDECARS},
+            "account": count_documents(shard.documents),
         }
         for (file, split, language), shard in sorted(writers.items(), key=lambda item: item[0][0])
     ]
@@ -241,13 +259,13 @@ def _manifest(config: ShardsConfig, records: dict[str, dict], facts: dict) -> di
         "corpus": {
             "files": [record["origin"] for record in records.values()],
             **{
-                kind: read_json(root / f"{kind}.json") if (root / f"{kind}.json").is_file() else None
+                kind: mask_passwords(read_json(path)) if (path := root / f"{kind}.json").is_file() else None
                 for kind in ("sources", "curation")
             },
         },
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),
-        "fingerprint": fingerprint([facts["sha256"], [[shard["file"], shard["sha256"]] for shard in shards]]),
+        "command": shell_line(["python", *sys.orig_argv[1:]]),
     }
+    manifest["fingerprint"] = manifest_fingerprint(manifest)
     path = config.out / "manifest.json"
     earlier = read_json(path) if path.is_file() else None
     return earlier if earlier and earlier == manifest | {"command": earlier["command"]} else manifest
@@ -258,8 +276,8 @@ def main() -> None:
     config = parse(ShardsConfig, description="Tokenise a corpus into shards with a manifest.")
     manifest = build_shards(config)
     for row in manifest["account"]:
-        columns = f"{row['split']:10} {row['language']:12} {row['license']:24} {row['collection']:24}"
-        print(f"{columns} {row['tokens']:>14,}")
+        names = {column: terminal_line(row[column]) for column in ("split", *GROUP_COLUMNS)}
+        print("{split:10} {language:12} {license:24} {collection:24}".format(**names), f"{row['tokens']:>14,}")
     print(f"wrote {config.out / 'manifest.json'}")
 
 

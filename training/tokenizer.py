@@ -16,7 +16,6 @@ if not __package__:  # run by path; same as `python -m training.tokenizer`
 
 import base64
 import json
-import shlex
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from tokenizers import Tokenizer, pre_tokenizers, trainers
 from tokenizers.models import BPE
 
 from .common.config import InputError, parse, run_main
+from .common.escaping import shell_line
 from .common.files import atomic_files, lock_folder
 from .vocabulary.piece_counts import TextSource, count_pieces
 from .vocabulary.tokenizer_report import compare_tokenizers, held_out_texts, write_report
@@ -222,7 +222,7 @@ def main() -> None:
     if config.held_out:
         texts = held_out_texts(config.corpus, share=config.held_out, seed=config.seed)
         report = compare_tokenizers({"pleias": tokenizer.backend_tokenizer}, texts)
-        write_report(config.out, report, shlex.join(["python", "-m", "training.tokenizer", *sys.argv[1:]]))
+        write_report(config.out, report, shell_line(["python", "-m", "training.tokenizer", *sys.argv[1:]]))
         print(f"report on held-out documents in {config.out / 'REPORT.md'}")
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .common.config import InputError, parse, run_main
+from .common.escaping import terminal_line
 from .common.files import read_text, write_json
 from .tracing.search import THRESHOLDS, TraceIndex, build_report
 from .tracing.trace_index import build
@@ -92,7 +93,7 @@ def format_report(result: dict, *, min_tokens: int) -> str:
         lines += [f"  {document['identifier']} ({document['license']!r})" for document in result["outside"]]
     elif result["spans"]:
         lines += ["", "every document with a span is on the open lists"]
-    return "\n".join(lines)
+    return "\n".join(map(terminal_line, lines))
 
 
 def main() -> None:

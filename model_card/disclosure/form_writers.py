@@ -6,16 +6,21 @@ traced as those of a card are (provenance.py): each field of the .json lists the
 """
 
 import re
+from functools import partial
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ..provenance import MARK, TracedValue, print_traced, unwrap
+from ..escaping import markdown_cell
+from ..provenance import MARK, TracedValue, block_text, print_traced, unwrap
+
+# The document is data until it is written: Markdown and HTML escape each in their way.
+print_line = partial(print_traced, escape=block_text)
 
 
 def traced_as(value: TracedValue, text: str) -> str:
     """Print a text instead of a value, with the value's source."""
-    return print_traced(TracedValue(text, value._source, value._traced), "")
+    return print_line(TracedValue(text, value._source, value._traced), "")
 
 
 def as_text(value) -> str:
@@ -26,16 +31,15 @@ def as_text(value) -> str:
 
 def answer(value: TracedValue) -> str:
     """Print a value, whole numbers with thousands separators."""
-    return print_traced(value) if isinstance(unwrap(value), int | float) else traced_as(value, as_text(unwrap(value)))
+    return print_line(value) if isinstance(unwrap(value), int | float) else traced_as(value, as_text(unwrap(value)))
 
 
-ESCAPED_PIPE = "\\|"  # in a cell of a Markdown table
 FILTERS = {
-    "f": print_traced,
+    "f": print_line,
     "traced_as": traced_as,
     "count": lambda value: traced_as(value, f"{len(value):,}"),
     # Two significant figures, as the form requires.
-    "significant": lambda value: print_traced(value, ".1e" if value else ""),
+    "significant": lambda value: print_line(value, ".1e" if value else ""),
     "yes_no": lambda value: traced_as(value, "Yes" if value else "No"),
 }
 
@@ -125,15 +129,15 @@ def to_markdown(content: dict) -> str:
     """Return a document as Markdown."""
 
     def rows(table: list[list[str]]) -> list[str]:
-        head, *body = (f"| {' | '.join(cell.replace('|', ESCAPED_PIPE) for cell in row)} |" for row in table)
+        head, *body = (f"| {' | '.join(map(markdown_cell, row))} |" for row in table)
         return [head, "|---" * len(table[0]) + "|", *body]
 
-    lines = [f"# {content['title']}", "", content["basis"], ""]
-    lines += [f"- **{name}**: {value}" for name, value in head_of(content)]
+    lines = [f"# {markdown_cell(content['title'])}", "", content["basis"], ""]
+    lines += [f"- **{name}**: {markdown_cell(value)}" for name, value in head_of(content)]
     for section in content["sections"]:
         lines += ["", f"## {section['title']}"]
         for field in section["fields"]:
-            lines += ["", f"**{field['field']}**: {field.get('answer', '')}".rstrip()]
+            lines += ["", f"**{field['field']}**: {markdown_cell(field.get('answer', ''))}".rstrip()]
             lines += ["", *rows(field["table"])] if "table" in field else []
     lines += ["", "## Source files", "", *rows(inputs_of(content))]
     return "\n".join(lines) + "\n"

@@ -9,8 +9,8 @@ needed.
 import argparse
 import json
 import os
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import formats
@@ -54,7 +54,7 @@ class Torch:
         return token in self.tokenizer.get_vocab()
 
     def stream(self, prompt: str, end: str | None, count: int, temperature: float, penalty: float) -> Iterator[str]:
-        """Yield the continuation of the prompt, longer each time."""
+        """Yield the continuation of the prompt, longer each time; an error of the generating thread is raised here."""
         from transformers import TextIteratorStreamer
 
         inputs = self.tokenizer(prompt, return_tensors="pt", truncation=True)
@@ -64,13 +64,21 @@ class Torch:
         if end:
             end_ids = [self.tokenizer.eos_token_id, self.tokenizer.convert_tokens_to_ids(end)]
             settings["eos_token_id"] = [end_id for end_id in end_ids if end_id is not None]
-        thread = threading.Thread(target=self.model.generate, kwargs={**inputs, **settings, "streamer": streamer})
-        thread.start()
+
+        def generate() -> None:
+            try:
+                self.model.generate(**inputs, **settings, streamer=streamer)
+            finally:
+                streamer.on_finalized_text("", stream_end=True)  # else this request waits, and the queue behind it
+
+        thread = ThreadPoolExecutor(1)
+        generation = thread.submit(generate)
+        thread.shutdown(wait=False)
         text = ""
         for piece in streamer:
             text += piece
             yield text
-        thread.join()
+        generation.result()
 
 
 class Gguf:

@@ -425,6 +425,10 @@ def test_a_finished_run_is_reused_and_changed_settings_or_files_start_from_scrat
     stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")}
     assert curate(config(corpus, out, workers=2)) == first
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.parquet")} == stamps
+    altered = out / first["kept_files"][0]
+    content = altered.read_bytes()
+    altered.write_bytes(content[:100] + bytes(len(content) - 100))
+    assert curate(config(corpus, out))["kept"] == first["kept"] and altered.read_bytes() == content
     capsys.readouterr()
     second = curate(config(corpus, out, languages=["fr"]))
     assert "languages changed: starting from scratch" in capsys.readouterr().err

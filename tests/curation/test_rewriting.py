@@ -13,10 +13,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from training.common.config import InputError
+from training.common.config import InputError, parse
 from training.common.language import LANGUAGES
 from training.curation.endpoint import Endpoint
 from training.curation.lexicon import LexiconScorer
+from training.curation.pipeline import curate
+from training.curation.recipe import CurationConfig
 from training.curation.rewriting import PROMPT_VERSION, RUN, Request, _prompts, payload, repeats, rewrite, sentences
 from training.curation.toxicity import verdict
 from training.curation.toxicity_axes import passages
@@ -164,6 +166,30 @@ def test_the_request_contains_the_schema_the_prompt_in_the_language_and_the_mode
     assert schema["required"] == ["text"] and schema["additionalProperties"] is False
 
 
+@pytest.mark.parametrize("usage", ['"none"', "[]", "7", '{"prompt_tokens": "a", "completion_tokens": [1]}'])
+def test_the_usage_that_a_server_states_is_not_used(usage):
+    response = json.dumps(ACCEPTED | {"usage": json.loads(usage)}).encode()
+    with Model(lambda passage, nth: (200, response)) as model:
+        assert only(model).failure is None
+
+
+def test_an_authorization_header_is_sent_as_it_is(monkeypatch):
+    monkeypatch.setenv("ENDPOINT_KEY", "Basic dXNlcjpwYXNz")
+    with Model(lambda passage, nth: content(text=GENTLE)) as model:
+        only(model, api_key_env="ENDPOINT_KEY")
+    assert model.requests[0]["authorization"] == "Basic dXNlcjpwYXNz"
+
+
+@pytest.mark.parametrize("url", ["http://ann:s3cret@host", "http://s3cret@host/v1", "http://host/v1?key=s3cret"])
+def test_an_address_with_a_secret_is_refused_without_repeating_it(url, tmp_path, write_corpus, capsys):
+    write_corpus(tmp_path / "in" / "en.parquet", [{"text": STORY}])
+    arguments = ["--corpus", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--endpoint.model", "m"]
+    config = parse(CurationConfig, [*arguments, "--endpoint.url", url], description="")
+    with pytest.raises(InputError, match="environment variable, .*api_key_env") as error:
+        curate(config)
+    assert "s3cret" not in str(error.value) and not (tmp_path / "out").exists()
+
+
 def test_the_api_key_is_sent_only_if_its_variable_is_configured(monkeypatch):
     monkeypatch.setenv("ENDPOINT_KEY", "sesame")
     with Model(lambda passage, nth: content(text=GENTLE)) as model:
@@ -186,6 +212,7 @@ def test_every_language_has_both_prompts_in_that_language():
 # Rejected outputs ---------------------------------------------------------------------------------
 
 LEAK = STORY + "As for the rest: are worthless scum in our town, said nobody. " + STORY
+ACCEPTED = {"choices": [{"message": {"content": content(text=GENTLE)}, "finish_reason": "stop"}]}
 DUTCH = "De trein kwam om zeven uur in de morgen aan, en de markt ging kort daarna open, zoals iedere dag. " * 2
 
 
@@ -198,6 +225,13 @@ DUTCH = "De trein kwam om zeven uur in de morgen aan, en de markt ging kort daar
         ('["text"]', "nonsense"),
         ((200, b"<html>busy</html>"), "nonsense"),
         ((200, b'{"choices": []}'), "nonsense"),
+        ("[" * 200_000 + "]" * 200_000, "nonsense"),
+        ((200, b"[" * 200_000 + b"]" * 200_000), "nonsense"),
+        (content(text=GENTLE + "\ud800"), "nonsense"),
+        ((200, b'{"choices": [{"message": {"content": "caf\xe9"}, "finish_reason": "stop"}]}'), "nonsense"),
+        ((200, json.dumps(ACCEPTED | {"more": "x" * 5_000_000}).encode()), "nonsense"),
+        ((200, b'{"choices": {"message": 1}}'), "nonsense"),
+        ((200, b'{"choices": [{"message": {"content": "{}"}}]}'), "nonsense"),
         ((500, "out of memory"), "server_error"),
         ((503, "loading"), "server_error"),
         ((429, "slow down"), "server_error"),

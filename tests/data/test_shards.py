@@ -17,6 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from programs import run_program
 from tokenizers import Tokenizer
+from training_runs import forget_sidecars
 
 from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
 from modeling_pleias.tokenization_pleias import BASE_TOKENS, DOCUMENT_TOKENS
@@ -277,6 +278,35 @@ def test_a_second_run_touches_nothing_and_a_change_rebuilds_what_it_concerns(wor
     (work.corpus / "b" / "c.d.parquet").unlink()
     assert {shard["file"].split("/")[1][:2] for shard in build_shards(work)["shards"]} == {"a."}
     assert not [name for name in times(work.out) if "b-c.d" in name and not name.startswith("parts")]
+
+
+@pytest.mark.parametrize("suffix", ["", ".index", ".metadata", ".documents.parquet"])
+def test_a_file_of_a_shard_that_was_altered_is_built_again(work, suffix):
+    path, manifest = work.out / f"train/a.ds{suffix}", read_json(work.out / "manifest.json")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    assert build_shards(work) == manifest
+    assert path.read_bytes() != content
+
+
+def test_a_record_whose_statistics_were_altered_is_written_again(work):
+    path, manifest = work.out / "parts" / "a.json", read_json(work.out / "manifest.json")
+    record = read_json(path)
+    record["shards"][0]["account"][0]["license"] = "CC0-1.0 or so"
+    write_json(path, record)
+    assert build_shards(work) == manifest
+
+
+def test_shards_of_an_earlier_version_are_kept(work):
+    for path in (work.out / "parts").glob("*.json"):
+        record = read_json(path)
+        for shard in record["shards"]:
+            del shard["sidecars"]
+        write_json(path, record)
+    forget_sidecars(work.out)
+    before, manifest = times(work.out), read_json(work.out / "manifest.json")
+    assert build_shards(work) == manifest and times(work.out) == before
 
 
 def test_another_tokenizer_or_share_rebuilds_everything(work, tmp_path):

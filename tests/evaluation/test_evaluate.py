@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from no_bf16 import cpu_without_bf16
+from training_runs import forget_sidecars
 
 from model_card.card import eval_results, task_results
 from model_card.provenance import TracedValue, unwrap
@@ -153,6 +154,7 @@ def test_shards_without_registers_in_their_sidecars_are_read(run, tiny_tokenizer
     shutil.copytree(tiny_shards, tmp_path / "shards")
     for path in (tmp_path / "shards").rglob("*.documents.parquet"):
         pq.write_table(pq.read_table(path).drop_columns(["register"]), path)
+    forget_sidecars(tmp_path / "shards")
     older = make_run(tmp_path / "run", tiny_tokenizer, tmp_path / "shards")
     texts = held_out(TextConfig(), run)
     assert held_out(TextConfig(), older) == [replace(text, register="") for text in texts]

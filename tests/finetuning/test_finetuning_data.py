@@ -16,6 +16,7 @@ from trl import SFTConfig
 
 from modeling_pleias import PleiasTokenizer
 from training.common.config import InputError
+from training.data.shard_files import manifest_fingerprint
 from training.finetuning import base_model as base
 from training.finetuning import data_manifest, examples, preferences
 from training.finetuning.examples import (
@@ -313,7 +314,9 @@ def test_a_manifest_of_replay_text_contains_sources_and_curation_of_its_corpus(b
     origin = {"sources": {"sources": [{"name": "books"}]}, "curation": {"settings": {"endpoint": {"model": "writer"}}}}
     shards, corpus = tmp_path / "shards", tmp_path / "corpus"
     shards.mkdir(), corpus.mkdir()
-    (shards / "manifest.json").write_text(json.dumps({"corpus": {"files": [], **origin}}))
+    manifest = {"shards": [], "account": [], "corpus": {"files": [], **origin}}
+    manifest["fingerprint"] = manifest_fingerprint(manifest)
+    (shards / "manifest.json").write_text(json.dumps(manifest))
     for name, content in origin.items():
         (corpus / f"{name}.json").write_text(json.dumps(content))
     for path in (shards, corpus):

@@ -1,5 +1,6 @@
 """A card prints numbers from files only, and its validator finds each kind of defect."""
 
+import ast
 import json
 import re
 import shlex
@@ -11,10 +12,11 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
 from model_card import card, provenance, release, run_export, validate
 from model_card import run as run_module
-from model_card.facts import base_of, distinct_rows, facts, lineage, total_emissions
+from model_card.facts import base_of, collect_corpora, distinct_rows, facts, lineage, total_emissions
 from model_card.files import (
     OPTION,
     ReleaseError,
@@ -26,12 +28,12 @@ from model_card.files import (
     write_json,
 )
 from model_card.formats import variants
-from model_card.provenance import shell_word
 from model_card.run import Run
 from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
 from training.average import average
 from training.common.files import model_sha256
 from training.common.files import read_json as read
+from training.data import shard_files
 from training.evaluation.models import EvaluatedModel
 from training.finetuning import data_manifest
 from training.finetuning.examples import Examples
@@ -314,7 +316,7 @@ def test_both_variants_of_a_pretraining_run_contain_its_log_and_its_manifests(di
 def test_a_manifest_of_thousands_of_shards_contains_only_their_number(tiny_shards):
     manifest = read(tiny_shards / "manifest.json")
     many = run_export.trim_manifest({**manifest, "shards": manifest["shards"][:1] * 1000})
-    assert many["left_out"] == {"shards": 1000, "files": len(manifest["corpus"]["files"])}
+    assert (many["left_out"]["shards"], many["left_out"]["files"]) == (1000, len(manifest["corpus"]["files"]))
     assert "shards" not in many and "files" not in many["corpus"] and "sources" in many["corpus"]
 
 
@@ -376,6 +378,7 @@ def test_no_folder_of_a_path_with_blanks_remains_in_values_and_commands(folders,
         ("/home/Jane Doe/bin/python -m training.plan --config demo", "python -m training.plan --config demo"),
         ("training.average '/srv/My Work/runs/a/model' runs/b/model", "training.average 'runs/a/model' runs/b/model"),
         ("/home", "/home"),
+        ("x --out '/srv/My Work/a' --url https://me:pw@host/v1", "x --out a --url 'https://***@host/v1'"),
     ],
 )
 def test_paths_with_blanks_in_a_text_are_made_relative(text, expected):
@@ -387,17 +390,12 @@ def test_files_of_one_name_in_several_folders_stay_apart():
     assert relativize_paths(files) == {"manifest.json (1)": 1, "manifest.json (2)": 2, "runs/z": 3}
 
 
-@pytest.mark.parametrize("text", ["demo", "my demo", "l'ete", "a;b", "$x y", "`a`"])
+@pytest.mark.parametrize("text", ["demo", "my demo", "l'ete", "a;b", "$x y", "l'$x", "`a`"])
 def test_a_name_in_a_command_of_a_card_is_one_word_of_the_shell(text):
-    word = shell_word(text, "-BF16.gguf")
+    word = provenance.FILTERS["shell"](f"{text}-BF16.gguf")
     assert shlex.split(word) == [f"{text}-BF16.gguf"]
     done = subprocess.run(["bash", "-c", f"printf %s {word}"], capture_output=True, text=True, check=True)
     assert done.stdout == f"{text}-BF16.gguf"
-
-
-def test_a_name_that_no_quotes_protect_is_refused_in_a_command():
-    with pytest.raises(ReleaseError, match="cannot be part of a command: use another --out"):
-        shell_word("l'$x")
 
 
 def test_a_file_of_the_run_that_was_changed_after_the_release_is_found(folder):
@@ -494,7 +492,7 @@ def test_a_mixture_of_a_folder_that_names_no_sources_is_recorded_with_its_comman
     rules = [{"epochs": 0.3, "language_type": "Code", "collection": None, "license": "*"}]
     for part in ("custom", "llama"):
         data = read_json(out / part / "evidence" / "data.json")
-        data[0]["sources"] = mixed([], rules)["sources"]
+        data[0] |= {"sources": mixed([], rules)["sources"], "fingerprint": "0" * 64}
         write_json(out / part / "evidence" / "data.json", data)
     card.write_cards(out, "")
     derived = read_json(out / "llama" / "evidence" / "facts.json")
@@ -639,7 +637,7 @@ def test_the_card_of_a_task_shows_its_usage_and_only_instruct_allows_conversatio
 def test_the_code_of_a_task_s_card_runs(dist, tuned, tmp_path, task, data):
     folder = carded(dist, tuned(task=task, data=data), tmp_path / "tuned")
     for part in ("llama", "custom"):
-        assert validate.validate(folder.parent / part) == []
+        assert validate.validate(folder.parent / part, run=True) == []
 
 
 def test_a_base_that_is_a_folder_is_identified_by_hashes_unless_its_name_is_passed(dist, tuned, tmp_path):
@@ -916,10 +914,13 @@ def test_numbers_that_do_not_follow_from_the_training_data_are_found(folder):
     content = read_json(path)
     content[0]["account"][0]["tokens"] += 1
     write_json(path, content)
-    assert problems(folder, "number") == [
+    changed = "evidence/data.json: account differs from runs/tiny/manifests/base-annealing.json"
+    assert problems(folder, "number") == [changed] + [
         f"evidence/facts.json: {key} does not follow from release.json, data.json and lineage.json"
         for key in ("corpora", "text")
     ]
+    card.write_cards(folder.parent, "the command")
+    assert problems(folder, "number") == [changed]
 
 
 def test_a_card_of_an_earlier_release_is_found_in_a_newer_one(folder):
@@ -962,29 +963,246 @@ def test_a_code_fence_that_does_not_parse_is_found(folder, language, code, messa
     assert message in reported
 
 
-def test_python_fences_run_in_the_folder_and_a_failing_one_is_reported_with_its_last_line(folder):
-    text = (folder / "README.md").read_text(encoding="utf-8")
-    assert "pipeline(" in text
+def test_the_code_of_the_template_runs_in_the_folder_and_an_error_is_reported_with_its_last_line(folder):
+    assert "pipeline(" in (folder / "README.md").read_text(encoding="utf-8")
+    (folder / "transformers.py").write_text("open('RAN', 'w')")  # a file with the name of a module is none
+    assert validate.validate(folder, run=True) == []
+    (folder / "model.safetensors").unlink()
+    (reported,) = validate.validate(folder, run=True)
+    assert reported.kind == "code" and reported.message.startswith("python: ") and "model" in reported.message
+    assert not (folder / "RAN").exists()
+
+
+def test_code_that_no_template_wrote_does_not_run(folder):
+    (folder / "template.md").write_text("```python\nopen('RAN', 'w')\n```\n")  # nor does one that the folder brings
     with open(folder / "README.md", "a") as file:
-        file.write("\n```python\nopen('config.json').close()\nopen('no such file')\n```\n")
-    (reported,) = validate.validate(folder)
-    assert reported.kind == "code" and "no such file" in reported.message
+        file.write("\n```python\nopen('RAN', 'w')\n```\n")
+    assert validate.validate(folder) == []
+    (reported,) = validate.validate(folder, run=True)
+    assert reported.message == "python: no template of this package wrote it: not run"
+    assert not (folder / "RAN").exists()
 
 
 def test_the_program_prints_a_table_and_exits_with_status_1(folder, monkeypatch, capsys):
     change(folder / "README.md", "license: apache-2.0", "license: apache2")
-    monkeypatch.setattr("sys.argv", ["validate", str(folder), "--skip_code"])
+    change(folder / "README.md", "tags:", 'lisence: "\\e[2J"\ntags:')
+    monkeypatch.setattr("sys.argv", ["validate", str(folder)])
     with pytest.raises(SystemExit) as end:
         validate.main()
-    assert end.value.code == 1 and "license: 'apache2'" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert end.value.code == 1 and "license: 'apache2'" in printed and "\x1b" not in printed
 
 
 def test_a_template_that_prints_neither_number_nor_text_is_refused(tmp_path):
     (tmp_path / "template.md").write_text("{{ facts.a }}")
-    traced = []
-    value = provenance.TracedValue({"a": [1]}, "facts.json#", traced)
+    value = provenance.TracedValue({"a": [1]}, "facts.json#", [])
     with pytest.raises(ReleaseError, match="facts.json#/a, which is neither number nor text"):
-        provenance.render(tmp_path / "template.md", {"facts": value}, traced)
+        provenance.render(tmp_path / "template.md", {"facts": value})
+
+
+# Texts of strangers -------------------------------------------------------------------------------
+
+HOSTILE = (
+    "Poems\n\n```python\nopen('RAN', 'w')\n```\n\n# Free | CC0-1.0 | 9\n---\nlicense: mit\n---\n<img src=x> "
+    "[x](javascript:y) `a` ``` ~~~ \x1b[2J\u202e \ue0000\ue001 *b* "
+)
+
+
+HOSTILE_KEY = re.sub(r"\d", "", HOSTILE)  # a number in a name is not traced
+
+
+def structure(text: str) -> list[str]:
+    """Return what a card's body consists of, without the words: headings, rows, blocks of code, links, HTML."""
+    tokens = MarkdownIt("commonmark", {"html": True}).enable("table").parse(validate.split_front_matter(text)[1])
+    kinds = [sorted({child.type for child in token.children or ()} - {"text", "text_special"}) for token in tokens]
+    return [f"{token.type} {token.info} {kind}" for token, kind in zip(tokens, kinds, strict=True)]
+
+
+def test_hostile_texts_in_the_evidence_do_not_change_the_structure_of_a_card(folder):
+    before, evidence = (folder / "README.md").read_bytes().decode(), folder / "evidence"
+    release_json = read_json(folder.parent / "release.json")
+    release_json["folders"] = {"llama": release_json["folders"]["llama"]}
+    release_json["command"] = HOSTILE
+    (session,) = release_json["source"]["run"]["run"]["sessions"]
+    session |= {
+        "commit": HOSTILE,
+        "versions": {HOSTILE_KEY: HOSTILE},
+        "hardware": {"cpu": HOSTILE, "cpus": 2, "gpus": []},
+    }
+    write_json(folder.parent / "release.json", release_json)
+    data, runs, compared = (read_json(evidence / f"{name}.json") for name in ("data", "lineage", "comparison"))
+    for row in data[0]["account"]:
+        row |= {column: HOSTILE + row[column] for column in ("language", "license", "collection")}
+    data[0]["fingerprint"] = "0" * 64  # not that of a released manifest, which would be compared
+    runs["runs"][0] |= {"command": HOSTILE, "measured_by": HOSTILE}
+    compared["command"] = HOSTILE
+    compared["tasks"]["bits_per_byte"] = {
+        HOSTILE_KEY + name: row for name, row in compared["tasks"]["bits_per_byte"].items()
+    }
+    result = read_json(evidence / "eval" / "ocr.json")
+    result |= {
+        "task": HOSTILE_KEY,
+        "metrics": {HOSTILE_KEY + name: value for name, value in result["metrics"].items()},
+    }
+    for name, content in {"data": data, "lineage": runs, "comparison": compared, "eval/ocr": result}.items():
+        write_json(evidence / f"{name}.json", content)
+    card.write_cards(folder.parent, "the command")
+    text = (folder / "README.md").read_bytes().decode()
+    assert structure(text) == structure(before)
+    assert "\x1b" not in text.replace(WRITTEN["en"], "") and "\u202e" not in text.split("\n---\n", 1)[1]
+    assert [p for p in validate.validate(folder, run=True) if p.kind in ("code", "number", "link")] == []
+    assert not (folder / "RAN").exists()
+
+
+def test_a_model_whose_name_needs_quoting_has_commands_and_code_that_parse(dist, tmp_path):
+    out = shutil.copytree(dist, tmp_path / "tiny")
+    content = read_json(out / "release.json")
+    content |= {"name": 'it\'s "my" \u00e9 model', "folders": {"gguf": {"bytes": 0, "files": {}}}}
+    write_json(out / "release.json", content)
+    (out / "gguf").mkdir()
+    card.write_cards(out, "")
+    assert validate.validate(out / "gguf") == []
+    text = (out / "gguf" / "README.md").read_text(encoding="utf-8")
+    (bash,) = re.findall(r"^llama-server -m (.*)$", text, re.M)
+    (python,) = re.findall(r"gguf_file=(.*), dtype", text)
+    assert shlex.split(bash) == [ast.literal_eval(python)] == [content["name"] + "-BF16.gguf"]
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [("folders", {"../llama": {"bytes": 0, "files": {}}}), ("source", {"run": {"base_model": "a/b](x) <img>"}})],
+)
+def test_names_in_a_release_that_are_no_names_are_refused(dist, tmp_path, name, value):
+    out = shutil.copytree(dist, tmp_path / "tiny")
+    write_json(out / "release.json", read_json(out / "release.json") | {name: value})
+    with pytest.raises(ReleaseError, match="which is no folder of a release|not the name of a repository"):
+        card.write_cards(out, "")
+
+
+def test_half_a_surrogate_pair_in_a_file_is_refused_by_the_file_s_name(folder):
+    path = folder / "evidence" / "data.json"
+    path.write_text(json.dumps([{"account": "\ud800"}]))
+    with pytest.raises(ReleaseError, match="data.json contains half a surrogate pair"):
+        card.write_cards(folder.parent, "")
+
+
+def test_a_card_that_names_a_file_outside_its_folder_is_refused(folder):
+    content = read_json(folder / "card.json")
+    content["numbers"][0]["source"] = "../release.json#/name"
+    write_json(folder / "card.json", content)
+    with pytest.raises(ReleaseError, match="'../release.json' is not the name of a file inside"):
+        validate.validate(folder)
+
+
+@pytest.mark.parametrize("name", ["../mine", "../../../mine", "/tmp/mine", "a/../../mine", "."])
+def test_a_stage_whose_name_leads_out_of_the_folder_is_refused(run, tmp_path, name):
+    copy = tmp_path / "runs" / "tiny"
+    shutil.copytree(run, copy)
+    settings = read_config(copy)
+    settings["stages"][0]["name"] = name
+    (copy / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    if name == ".":  # the name of no file, but of no other folder either
+        run_export.write_run(Run(copy), tmp_path / "out")
+        return
+    with pytest.raises(ReleaseError, match="is not the name of a file inside"):
+        run_export.write_run(Run(copy), tmp_path / "out")
+    assert not list(tmp_path.rglob("mine*"))
+
+
+@pytest.mark.parametrize(
+    "change_manifest",
+    [
+        lambda m: m["account"][0].update(license="CC0-1.0 or so"),
+        lambda m: m["account"][0].update(tokens=m["account"][0]["tokens"] + 1),
+        lambda m: m["account"].pop(),
+        lambda m: m["corpus"]["sources"].update(more="text"),
+        lambda m: m["corpus"].update(curation={"reasons": {}}),
+        lambda m: m["corpus"]["files"][0].update(sha256="0"),
+        lambda m: m["shards"][0]["sidecars"].update({".index": "0"}),
+        lambda m: m["validation"].update(share=0.5),
+        lambda m: m.update(not_open=["unknown"]),
+        lambda m: [shard.pop("sidecars") for shard in m["shards"]],
+        lambda m: m.pop("corpus"),
+    ],
+)
+def test_a_manifest_that_was_altered_after_the_run_read_it_is_refused(run, tiny_shards, tmp_path, change_manifest):
+    manifest = read_json(tiny_shards / "manifest.json")
+    copy = tmp_path / "runs" / "tiny"
+    shutil.copytree(run, copy)
+    shards = tmp_path / "shards" / "manifest.json"
+    settings = read_config(copy)
+    settings["stages"] = [{**settings["stages"][0], "shards": str(shards.parent)}]
+    (copy / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    shards.parent.mkdir()
+    write_json(shards, manifest)
+    assert collect_corpora(Run(copy))[0]["account"] == manifest["account"]
+    change_manifest(manifest)
+    write_json(shards, manifest)
+    with pytest.raises(ReleaseError, match="manifest.json was altered"):
+        collect_corpora(Run(copy))
+
+
+def test_an_exported_manifest_keeps_its_fingerprint_and_one_of_an_earlier_version_is_read(tiny_shards):
+    manifest = read_json(tiny_shards / "manifest.json")
+    many = {**manifest, "shards": manifest["shards"][:1] * 1000}
+    for content in (manifest, many):
+        fingerprint = shard_files.manifest_fingerprint(content)
+        assert run_module.manifest_fingerprint(content) == fingerprint
+        assert run_module.manifest_fingerprint(run_export.trim_manifest(content)) == fingerprint
+    older = {**manifest, "shards": [{**shard} for shard in manifest["shards"]]}
+    for shard in older["shards"]:
+        del shard["sidecars"]
+    known = shard_files.tokens_fingerprint(manifest)
+    assert run_module.manifest_fingerprint(older) == shard_files.manifest_fingerprint(older) == known
+    for path in sorted((MODEL_CARD / "femto" / "runs").glob("*/manifests/*.json")):
+        assert run_module.read_manifest(path)["fingerprint"]
+
+
+def test_a_fine_tuning_s_manifest_that_was_altered_is_refused_and_one_of_an_earlier_version_is_read(tuned):
+    folder = tuned()
+    path = folder / "manifests" / "ocr.json"
+    manifest = read_json(path)
+    older = {key: value for key, value in manifest.items() if key != "examples"}
+    older["fingerprint"] = manifest["examples"]
+    write_json(path, manifest | {"account": [row | {"license": "CC0-1.0"} for row in manifest["account"]]})
+    with pytest.raises(ReleaseError, match="ocr.json was altered"):
+        collect_corpora(Run(folder))
+    write_json(path, older)
+    change(folder / "run.json", manifest["fingerprint"], older["fingerprint"])
+    assert collect_corpora(Run(folder))[0]["account"] == manifest["account"]
+
+
+def test_passwords_in_addresses_are_not_in_a_release(run, tmp_path):
+    copy = tmp_path / "runs" / "tiny"
+    shutil.copytree(run, copy)
+    secret = "http://ann:s3cret@host/v1"
+    for name in ("config.yaml", "run.json"):
+        change(copy / name, "FRA" if name == "config.yaml" else "--config tiny", secret)
+    assert "s3cret" not in json.dumps([lineage(Run(copy)), release.run_metadata(Run(copy))])
+    run_export.write_run(Run(copy), tmp_path / "out")
+    assert not [p for p in (tmp_path / "out").rglob("*") if p.is_file() and b"s3cret" in p.read_bytes()]
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [
+        lambda out: (out / "llama" / "config.json").write_text("other"),
+        lambda out: (out / "llama" / "config.json").unlink(),
+        lambda out: (out / "llama" / "more.bin").touch(),
+        lambda out: (out / "more" / "deep").mkdir(parents=True) or (out / "more" / "deep" / "file").touch(),
+        lambda out: (out / "llama" / "SHA256SUMS").write_text(f"{'0' * 64}  config.json\n"),
+        lambda out: (out / "llama" / "runs" / "SHA256SUMS").write_text("x"),
+        lambda out: (out / "SHA256SUMS").write_text(""),
+        lambda out: (out / "SHA256SUMS").unlink(),
+        lambda out: (out / "SHA256SUMS").write_text((out / "SHA256SUMS").read_text() * 2),
+    ],
+)
+def test_a_release_that_differs_from_its_lists_is_not_uploaded(dist, tmp_path, alter):
+    out = shutil.copytree(dist, tmp_path / "tiny")
+    verify_sums(out)
+    alter(out)
+    with pytest.raises(ReleaseError, match="is not the file that was verified"):
+        release.push(out, "someone/tiny", private=True, api=lambda: pytest.fail("uploaded"))
 
 
 def test_the_documents_of_the_ai_act_are_next_to_each_card_which_links_to_them(dist, run, tmp_path):

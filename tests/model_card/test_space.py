@@ -1,12 +1,15 @@
 """The app builds the prompts of fine-tuning, and states which quotations are verbatim."""
 
 import importlib.util
+import runpy
 import sys
+import types
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoTokenizer
 
 from training.tasks import markers
 from training.tasks.ocr.format import STOP as OCR_STOP
@@ -46,6 +49,26 @@ def test_half_a_million_unclosed_quotations_are_shown_as_they_are():
 @given(text=TEXTS)
 def test_texts_are_escaped_as_in_the_tasks(text):
     assert formats.escape(text) == markers.escape(text) and formats.unescape(markers.escape(text)) == text
+
+
+@pytest.mark.parametrize("tokens", [0, 3])
+def test_an_error_of_the_generating_thread_is_an_error_of_the_request(monkeypatch, tokens):
+    monkeypatch.setitem(sys.modules, "gradio", types.SimpleNamespace(Blocks=object))
+    monkeypatch.setitem(sys.modules, "formats", formats)
+    app = types.SimpleNamespace(**runpy.run_path(str(PATH.with_name("app.py"))))
+    model = app.Torch.__new__(app.Torch)
+    model.tokenizer = AutoTokenizer.from_pretrained(PATH.parents[1] / "femto")
+
+    class Failing:
+        def generate(self, input_ids, streamer, **settings):
+            streamer.put(input_ids)
+            for token in input_ids[0, :tokens]:
+                streamer.put(token[None])
+            raise RuntimeError("probability tensor contains nan")
+
+    model.model = Failing()
+    with pytest.raises(RuntimeError, match="contains nan"):
+        list(model.stream("The old mill by the river", None, 8, 0.7, 1.0))
 
 
 def test_sources_are_separated_by_empty_lines():

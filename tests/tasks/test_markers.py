@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from modeling_pleias import PleiasTokenizer
 from modeling_pleias.tokenization_pleias import BASE_TOKENS, DOCUMENT_TOKENS
-from training.tasks.markers import WORD_JOINER, escape, unescape
+from training.tasks.markers import WORD_JOINER, escape, language_marker, unescape
 
 SPECIAL = [*BASE_TOKENS, *DOCUMENT_TOKENS]
 PIECES = [*SPECIAL, "<ref name=", "</ref>", "<", "|", "[", "UNK]", WORD_JOINER, "<" + WORD_JOINER + "|", "ref"]
@@ -35,6 +35,13 @@ def test_an_escaped_text_contains_no_special_token_and_no_citation(text):
 @given(TEXTS, TEXTS)
 def test_different_texts_have_different_escapes(a, b):
     assert (escape(a) == escape(b)) == (a == b)
+
+
+@pytest.mark.parametrize("code", ["", "fr|><|pad", "[PAD]", "fr\n", "FR"])
+def test_a_language_that_is_no_code_has_no_marker(code):
+    assert language_marker("fr") == "<|fr|>"
+    with pytest.raises(ValueError, match="a language is an ISO code"):
+        language_marker(code)
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,12 @@ def test_conversations_round_trip_even_if_they_contain_markers(questions, answer
     assert [{"role": role, "content": unescape(content)} for role, content in turns] == messages
 
 
+@pytest.mark.parametrize("role", ["[PAD]", "<|im_end|>", "user\nassistant", "tool", ""])
+def test_a_role_that_is_none_is_refused(role):
+    with pytest.raises(ValueError, match="a role is one of system, user, assistant"):
+        instruct.format_instruct([{"role": role, "content": "a"}, {"role": "assistant", "content": "b"}])
+
+
 def test_the_template_equals_the_format(tokenizer):
     chat = instruct.add_chat_template(tokenizer)
     turns = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "bells <|im_end|>?"}]

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from training_runs import forget_sidecars
 
 from modeling_pleias import PleiasTokenizer
 from training.bench.trace import TraceBench, measure
@@ -388,6 +389,7 @@ def test_a_document_outside_the_open_list_is_listed(traced, documents, tmp_path,
         ]
         place = table.schema.get_field_index("license")
         pq.write_table(table.set_column(place, "license", pa.array(licences)), path)
+    forget_sidecars(shards)
     make_index(traced, shards=shards, out=tmp_path / "index")
     text = documents["work/7"]["text"][100:700] + FOREIGN + documents["work/9"]["text"][:300]
     first, second = TraceIndex(tmp_path / "index").spans(text, max_documents=0)
@@ -522,7 +524,7 @@ def shard(folder: Path) -> Path:
     [
         (lambda folder: shard(folder).unlink(), "a.ds is missing"),
         (lambda folder: Path(f"{shard(folder)}.documents.parquet").unlink(), "a.ds.documents.parquet is missing"),
-        (lambda folder: Path(f"{shard(folder)}.documents.parquet").write_bytes(b"x"), "is not a valid Parquet file"),
+        (lambda folder: Path(f"{shard(folder)}.documents.parquet").write_bytes(b"x"), "documents.parquet was altered"),
         (lambda folder: shard(folder).write_bytes(shard(folder).read_bytes()[:-2]), "a.ds has .* bytes instead of"),
         (lambda folder: shard(folder).write_bytes(shard(folder).read_bytes()[::-1]), "a.ds was altered"),
         (lambda folder: (folder / "shards" / "manifest.json").unlink(), "manifest.json is missing"),
@@ -540,6 +542,9 @@ def test_a_sidecar_of_other_documents_is_rejected(copied):
     path = Path(f"{shard(copied)}.documents.parquet")
     table = pq.read_table(path)
     pq.write_table(table.take(list(range(1, len(table))) + [0]), path)
+    with pytest.raises(InputError, match="documents.parquet was altered after the manifest was written"):
+        make_index(copied)
+    forget_sidecars(copied / "shards")
     with pytest.raises(InputError, match="a.ds: its tokens do not match the documents in its sidecar"):
         make_index(copied)
 

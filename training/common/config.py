@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser
 
+from .escaping import mask_passwords, terminal_line
 from .signals import end_on_signals
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -141,5 +142,5 @@ def run_main(main: Callable[[], None]) -> None:
         failure = error if isinstance(error, InputError) else as_os_error(error)
         if failure is None:
             raise
-        print(f"error: {failure}", file=sys.stderr)
+        print(f"error: {terminal_line(mask_passwords(str(failure)))}", file=sys.stderr)
         raise SystemExit(2) from None

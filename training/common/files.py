@@ -41,6 +41,23 @@ def fingerprint(value) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
+def inside(folder: Path, name: str) -> Path:
+    """Return the path of a file of a folder that another file names.
+
+    Raises:
+        InputError: If the name leads out of the folder.
+    """
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name or not path.parts:
+        raise InputError(f"{folder} contains a file that names {name!r}, which is not inside that folder: correct it.")
+    return folder / path
+
+
+def are_unchanged(folder: Path, hashes: dict[str, str]) -> bool:
+    """Return whether the files of a folder exist and have these sha256, by name."""
+    return all(inside(folder, name).is_file() and sha256(folder / name) == known for name, known in hashes.items())
+
+
 def sync(path: Path) -> None:
     """Flush a file, or the renames inside a folder, to disk, if its file system can do so."""
     try:
@@ -236,5 +253,5 @@ def read_json(path: Path):
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+    except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError; brackets nested too deeply
         raise InputError(f"{path} was altered and is no longer JSON ({error}): delete it and try again.") from error

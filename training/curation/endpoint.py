@@ -5,6 +5,7 @@ run.
 """
 
 import asyncio
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,11 +16,39 @@ from datatrove.pipeline.inference.run_inference import InferenceConfig, Inferenc
 from datatrove.pipeline.inference.servers.base import InferenceServer
 
 from ..common.config import InputError
+from ..common.escaping import mask_passwords
+
+MAX_RESPONSE = 4_000_000  # bytes; the longest passage and its output are far below
 
 
 class EndpointError(Exception):
     """Missing or unusable response. The message is the error type: timeout, connection, server_error, refused or
     nonsense; `rewriting` adds others."""
+
+
+def extend(data: bytearray, block: bytes) -> None:
+    """Append a block of a response.
+
+    Raises:
+        EndpointError: If the response has more than MAX_RESPONSE bytes.
+    """
+    data += block
+    if len(data) > MAX_RESPONSE:
+        raise EndpointError("nonsense")
+
+
+def parse_json(data: str | bytes):
+    """Parse JSON of a language model or its server.
+
+    Raises:
+        EndpointError: If it is not JSON, too deeply nested for Python's parser, or contains half a surrogate pair.
+    """
+    try:
+        value = json.loads(data)
+        json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except (ValueError, RecursionError):
+        raise EndpointError("nonsense") from None
 
 
 @dataclass
@@ -33,7 +62,8 @@ class Endpoint:
         max_attempts: Maximum number of requests per passage.
         retry_delay: Seconds before the second attempt after a transport error; doubles with each attempt.
         concurrency: Maximum number of requests in flight.
-        api_key_env: Environment variable with the API key. Default: no key.
+        api_key_env: Environment variable with the API key, or with a complete Authorization header, such as
+            "Basic dXNlcjpwYXNz". Default: no key.
     """
 
     url: str
@@ -59,7 +89,20 @@ class Endpoint:
             return {}
         if not os.environ.get(self.api_key_env):
             raise InputError(f"Environment variable {self.api_key_env} is not set: set it to the endpoint's API key.")
-        return {"Authorization": f"Bearer {os.environ[self.api_key_env]}"}
+        key = os.environ[self.api_key_env]
+        return {"Authorization": key if " " in key else f"Bearer {key}"}
+
+    def check_address(self) -> None:
+        """Refuse an address that contains a secret, because settings and commands are published with a model.
+
+        Raises:
+            InputError: If the address has a user, a password or a query.
+        """
+        if mask_passwords(self.url) != self.url or "?" in self.url:
+            raise InputError(
+                f"--endpoint.url {mask_passwords(self.url.split('?')[0])} contains a user, password or query: put it "
+                "into an environment variable, and pass the name of that with --endpoint.api_key_env."
+            )
 
     def check(self) -> None:
         """Check that the endpoint responds and serves the model, before any document is sent.
@@ -68,10 +111,14 @@ class Endpoint:
             InputError: If it does not respond, refuses the key, or serves only other models.
         """
         try:
-            response = httpx.get(f"{self.base}/models", headers=self.headers(), timeout=min(self.timeout, 30))
-            response.raise_for_status()
-            served = [model["id"] for model in response.json()["data"]]
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, TypeError) as error:
+            settings = {"headers": self.headers(), "timeout": min(self.timeout, 30)}
+            with httpx.stream("GET", f"{self.base}/models", **settings) as response:
+                response.raise_for_status()
+                data = bytearray()
+                for block in response.iter_bytes():
+                    extend(data, block)
+            served = [str(model["id"]) for model in parse_json(data)["data"]]
+        except (httpx.HTTPError, httpx.InvalidURL, EndpointError, KeyError, TypeError) as error:
             raise InputError(
                 f"The endpoint {self.url} does not list its models at {self.base}/models "
                 f"({error or type(error).__name__}): start the server, or correct --endpoint.url."
@@ -116,26 +163,30 @@ class ExternalServer(InferenceServer):
     async def _make_request(self, payload: dict) -> dict:
         try:
             # httpx's timeout applies to each read; this one limits a response that arrives in small pieces
-            post = self.client.post(f"{self.endpoint.base}/chat/completions", json=payload)
-            response = await asyncio.wait_for(post, self.endpoint.timeout)
+            status, data = await asyncio.wait_for(self._post(payload), self.endpoint.timeout)
         except (httpx.TimeoutException, asyncio.TimeoutError):
             raise EndpointError("timeout") from None
         except httpx.HTTPError:
             raise EndpointError("connection") from None
-        if response.status_code >= 500 or response.status_code == 429:
+        if status >= 500 or status == 429:
             raise EndpointError("server_error")
-        if response.status_code != 200:
+        if status != 200:
             raise EndpointError("refused")
         try:
-            body = response.json()
-            choice = body["choices"][0]
-            message = {"content": str(choice["message"]["content"])}  # without other fields of the server
-            return {
-                "choices": [{"message": message, "finish_reason": choice["finish_reason"]}],
-                "usage": body.get("usage") or {},
-            }
-        except (ValueError, LookupError, TypeError):
+            choice = parse_json(data)["choices"][0]
+            # Without other fields of the server, such as its usage, which nothing here counts.
+            message, reason = {"content": str(choice["message"]["content"])}, str(choice["finish_reason"])
+            return {"choices": [{"message": message, "finish_reason": reason}], "usage": {}}
+        except (LookupError, TypeError):
             raise EndpointError("nonsense") from None
+
+    async def _post(self, payload: dict) -> tuple[int, bytes]:
+        """Send a request; return the status and the body of the response."""
+        async with self.client.stream("POST", f"{self.endpoint.base}/chat/completions", json=payload) as response:
+            data = bytearray()
+            async for block in response.aiter_bytes():
+                extend(data, block)
+            return response.status_code, data
 
 
 class CollectingRunner(InferenceRunner):

@@ -18,7 +18,6 @@ if not __package__:  # run by path; same as `python -m training.curation.ocr`
 import json
 import random
 import re
-import shlex
 import sys
 import zlib
 from collections import defaultdict
@@ -35,6 +34,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from ..common.config import InputError, parse, run_main
+from ..common.escaping import shell_line
 from ..common.files import atomic, fingerprint, sha256
 from ..common.language import LANGUAGES
 from ..common.normalization import normalize
@@ -391,7 +391,7 @@ def train(config: OcrConfig) -> dict:
         tensors[language], settings[language] = train_language(config.corpus, language, excluded)
         print(language, settings[language], f"{tensors[language].nbytes:,} bytes", flush=True)
     about = {
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "command": shell_line(["python", *sys.orig_argv[1:]]),
         "corpus": fingerprint({file.name: sha256(file) for file in corpus_files(config.corpus)}),
         "documents_left_out": len(excluded),
         "languages": settings,

@@ -10,7 +10,7 @@ from pathlib import Path
 from datatrove.pipeline.dedup import MinhashDedupBuckets, MinhashDedupCluster
 
 from ..common.config import InputError
-from ..common.files import fingerprint, lock_folder, read_json, write_json
+from ..common.files import are_unchanged, fingerprint, inside, lock_folder, read_json, write_json
 from ..data.documents import checked_languages, corpus_files, note_casts
 from . import executors
 from .deduplication import CONFIG as MINHASH
@@ -68,6 +68,8 @@ def curate(config: CurationConfig) -> dict | None:
     files = [str(path.relative_to(config.folder)) for path in paths]
     check_output(config)
     checked_languages(config.languages)
+    if config.endpoint:
+        config.endpoint.check_address()
     settings = {name: value for name, value in asdict(config).items() if name not in EXECUTION}
     stats = [path.stat() for path in paths]
     stamp = {
@@ -76,7 +78,10 @@ def curate(config: CurationConfig) -> dict | None:
     }
     key, result = fingerprint(stamp), config.out / "curation.json"
     if result.is_file() and (content := read_json(result)).get("fingerprint") == key:
-        if all((config.out / name).is_file() for name in content["kept_files"]):
+        # curation.json of an earlier version has no hashes.
+        if are_unchanged(config.out, content.get("sha256", {})) and all(
+            inside(config.out, name).is_file() for name in content["kept_files"]
+        ):
             return content
     with lock_folder(config.out):
         return _curate(config, files, stamp)

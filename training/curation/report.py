@@ -10,7 +10,6 @@ if not __package__:  # run by path; same as `python -m training.curation.report`
     sys.path[0], __package__ = str(Path(__file__).resolve().parents[2]), "training.curation"
 
 import json
-import shlex
 import sys
 import time
 import zlib
@@ -25,6 +24,7 @@ import pyarrow.parquet as pq
 from scipy.stats import spearmanr
 
 from ..common.config import parse, run_main
+from ..common.escaping import shell_line
 from ..common.files import fingerprint, sha256, write_json
 from ..common.language import CODES, LANGUAGES, detect_languages
 from ..data.documents import corpus_files, read_documents
@@ -426,7 +426,7 @@ def write_report(config: ReportConfig) -> dict:
         "corpus": corpus_files(config.corpus),
     }
     report = {
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "command": shell_line(["python", *sys.orig_argv[1:]]),
         "versions": {package: version(package) for package in PACKAGES},
         "data": {name: fingerprint({file.name: sha256(file) for file in files}) for name, files in data.items()}
         | {"models": sha256(ocr.MODEL)},

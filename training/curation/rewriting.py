@@ -22,7 +22,7 @@ from datatrove.pipeline.inference.types import InferenceError
 from ..common.files import write_json
 from ..common.language import LANGUAGES, identify
 from ..common.normalization import normalize
-from .endpoint import CollectingRunner, Endpoint, EndpointError
+from .endpoint import CollectingRunner, Endpoint, EndpointError, parse_json
 from .toxicity import verdict
 from .toxicity_axes import Scorer, passages
 
@@ -164,10 +164,10 @@ class _RewriteClient:
         path = self._cached(passage, action, language)
         if path is not None and path.is_file():
             try:
-                output = json.loads(path.read_text(encoding="utf-8"))["answer"]
+                output = parse_json(path.read_bytes())["answer"]
                 check_output(output, passage, action=action, language=language, scorer=self.scorer)
                 return output
-            except (EndpointError, ValueError, LookupError, TypeError):
+            except (EndpointError, LookupError, TypeError):
                 pass  # accepted by another scorer, or corrupt: request it again
         for attempt in range(self.endpoint.max_attempts):
             try:
@@ -193,8 +193,8 @@ class _RewriteClient:
         if result.finish_reason == "length":
             raise EndpointError("cut_off")
         try:
-            output = json.loads(result.text)[OUTPUT_KEY[action]].strip()
-        except (ValueError, LookupError, TypeError, AttributeError):
+            output = parse_json(result.text)[OUTPUT_KEY[action]].strip()
+        except (LookupError, TypeError, AttributeError):
             raise EndpointError("nonsense") from None
         check_output(output, passage, action=action, language=language, scorer=self.scorer)
         return output

@@ -4,7 +4,6 @@ All counts come from the files on disk, not from what the blocks report.
 """
 
 import os
-import shlex
 import shutil
 import sys
 from collections import Counter
@@ -20,7 +19,8 @@ import pyarrow.parquet as pq
 from datatrove.data import DocumentsPipeline
 
 from ..common.config import InputError
-from ..common.files import atomic, read_json, write_json
+from ..common.escaping import shell_line, terminal_line
+from ..common.files import atomic, read_json, sha256, write_json
 from ..data.documents import corpus_files
 from . import statistics_report
 from .parquet_steps import DROPPED_SCHEMA, KEPT_SCHEMA, CurationStep, drop_record
@@ -156,7 +156,7 @@ class PublishStep(CurationStep):
 
     def __init__(self, config: CurationConfig, *, settings: dict, fingerprint: str):
         super().__init__(config)
-        command = shlex.join(["python", *sys.orig_argv[1:]])
+        command = shell_line(["python", *sys.orig_argv[1:]])
         self.header = {"fingerprint": fingerprint, "settings": settings, "command": command}
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> None:
@@ -180,6 +180,7 @@ class PublishStep(CurationStep):
         if (sources := self.config.folder / "sources.json").is_file():
             with atomic(out / "sources.json") as path:
                 shutil.copyfile(sources, path)
+        content["sha256"] = {name: sha256(out / name) for name in content["kept_files"]}
         statistics_report.write(out, content)
         write_json(out / "curation.json", content)
         for folder in ("selected", "signatures", "matches", "clusters"):
@@ -281,7 +282,7 @@ def explain(out: Path, identifier: str) -> str:
             documents += table.to_pylist()
     if not documents:
         raise InputError(f"{out} contains no document {identifier}, kept or dropped: pass its complete identifier.")
-    return "\n".join(line for row in documents for line in _describe(row))
+    return "\n".join(terminal_line(line) for row in documents for line in _describe(row))
 
 
 def _describe(row: dict) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..common.escaping import code_span, markdown_cell, terminal_line
 from ..common.files import atomic
 
 CHARTS = {"curation-languages.png": "language", "curation-collections.png": "collection"}
@@ -30,12 +31,15 @@ def markdown(content: dict) -> str:
     ]
     parts = [
         "# Curation statistics",
-        f"`{content['command']}`",
+        code_span(content["command"]),
         f"Input: {received['documents']:,} documents, {received['bytes'] / 1e6:,.1f} MB. Kept: "
         f"{retained['documents']:,} documents, {retained['final_bytes'] / 1e6:,.1f} MB after changes. Dropped: "
         f"{dropped['documents']:,} documents, {dropped['bytes'] / 1e6:,.1f} MB. Kept and dropped documents together "
         "are exactly the input.",
-        *(f"Dropped file: {file['file']} ({file['reason']})" for file in content["lost_files"]),
+        *(
+            f"Dropped file: {markdown_cell(file['file'])} ({markdown_cell(file['reason'])})"
+            for file in content["lost_files"]
+        ),
         "![Text kept and dropped by language](curation-languages.png)",
         "## Reasons for dropping documents",
         table(("reason", "documents", "words", "MB"), reasons),
@@ -59,16 +63,18 @@ def summary(content: dict) -> str:
         f"{retained['final_bytes'] / 1e6:,.1f} MB; {content['dropped']['documents']:,} dropped"
     ]
     for reason, counts in content["reasons"].items():
-        lines.append(f"  {reason:24} {counts['documents']:>9,} documents {counts['bytes'] / 1e6:>10,.2f} MB")
-    lines += [f"  dropped file: {file['file']} ({file['reason']})" for file in content["lost_files"]]
+        lines.append(
+            f"  {terminal_line(reason):24} {counts['documents']:>9,} documents {counts['bytes'] / 1e6:>10,.2f} MB"
+        )
+    lines += [terminal_line(f"  dropped file: {file['file']} ({file['reason']})") for file in content["lost_files"]]
     return "\n".join(lines)
 
 
 def table(header: Iterable[str], rows: Iterable[Iterable]) -> str:
-    """Return a Markdown table; all columns but the first are right-aligned."""
+    """Return a Markdown table, with its cells escaped; all columns but the first are right-aligned."""
     header = list(header)
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "/") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(markdown_cell, line)) + " |" for line in lines)
 
 
 def _split(rows: list[dict], column: str) -> str:
@@ -114,13 +120,14 @@ def chart(rows: list[dict], column: str, path: Path) -> None:
     reasons = [None, *dict.fromkeys(row["reason"] for row in rows if row["reason"])]
     figure = Figure(figsize=(9, 1 + 0.25 * max(len(values), len(reasons))), layout="constrained")
     axes = figure.subplots()
+    labels = [terminal_line(value).replace("$", r"\$") for value in values]  # a dollar sign begins a formula
     left = [0.0] * len(values)
     for reason in reasons:
         width = [
             sum(row["bytes"] for row in rows if (row[column] or "(none)") == value and row["reason"] == reason) / 1e6
             for value in values
         ]
-        axes.barh(values, width, left=left, label=reason or "kept", color="0.75" if reason is None else None)
+        axes.barh(labels, width, left=left, label=reason or "kept", color="0.75" if reason is None else None)
         left = [a + b for a, b in zip(left, width, strict=True)]
     axes.invert_yaxis()
     axes.set(xlabel="MB of text before curation")

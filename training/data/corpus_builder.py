@@ -1,6 +1,5 @@
 """Build a corpus folder (Parquet with Common Corpus columns, sources.json) from packages, Parquet or the Hub."""
 
-import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -14,7 +13,8 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from ..common.config import InputError
-from ..common.files import fingerprint, lock_folder, read_json, sha256, sync, write_json
+from ..common.escaping import mask_passwords, shell_line
+from ..common.files import are_unchanged, fingerprint, lock_folder, read_json, sha256, sync, write_json
 from ..common.language import CODES, LANGUAGES
 from . import packages as registry
 from .documents import TEXT_COLUMNS, DocumentWriter, checked_languages, corpus_files, read_rows, unusable
@@ -184,8 +184,8 @@ def _build(config: CorpusConfig, languages: list[str], settings: dict, out: Path
         files = {language: building / f"{language}.parquet" for language in languages}
         content = {
             "fingerprint": fingerprint(settings),
-            "settings": settings,
-            "command": shlex.join(["python", *sys.orig_argv[1:]]),
+            "settings": mask_passwords(settings),
+            "command": shell_line(["python", *sys.orig_argv[1:]]),
             "modeling_pleias": __version__,
             **sources,
             "languages": {
@@ -234,8 +234,7 @@ def _settings(config: CorpusConfig, languages: list[str]) -> dict:
 
 
 def _is_complete(out: Path, known: dict) -> bool:
-    files = [(out / entry["file"], entry["file_bytes"]) for entry in known["languages"].values()]
-    return all(file.is_file() and file.stat().st_size == size for file, size in files)
+    return are_unchanged(out, {entry["file"]: entry["sha256"] for entry in known["languages"].values()})
 
 
 def _no_text(

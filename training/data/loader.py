@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from ..common.config import InputError
-from ..common.files import read_json
 from ..common.language import LANGUAGES
-from .shard_files import TOKEN, ShardReader
+from .shard_files import TOKEN, ShardReader, read_manifest
 
 ROUNDS = 4  # rounds of the Feistel network: four make a strong pseudo-random permutation (Luby and Rackoff)
 
@@ -125,13 +124,11 @@ class ShardDataset:
     """A folder of token shards and its manifest.
 
     Raises:
-        InputError: If there is no manifest.
+        InputError: If there is no manifest, or it was altered.
     """
 
     def __init__(self, folder: Path):
-        if not (folder / "manifest.json").is_file():
-            raise InputError(f"{folder / 'manifest.json'} is missing: build the shards first (training.shards).")
-        self.folder, self.manifest = folder, read_json(folder / "manifest.json")
+        self.folder, self.manifest = folder, read_manifest(folder)
 
     def readers(self, *splits: str) -> list[ShardReader]:
         """Return readers of the shards of some splits, in the order of the manifest."""

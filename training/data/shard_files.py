@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
 from ..common.config import InputError
-from ..common.files import atomic, naming, read_json, sha256
+from ..common.files import atomic, fingerprint, inside, naming, read_json, sha256
 from .documents import invalid, write_parquet
 from .licences import decide
 
@@ -39,6 +39,49 @@ SIDECARS = (".index", ".metadata", ".documents.parquet")
 def shard_files(shard: dict) -> list[str]:
     """Return the four files of a shard, relative to the manifest."""
     return [shard["file"] + suffix for suffix in ("", *SIDECARS)]
+
+
+def tokens_fingerprint(manifest: dict) -> str:
+    """Return the hash of the tokens and their tokenizer: what a run must not change when it resumes."""
+    files = [[shard["file"], shard["sha256"]] for shard in manifest["shards"]]
+    return fingerprint([manifest["tokenizer"]["sha256"], files])
+
+
+def manifest_fingerprint(manifest: dict) -> str:
+    """Return the hash of all that later programs repeat of a manifest: tokens, statistics, licences and sources.
+
+    `model_card.run` computes it again. The statistics of single shards are not included, because their sums are. A
+    manifest of an earlier version, whose shards have no hashes of their sidecars, has the hash of its tokens.
+    """
+    content = {key: value for key, value in manifest.items() if key not in ("fingerprint", "command")}
+    if "shards" in manifest:
+        if not all("sidecars" in shard for shard in manifest["shards"]):
+            return tokens_fingerprint(manifest)
+        shards = [{key: value for key, value in shard.items() if key != "account"} for shard in manifest["shards"]]
+        content["shards"] = fingerprint(shards)
+    content["corpus"] = manifest["corpus"] | {"files": fingerprint(manifest["corpus"]["files"])}
+    return fingerprint(content)
+
+
+def read_manifest(folder: Path) -> dict:
+    """Read manifest.json of shards.
+
+    Raises:
+        InputError: If the file is missing or was altered.
+    """
+    path = folder / "manifest.json"
+    if not path.is_file():
+        raise InputError(f"{path} is missing: build the shards first (training.shards).")
+    manifest = read_json(path)
+    try:
+        rows = ({"split": shard["split"], **row} for shard in manifest["shards"] for row in shard["account"])
+        counted = sum_counts(rows, ("split", *GROUP_COLUMNS))
+        valid = manifest_fingerprint(manifest) == manifest["fingerprint"] and counted == manifest["account"]
+    except (LookupError, TypeError, AttributeError):  # not a manifest
+        valid = False
+    if not valid:
+        raise InputError(f"{path} was altered after it was written: build the shards again (training.shards).")
+    return manifest
 
 
 def sum_counts(rows: Iterable[dict], columns: tuple[str, ...]) -> list[dict]:
@@ -62,7 +105,7 @@ class ShardReader:
 
     def __init__(self, folder: Path, record: dict):
         self.folder, self.record = folder, record
-        self.path, self.index, _, self.sidecar = (folder / name for name in shard_files(record))
+        self.path, self.index, _, self.sidecar = (inside(folder, name) for name in shard_files(record))
 
     @cached_property
     def tokens(self) -> np.memmap:
@@ -72,15 +115,17 @@ class ShardReader:
     @cached_property
     def bounds(self) -> np.ndarray:
         """Start of each document in tokens, and the end of the last one, (documents + 1,) int64."""
+        self.verify_sidecar(self.index)
         return np.concatenate([[0], np.fromfile(self.index, DOCUMENT_END).astype(np.int64)])
 
     def documents(self, columns: list[str] | None = None) -> pa.Table:
         """Read the sidecar, one row per document; all columns by default. A column that an older one lacks is null.
 
         Raises:
-            InputError: If the sidecar is missing or is not a Parquet file.
+            InputError: If the sidecar is missing, was altered or is not a Parquet file.
         """
         try:
+            self.verify_sidecar(self.sidecar)
             return pq.read_table(self.sidecar, columns=columns, schema=DOCUMENTS_SCHEMA)
         except FileNotFoundError:
             raise InputError(f"{self.sidecar} is missing: build the shards again (training.shards).") from None
@@ -88,6 +133,16 @@ class ShardReader:
             raise InputError(
                 f"{self.sidecar} is not a valid Parquet file ({error}): delete it and build the shards again."
             ) from None
+
+    def verify_sidecar(self, path: Path) -> None:
+        """Compare the sha256 of a sidecar with the manifest, unless that is of an earlier version.
+
+        Raises:
+            InputError: If the file differs.
+        """
+        known = self.record.get("sidecars", {}).get(path.name.removeprefix(self.path.name))
+        if known and sha256(path) != known:
+            raise InputError(f"{path} was altered after the manifest was written: build the shards again.")
 
     def check_size(self) -> None:
         """Compare the size of the token file with the manifest.
@@ -149,11 +204,12 @@ class ShardWriter:
         for name in self.documents:
             self.documents[name].append(len(ids) if name == "tokens" else document[name])
 
-    def account(self) -> list[dict]:
-        """Return the documents, bytes and tokens of the shard by language, licence and collection."""
-        names = (*GROUP_COLUMNS, "bytes", "tokens")
-        rows = zip(*(self.documents[name] for name in names), strict=True)
-        return sum_counts((dict(zip(names, row, strict=True), documents=1) for row in rows), GROUP_COLUMNS)
+
+def count_documents(documents: dict[str, list]) -> list[dict]:
+    """Return documents, bytes and tokens of a sidecar, as its columns, by language, licence and collection."""
+    names = (*GROUP_COLUMNS, "bytes", "tokens")
+    rows = zip(*(documents[name] for name in names), strict=True)
+    return sum_counts((dict(zip(names, row, strict=True), documents=1) for row in rows), GROUP_COLUMNS)
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

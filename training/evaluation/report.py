@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from ..common.escaping import Markdown, code_span, markdown_cell, terminal_line
 from ..common.files import atomic, read_json
 from ..curation.statistics_report import table
 from ..run.results import read_results
@@ -40,9 +41,9 @@ def write_page(folder: Path) -> Path:
     }
     chart(tasks, [model], folder / CHART)
     parts = [
-        f"# Evaluation of {model}",
-        f"`{first['model']['source']}`, on {machine(first)}. Intervals are 95%, by bootstrap over examples. The JSON "
-        "files next to this report contain the metrics and the commands that produced them.",
+        f"# Evaluation of {markdown_cell(model)}",
+        f"{code_span(first['model']['source'])}, on {markdown_cell(machine(first))}. Intervals are 95%, by bootstrap "
+        "over examples. The JSON files next to this report contain the metrics and the commands that produced them.",
         f"![Metrics with their intervals]({CHART})",
     ]
     for name in sorted(results, key=_order):
@@ -60,14 +61,17 @@ def section(result: dict) -> list[str]:
             rows = [_row(*item) for item in list(group.items())[:MAX_ROWS]]
             parts.append(table((f"by {by}", "value", "95% interval"), rows))
     if how := result.get("how"):
-        parts.append("; ".join(f"{key}: {_number(value)}" for key, value in how.items() if value is not None) + ".")
+        settings = (f"{key}: {_number(value)}" for key, value in how.items() if value is not None)
+        parts.append(markdown_cell("; ".join(settings) + "."))
     if longest := result.get("longest"):
-        rows = [(_text(row["text"]), row["tokens"], row["identifier"], row["license"]) for row in longest]
+        rows = [(_excerpt(row["text"]), row["tokens"], row["identifier"], row["license"]) for row in longest]
         parts.append(table(("longest copied passages", "tokens", "document", "licence"), rows))
     if examples := result.get("examples"):
-        rows = [(row["language"], _text(row["prompt"], end=True), _text(row["continuation"])) for row in examples]
+        rows = [
+            (row["language"], _excerpt(row["prompt"], end=True), _excerpt(row["continuation"])) for row in examples
+        ]
         lines = [("", "prompt", "continuation"), ("---",) * 3, *rows]
-        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+        parts.append("\n".join(f"| {' | '.join(map(markdown_cell, line))} |" for line in lines))
     return parts
 
 
@@ -83,8 +87,9 @@ def write_comparison(folder: Path) -> Path:
     rows = [(m["name"], f"{m['parameters']:,}", f"{m['entries']:,}", m["source"]) for m in content["models"]]
     chart(content["tasks"], names, folder / CHART)
     parts = [
-        f"# Comparison of {' and '.join(names)}",
-        f"The same examples for each model, on {machine(content)}. A difference is {names[0]} minus the other, with a "
+        f"# Comparison of {markdown_cell(' and '.join(names))}",
+        f"The same examples for each model, on {markdown_cell(machine(content))}. A difference is "
+        f"{markdown_cell(names[0])} minus the other, with a "
         "paired 95% interval by bootstrap over examples; bold if the interval excludes 0.",
         table(("model", "parameters", "vocabulary", "source"), rows),
         f"![Metrics with their intervals]({CHART})",
@@ -110,7 +115,7 @@ def line(path: Path) -> str:
     """Format a result as one line: its file and its first metric."""
     result = read_json(path)
     name, value, between = _row(*next(iter(result["metrics"].items())))
-    return f"{path}: {name} {value}" + (f" ({between})" if between else "")
+    return terminal_line(f"{path}: {name} {value}" + (f" ({between})" if between else ""))
 
 
 def machine(result: dict) -> str:
@@ -141,10 +146,11 @@ def chart(tasks: dict, models: list[str], path: Path) -> None:
     size = 4 * max(1, len(panels)), 1.6 + 0.1 * rows * (1 + len(models))
     figure = Figure(figsize=size, layout="constrained")
     all_axes = figure.subplots(1, max(1, len(panels)), squeeze=False)[0]
+    labels = [terminal_line(model).replace("$", r"\$") for model in models]  # a dollar sign begins a formula
     for axes, (task, metrics) in zip(all_axes, panels.items(), strict=False):
         for i, model in enumerate(models):
             values = {metric: row[model] for metric, row in metrics.items()}
-            _points(axes, values, shift=(i - (len(models) - 1) / 2) * 0.5 / len(models), label=model)
+            _points(axes, values, shift=(i - (len(models) - 1) / 2) * 0.5 / len(models), label=labels[i])
         axes.set_title(task.replace("_", " "), fontsize=10)
     if len(models) > 1:
         handles = all_axes[0].get_legend_handles_labels()
@@ -188,7 +194,7 @@ def _difference(metric: dict | None) -> str:
     if metric["low"] == metric["high"]:
         return value
     text = f"{value} ({low} to {high})"
-    return f"**{text}**" if metric["low"] > 0 or metric["high"] < 0 else text
+    return Markdown(f"**{text}**") if metric["low"] > 0 or metric["high"] < 0 else text
 
 
 def _number(value) -> str:
@@ -197,8 +203,7 @@ def _number(value) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _text(text: str, *, end: bool = False) -> str:
-    """Return an excerpt as one line with Markdown escaped."""
+def _excerpt(text: str, *, end: bool = False) -> str:
+    """Return the beginning or the end of a text, with single spaces."""
     text = re.sub(r"\s+", " ", text).strip()
-    short = text if len(text) <= EXCERPT else f"... {text[-EXCERPT:]}" if end else f"{text[:EXCERPT]} ..."
-    return re.sub(r"([\\`*_<>\[\]|#$])", r"\\\1", short)
+    return text if len(text) <= EXCERPT else f"... {text[-EXCERPT:]}" if end else f"{text[:EXCERPT]} ..."

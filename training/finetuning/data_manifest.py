@@ -1,13 +1,13 @@
 """RUN/manifests/: what a run was fine-tuned on, in the form of a shard manifest, from which cards are written."""
 
 import re
-import shlex
 import sys
 from pathlib import Path
 
+from ..common.escaping import mask_passwords, shell_line
 from ..common.files import fingerprint, read_json, write_json
 from ..data.licences import decide
-from ..data.shard_files import GROUP_COLUMNS, tokenizer_facts
+from ..data.shard_files import GROUP_COLUMNS, manifest_fingerprint, read_manifest, tokenizer_facts
 from .examples import Examples
 
 MEASURES = ("documents", "bytes", "tokens")
@@ -39,15 +39,16 @@ def build_manifest(
     ]
     licences = {row["license"] for row in rows if row["split"] == "train"}
     corpus = (path and corpus_of(path)) or {"sources": None, "curation": None}
-    return {
+    manifest = {
         "tokenizer": tokenizer_facts(tokenizer_folder),
         "validation": {"by": "the task's own split"},
         "account": rows,
         "not_open": sorted(licence for licence in licences if decide(licence).refused),
         "corpus": {"files": [], **corpus, "sources": corpus["sources"] or group_sources(train.sources)},
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),
-        "fingerprint": fingerprint_of(train),
+        "command": shell_line(["python", *sys.orig_argv[1:]]),
+        "examples": fingerprint_of(train),
     }
+    return manifest | {"fingerprint": manifest_fingerprint(manifest)}
 
 
 def group_sources(sources: dict[str, dict]) -> dict:
@@ -68,10 +69,10 @@ def corpus_of(path: Path) -> dict[str, dict | None]:
     """Return sources.json and curation.json of a corpus, or of the corpus that shards were built from."""
     names = ("sources", "curation")
     if (path / "manifest.json").is_file():
-        corpus = read_json(path / "manifest.json")["corpus"]
+        corpus = read_manifest(path)["corpus"]
         return {name: corpus[name] for name in names}
     files = {name: path / f"{name}.json" for name in names}
-    return {name: read_json(file) if file.is_file() else None for name, file in files.items()}
+    return {name: mask_passwords(read_json(file)) if file.is_file() else None for name, file in files.items()}
 
 
 def write(folder: Path, manifests: dict[str, dict]) -> None:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..common.escaping import terminal_line
 from ..common.files import atomic, read_json
 from ..run.metrics import read_metrics
 from .recipe import PretrainConfig
@@ -26,8 +27,8 @@ def held_out(records: list[dict], folder: Path) -> Table:
     for language in dict.fromkeys([*texts, *validations[-1]]):
         bits = (scores.get(language, {}).get("bits_per_byte") for scores in (validations[0], validations[-1]))
         line = texts.get(language, {"prompt": "", "continuation": ""})
-        text = Text.assemble((line["prompt"], "bold"), re.sub(r"\s+", " ", line["continuation"]))
-        table.add_row(language, *(f"{x:.3f}" if x else "-" for x in bits), text)
+        text = Text.assemble((line["prompt"], "bold"), terminal_line(re.sub(r"\s+", " ", line["continuation"])))
+        table.add_row(Text(terminal_line(language)), *(f"{x:.3f}" if x else "-" for x in bits), text)
     return table
 
 

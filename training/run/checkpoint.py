@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..common.config import InputError
+from ..common.escaping import terminal_line
 from ..common.files import atomic, read_json, sha256, sync, write_json
 from ..step.parallel import distribute_like, is_first_holder, local, offset, writers
 
@@ -355,7 +356,8 @@ def latest_step(folder: Path) -> int | None:
     for step in reversed(steps(folder)):
         if (problem := find_corruption(folder / f"step-{step}")) is None:
             return step
-        print(f"warning: {folder / f'step-{step}'} is corrupt and skipped: {problem}", file=sys.stderr)
+        warning = f"warning: {folder / f'step-{step}'} is corrupt and skipped: {problem}"
+        print(terminal_line(warning), file=sys.stderr)
     return None
 
 

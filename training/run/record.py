@@ -1,7 +1,6 @@
 """Record of a run next to its weights: config.yaml, run.json, emissions.json, and the lock of its folder."""
 
 import logging
-import shlex
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from codecarbon.output import BaseOutput, EmissionsData
 
 from ..common.config import InputError
 from ..common.environment import environment
+from ..common.escaping import mask_passwords, shell_line
 from ..common.files import atomic, lock_folder, read_json, write_json
 
 
@@ -48,11 +48,12 @@ class RunRecord:
             return
         with atomic(self.folder / "config.yaml") as path:
             path.write_text(
-                yaml.safe_dump(plain(asdict(self.config)), sort_keys=False, allow_unicode=True), encoding="utf-8"
+                yaml.safe_dump(mask_passwords(plain(asdict(self.config))), sort_keys=False, allow_unicode=True),
+                encoding="utf-8",
             )
         run, emissions = self.folder / "run.json", self.folder / "emissions.json"
         earlier = read_json(run)["sessions"] if run.exists() else []
-        session = {"command": shlex.join(sys.orig_argv), **environment(), "start": _now(), "end": None, **facts}
+        session = {"command": shell_line(sys.orig_argv), **environment(), "start": _now(), "end": None, **facts}
         self.run = {"name": self.config.name, "sessions": [*earlier, session]}
         self.past = read_json(emissions)["sessions"] if emissions.exists() else []
         logging.getLogger("codecarbon").setLevel(logging.CRITICAL)

@@ -1,11 +1,11 @@
 """Write and read eval/TASK.json: metrics of a task with data fingerprint, versions, hardware and command."""
 
-import shlex
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
 
 from ..common.environment import environment
+from ..common.escaping import shell_line
 from ..common.files import read_json, write_json
 
 
@@ -22,7 +22,7 @@ def write_result(folder: Path, task: str, metrics: dict[str, float | dict], *, d
     """
     path = folder / f"{task}.json"
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    origin = {"command": shlex.join(sys.orig_argv), "date": date, **environment()}
+    origin = {"command": shell_line(sys.orig_argv), "date": date, **environment()}
     write_json(path, {"task": task, "metrics": metrics, "data": data, **facts, **origin})
     return path
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from ..common.config import InputError
-from ..common.files import read_json
+from ..common.files import inside, read_json
 from ..data.licences import decide
 from ..data.shard_files import load_tokenizer
 from .suffix_array import POSITION, SHORTEST, Block, anchors
@@ -151,7 +151,7 @@ class TraceIndex:
             raise InputError(f"{folder} has format {self.facts['format']}, not {FORMAT}: build the index again.")
         for block in self.facts["blocks"]:
             for name, size in block["files"].items():
-                if not (folder / name).is_file() or (folder / name).stat().st_size != size:
+                if not inside(folder, name).is_file() or (folder / name).stat().st_size != size:
                     raise InputError(f"{folder / name} is missing or truncated: build the index again.")
         for shards in self.facts["shards"]:
             manifest = Path(shards["folder"]) / "manifest.json"

@@ -14,7 +14,6 @@ trade-off of blocks: building needs memory for one block, 10 bytes per byte of i
 query searches every block in turn, so its time is linear in their number, not logarithmic in the corpus size.
 """
 
-import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from ..common.config import InputError
+from ..common.escaping import shell_line
 from ..common.files import atomic, fingerprint, lock_folder, read_json, sha256, write_json
 from ..data.loader import ShardDataset
 from ..data.shard_files import GROUP_COLUMNS, SPLITS, ShardReader, load_tokenizer, tokenizer_facts
@@ -297,7 +297,7 @@ def _build(folders: list[Path], tokenizer: Path, out: Path, splits: list[str], b
         "splits": list(splits),
         "blocks": [{key: value for key, value in record.items() if key != "origin"} for record in records],
         **{key: sum(record[key] for record in records) for key in ("documents", "bytes", "tokens")},
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "command": shell_line(["python", *sys.orig_argv[1:]]),
     }
     write_json(out / "index.json", index)
     current = {f"{number:05}" for number in range(len(blocks))}

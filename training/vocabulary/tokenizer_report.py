@@ -14,6 +14,7 @@ import regex
 from tokenizers import Tokenizer
 
 from ..common.config import InputError
+from ..common.escaping import code_span, markdown_cell
 from ..common.files import atomic_files
 from ..common.language import CODES, LANGUAGES
 from ..data.documents import corpus_files
@@ -161,14 +162,16 @@ def compare_tokenizers(tokenizers: dict[str, Tokenizer], texts: Texts) -> dict:
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(map(markdown_cell, line))} |" for line in lines)
 
 
 def render_markdown(report: dict, command: str) -> str:
     """Render the report: a comparison of all tokenizers, then every language of the first one, this project's."""
     first, *_ = report
     kinds = list(report[first]["kinds"])
-    parts = [f"# Tokenizers compared\n\n`{first}` is this project's. Written by `{command}`.\n\n{ABOUT}"]
+    parts = [
+        f"# Tokenizers compared\n\n{code_span(first)} is this project's. Written by {code_span(command)}.\n\n{ABOUT}"
+    ]
     parts.append("![Tokens per word](report.png)")
     for key, title in MEASURES.items():
         head = ["", "vocabulary", *kinds]
@@ -198,7 +201,7 @@ def render_markdown(report: dict, command: str) -> str:
         for language, row in by.items()
         if language != "mean"
     ]
-    parts.append(f"## {first}, by text and language\n\n{_table(['', *MEASURES.values(), 'MB'], rows)}")
+    parts.append(f"## {markdown_cell(first)}, by text and language\n\n{_table(['', *MEASURES.values(), 'MB'], rows)}")
     return "\n\n".join(parts) + "\n"
 
 

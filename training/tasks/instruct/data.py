@@ -11,9 +11,8 @@ from ...data.split import hash_fraction
 from .. import load, settings
 from ..markers import escape, unescape
 from ..sources import order_by_hash, read_user_files
-from .format import format_instruct
+from .format import ROLES, format_instruct
 
-ROLES = ("system", "user", "assistant")
 # Requests in the language of the text; for translation, in the target language.
 REQUESTS = {
     "ocr": {

@@ -13,8 +13,8 @@ The prompt ends with `<|source_analysis_start|>`, without a line break. In RAG 2
 model fills seven blocks, each between markers on lines of their own; the prompt ends with `<|language_start|>` and a
 line break. The published description does not specify the line breaks between blocks: they are this project's choice.
 
-All external text is escaped (training.tasks.markers), so formatting round-trips even if a text contains markers or
-citations.
+All external text, ids included, is escaped (training.tasks.markers), so formatting round-trips even if a text contains
+markers or citations.
 """
 
 import re
@@ -106,8 +106,8 @@ class Response:
 def around_quote(source: str, rag_format: Format) -> tuple[str, str]:
     """Return the markup before and after a quote from a source."""
     if rag_format == "rag-0.1":
-        return f'<ref name="{source}">"', '"</ref>'
-    return f'<ref name="<|source_id|>{source}">', "</ref>"
+        return f'<ref name="{escape(source)}">"', '"</ref>'
+    return f'<ref name="<|source_id|>{escape(source)}">', "</ref>"
 
 
 def _answer(parts: tuple[str | Citation, ...], rag_format: Format) -> str:
@@ -138,9 +138,9 @@ def format_prompt(query: str, sources: dict[str, str], rag_format: Format = "rag
     lines = [f"<|query_start|>{escape(query)}<|query_end|>\n"]
     for source, text in sources.items():
         if rag_format == "rag-0.1":
-            opening = f"<|source_start|><|source_id_start|>{_check_id(source)}<|source_id_end|>"
+            opening = f"<|source_start|><|source_id_start|>{escape(_check_id(source))}<|source_id_end|>"
         else:
-            opening = f"<|source_start|><|source_id|>{_check_id(source)} "
+            opening = f"<|source_start|><|source_id|>{escape(_check_id(source))} "
         lines.append(f"{opening}{escape(text)}<|source_end|>\n")
     return "".join([*lines, PROMPT_END[rag_format]])
 
@@ -175,7 +175,7 @@ def parse_prompt(prompt: str, rag_format: Format = "rag-0.1") -> tuple[str, dict
     while match := _SOURCE[rag_format].match(prompt, place):
         if (end := prompt.find(_SOURCE_END, match.end())) < 0:
             break
-        sources[match[1]] = unescape(prompt[match.end() : end])
+        sources[unescape(match[1])] = unescape(prompt[match.end() : end])
         place = end + len(_SOURCE_END)
     if not prompt.startswith(PROMPT_END[rag_format], place):
         raise ValueError(f"no prompt in format {rag_format}: {prompt[place : place + 80]!r}")
@@ -210,7 +210,7 @@ def _parts(answer: str, rag_format: Format) -> Iterator[str | Citation]:
     for match in _CITATION[rag_format].finditer(answer, 0, answer.rfind(closing) + len(closing)):
         if match.start() > place:
             yield unescape(answer[place : match.start()])
-        yield Citation(match[1], unescape(match[2]))
+        yield Citation(unescape(match[1]), unescape(match[2]))
         place = match.end()
     if place < len(answer):
         yield unescape(answer[place:])

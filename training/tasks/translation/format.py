@@ -8,7 +8,7 @@ the translation, and the prompt ends with it:
 The token of the source language may precede the text; half of the training rows have it.
 """
 
-from ..markers import escape, unescape
+from ..markers import escape, language_marker, unescape
 
 START, END, STOP = "<|text_start|>", "<|text_end|><|translation_start|>", "<|translation_end|>"
 
@@ -22,8 +22,8 @@ def format_translation(text: str, target: str, translation: str = "", source: st
         target: ISO code of the target language.
         source: ISO code of the text's language, if known.
     """
-    before = f"<|{source}|>" if source else ""
-    return f"{START}{before}{escape(text)}{END}<|{target}|>", f"{escape(translation)}{STOP}"
+    before = language_marker(source) if source else ""
+    return f"{START}{before}{escape(text)}{END}{language_marker(target)}", f"{escape(translation)}{STOP}"
 
 
 def parse_output(output: str) -> str:
