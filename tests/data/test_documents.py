@@ -250,6 +250,13 @@ def test_a_corpus_of_the_usual_types_is_read_without_a_report(tiny_corpus, capfd
     assert capfd.readouterr().err == ""
 
 
+def test_escape_codes_in_the_name_of_a_folder_are_visible_in_the_report(tmp_path, capfd):
+    write(tmp_path / "\x1b[31m/a.parquet", table=as_pandas([row(0), row(1, text=None)]))
+    list(read_documents(tmp_path / "\x1b[31m"))
+    written = capfd.readouterr().err
+    assert "\\x1b[31m: dropped 1 documents" in written and "\x1b" not in written
+
+
 def test_files_of_different_columns_and_types_in_one_folder_are_read(tmp_path):
     complete = pa.Table.from_pylist([expected(i) for i in range(3)])
     tables = {
