@@ -292,7 +292,7 @@ def test_a_second_signal_ends_the_process_at_once(name, config, tmp_path):
     every = replace(config.every, background=False)  # so that the save at step 3 is over by then
     config = replace(config, out=tmp_path / "run", every=every)
     status, output = start(config, tmp_path, prelude=f"{at_step(5, name)}\n{at_step(5, 'SIGUSR1')}")
-    assert status == 128 + signal.Signals[name] and "Stopped by" not in output
+    assert status == 128 + signal.Signals[name] and f"Stopped by {name}, without saving." in output
     assert checkpoint.latest_step(config.folder / "checkpoints") == 3
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..common.config import InputError, as_os_error
+from ..common.escaping import terminal_line
 from ..common.files import atomic, naming
 from ..common.language import LANGUAGES, language_name
 
@@ -102,7 +103,7 @@ def _casts(stored: dict[str, str], schema: pa.Schema) -> str:
 @cache
 def _note(message: str) -> None:
     """Print a message on stderr, once."""
-    print(message, file=sys.stderr)
+    print(terminal_line(message), file=sys.stderr)
 
 
 def note_casts(files: Iterable[Path]) -> None:
