@@ -49,7 +49,7 @@ from ..data.documents import SCHEMA, DocumentWriter
 from .faults import Failure, isolate_bars
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-SIZES |= {"num_key_value_heads": 2, "vocab_size": 400, "max_position_embeddings": 64}
+SIZES |= {"num_key_value_heads": 2, "vocab_size": 400, "max_position_embeddings": 256}
 VOLATILE = {"date", "created", "seconds", "blocks", "retrieved", "command", "hardware", "commit"}  # in JSON files
 WORDS = "mill water book loft miller road stone winter bread grain horse river evening lamp letter field".split()
 
@@ -103,7 +103,7 @@ def programs(data: Path) -> dict[str, Program]:
         "curation": Program(
             "training.curation.__main__",
             {"--in": data / "corpus", "--ocr_threshold": 0, "--workers": 1},
-            {"--languages": "[fr]"},
+            {"--languages": "[en]"},
             "curation.json",
             timed=("curation.md",),
         ),
