@@ -103,7 +103,7 @@ def programs(data: Path) -> dict[str, Program]:
         "curation": Program(
             "training.curation.__main__",
             {"--in": data / "corpus", "--ocr_threshold": 0, "--workers": 1},
-            {"--languages": "[fr]"},
+            {"--languages": "[en]"},
             "curation.json",
             timed=("curation.md",),
         ),
