@@ -441,9 +441,8 @@ def pretrain(config: PretrainConfig) -> None:
     def write_samples() -> None:
         full_model = parallel.gather_full_model(model, torch.bfloat16, keep=main)  # a copy, in the dtype of model/
         if main:
-            for line in generate_samples(
-                to_compute(full_model, device, dtype), data.tokenizer, config.corpus.languages
-            ):
+            full_model = to_compute(full_model, device, dtype)
+            for line in generate_samples(full_model, data.tokenizer, config.corpus.languages):
                 log.sample_log.write({"step": done} | line)
 
     def save() -> None:
