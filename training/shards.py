@@ -215,7 +215,8 @@ def build_shards(config: ShardsConfig) -> dict:
 
 
 def _reusable_records(origins: dict[str, dict], out: Path) -> dict[str, dict | None]:
-    return {name: reusable(name, value, out) for name, value in origins.items()}
+    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter lock
+        return dict(zip(origins, pool.map(lambda name: reusable(name, origins[name], out), origins), strict=True))
 
 
 def _written_manifest(config: ShardsConfig, origins: dict[str, dict], facts: dict) -> dict | None:
