@@ -58,6 +58,7 @@ def gather_one(run: Run) -> list[dict]:
                 f"{path} is not the manifest that {run.folder} read, because its shards were rebuilt after the run."
             )
         entry = {key: manifest[key] for key in ("fingerprint", "command", "tokenizer", "validation", "account")}
+        entry |= {key: manifest[key] for key in ("by_source",) if key in manifest}
         entry |= {key: value for key, value in manifest["corpus"].items() if key in ("sources", "curation")}
         entry["not_open"] = sorted({UNKNOWN, *manifest.get("not_open", [])})
         if stages == [run.config.get("task")]:
@@ -259,25 +260,54 @@ def left_out(corpus: dict) -> list[dict]:
 
 
 def datasets(corpus: dict) -> list[dict]:
-    """Return the sources in the sources.json of a corpus, with their share of its bytes, the largest first."""
+    """Return the sources of a corpus, with their share of its bytes, the largest first.
+
+    The numbers are those of the training text, from the manifest. If it does not count by source, or names others
+    than the sources.json of the corpus, they are those of sources.json, without tokens.
+    """
     # A source without statistics of its own is a folder's name.
     named = [source for source in (corpus.get("sources") or {}).get("sources", []) if isinstance(source, dict)]
     sources = [source for source in named if source.get("bytes")]
+    known = {source_key(source): source for source in named}
+    counted = [row for row in corpus.get("by_source", ()) if row["split"] == "train"]
+    if counted and (not sources or all(row["source"] in known for row in counted)):
+        licences = {row["source"]: {} for row in counted}
+        for row in counted:
+            licences[row["source"]][row["license"]] = row["documents"]
+        sources = [
+            {**known.get(line["source"], split_source(line["source"])), "licences": licences[line["source"]], **line}
+            for line in totals_by(counted, "source")
+        ]
     size = sum(source["bytes"] for source in sources)
     lines = [
         {
             "name": source["name"],
             "version": source.get("version"),
+            "url": source.get("url"),
             "license": source.get("licence") or source.get("license") or " and ".join(source.get("licences", {})),
             "retrieved": source.get("retrieved"),
             "documents": source["documents"],
             "bytes": source["bytes"],
+            "tokens": source.get("tokens"),
             "languages": " ".join(source.get("languages", {})),
             "share": source["bytes"] / size,
         }
         for source in sources
     ]
     return sorted(lines, key=lambda line: (-line["bytes"], line["name"]))
+
+
+def split_source(text: str) -> dict:
+    """Return kind, name and version of a source in a manifest, written KIND:NAME@VERSION."""
+    kind, _, rest = text.partition(":")
+    name, _, version = rest.rpartition("@") if "@" in rest[1:] else (rest, "", "")
+    return {"kind": kind, "name": name, "version": version or None}
+
+
+def source_key(source: dict) -> str:
+    """Return a source of sources.json as a manifest writes it."""
+    version = source.get("version")
+    return f"{source.get('kind')}:{source['name']}" + (f"@{version}" if version else "")
 
 
 def synthetic(corpus: dict) -> dict | None:

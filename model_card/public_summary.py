@@ -45,7 +45,11 @@ def split_datasets(run: dict, public) -> tuple[list[dict], list[dict]]:
     Raises:
         ReleaseError: If no dataset has one of the names.
     """
-    datasets = {(entry["name"], entry["version"]): entry for corpus in run["corpora"] for entry in corpus["sources"]}
+    datasets = {}
+    for entry in (entry for corpus in run["corpora"] for entry in corpus["sources"]):
+        largest = datasets.setdefault((entry["name"], entry["version"]), entry)
+        if entry["documents"] > largest["documents"]:  # stages may read several mixtures of one corpus
+            datasets[entry["name"], entry["version"]] = entry
     names = {name for name, _ in datasets}
     chosen = names if public == "all" else set(public or ())
     if unknown := chosen - names:

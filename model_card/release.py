@@ -47,6 +47,8 @@ from pathlib import Path
 import transformers
 from huggingface_hub import HfApi
 
+import modeling_pleias
+
 from . import public_summary
 from .card import RELATIONS, write_cards
 from .escaping import shell_line
@@ -277,7 +279,11 @@ def build(args: argparse.Namespace, command: str) -> dict:
             "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "command": relativize_paths(command, *path_roots(args.run or args.from_llama)),
             "seconds": seconds,
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+            "versions": {
+                "python": platform.python_version(),
+                "modeling_pleias": modeling_pleias.__version__,
+                **{name: version(name) for name in packages},
+            },
             "hardware": {"cpu": cpu_name(), "cpus": len(os.sched_getaffinity(0))},
             **describe(source),
             "license": args.license,

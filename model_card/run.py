@@ -23,7 +23,8 @@ def json_sha256(value) -> str:
 
 def manifest_shards(manifest: dict) -> list[dict]:
     """Return the records of the shards of a manifest without their statistics, whose sums are in the manifest."""
-    return [{key: value for key, value in shard.items() if key != "account"} for shard in manifest["shards"]]
+    statistics = ("account", "by_source")
+    return [{key: value for key, value in shard.items() if key not in statistics} for shard in manifest["shards"]]
 
 
 def manifest_fingerprint(manifest: dict) -> str:

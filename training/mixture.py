@@ -27,6 +27,7 @@ from .common.escaping import shell_line, terminal_line
 from .common.files import are_unchanged, fingerprint, lock_folder, read_json, sha256, sync, write_json
 from .common.language import CODES, LANGUAGES
 from .data.documents import DocumentWriter, corpus_files, corpus_root, read_documents
+from .data.source_names import SourceCounts, default_source, source_of
 from .data.split import hash_fraction, select_held_out
 
 HELD_OUT = "held_out"
@@ -161,8 +162,13 @@ def _fill(config: MixtureConfig, settings: dict, building: Path) -> dict:
     chosen = select_held_out(candidates, config.held_out)
     with ExitStack() as stack:
         parts = {name: MixtureWriter(building / name, stack) for name in (HELD_OUT, *config.mixtures)}
+        root, counts = corpus_root(config.corpus), SourceCounts()
+        unnamed = default_source(root)
         for document in tqdm(read_documents(config.corpus), desc="mixture", unit="document"):
             size = len(document["text"].encode())
+            source = str(source_of(document["identifier"]) or unnamed)
+            language = CODES.get(document["language"], document["language"])
+            counts.add(source, language, document["license"], size)
             if document["identifier"] in chosen:
                 parts[HELD_OUT].add(document, size)
                 continue
@@ -170,7 +176,7 @@ def _fill(config: MixtureConfig, settings: dict, building: Path) -> dict:
                 epochs = next((rule.epochs for rule in rules if rule.matches(document)), 1)
                 for _ in range(int(epochs) + (hash_fraction(document["identifier"]) < epochs % 1)):
                     parts[name].add(document, size)
-    sources = corpus_root(config.corpus) / "sources.json"
+    sources = root / "sources.json"
     command = shell_line(["python", *sys.orig_argv[1:]])
     content = {
         "fingerprint": fingerprint(settings),
@@ -180,7 +186,7 @@ def _fill(config: MixtureConfig, settings: dict, building: Path) -> dict:
         "written": {str(path.relative_to(building)): sha256(path) for path in sorted(building.rglob("*.parquet"))},
     }
     for name in parts:
-        origin = read_json(sources) if sources.is_file() else {"sources": [str(config.corpus)]}
+        origin = read_json(sources) if sources.is_file() else {"sources": counts.describe(root)}
         origin["mixture"] = {"name": name, "command": command, **settings}
         write_json(building / name / "sources.json", origin)
         for file in (building / name).iterdir():

@@ -36,6 +36,7 @@ from .data.shard_files import (
     ShardReader,
     ShardWriter,
     count_documents,
+    count_sources,
     load_tokenizer,
     manifest_fingerprint,
     shard_files,
@@ -43,6 +44,7 @@ from .data.shard_files import (
     tokenizer_facts,
     validate_document,
 )
+from .data.source_names import default_source
 from .data.split import in_validation_split, register
 
 BATCH_DOCUMENTS, BATCH_BYTES = 256, 8_000_000  # maximum to tokenise at a time, but at least one document
@@ -94,7 +96,9 @@ def is_unchanged(shard: dict, out: Path) -> bool:
     try:
         for suffix in SIDECARS:
             reader.verify_sidecar(out / (shard["file"] + suffix))
-        return count_documents(reader.documents().to_pydict()) == shard["account"]
+        documents = reader.documents().to_pydict()
+        counts = {"account": count_documents(documents), "by_source": count_sources(documents)}
+        return all(shard.get(name, count) == count for name, count in counts.items())
     except InputError:
         return False
 
@@ -156,6 +160,7 @@ def shard_file(source: Path, name: str, origin: dict, config: ShardsConfig, fact
             "tokens": shard.tokens,
             "sidecars": {suffix: sha256(config.out / (file + suffix)) for suffix in SIDECARS},
             "account": count_documents(shard.documents),
+            "by_source": count_sources(shard.documents),
         }
         for (file, split, language), shard in sorted(writers.items(), key=lambda item: item[0][0])
     ]
@@ -249,6 +254,13 @@ def _manifest(config: ShardsConfig, records: dict[str, dict], facts: dict) -> di
                 f"{config.validation_share}."
             )
     rows = ({"split": shard["split"], **row} for shard in shards for row in shard["account"])
+    unnamed = str(default_source(root))
+    sources = [
+        {**row, "split": shard["split"], "source": row["source"] or unnamed}
+        for shard in shards
+        for row in shard.get("by_source", ())
+    ]
+    counted = all("by_source" in shard for shard in shards)  # not in shards of an earlier version
     manifest = {
         "tokenizer": facts,
         "dtype": "uint16",
@@ -257,6 +269,7 @@ def _manifest(config: ShardsConfig, records: dict[str, dict], facts: dict) -> di
         else {"folder": str(config.validation_corpus)},
         "shards": shards,
         "account": sum_counts(rows, ("split", *GROUP_COLUMNS)),
+        **({"by_source": sum_counts(sources, ("source", "split", "license"))} if counted else {}),
         "corpus": {
             "files": [record["origin"] for record in records.values()],
             **{

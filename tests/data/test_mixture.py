@@ -173,3 +173,14 @@ def test_shards_take_the_held_out_folder_as_validation_and_nothing_else(mixed, t
     assert documents["validation"] == len(identifiers(config.out / "held_out"))
     assert documents["train"] == len(identifiers(config.out / "base"))
     assert manifest["validation"] == {"folder": str(config.out / "held_out")}
+
+
+def test_a_corpus_without_a_list_of_sources_gets_one_from_its_identifiers(tmp_path, write_corpus):
+    named = [{"identifier": f"npm:lodash==4.17.21:{i}.js", "language": "JavaScript"} for i in range(40)]
+    write_corpus(tmp_path / "texts" / "en.parquet", [*named, *({"text": "a longer text"} for _ in range(60))])
+    config = MixtureConfig(corpus=tmp_path / "texts", out=tmp_path / "out", held_out=0.1)
+    write_mixtures(config)
+    for name in ("held_out", "train"):
+        folder, package = read_json(tmp_path / "out" / name / "sources.json")["sources"]
+        assert (folder["kind"], folder["name"], folder["documents"]) == ("folder", "texts", 60)
+        assert (package["purl"], package["languages"]) == ("pkg:npm/lodash@4.17.21", {"JavaScript": 40})

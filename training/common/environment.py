@@ -11,12 +11,15 @@ from pathlib import Path
 
 import torch
 
+from modeling_pleias import __version__
+
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy")
 
 
 def environment(packages: Iterable[str] = PACKAGES) -> dict:
-    """Return `commit`, `versions` (Python and the packages) and `hardware`."""
-    versions = {"python": platform.python_version()} | {name: version(name) for name in packages}
+    """Return `commit`, `versions` (Python, this project and the packages) and `hardware`."""
+    versions = {"python": platform.python_version(), "modeling_pleias": __version__}
+    versions |= {name: version(name) for name in packages}
     return {"commit": commit(), "versions": versions, "hardware": hardware()}
 
 

@@ -17,8 +17,17 @@ from ..common.escaping import mask_passwords, shell_line
 from ..common.files import are_unchanged, fingerprint, lock_folder, read_json, sha256, sync, write_json
 from ..common.language import CODES, LANGUAGES
 from . import packages as registry
-from .documents import TEXT_COLUMNS, DocumentWriter, checked_languages, corpus_files, read_rows, unusable
+from .documents import (
+    TEXT_COLUMNS,
+    DocumentWriter,
+    checked_languages,
+    corpus_files,
+    corpus_root,
+    read_rows,
+    unusable,
+)
 from .licences import decide, decide_document
+from .source_names import Source, SourceCounts, default_source, source_of
 
 BUILDING = ".building"
 
@@ -59,7 +68,7 @@ class CorpusWriter:
         self.cap = float("inf") if megabytes is None else megabytes * 1e6
         self.bytes = dict.fromkeys(languages, 0)
         self.full: set[str] = set()
-        self.counts: dict[str, Counter] = {}  # per source
+        self.sources = SourceCounts()
         self.dropped: Counter = Counter()
         self.other_labels: Counter = Counter()  # of rows in other languages
         self._documents = DocumentWriter(folder)
@@ -78,14 +87,19 @@ class CorpusWriter:
         """True if every language has reached the maximum size."""
         return len(self.full) == len(self.bytes)
 
-    def add_rows(self, source: str, rows: Iterable[dict]) -> None:
-        """Write the rows of a Parquet file in the requested languages, until every language is full."""
+    def add_rows(self, default: Source, rows: Iterable[dict]) -> None:
+        """Write the rows of a Parquet file in the requested languages, until every language is full.
+
+        Args:
+            default: Source of the rows whose identifiers name none.
+            rows: Documents.
+        """
         for row in rows:
             language = CODES.get(row["language"])
             if reason := unusable(row):
                 self.dropped[reason] += 1
             elif language in self.bytes:
-                self.add(source, language, row)
+                self.add(str(source_of(row["identifier"] or "") or default), language, row)
             else:
                 self.dropped["other language"] += 1
                 self.other_labels[row["language"] or "none"] += 1
@@ -113,19 +127,9 @@ class CorpusWriter:
         filled["token_count"] = row.get("token_count") or 0
         self._documents.add(language, {**filled, "text": row["text"]}, size)
         self.bytes[language] += size
-        counts = self.counts.setdefault(source, Counter())
-        counts.update({"documents": 1, "bytes": size, f"language {language}": 1, f"licence {filled['license']}": 1})
+        self.sources.add(source, language, filled["license"], size)
         self.progress.update(size)
         return size
-
-    def account(self, source: str) -> dict:
-        """Return the documents and bytes of one source, and its documents by language and by licence."""
-        counts = self.counts.get(source, Counter())
-        by = {
-            f"{kind}s": {key.partition(" ")[2]: n for key, n in sorted(counts.items()) if key.startswith(f"{kind} ")}
-            for kind in ("language", "licence")
-        }
-        return {"documents": counts["documents"], "bytes": counts["bytes"], **by}
 
 
 def build_corpus(config: CorpusConfig, out: Path) -> dict:
@@ -135,9 +139,9 @@ def build_corpus(config: CorpusConfig, out: Path) -> dict:
     sources.json to try again.
 
     Returns:
-        The content of sources.json: `sources` (name, version or commit, sha256, licence, retrieval date, languages,
-        documents, bytes), `languages` (documents and bytes of each file), `dropped` (documents by reason), `skipped`
-        (unavailable packages), settings, command and package version.
+        The content of sources.json: `sources` (name, kind, version or commit, address, sha256, licence, retrieval
+        date, languages, documents, bytes), `languages` (documents and bytes of each file), `dropped` (documents by
+        reason), `skipped` (unavailable packages), settings, command and package version.
 
     Raises:
         InputError: If a setting is invalid, or a requested language has no text.
@@ -265,29 +269,30 @@ def _registry(config: CorpusConfig, languages: list[str], writer: CorpusWriter) 
 
 def _parquet(config: CorpusConfig, languages: list[str], writer: CorpusWriter) -> dict:
     """Write text from local Parquet files."""
-    sources = []
+    root, files = corpus_root(config.path), []
     for file in corpus_files(config.path):
-        writer.add_rows(str(file), read_rows(file))
-        dated = {"version": None, "sha256": sha256(file), "retrieved": date.today().isoformat()}
-        sources.append({"name": file.name, "path": str(file), **dated, **writer.account(str(file))})
+        writer.add_rows(default_source(root), read_rows(file))
+        files.append({"file": str(file.relative_to(root)), "sha256": sha256(file)})
         if writer.is_full:
             break
-    return {"sources": sources}
+    return {"sources": writer.sources.describe(root), "files": files}
 
 
 def _common_corpus(config: CorpusConfig, languages: list[str], writer: CorpusWriter) -> dict:
     """Stream text from the Hub until every language has its megabytes."""
-    folder, commit = Path(config.dataset), None
+    folder = Path(config.dataset)
     if folder.is_dir():
-        parts = map(read_rows, corpus_files(folder))
+        dataset, parts = default_source(folder), map(read_rows, corpus_files(folder))
     else:
         commit, parts = _hub_files(config)
+        dataset = Source("hf", config.dataset, commit)
     for rows in parts:
-        writer.add_rows(config.dataset, rows)
+        writer.add_rows(dataset, rows)
         if writer.is_full:
             break
-    dated = {"version": commit, "retrieved": date.today().isoformat()}
-    return {"sources": [{"name": config.dataset, **dated, **writer.account(config.dataset)}]}
+    today = date.today().isoformat()
+    entries = writer.sources.describe(folder)
+    return {"sources": [entry | {"retrieved": today} if entry["kind"] == "hf" else entry for entry in entries]}
 
 
 def _hub_files(config: CorpusConfig) -> tuple[str, Iterator[Iterator[dict]]]:

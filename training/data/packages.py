@@ -30,6 +30,7 @@ from ..common.escaping import terminal_line
 from ..common.files import read_json, sha256, write_json
 from ..common.language import paragraphs_in
 from .readers import READERS, hash_order
+from .source_names import Source
 
 MINIMUM_CHARACTERS = 200  # shorter documents are stubs
 
@@ -224,15 +225,13 @@ def write_documents(languages: list[str], cache: Path, writer) -> dict:
             _take_turns(language, streams, writer)
     sources = [
         {
-            "name": item.package.name,
-            "kind": item.package.kind,
-            "version": item.version,
+            **Source(item.package.kind, item.package.name, item.version).entry,
             "file": item.file.name,
             "sha256": item.sha256,
             "licence": item.package.licence,
             "collection": item.package.collection,
             "retrieved": item.retrieved,
-            **writer.account(item.identifier),
+            **writer.sources.account(item.identifier),
         }
         for item in fetched
     ]

@@ -22,6 +22,7 @@ from ..common.config import InputError
 from ..common.files import atomic, fingerprint, inside, naming, read_json, sha256
 from .documents import invalid, write_parquet
 from .licences import decide
+from .source_names import source_of
 
 TOKEN = np.dtype("<u2")
 DOCUMENT_END = np.dtype("<u8")
@@ -57,7 +58,10 @@ def manifest_fingerprint(manifest: dict) -> str:
     if "shards" in manifest:
         if not all("sidecars" in shard for shard in manifest["shards"]):
             return tokens_fingerprint(manifest)
-        shards = [{key: value for key, value in shard.items() if key != "account"} for shard in manifest["shards"]]
+        shards = [
+            {key: value for key, value in shard.items() if key not in ("account", "by_source")}
+            for shard in manifest["shards"]
+        ]
         content["shards"] = fingerprint(shards)
     content["corpus"] = manifest["corpus"] | {"files": fingerprint(manifest["corpus"]["files"])}
     return fingerprint(content)
@@ -210,6 +214,17 @@ def count_documents(documents: dict[str, list]) -> list[dict]:
     names = (*GROUP_COLUMNS, "bytes", "tokens")
     rows = zip(*(documents[name] for name in names), strict=True)
     return sum_counts((dict(zip(names, row, strict=True), documents=1) for row in rows), GROUP_COLUMNS)
+
+
+def count_sources(documents: dict[str, list]) -> list[dict]:
+    """Return documents, bytes and tokens of a sidecar, as its columns, by source and licence.
+
+    The source is "" for a document whose identifier names none.
+    """
+    sources = [str(source_of(identifier) or "") for identifier in documents["identifier"]]
+    rows = zip(sources, *(documents[name] for name in ("license", "bytes", "tokens")), strict=True)
+    names = ("source", "license", "bytes", "tokens")
+    return sum_counts((dict(zip(names, row, strict=True), documents=1) for row in rows), ("source", "license"))
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

@@ -13,7 +13,7 @@ from codecarbon import OfflineEmissionsTracker
 from codecarbon.output import BaseOutput, EmissionsData
 
 from ..common.config import InputError
-from ..common.environment import environment
+from ..common.environment import PACKAGES, environment
 from ..common.escaping import mask_passwords, shell_line
 from ..common.files import atomic, lock_folder, read_json, write_json
 
@@ -53,7 +53,13 @@ class RunRecord:
             )
         run, emissions = self.folder / "run.json", self.folder / "emissions.json"
         earlier = read_json(run)["sessions"] if run.exists() else []
-        session = {"command": shell_line(sys.orig_argv), **environment(), "start": _now(), "end": None, **facts}
+        session = {
+            "command": shell_line(sys.orig_argv),
+            **environment((*PACKAGES, "codecarbon")),
+            "start": _now(),
+            "end": None,
+            **facts,
+        }
         self.run = {"name": self.config.name, "sessions": [*earlier, session]}
         self.past = read_json(emissions)["sessions"] if emissions.exists() else []
         logging.getLogger("codecarbon").setLevel(logging.CRITICAL)

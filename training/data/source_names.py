@@ -1,0 +1,138 @@
+"""Sources of documents: the package, commit or data set in an identifier, with its package URL and web address."""
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+from ..common.files import read_json
+
+# `github:` comes first because a commit may have digits only; versions of Debian have an epoch (4:7.4.7).
+IDENTIFIER = re.compile(
+    r"(?:github:(?P<repository>[^/@]+/[^/@]+)@(?P<commit>[0-9a-f]{7,40}):"
+    r"|(?P<kind>PyPI|pip|Debian|deb|npm):(?P<name>(?:@[^/]+/)?[^=@#:]+)(?:==?|@)(?P<version>(?:\d+:)?[^:#]+)[:#])"
+)
+KINDS = {"PyPI": "pip", "Debian": "deb"}  # other spellings
+ADDRESSES = {  # web address of each kind; Debian's snapshots list the versions of a name
+    "pip": "https://pypi.org/project/{name}/{version}/",
+    "deb": "https://snapshot.debian.org/binary/{name}/",
+    "npm": "https://www.npmjs.com/package/{name}/v/{version}",
+    "github": "https://github.com/{name}/tree/{version}",
+    "hf": "https://huggingface.co/datasets/{name}/tree/{version}",
+}
+PURLS = {
+    "pip": "pkg:pypi/{name}@{version}",
+    "deb": "pkg:deb/debian/{name}@{version}?arch=all",
+    "npm": "pkg:npm/{name}@{version}",
+    "github": "pkg:github/{name}@{version}",
+    "hf": "pkg:huggingface/{name}@{version}",
+}
+
+
+class Source(NamedTuple):
+    """A source of documents.
+
+    Attributes:
+        kind: pip, deb, npm, github, hf (a data set on the Hub) or folder.
+        name: Name of the package, OWNER/NAME of the repository or data set, or name of the folder.
+        version: Version or commit, or None if unknown.
+    """
+
+    kind: str
+    name: str
+    version: str | None = None
+
+    @property
+    def entry(self) -> dict:
+        """Fields of sources.json: name, kind, version, purl and url."""
+        return self._asdict() | {"purl": self.purl, "url": self.url}
+
+    def __str__(self):
+        """Return `KIND:NAME@VERSION`."""
+        return f"{self.kind}:{self.name}" + (f"@{self.version}" if self.version else "")
+
+    @property
+    def purl(self) -> str | None:
+        """Package URL, or None for a folder or without a version."""
+        return self._filled(PURLS, safe="/")
+
+    @property
+    def url(self) -> str | None:
+        """Web address, or None for a folder or without a version."""
+        return self._filled(ADDRESSES, safe="/@")
+
+    def _filled(self, templates: dict[str, str], safe: str) -> str | None:
+        if self.kind not in templates or not self.version:
+            return None
+        # A purl has names of PyPI in lower case with hyphens, and names of GitHub in lower case.
+        name = self.name
+        if templates is PURLS and self.kind in ("pip", "github"):
+            name = name.lower().replace("_", "-") if self.kind == "pip" else name.lower()
+        return templates[self.kind].format(name=quote(name, safe=safe), version=quote(self.version, safe=":"))
+
+
+def source_of(identifier: str) -> Source | None:
+    """Return the source that a document's identifier begins with, or None if it names none."""
+    if not (match := IDENTIFIER.match(identifier)):
+        return None
+    if match["repository"]:
+        return Source("github", match["repository"], match["commit"])
+    return Source(KINDS.get(match["kind"], match["kind"]), match["name"], match["version"])
+
+
+def parse_source(text: str) -> Source:
+    """Return the source that `str(source)` writes."""
+    kind, _, rest = text.partition(":")
+    name, _, version = rest.rpartition("@") if "@" in rest[1:] else (rest, "", "")
+    return Source(kind, name, version or None)
+
+
+def default_source(folder: Path) -> Source:
+    """Return the source of a corpus's documents whose identifiers name none: its data set, or its folder."""
+    path = folder / "sources.json"
+    sources = (read_json(path) if path.is_file() else {}).get("sources", [])
+    if len(sources) == 1 and isinstance(sources[0], dict) and sources[0].get("kind") in ("hf", "folder"):
+        return Source(sources[0]["kind"], sources[0]["name"], sources[0].get("version"))
+    return Source("folder", folder.resolve().name)
+
+
+class SourceCounts:
+    """Documents and bytes per source, by language and by licence."""
+
+    def __init__(self):
+        self._counts: dict[str, Counter] = {}
+
+    def add(self, source: str, language: str, licence: str, size: int) -> None:
+        """Count a document of `size` bytes."""
+        counts = {"documents": 1, "bytes": size, f"language {language}": 1, f"licence {licence}": 1}
+        self._counts.setdefault(source, Counter()).update(counts)
+
+    def account(self, source: str) -> dict:
+        """Return the documents and bytes of one source, and its documents by language and by licence."""
+        counts = self._counts.get(source, Counter())
+        by = {
+            f"{kind}s": {key.partition(" ")[2]: n for key, n in sorted(counts.items()) if key.startswith(f"{kind} ")}
+            for kind in ("language", "licence")
+        }
+        return {"documents": counts["documents"], "bytes": counts["bytes"], **by}
+
+    def describe(self, folder: Path) -> list[dict]:
+        """Return the entries of sources.json of all counted sources; facts of a corpus folder's own entries are kept.
+
+        A hash or a retrieval date that no file states is None.
+        """
+        path = folder / "sources.json"
+        listed = (read_json(path) if path.is_file() else {}).get("sources", [])
+        entries = [entry for entry in listed if isinstance(entry, dict) and "name" in entry]
+        known = {str(Source(entry.get("kind"), entry["name"], entry.get("version"))): entry for entry in entries}
+        return [
+            {
+                **parse_source(text).entry,
+                "sha256": None,
+                "retrieved": None,
+                **known.get(text, {}),
+                **self.account(text),
+            }
+            for text in sorted(self._counts)
+        ]
