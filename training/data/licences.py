@@ -11,7 +11,7 @@ from functools import cache, lru_cache
 from license_expression import AND, OR
 
 from .creators import parse_lives, parse_year
-from .licence_names import LABELS, licensing, normalize, normalize_names, parse_name
+from .licence_names import LABELS, licensing, mixed_alphabets, normalize, normalize_names, parse_name
 
 PUBLIC_DOMAIN = "LicenseRef-scancode-public-domain"
 YEAR = 2026  # for the terms of the public domain; a constant, so that the same corpus gives the same decisions
@@ -65,7 +65,8 @@ def decide(
 
     Args:
         label: Licence in the corpus.
-        collection: Collection of the document; sources derived from Common Crawl are refused by name.
+        collection: Collection of the document; sources derived from Common Crawl are refused by name, and names that
+            mix alphabets.
         identifier: Identifier of the document, checked for the same names.
         date: Date of first publication: a year, an ISO date, or a range, of which the last year counts.
         creator: Authors with their years ("Verne, Jules (1828-1905)"), separated by semicolons.
@@ -77,6 +78,9 @@ def decide(
         return LicenceDecision(
             label, None, "refused", f"Common Crawl: {source} is derived from it, whatever the label"
         )
+    if word := mixed_alphabets(collection or "", identifier or ""):
+        reason = f"look-alike letters: {word!r} mixes alphabets, so the name of the source is not known"
+        return LicenceDecision(label, None, "refused", reason)
     decision = _by_label(label)
     if decision.code in ("no licence", "public domain mark", "public domain in one country"):
         if ground := _public_domain_ground(date or "", creator or "", published_in_us, year):
