@@ -97,7 +97,7 @@ def decide_document(document: dict, *, year: int = YEAR) -> LicenceDecision:
 
 def common_crawl_source(collection: str, identifier: str) -> str | None:
     """Return the Common Crawl derivative that a collection or identifier contains, if any."""
-    return _crawled_collection(collection) or _named_crawl(identifier)
+    return _crawled_collection(collection) or _named_crawl(normalize_names(identifier))
 
 
 # Public domain by dates ---------------------------------------------------------------------------
@@ -128,8 +128,7 @@ _CRAWLS = {name: re.compile(rf"(?<![a-z0-9])(?:{words})(?![a-z])") for name, wor
 _ANY_CRAWL = re.compile(rf"(?<![a-z0-9])(?:{'|'.join(_CRAWL_WORDS.values())})(?![a-z])")
 
 
-def _named_crawl(text: str) -> str | None:
-    spellings = normalize_names(text)
+def _named_crawl(spellings: set[str]) -> str | None:
     if not any(map(_ANY_CRAWL.search, spellings)):
         return None
     return next(name for name, pattern in _CRAWLS.items() if any(map(pattern.search, spellings)))
@@ -137,11 +136,12 @@ def _named_crawl(text: str) -> str | None:
 
 @lru_cache(100_000)
 def _crawled_collection(collection: str) -> str | None:
+    spellings = normalize_names(collection)
     for name, word in LABELS["common_crawl_exact"].items():
         pattern = re.compile(rf"{word}(?:[-/](?:v?\d+|[a-z]{{2,3}}))*(?:[-/][a-z]+)?")
-        if any(map(pattern.fullmatch, normalize_names(collection))):
+        if any(map(pattern.fullmatch, spellings)):
             return name
-    return _named_crawl(collection)
+    return _named_crawl(spellings)
 
 
 # Decision by the label alone ----------------------------------------------------------------------
