@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from training.common.config import InputError
 from training.common.files import read_text
+from training.data.documents import read_columns
 from training.tasks.instruct import InstructData, rows
 from training.tasks.rag.user_rows import read_user_rows
-from training.tasks.sources import read_columns, read_user_files
+from training.tasks.sources import read_user_files
 from training.tasks.text_windows import over_windows
 
 SEPARATORS = st.sampled_from(
@@ -102,13 +103,13 @@ def test_columns_are_read_as_text_with_iso_codes(tmp_path):
     table = {"id": pa.array([1, 2]), "language": pa.array(["French", "deu"]).dictionary_encode()}
     table["ocr"] = pa.array([b"caf\xc3\xa9", None])
     pq.write_table(pa.table(table), tmp_path / "a.parquet")
-    read = read_columns(tmp_path / "a.parquet", ["id", "ocr", "language"], "")
+    read = list(read_columns(tmp_path / "a.parquet", ["id", "ocr", "language"], ""))
     expected = [{"id": "1", "ocr": "caf\u00e9", "language": "fr"}, {"id": "2", "ocr": None, "language": "de"}]
     assert read == expected
     table["ocr"] = pa.array(["ok", b"caf\xe9"], pa.binary())
     pq.write_table(pa.table(table), tmp_path / "a.parquet")
     with pytest.raises(InputError, match=r"a\.parquet has text that is not UTF-8 in row 1"):
-        read_columns(tmp_path / "a.parquet", ["id", "ocr", "language"], "")
+        list(read_columns(tmp_path / "a.parquet", ["id", "ocr", "language"], ""))
 
 
 @given(TEXTS)

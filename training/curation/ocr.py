@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
 from rapidfuzz.distance import Levenshtein
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -41,6 +40,7 @@ from ..common.normalization import normalize
 from ..common.unicode_forms import unicode_form
 from ..data.documents import corpus_files
 from ..data.ocr_noise import simulate_ocr as simulate_ocr
+from ..data.ocr_pairs import read_pairs
 from ..data.split import register
 
 MODEL = Path(__file__).with_suffix(".safetensors")
@@ -294,9 +294,8 @@ class OcrConfig:
 def page_sources(pairs: Path) -> set[str]:
     """Return the documents (identifiers without their part) that calibration pages were rendered from."""
     sources = set()
-    for file in corpus_files(pairs):
-        for source in pq.read_table(file, columns=["source"])["source"].to_pylist():
-            sources.add(source.partition("text from ")[2])
+    for pair in read_pairs(pairs, ["source"]):
+        sources.add(pair["source"].partition("text from ")[2])
     return sources - {""}
 
 

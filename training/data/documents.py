@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from ..common.config import InputError, as_os_error
 from ..common.escaping import terminal_line
 from ..common.files import atomic, naming
-from ..common.language import LANGUAGES, language_name
+from ..common.language import LANGUAGES, language_code, language_name
 
 TEXT_COLUMNS = "identifier collection open_type license date title creator language language_type".split()
 SCHEMA = pa.schema(
@@ -298,6 +298,23 @@ def read_rows(
             others = [batch[name].to_pylist() for name in extra]
             for row, *values in zip(_cast_rows(batch, stored, columns, file), *others, strict=True):
                 yield row | dict(zip(extra, values, strict=True))
+
+
+def read_columns(file: Path, columns: Iterable[str], expected: str) -> Iterator[dict]:
+    """Stream some columns of a Parquet file that is no corpus as rows of text; a language gets its ISO code.
+
+    Args:
+        file: Path.
+        columns: Columns to read, all of which the file must have.
+        expected: The sentence on required columns that ends the error message.
+
+    Raises:
+        InputError: If the file is damaged, lacks a column, or has text that is not UTF-8.
+    """
+    for i, row in enumerate(read_rows(file, columns, required=(), expected=expected)):
+        if any(isinstance(value, bytes) for value in row.values()):
+            raise InputError(f"{file} has text that is not UTF-8 in row {i}: convert it.")
+        yield row | ({"language": language_code(row["language"])} if row.get("language") else {})
 
 
 def read_rows_at(file: Path, group: int, numbers: set[int], columns: list[str]) -> dict[int, dict]:

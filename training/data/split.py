@@ -51,7 +51,7 @@ def author_key(creator: str) -> str:
 
 def _without_brackets(text: str) -> str:
     """Replace texts in brackets by a space, as `re.sub(r"\\(.*?\\)|\\[.*?\\]", " ", text)`, but in linear time."""
-    kept, at, after = [], 0, {"(": -1, "[": -1, "\n": -1}  # next closing bracket and line end
+    pieces, at, after = [], 0, {"(": -1, "[": -1, "\n": -1}  # next closing bracket and line end
     closing = {"(": ")", "[": "]", "\n": "\n"}
     for match in re.finditer(r"[(\[]", text):
         start = match.start()
@@ -59,12 +59,11 @@ def _without_brackets(text: str) -> str:
             continue
         for kind in (match[0], "\n"):
             if after[kind] < start:
-                found = text.find(closing[kind], start)
-                after[kind] = len(text) if found < 0 else found
+                after[kind] = text.find(closing[kind], start) % (len(text) + 1)  # the end of the text if there is none
         if after[match[0]] < after["\n"]:
-            kept += [text[at:start], " "]
+            pieces += [text[at:start], " "]
             at = after[match[0]] + 1
-    return "".join([*kept, text[at:]])
+    return "".join([*pieces, text[at:]])
 
 
 def select_held_out(documents: Iterable[dict], share: float) -> set[str]:
