@@ -977,9 +977,9 @@ def test_a_line_of_a_log_that_is_no_record_is_named(tmp_path, line):
     (tmp_path / "config.yaml").write_text("name: x\n")
     for name in ("metrics.jsonl", "samples.jsonl"):
         (tmp_path / name).write_bytes('{"text": "a\u2028b"}\n'.encode() + line + b"\n")
-    for read in (lambda: Run(tmp_path).metrics, lambda: run_export.last_samples(Run(tmp_path))):
+    for look in (lambda: Run(tmp_path).metrics, lambda: run_export.last_samples(Run(tmp_path))):
         with pytest.raises(ReleaseError, match=r"Line 2 of .*\.jsonl is not a record in JSON"):
-            read()
+            look()
 
 
 def test_the_code_of_the_template_runs_in_the_folder_and_an_error_is_reported_with_its_last_line(folder):
