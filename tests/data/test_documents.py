@@ -509,6 +509,22 @@ def test_a_damaged_page_header_is_an_error(content):
             assert size >= 0 and packed >= 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are any bytes on Linux alone")
+def test_a_file_whose_name_is_not_utf_8_is_refused_with_its_escaped_name(tmp_path):
+    path = write(tmp_path / "in/a.parquet", [expected(0)])
+    path = path.rename(os.fsdecode(os.fsencode(path.parent) + b"/caf\xe9.parquet"))
+    for argument in (path, path.parent):
+        with pytest.raises(InputError, match=r"in/caf\\udce9\.parquet' is not UTF-8: rename it"):
+            list(read_documents(argument))
+
+
+def test_a_byte_order_mark_in_the_name_of_a_column_is_ignored(tmp_path):
+    path = write(tmp_path / "a.parquet", [expected(0)])
+    table = pq.read_table(path)
+    pq.write_table(table.rename_columns([f"\ufeff{table.column_names[0]}", *table.column_names[1:]]), path)
+    assert [document["identifier"] for document in read_documents(path)] == [expected(0)["identifier"]]
+
+
 def test_a_damaged_page_is_reported_by_file_name(tmp_path):
     path = write(tmp_path / "a.parquet", [expected(i) for i in range(50)], write_page_checksum=True)
     content = bytearray(path.read_bytes())

@@ -64,6 +64,11 @@ def test_a_line_that_cannot_be_read_is_named_with_its_file(tmp_path, line, probl
             reader()
 
 
+def test_files_with_byte_order_marks_may_be_joined(tmp_path):
+    (tmp_path / "talks.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\n\xef\xbb\xbf{"a": "\xef\xbb\xbf2"}\n\xef\xbb\xbf\n')
+    assert read(tmp_path / "talks.jsonl") == [{"a": 1}, {"a": "\ufeff2"}]
+
+
 def test_metadata_of_any_type_is_text(tmp_path):
     talks = [turns(f"q{i}", language="eng", license=["CC0-1.0", "MIT"], source=i, id=i) for i in range(12)]
     path = tmp_path / "talks.jsonl"

@@ -47,15 +47,23 @@ def corpus_files(path: Path) -> list[Path]:
     Hidden folders (unfinished builds) and `dropped/` (documents dropped by curation) do not belong to a corpus.
 
     Raises:
-        InputError: If there is no Parquet file.
+        InputError: If there is no Parquet file, or its name is not UTF-8: manifests could not state it.
     """
     if path.is_file():
-        return [path]
+        return [_checked_name(path)]
     parts = {file: file.relative_to(path).parts for file in path.rglob("*.parquet") if file.is_file()}
     files = sorted(file for file in parts if not any(name == "dropped" or name[0] == "." for name in parts[file]))
     if not files:
         raise InputError(f"{path} contains no .parquet file: pass a corpus folder, or build one with training.corpus.")
-    return files
+    return list(map(_checked_name, files))
+
+
+def _checked_name(file: Path) -> Path:
+    try:
+        str(file).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"The name of {str(file)!a} is not UTF-8: rename it.") from None
+    return file
 
 
 def corpus_root(path: Path) -> Path:
@@ -73,7 +81,7 @@ def stored_names(
     """
     spelling: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        spelling[name.strip().lower().replace(" ", "_")].append(name)
+        spelling[name.strip("\ufeff \t\r\n").lower().replace(" ", "_")].append(name)  # also of a CSV file with a mark
     columns = list(columns)
     missing = [column for column in columns if column not in spelling and column not in OPTIONAL_COLUMNS]
     if missing:

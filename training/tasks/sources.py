@@ -74,12 +74,12 @@ def _parquet_rows(file: Path) -> Iterator[dict]:
 
 
 def _json_rows(file: Path) -> Iterator[object]:
-    """Yield the rows of a JSON Lines file. Lines end at line feeds alone; a byte order mark is skipped."""
+    """Yield the rows of a JSON Lines file. Lines end at line feeds alone; byte order marks are skipped."""
     with open(file, "rb") as lines:
         for number, line in enumerate(lines, 1):
             place = f"line {number} of {file}"
             try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                text = line.decode("utf-8-sig")  # a mark may begin each of several joined files
                 if text.strip():
                     row = json.loads(text)
                     json.dumps(row, ensure_ascii=False).encode()
