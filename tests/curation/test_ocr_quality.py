@@ -84,6 +84,11 @@ def test_capitals_line_ends_hyphenation_ligatures_and_long_s_are_not_errors():
     assert ocr.quality(old, "en").score == ocr.quality(plain, "en").score
 
 
+def batched(items: list[str], size: int) -> list[list[str]]:
+    """Return parts of some items."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
 def letter_spaced(text: str, gap: str) -> str:
     """Return a text with a space between letters, and a wider gap between words."""
     return gap.join(("\u2009" if gap == " " else " ").join(word) for word in text.split())
@@ -100,6 +105,20 @@ def test_letter_spaced_text_has_the_quality_of_its_words(language, gap):
     assert ocr.quality(emphasised, language).score > ocr.THRESHOLD
     page = simulate_ocr(text, 0.25, random.Random(language))
     assert ocr.quality(letter_spaced(page, gap), language).score < ocr.THRESHOLD
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_text_with_equal_gaps_between_letters_and_words_has_the_quality_of_its_words(language):
+    def equally_spaced(text: str) -> str:
+        return "\n".join(" ".join("".join(words)) for words in batched(text.split(), 8))
+
+    text = CLEAN[language]
+    assert ocr.quality(equally_spaced(text), language).score == pytest.approx(
+        ocr.quality(text, language).score, abs=0.03
+    )
+    for rate in (0.15, 0.25):
+        page = simulate_ocr(text, rate, random.Random(language))
+        assert ocr.quality(equally_spaced(page), language).score < ocr.THRESHOLD
 
 
 def table(form: str, language: str, rows: int = 30) -> str:
