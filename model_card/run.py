@@ -21,6 +21,24 @@ def json_sha256(value) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
+def json_lines(path: Path) -> list[str]:
+    """Return the lines of a JSON Lines file, each an object; none if it does not exist.
+
+    Raises:
+        ReleaseError: If a line is not UTF-8 or not an object in JSON.
+    """
+    lines = []
+    # Not splitlines(): JSON does not escape every line separator.
+    for number, line in enumerate(path.read_bytes().split(b"\n") if path.is_file() else (), 1):
+        try:
+            if line and not isinstance(json.loads(line), dict):
+                raise ValueError("no object")
+            lines += [line.decode()] if line else []
+        except (ValueError, RecursionError) as error:
+            raise ReleaseError(f"Line {number} of {path} is not a record in JSON ({error}): remove it.") from None
+    return lines
+
+
 def manifest_shards(manifest: dict) -> list[dict]:
     """Return the records of the shards of a manifest without their statistics, whose sums are in the manifest."""
     statistics = ("account", "by_source")
@@ -108,10 +126,7 @@ class Run:
     @cached_property
     def metrics(self) -> list[str]:
         """The lines of metrics.jsonl."""
-        path = self.folder / "metrics.jsonl"
-        # Not splitlines(): JSON does not escape every line separator.
-        lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
-        return [line for line in lines if line]
+        return json_lines(self.folder / "metrics.jsonl")
 
     @property
     def validation(self) -> dict | None:

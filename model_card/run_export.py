@@ -22,7 +22,7 @@ from pathlib import Path
 import yaml
 
 from .files import ReleaseError, inside, read_json, sha256, write_json, write_text
-from .run import Run, json_sha256, manifest_shards
+from .run import Run, json_lines, json_sha256, manifest_shards
 
 LINES = 200  # of training, in metrics.jsonl
 MANY = 200  # shards; with the corpus files each takes half a kB
@@ -102,8 +102,7 @@ def last_samples(run: Run) -> dict | None:
         The penalty is that of the lines, else the one in summary.txt, else None.
     """
     path, summary = run.folder / "samples.jsonl", run.folder / "summary.txt"
-    # Not splitlines(): a continuation may contain a line separator that JSON does not escape.
-    lines = [json.loads(line) for line in path.read_bytes().decode().split("\n") if line] if path.is_file() else []
+    lines = [json.loads(line) for line in json_lines(path)]
     if not lines:
         return None
     step = lines[-1]["step"]

@@ -336,7 +336,7 @@ def check_code(body: str, folder: Path, *, run: bool) -> Iterator[tuple[int, str
         elif language == "json":
             try:
                 json.loads(code)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 problem = str(error)
         if problem:
             yield line, f"{language}: {problem}"
@@ -373,16 +373,19 @@ def validate(folder: Path, *, run: bool = False) -> list[Problem]:
         run: Run the Python code fences that a template of this package wrote. By default they are parsed.
 
     Raises:
-        ReleaseError: If there is no card.
+        ReleaseError: If there is no card, or it is not UTF-8.
     """
     path = folder / "README.md"
     if not path.is_file():
         raise ReleaseError(f"{path} does not exist: pass a folder with a card.")
-    text = path.read_bytes().decode("utf-8")  # a carriage return that a model generated does not end a line
+    try:
+        text = path.read_bytes().decode("utf-8")  # a carriage return that a model generated does not end a line
+    except UnicodeDecodeError as error:
+        raise ReleaseError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}): convert it.") from None
     try:
         yaml_head, body, shift = split_front_matter(text)
         head = yaml.safe_load(yaml_head)
-    except (ReleaseError, yaml.YAMLError) as error:
+    except (ReleaseError, yaml.YAMLError, RecursionError) as error:
         return [Problem(1, "metadata", " ".join(str(error).split()))]
     problems = [Problem(0, "metadata", message) for message in check_metadata(head)]
     problems += [

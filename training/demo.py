@@ -20,13 +20,12 @@ from pathlib import Path
 from statistics import median
 
 import torch
-import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from . import shards
-from .common.config import CONFIGS, InputError, parse, run_main
+from .common.config import CONFIGS, InputError, parse, read_yaml, run_main
 from .common.escaping import terminal_line
 from .common.files import atomic, read_json
 from .common.language import LANGUAGES
@@ -115,7 +114,7 @@ def choose_steps(config: PretrainConfig, arguments: list[str], budget: float) ->
     """Return the steps of the run in the config's folder, or if there is none the steps that fit the budget."""
     earlier = config.folder / "config.yaml"
     if earlier.is_file():
-        return sum(stage["steps"] for stage in yaml.safe_load(earlier.read_text(encoding="utf-8"))["stages"])
+        return sum(stage["steps"] for stage in read_yaml(earlier)["stages"])
     step_seconds, other_seconds = time_run(config, arguments)
     steps = steps_that_fit(step_seconds, other_seconds, budget=budget, maximum=config.steps)
     print(

@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from .common.config import InputError, parse, run_main
+from .common.config import InputError, parse, read_yaml, run_main
 from .common.escaping import terminal_line
 from .common.files import atomic
 
@@ -294,12 +294,7 @@ def convert(config: NanotronConfig) -> dict[str, str]:
     """
     from .pretraining.recipe import PretrainConfig  # lazy import: torch takes seconds, and --help does not need it
 
-    try:
-        settings = yaml.safe_load(config.nanotron.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{config.nanotron} is not YAML: {' '.join(str(error).split())}.") from error
-    if not isinstance(settings, dict):
-        raise InputError(f"{config.nanotron} is not a nanotron file: it has no sections.")
+    settings = read_yaml(config.nanotron)
     result, ignored = convert_settings(settings, replicas=config.replicas)
     head = [f"# Converted from {config.nanotron.name} by training.nanotron. Ignored keys:"]
     head += [f"#   {key}: {why}" for key, why in ignored.items()]

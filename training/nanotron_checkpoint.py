@@ -23,12 +23,12 @@ from pathlib import Path
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
-from transformers import AutoTokenizer
 
 from modeling_pleias import PleiasConfig, PleiasForCausalLM
 
 from .common.config import InputError, parse, run_main
 from .common.files import atomic_files, lock_folder, read_json
+from .finetuning.base_model import load_pretrained_tokenizer
 
 RANK = re.compile(r"model_weight_pp-rank-\d+-of-\d+_tp-rank-(\d+)-of-(\d+)\.safetensors")
 NOT_OF_WEIGHTS = {"is_llama_config", "pretraining_tp", "rope_interleaved", "z_loss_coefficient", "z_loss_enabled"}
@@ -205,7 +205,7 @@ def convert(config: ConversionConfig) -> PleiasForCausalLM:
     with atomic_files(config.out, last="config.json") as folder:
         model.save_pretrained(folder)
         if config.tokenizer:
-            tokenizer = AutoTokenizer.from_pretrained(config.tokenizer)
+            tokenizer = load_pretrained_tokenizer(config.tokenizer)
             tokenizer.model_max_length = model_config.max_position_embeddings
             tokenizer.save_pretrained(folder)
     return model

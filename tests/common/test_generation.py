@@ -30,9 +30,11 @@ def tokenizer(tiny_tokenizer):
     return PleiasTokenizer.from_pretrained(tiny_tokenizer)
 
 
-def greedy(model, tokenizer, prompt: str, count: int, penalty: float, ends: list[int]) -> list[int]:
+def greedy(
+    model, tokenizer, prompt: str, count: int, penalty: float, ends: list[int], *, plain: bool = False
+) -> list[int]:
     """Greedy decoding with a repetition penalty, without cache, padding or batch."""
-    ids = tokenizer(prompt).input_ids
+    ids = tokenizer(prompt, split_special_tokens=plain).input_ids
     new: list[int] = []
     while len(new) < count:
         scores = model(torch.tensor([ids + new])).logits[0, -1].detach()
@@ -78,6 +80,16 @@ def test_a_batch_equals_its_prompts_completed_alone(model, tokenizer, penalty):
     outputs = complete(model, tokenizer, PROMPTS, max_new_tokens=12, repetition_penalty=penalty, batch_tokens=100)
     ends = [tokenizer.eos_token_id]
     assert outputs == [tokenizer.decode(greedy(model, tokenizer, prompt, 12, penalty, ends)) for prompt in PROMPTS]
+
+
+def test_special_tokens_written_in_a_prompt_are_text_if_it_is_of_others(model, tokenizer):
+    prompts = [f"the old{tokenizer.eos_token}house", "the old [PAD]"]
+    plain, formatted = (complete(model, tokenizer, prompts, max_new_tokens=12, plain=plain) for plain in (True, False))
+    ends = [tokenizer.eos_token_id]
+    for outputs, is_plain in ((plain, True), (formatted, False)):
+        expected = [greedy(model, tokenizer, prompt, 12, 1, ends, plain=is_plain) for prompt in prompts]
+        assert outputs == [tokenizer.decode(ids) for ids in expected]
+    assert plain[0] != formatted[0] and plain[1] != formatted[1]
 
 
 def test_a_continuation_ends_before_the_stop_token(model, tokenizer):

@@ -1,9 +1,11 @@
-"""The end of programs: signals, errors of the system, and text that a terminal cannot show."""
+"""The end of programs (signals, errors of the system, text that a terminal cannot show), and YAML files of others."""
 
 import errno
 
 import pytest
 from programs import run_program
+
+from training.common.config import InputError, read_yaml
 
 RUNNERS = {"training": "training.common.config", "model_card": "model_card.files"}
 both = pytest.mark.parametrize("runner", RUNNERS.values(), ids=RUNNERS)
@@ -84,3 +86,17 @@ def test_output_that_nobody_reads_ends_a_program_quietly(tmp_path):
     code = "reader, writer = os.pipe()\nos.dup2(writer, 1)\nos.close(writer)\nos.close(reader)\nprint('a line')"
     done = run(f"signal.signal(signal.SIGPIPE, signal.SIG_IGN)\n{code}", RUNNERS["training"], tmp_path / "log")
     assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_yaml_with_a_byte_order_mark_is_read_as_without(tmp_path):
+    (tmp_path / "a.yaml").write_bytes(b"\xef\xbb\xbfstages: [1]\r\nname: x\r\n")
+    assert read_yaml(tmp_path / "a.yaml") == {"stages": [1], "name": "x"}
+
+
+@pytest.mark.parametrize(
+    "content", [b"a: " + b"[" * 1500 + b"]" * 1500, b"a: caf\xe9", b"a: [", b"- 1", b"", b"a: \x00"]
+)
+def test_yaml_that_cannot_be_read_is_named(tmp_path, content):
+    (tmp_path / "a.yaml").write_bytes(content)
+    with pytest.raises(InputError, match="a.yaml (is not YAML|has no settings)"):
+        read_yaml(tmp_path / "a.yaml")

@@ -25,3 +25,11 @@ def test_words_shorter_than_a_piece_are_normalised_as_in_the_complete_text(form,
 def test_a_million_marks_are_normalised():
     text = "a" + "\u0301\u0323" * 500_000
     assert len(unicode_form("NFKD", text)) == len(text)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFKD"])
+def test_thirty_marks_on_a_letter_are_normalised_as_in_the_complete_text(form):
+    text = "e" + "\u0301\u0323" * 16 + "o\u0302\u0323"
+    assert unicode_form(form, text) == unicodedata.normalize(form, text)
+    more = "e" + "\u0301\u0323" * 500 + "o\u0302\u0323"
+    assert unicode_form(form, more).endswith(unicodedata.normalize(form, "o\u0302\u0323"))

@@ -16,10 +16,11 @@ from training.common.config import InputError
 from training.common.files import sha256
 from training.common.language import LANGUAGES
 from training.curation import ocr
-from training.curation.ocr import codes
+from training.curation.ocr import codes, page_sources
 from training.curation.report import markdown, measure_ocr, spearman, threshold_metrics
 from training.data.documents import SCHEMA
 from training.data.ocr_noise import simulate_ocr as simulate_ocr
+from training.vocabulary.tokenizer_report import page_texts
 
 # Beginnings of the Declaration of Human Rights (public domain), and of Caesar's Gallic War.
 CLEAN = {
@@ -83,6 +84,11 @@ def test_capitals_line_ends_hyphenation_ligatures_and_long_s_are_not_errors():
     assert ocr.quality(old, "en").score == ocr.quality(plain, "en").score
 
 
+def batched(items: list[str], size: int) -> list[list[str]]:
+    """Return parts of some items."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
 def letter_spaced(text: str, gap: str) -> str:
     """Return a text with a space between letters, and a wider gap between words."""
     return gap.join(("\u2009" if gap == " " else " ").join(word) for word in text.split())
@@ -99,6 +105,20 @@ def test_letter_spaced_text_has_the_quality_of_its_words(language, gap):
     assert ocr.quality(emphasised, language).score > ocr.THRESHOLD
     page = simulate_ocr(text, 0.25, random.Random(language))
     assert ocr.quality(letter_spaced(page, gap), language).score < ocr.THRESHOLD
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_text_with_equal_gaps_between_letters_and_words_has_the_quality_of_its_words(language):
+    def equally_spaced(text: str) -> str:
+        return "\n".join(" ".join("".join(words)) for words in batched(text.split(), 8))
+
+    text = CLEAN[language]
+    assert ocr.quality(equally_spaced(text), language).score == pytest.approx(
+        ocr.quality(text, language).score, abs=0.03
+    )
+    for rate in (0.15, 0.25):
+        page = simulate_ocr(text, rate, random.Random(language))
+        assert ocr.quality(equally_spaced(page), language).score < ocr.THRESHOLD
 
 
 def table(form: str, language: str, rows: int = 30) -> str:
@@ -258,6 +278,35 @@ def test_the_report_measures_pages_with_a_known_error_rate(tmp_path):
     assert set(points) == {"en", "de"} and metrics["all"]["pages"] == 80
     assert metrics["all"]["rank_correlation"] > 0.8
     assert metrics["threshold"]["other_half"]["de"]["balanced_accuracy"] > 0.9
+
+
+def test_pairs_of_other_writers_give_the_same_measures(tmp_path):
+    """Bytes, categories, names of languages, and rows without a text, as pandas, polars and Spark write them."""
+    texts = {code: [*pages(code, 0.02, 8), *pages(code, 0.3, 8)] for code in ("en", "de")}
+    rows = [
+        {"id": str(i), "ocr": page, "truth": CLEAN[code], "language": code, "source": f"rendered page, text from w{i}"}
+        for code, some in texts.items()
+        for i, page in enumerate(some)
+    ]
+    names = {"en": "English", "de": "German"}
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    other = {
+        "id": pa.array([*map(int, columns["id"]), 7]),
+        "ocr": pa.array([*(page.encode() for page in columns["ocr"]), None], pa.large_binary()),
+        "truth": pa.array([*columns["truth"], "text"], pa.large_string()),
+        "language": pa.array([*(names[code] for code in columns["language"]), None]).dictionary_encode(),
+        "source": pa.array([*columns["source"], None]),
+    }
+    for folder, table in (("plain", pa.Table.from_pylist(rows)), ("other", pa.table(other))):
+        (tmp_path / folder).mkdir()
+        pq.write_table(table, tmp_path / folder / "pages.parquet")
+    plain, cast = (measure_ocr(tmp_path / name) for name in ("plain", "other"))
+    assert json.dumps(plain[0]) == json.dumps(cast[0])
+    assert page_sources(tmp_path / "other") == {f"w{i}" for i in range(16)}
+    assert page_texts(tmp_path / "other") == page_texts(tmp_path / "plain")
+    pq.write_table(pa.Table.from_pylist([rows[0] | {"language": "Welsh"}]), tmp_path / "welsh.parquet")
+    with pytest.raises(InputError, match="no pair in en, fr"):
+        measure_ocr(tmp_path / "welsh.parquet")
 
 
 def test_the_report_is_rendered_from_its_json_which_was_measured_with_these_models_and_this_threshold():

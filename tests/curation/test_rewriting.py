@@ -228,6 +228,8 @@ DUTCH = "De trein kwam om zeven uur in de morgen aan, en de markt ging kort daar
         ("[" * 200_000 + "]" * 200_000, "nonsense"),
         ((200, b"[" * 200_000 + b"]" * 200_000), "nonsense"),
         (content(text=GENTLE + "\ud800"), "nonsense"),
+        (content(text=GENTLE + "\x1b[2J"), "nonsense"),
+        (content(text=GENTLE + "\x9b2J"), "nonsense"),
         ((200, b'{"choices": [{"message": {"content": "caf\xe9"}, "finish_reason": "stop"}]}'), "nonsense"),
         ((200, json.dumps(ACCEPTED | {"more": "x" * 5_000_000}).encode()), "nonsense"),
         ((200, b'{"choices": {"message": 1}}'), "nonsense"),

@@ -3,6 +3,7 @@
 Some sentences are hostile, because they must be detected.
 """
 
+import codecs
 import itertools
 import json
 from pathlib import Path
@@ -223,6 +224,29 @@ def test_the_language_on_which_rules_were_adjusted_is_excluded_from_unseen(tmp_p
     _csv(tmp_path / "en.csv", [("hate", "I hate immigrants.", "hateful"), ("thing", "I hate Mondays.", "non-hateful")])
     report = measure_sentences(tmp_path)
     assert report["languages"]["en"]["f1"] == 1.0 and report["unseen"] is None
+
+
+def test_a_byte_order_mark_and_line_ends_of_windows_change_nothing(tmp_path):
+    _csv(tmp_path / "en.csv", [("hate", "I hate immigrants.", "hateful"), ("thing", "I hate Mondays.", "non-hateful")])
+    expected, content = measure_sentences(tmp_path), (tmp_path / "en.csv").read_bytes()
+    (tmp_path / "en.csv").write_bytes(codecs.BOM_UTF8 + content.replace(b"\n", b"\r\n"))
+    assert measure_sentences(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"functionality;text;label\nhate;I hate immigrants.;hateful\n", "en.csv needs a first line"),
+        (b"functionality,text,label\nhate,I hate immigrants.\n", "en.csv needs a first line"),
+        (b"functionality,text,label\n", "en.csv needs a first line"),
+        (b"functionality,text,label\nhate,caf\xe9,hateful\n", "en.csv is not UTF-8"),
+        (b"functionality,text,label\nhate," + b"a" * 200_000 + b",hateful\n", "en.csv is not CSV"),
+    ],
+)
+def test_a_file_that_is_no_list_of_sentences_is_named(tmp_path, content, message):
+    (tmp_path / "en.csv").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        measure_sentences(tmp_path)
 
 
 def test_a_folder_without_labelled_sentences_is_an_error(tmp_path):

@@ -2,6 +2,7 @@
 
 import datetime
 import decimal
+import io
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import sys
 import threading
 import uuid
 from collections import Counter
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from training.data import documents
 from training.data.corpus_builder import CorpusConfig, build_corpus
 from training.data.documents import COLUMNS, COUNTS, TEXT_COLUMNS, read_documents, read_rows
 from training.data.licences import decide_document
+from training.data.parquet_pages import page_sizes
 from training.evaluation import held_out_text
 from training.mixture import MixtureConfig, write_mixtures
 from training.shards import ShardsConfig, build_shards
@@ -457,12 +460,69 @@ def test_a_file_that_unpacks_to_thousands_of_times_its_size_is_refused(tmp_path,
     monkeypatch.setattr(documents, "UNPACKED_BYTES", 10_000_000)
     rows = [expected(i) | {"text": f"{LARGE}{i}"} for i in range(4)]
     path = write(tmp_path / "in/a.parquet", rows, compression="zstd")
-    with pytest.raises(InputError, match=r"a\.parquet unpacks to 2\d MB of text from 0\.0 MB, in one row group"):
+    with pytest.raises(InputError, match=r"a\.parquet unpacks to 2\d MB of text from 0\.0 MB, in one page"):
         list(read_documents(path))
     with pytest.raises(InputError, match=r"unpacks to 2\d MB of text.*--on_error drop"):
         curate(CurationConfig(out=tmp_path / "out", corpus=path.parent, workers=1, on_error="stop"))
     path = write(tmp_path / "in/a.parquet", rows, compression="zstd", row_group_size=1)
     assert len(list(read_documents(path))) == 4
+
+
+def test_a_large_page_is_refused_however_little_it_is_compressed(tmp_path, monkeypatch):
+    monkeypatch.setattr(documents, "PAGE_BYTES", 100_000)
+    rows = [expected(i) | {"text": "".join(map(chr, range(32 + i, 9000 + i)))} for i in range(40)]
+    small = write(tmp_path / "small.parquet", rows, use_dictionary=False, data_page_size=1, write_batch_size=1)
+    assert len(list(read_documents(small))) == 40
+    assert len(list(read_documents(write(tmp_path / "columns.parquet", rows), columns=["identifier"]))) == 40
+    with pytest.raises(InputError, match=r"large\.parquet unpacks to 1 MB of text from 1\.\d MB, in one page"):
+        list(read_documents(write(tmp_path / "large.parquet", rows, use_dictionary=False, compression=None)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"data_page_version": "2.0", "compression": "gzip"},
+        {"data_page_size": 100, "write_batch_size": 2, "write_page_index": True, "write_page_checksum": True},
+        {"use_dictionary": False, "column_encoding": {"a": "DELTA_BYTE_ARRAY", "b.list.element": "PLAIN"}},
+        {"row_group_size": 7, "write_statistics": False},
+    ],
+)
+def test_the_sizes_of_pages_are_those_of_their_column(tmp_path, options):
+    table = pa.table({"a": [f"text {i % 30} " * 9 for i in range(200)], "b": [[1, 2], None, [], [3]] * 50})
+    pq.write_table(table, tmp_path / "a.parquet", **options)
+    metadata = pq.read_metadata(tmp_path / "a.parquet")
+    with open(tmp_path / "a.parquet", "rb") as file:
+        for group in map(metadata.row_group, range(metadata.num_row_groups)):
+            for chunk in map(group.column, range(group.num_columns)):
+                start = min(filter(None, (chunk.dictionary_page_offset, chunk.data_page_offset)))
+                pages = list(page_sizes(file, start, chunk.total_compressed_size))
+                headers = chunk.total_compressed_size - sum(packed for _, packed in pages)
+                assert file.tell() == start + chunk.total_compressed_size
+                assert sum(size for size, _ in pages) + headers == chunk.total_uncompressed_size
+
+
+@given(st.binary(max_size=60))
+def test_a_damaged_page_header_is_an_error(content):
+    with suppress(ValueError):
+        for size, packed in page_sizes(io.BytesIO(content), 0, len(content)):
+            assert size >= 0 and packed >= 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are any bytes on Linux alone")
+def test_a_file_whose_name_is_not_utf_8_is_refused_with_its_escaped_name(tmp_path):
+    path = write(tmp_path / "in/a.parquet", [expected(0)])
+    path = path.rename(os.fsdecode(os.fsencode(path.parent) + b"/caf\xe9.parquet"))
+    for argument in (path, path.parent):
+        with pytest.raises(InputError, match=r"in/caf\\udce9\.parquet' is not UTF-8: rename it"):
+            list(read_documents(argument))
+
+
+def test_a_byte_order_mark_in_the_name_of_a_column_is_ignored(tmp_path):
+    path = write(tmp_path / "a.parquet", [expected(0)])
+    table = pq.read_table(path)
+    pq.write_table(table.rename_columns([f"\ufeff{table.column_names[0]}", *table.column_names[1:]]), path)
+    assert [document["identifier"] for document in read_documents(path)] == [expected(0)["identifier"]]
 
 
 def test_a_damaged_page_is_reported_by_file_name(tmp_path):

@@ -322,6 +322,49 @@ def test_invisible_characters_and_wide_letters_in_the_name_of_a_crawl_do_not_mat
         assert decide("CC0-1.0", identifier=variant).code == "Common Crawl"
 
 
+LOOK_ALIKES = [
+    "\u0421ommon \u0421r\u0430wl",  # Cyrillic
+    "\u0421\u0421-MAIN-2023-06",
+    "\u04214",  # a complete word without a Latin letter
+    "\u039f\u0405\u0421\u0410R",  # Greek and Cyrillic
+    "C\u03bfmmon Crawl",
+    "\u1d04\u1d0f\u1d0d\u1d0d\u1d0f\u0274 \u1d04\u0280\u1d00\u1d21\u029f",  # small capitals
+    "\U0001f1e8\U0001f1e8-News",  # regional indicators
+    "C\u0664",  # an Arabic digit
+    "C\u00f8mmon Cra\u0175l",
+    "C\u0585mmon Crawl",  # Armenian
+    "\ua4da\ua4f3\ua4df\ua4dfon Crawl",  # Lisu
+]
+
+
+@pytest.mark.parametrize("name", LOOK_ALIKES)
+def test_letters_that_look_like_those_of_a_crawl_do_not_hide_it(name):
+    for column in ("collection", "identifier"):
+        if (name, column) != ("C\u0664", "identifier") and not name.endswith("4"):  # too short in an identifier
+            assert decide("CC0-1.0", **{column: name}).code in ("Common Crawl", "look-alike letters")
+        assert decide("CC0-1.0", collection=name).refused
+
+
+@pytest.mark.parametrize("label", ["\u0421\u04210-1.0", "CC BY\u2010\u0405A 4.0", "\u039cIT", "\u1d0dit", "CC\u01c30"])
+def test_a_licence_in_letters_of_another_alphabet_is_not_understood(label):
+    assert decide(label).refused
+
+
+@pytest.mark.parametrize(
+    "collection",
+    [
+        "Gallica \u6771\u4eac",
+        "\u041f\u0443\u0448\u043a\u0438\u043d",
+        "\u03b2-carotene",
+        "\u0152uvres compl\u00e8tes",
+        "Wikipedia\u65e5\u672c\u8a9e",
+        "Stra\u00dfe",
+    ],
+)
+def test_a_name_in_one_alphabet_or_with_words_of_two_passes(collection):
+    assert decide("CC0-1.0", collection=collection, identifier=f"{collection}/1").decision == "open"
+
+
 @pytest.mark.parametrize(
     "identifier", ["CC-MAIN-20231128-0001.warc#17", "hf://datasets/allenai/c4/en/1", "fineweb/77"]
 )

@@ -22,7 +22,14 @@ from training.curation.toxicity_axes import AXES
 from training.evaluation import bits_per_byte
 from training.evaluation.benchmarks import Continuation, Public, PublicConfig, continuations
 from training.evaluation.held_out_text import Text, TextConfig, held_out
-from training.evaluation.language_adherence import Adherence, AdherenceConfig, prompts
+from training.evaluation.language_adherence import (
+    Adherence,
+    AdherenceConfig,
+    max_new_tokens,
+    prompts,
+    strip_special_tokens,
+)
+from training.evaluation.language_adherence import continuations as adherence_continuations
 from training.evaluation.memorisation import Memorisation, MemorisationConfig
 from training.evaluation.models import EvaluatedModel
 from training.evaluation.speed import SpeedConfig, timed
@@ -73,6 +80,18 @@ def test_adherence_is_the_share_of_continuations_in_their_language_by_position()
     # At first only the third is wrong (the empty one has no characters); from 100 on the second is, too.
     by_position = [value(positions[f"{start}-{start + 50}"]) for start in (0, 50, 100, 150)]
     assert by_position == pytest.approx([4 / 5, 4 / 5, 3 / 5, 3 / 5])
+
+
+def test_special_tokens_written_in_held_out_text_are_text_in_prompts(run):  # noqa: F811
+    subject, config = EvaluatedModel(str(run)), AdherenceConfig(new_tokens=8)
+    rows = [{"language": "fr", "prompt": "Le vieux roi<|end_of_text|>habitait"}]
+    prompts = [row["prompt"] for row in rows]
+    settings = {"max_new_tokens": 8, "repetition_penalty": config.repetition_penalty}
+    [expected] = complete(subject.model, subject.tokenizer, prompts, **settings, plain=True)
+    [row] = adherence_continuations(subject, rows, config, "")
+    assert row["continuation"] == strip_special_tokens(subject, expected)
+    many = [{"prompt": "<|end_of_text|>" * 8}]
+    assert max_new_tokens(subject, many, 1000) < subject.context - 20
 
 
 # Toxicity -----------------------------------------------------------------------------------------
@@ -145,6 +164,20 @@ def test_the_harness_selects_the_continuation_of_lowest_nats(run):  # noqa: F811
         assert results[f"continuation_{language}"]["acc"] == correct
     metrics = task.metrics({"benchmarks": results})
     assert value(metrics["continuation_fr, acc"]) == pytest.approx(np.mean(results["continuation_fr"]["acc"]))
+
+
+def test_special_tokens_written_in_a_benchmark_are_text(run, monkeypatch):  # noqa: F811
+    encoded = []
+
+    def evaluate(model, *_, **__):
+        encoded.append(model.tok_encode("le roi<|end_of_text|>dort"))
+        return {"samples": {}}
+
+    monkeypatch.setattr("lm_eval.evaluator.evaluate", evaluate)
+    subject = EvaluatedModel(str(run))
+    Continuation([text("fr", FRENCH * 20)], TextConfig(), PublicConfig(), None, examples=4).measure(subject)
+    assert encoded and subject.tokenizer.eos_token_id not in encoded[0]
+    assert subject.tokenizer.eos_token_id in subject.tokenizer("le roi<|end_of_text|>dort").input_ids
 
 
 def test_an_example_offers_one_true_continuation_among_true_ones_of_other_passages():

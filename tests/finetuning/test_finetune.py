@@ -356,6 +356,13 @@ def test_missing_task_tokens_replace_the_last_tokens_of_a_vocabulary_and_text_ro
     assert again("<|text_start|>bells").input_ids == new("<|text_start|>bells").input_ids
 
 
+@pytest.mark.parametrize("content", ["[" * 100_000, "\ufeff{}", '{"version": "1.0"}'])
+def test_a_tokenizer_that_cannot_be_read_is_named(tmp_path, content):
+    (tmp_path / "tokenizer.json").write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match="The tokenizer in .* cannot be read"):
+        base.open_tokenizer(tmp_path)
+
+
 GROUPS = {"per_device_train_batch_size": 4, "num_generations": 4, "max_completion_length": 8}  # for GRPO
 
 # Error messages -----------------------------------------------------------------------------------

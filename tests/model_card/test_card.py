@@ -953,6 +953,7 @@ def test_a_heading_without_text_is_found(folder):
         ("python", "print('x'", "was never closed"),
         ("bash", "if true; then", "syntax error"),
         ("json", "{,}", "Expecting property name"),
+        ("json", "[" * 100_000, "recursion"),
         ("", "text", "a code fence without a language"),
     ],
 )
@@ -961,6 +962,24 @@ def test_a_code_fence_that_does_not_parse_is_found(folder, language, code, messa
         file.write(f"\n```{language}\n{code}\n```\n")
     (reported,) = problems(folder, "code")
     assert message in reported
+
+
+def test_a_card_whose_metadata_are_nested_too_deeply_or_not_utf_8_is_named(tmp_path):
+    (tmp_path / "README.md").write_text(f"---\na: {'[' * 1500}\n---\n")
+    assert [problem.kind for problem in validate.validate(tmp_path)] == ["metadata"]
+    (tmp_path / "README.md").write_bytes(b"---\nlicense: mit\n---\ncaf\xe9\n")
+    with pytest.raises(ReleaseError, match=r"README\.md is not UTF-8 \(.* at byte 24\)"):
+        validate.validate(tmp_path)
+
+
+@pytest.mark.parametrize("line", [b"[" * 100_000, b"[1]", b"caf\xe9", b'{"loss": 1'])
+def test_a_line_of_a_log_that_is_no_record_is_named(tmp_path, line):
+    (tmp_path / "config.yaml").write_text("name: x\n")
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        (tmp_path / name).write_bytes('{"text": "a\u2028b"}\n'.encode() + line + b"\n")
+    for look in (lambda: Run(tmp_path).metrics, lambda: run_export.last_samples(Run(tmp_path))):
+        with pytest.raises(ReleaseError, match=r"Line 2 of .*\.jsonl is not a record in JSON"):
+            look()
 
 
 def test_the_code_of_the_template_runs_in_the_folder_and_an_error_is_reported_with_its_last_line(folder):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from modeling_pleias import PleiasConfig, PleiasForCausalLM
+from training.common.config import InputError
 from training.run.metrics import (
     MetricsLog,
     bits_per_byte,
@@ -88,6 +89,13 @@ def test_a_new_run_starts_an_empty_log(tmp_path):
     MetricsLog(path, resume_step=-1).write({"step": 0})
     MetricsLog(path, resume_step=-1)
     assert read_metrics(path) == []
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, "{,}"])
+def test_a_line_that_is_no_json_is_named(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n' + line + "\n")
+    with pytest.raises(InputError, match=r"Line 2 of .*metrics\.jsonl is not JSON"):
+        read_metrics(tmp_path / "metrics.jsonl")
 
 
 def test_a_last_line_that_a_kill_truncated_anywhere_is_skipped(tmp_path):

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from training.common.config import InputError
 from training.common.files import read_text
+from training.data.documents import read_columns
 from training.tasks.instruct import InstructData, rows
 from training.tasks.rag.user_rows import read_user_rows
-from training.tasks.sources import read_columns, read_user_files
+from training.tasks.sources import read_user_files
 from training.tasks.text_windows import over_windows
 
 SEPARATORS = st.sampled_from(
@@ -63,6 +64,11 @@ def test_a_line_that_cannot_be_read_is_named_with_its_file(tmp_path, line, probl
             reader()
 
 
+def test_files_with_byte_order_marks_may_be_joined(tmp_path):
+    (tmp_path / "talks.jsonl").write_bytes(b'\xef\xbb\xbf{"a": 1}\n\xef\xbb\xbf{"a": "\xef\xbb\xbf2"}\n\xef\xbb\xbf\n')
+    assert read(tmp_path / "talks.jsonl") == [{"a": 1}, {"a": "\ufeff2"}]
+
+
 def test_metadata_of_any_type_is_text(tmp_path):
     talks = [turns(f"q{i}", language="eng", license=["CC0-1.0", "MIT"], source=i, id=i) for i in range(12)]
     path = tmp_path / "talks.jsonl"
@@ -102,13 +108,13 @@ def test_columns_are_read_as_text_with_iso_codes(tmp_path):
     table = {"id": pa.array([1, 2]), "language": pa.array(["French", "deu"]).dictionary_encode()}
     table["ocr"] = pa.array([b"caf\xc3\xa9", None])
     pq.write_table(pa.table(table), tmp_path / "a.parquet")
-    read = read_columns(tmp_path / "a.parquet", ["id", "ocr", "language"], "")
+    read = list(read_columns(tmp_path / "a.parquet", ["id", "ocr", "language"], ""))
     expected = [{"id": "1", "ocr": "caf\u00e9", "language": "fr"}, {"id": "2", "ocr": None, "language": "de"}]
     assert read == expected
     table["ocr"] = pa.array(["ok", b"caf\xe9"], pa.binary())
     pq.write_table(pa.table(table), tmp_path / "a.parquet")
     with pytest.raises(InputError, match=r"a\.parquet has text that is not UTF-8 in row 1"):
-        read_columns(tmp_path / "a.parquet", ["id", "ocr", "language"], "")
+        list(read_columns(tmp_path / "a.parquet", ["id", "ocr", "language"], ""))
 
 
 @given(TEXTS)

@@ -12,10 +12,13 @@ if not __package__:  # run by path; same as `python -m training.bench.growth`
 
     sys.path[0], __package__ = str(Path(__file__).resolve().parents[2]), "training.bench"
 
+import csv
 import gc
+import json
 import random
 import runpy
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -32,7 +35,8 @@ from ..curation.deduplication import signature
 from ..curation.lexicon import LexiconScorer
 from ..curation.statistics_report import table
 from ..curation.toxicity_axes import passages
-from ..data import licences, ocr_noise
+from ..data import licences, ocr_noise, readers
+from ..data.split import author_key
 from ..tasks import markers, rag, text_windows, translation
 from ..tasks import ocr as ocr_task
 from ..tasks.copy_task import random_word_rows
@@ -304,6 +308,21 @@ def _splits(text: str) -> Iterator[tuple[str, str]]:
     )
 
 
+def _read_packages(text: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        leads, verses, novel = (Path(folder, name) for name in ("leads.json", "verses.csv", "novel.php"))
+        leads.write_text(json.dumps({"title": {"extract": text}}), encoding="utf-8")
+        with open(verses, "w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([("book", "chapter", "latin"), *(("I", "1", part) for part in _rows(text))])
+        novel.write_text(f"$baseText = <<<'EOT'\n{text}\nEOT;", encoding="utf-8")
+        for reader, file, tag in (
+            (readers.wikipedia_leads, leads, "en"),
+            (readers.vulgate, verses, "la"),
+            (readers.novels, novel, "en_US"),
+        ):
+            list(reader(Path(folder), [file.name], tag))
+
+
 def _app() -> dict[str, Callable[[str], object]]:
     app = runpy.run_path(str(ROOT / "model_card" / "space" / "formats.py"))
     return {
@@ -336,6 +355,8 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "licences.decide, label": lambda text: _decided(label=text),
     "licences.decide, collection": lambda text: _decided(collection=text, identifier=text),
     "licences.decide, creator": lambda text: _decided(creator=text, date=text),
+    "split.author_key": author_key,
+    "readers": _read_packages,
     "ocr_noise.simulate_page": lambda text: ocr_noise.simulate_page(text, seed=text[:9]),
     "text_windows.over_windows": lambda text: text_windows.over_windows(
         text, WINDOW, WINDOW // 5, lambda parts: [part[:-9] + part[:9] for part in parts]

@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from .escaping import mask_passwords, terminal_line
@@ -62,6 +63,21 @@ def parse(config_class: type[Config], argv: list[str] | None = None, *, descript
     parsed = parser.instantiate(parser.parse_args(argv))
     del parsed["config"]
     return config_class(**parsed)
+
+
+def read_yaml(path: Path) -> dict:
+    """Read the settings of a YAML file; a byte order mark is skipped.
+
+    Raises:
+        InputError: If the file is not UTF-8 or not YAML, is nested too deeply, or has no settings.
+    """
+    try:
+        settings = yaml.safe_load(path.read_bytes().decode("utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path} is not YAML ({' '.join(str(error).split())}): correct it.") from error
+    if not isinstance(settings, dict):
+        raise InputError(f"{path} has no settings (`name: value`): pass another file.")
+    return settings
 
 
 def dataclass_from_dict(settings_class: type, values: dict[str, Any], where: str):

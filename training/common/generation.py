@@ -42,11 +42,11 @@ def complete(
     logits_processor: Callable[[PreTrainedTokenizerBase, list[str]], LogitsProcessor] | None = None,
     batch_tokens: int = 8192,
     progress: str | None = None,
+    plain: bool = False,
 ) -> list[str]:
     """Generate the greedy continuation of each prompt, in the order of the prompts.
 
-    Special tokens written in a prompt are encoded as such, because task formats consist of them. They also appear in
-    the continuation, except padding and end of text, at which it ends.
+    Special tokens appear in the continuation, except padding and end of text, at which it ends.
 
     Args:
         stop: Text, preferably a special token, at which a continuation ends, in addition to the end of text. It is not
@@ -57,11 +57,13 @@ def complete(
             (training.tasks.ocr.edit_penalty).
         batch_tokens: Maximum tokens per batch, including prompts, padding and continuations; at least one prompt.
         progress: Title of a progress bar. Default: no bar.
+        plain: Encode special tokens that are written in a prompt as text, because the prompts are texts of others. By
+            default they are special tokens, of which the formats of tasks consist.
     """
     vocabulary = tokenizer.get_vocab()
     ends = [id for id in (tokenizer.eos_token_id, vocabulary.get(stop)) if id is not None]
     pad = next(id for id in (tokenizer.pad_token_id, *ends, 0) if id is not None)
-    encoded = [tokenizer(prompt).input_ids for prompt in prompts]
+    encoded = [tokenizer(prompt, split_special_tokens=plain).input_ids for prompt in prompts]
     outputs: list[str] = [""] * len(prompts)
     with tqdm(total=len(prompts), desc=progress, unit="text", disable=progress is None) as bar:
         for batch in _batches([len(ids) for ids in encoded], batch_tokens, max_new_tokens):

@@ -23,12 +23,11 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pyarrow.parquet as pq
 from rapidfuzz.distance import Levenshtein
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -41,6 +40,7 @@ from ..common.normalization import normalize
 from ..common.unicode_forms import unicode_form
 from ..data.documents import corpus_files
 from ..data.ocr_noise import simulate_ocr as simulate_ocr
+from ..data.ocr_pairs import read_pairs
 from ..data.split import register
 
 MODEL = Path(__file__).with_suffix(".safetensors")
@@ -75,6 +75,10 @@ WIDE_SPACES = dict.fromkeys(map(ord, "\u2001\u2003\u3000"), "  ")
 THIN_SPACED = re.compile(r"(?<!\w)[^\W\d_](?:[\u2006\u2008-\u200a\u202f][^\W\d_])+(?!\w)")
 LETTER_SPACED = re.compile(r"(?<!\S)[^\W\d_](?: [^\W\d_]){2,}(?: [^\w\s])?(?!\S)")
 SPACED_LINE = re.compile(r"^(?:[ \t]*\S(?!\S)){6,}[ \t]*$", re.MULTILINE)
+# Lines whose words are no further apart than their letters: minimum letters of such a line, which no word has, and
+# what the errors of a text are multiplied by whose words the model divided where it expects a space. Measured on text
+# with 10 to 25% errors in eight languages: 1.4 to 1.8.
+EQUAL_GAPS, DIVIDED_ERRORS = 25, 1.5
 # Cells of a table: numbers with their units, and rules and leaders, which are not cells but separate them.
 CELL = re.compile(r"[^\s;|]+")
 UNITS = "st|nd|rd|th|er|re|[sd]|[ckm]?m|k?g"
@@ -119,12 +123,49 @@ class CharacterModel(NamedTuple):
     slope: float  # increase of bits per character per fraction of wrong characters
 
 
-def without_letter_spacing(text: str) -> str:
-    """Return a normalised text in which letter-spaced words are joined; two spaces or more divide such words."""
+def without_letter_spacing(text: str, model: CharacterModel) -> tuple[str, int]:
+    """Return a normalised text in which letter-spaced words are joined, and the characters of lines with equal gaps.
+
+    Two spaces or more divide such words. Lines with equal gaps are divided where the model expects spaces.
+    """
+    divided = 0
+
+    def joined(match: re.Match) -> str:
+        nonlocal divided
+        line = re.sub(r"(?<=\S)[ \t](?=\S)", "", match[0]).strip()
+        if sum(map(str.isalpha, line)) < EQUAL_GAPS or re.search(r"\s", line):
+            return line
+        divided += len(line)
+        return divide_words(line, model)
+
     text = normalize(THIN_SPACED.sub(lambda word: word[0][::2], text.translate(WIDE_SPACES))).text
     if SPACED_LINE.search(text):
-        text = SPACED_LINE.sub(lambda line: re.sub(r"(?<=\S)[ \t](?=\S)", "", line[0]), text)
-    return LETTER_SPACED.sub(lambda word: word[0].replace(" ", ""), text)
+        text = SPACED_LINE.sub(joined, text)
+    return LETTER_SPACED.sub(lambda word: word[0].replace(" ", ""), text), divided
+
+
+def divide_words(line: str, model: CharacterModel) -> str:
+    """Insert the spaces with which a line without spaces has the least surprisal under a model (Viterbi)."""
+    points = FOLDED[np.minimum(np.frombuffer(line.encode("utf-32-le", "replace"), np.uint32), len(FOLDED) - 1)]
+    space, surprise = int(model.symbols[SPACE]), model.surprise
+    paths: dict[tuple, tuple[int, tuple]] = {(space,) * (ORDER - 1): (0, ())}  # by the last symbols; linked backwards
+    for character, symbol in zip(line, model.symbols[points].tolist(), strict=True):
+        extended: dict[tuple, tuple[int, tuple]] = {}
+        for last, (cost, path) in paths.items():
+            for added in ((symbol,), (space, symbol)) if last[-1] != space else ((symbol,),):
+                context, total = last, cost
+                for next_symbol in added:
+                    total += int(surprise[reduce(lambda number, s: number * SYMBOLS + s, (*context, next_symbol))])
+                    context = (*context[1:], next_symbol)
+                if context not in extended or total < extended[context][0]:
+                    extended[context] = total, (path, " " * (len(added) - 1) + character)
+        paths = extended
+    _, path = min(paths.values(), key=lambda cost_and_path: cost_and_path[0])
+    pieces = []
+    while path:
+        path, piece = path
+        pieces.append(piece)
+    return "".join(reversed(pieces))
 
 
 def without_table_numbers(text: str) -> tuple[str, int]:
@@ -239,14 +280,15 @@ def quality(text: str, language: str) -> OcrQuality:
         text: A document or a page. Below some hundred characters the estimate is imprecise.
         language: ISO code of one of the eight languages.
     """
-    text = without_letter_spacing(sample_text(text))
+    by_language = models()
+    model = by_language[language]
+    text, divided = without_letter_spacing(sample_text(text), model)
     points, (prose, numbers) = codes(text), without_table_numbers(text)
     non_letters = 1 - share_of_letters(points)
     if prose != text:
         points = codes(prose)
     if len(points) < ORDER:
         return OcrQuality(float(numbers > 0), recognised=0.0, non_letters=non_letters, surprise=255 / BITS)
-    by_language = models()
     head = points[: SEGMENT * MAX_SEGMENTS]
     starts = np.arange(0, max(1, len(head) - SEGMENT // 2), SEGMENT)
     costs = np.stack(
@@ -255,9 +297,10 @@ def quality(text: str, language: str) -> OcrQuality:
             for model in by_language.values()
         ]
     )
-    model = by_language[language]
     surprise = bits(model, points)
-    correct = min(1.0, max(0.0, 1 - (surprise - model.clean) / model.slope))
+    errors = (surprise - model.clean) / model.slope
+    errors *= 1 + (DIVIDED_ERRORS - 1) * min(1.0, divided / len(points))
+    correct = min(1.0, max(0.0, 1 - errors))
     correct *= min(1.0, share_of_letters(points) / PROSE_LETTERS)
     return OcrQuality(
         score=(correct * len(points) + numbers) / (len(points) + numbers),
@@ -294,9 +337,8 @@ class OcrConfig:
 def page_sources(pairs: Path) -> set[str]:
     """Return the documents (identifiers without their part) that calibration pages were rendered from."""
     sources = set()
-    for file in corpus_files(pairs):
-        for source in pq.read_table(file, columns=["source"])["source"].to_pylist():
-            sources.add(source.partition("text from ")[2])
+    for pair in read_pairs(pairs, ["source"]):
+        sources.add(pair["source"].partition("text from ")[2])
     return sources - {""}
 
 

@@ -20,14 +20,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from scipy.stats import spearmanr
 
-from ..common.config import parse, run_main
+from ..common.config import InputError, parse, run_main
 from ..common.escaping import shell_line
 from ..common.files import fingerprint, sha256, write_json
 from ..common.language import CODES, LANGUAGES, detect_languages
 from ..data.documents import corpus_files, read_documents
+from ..data.ocr_pairs import read_pairs
 from . import ocr, pii, pii_samples, statistics_report, toxicity
 
 POOR = 0.10  # character error rate above which a page should be dropped
@@ -108,16 +108,22 @@ def measure_ocr(pairs: Path) -> tuple[dict, dict]:
         `sources` (per language): pages, mean error rate, mean estimate on OCR output and on the truth, rank
         correlation of each metric with the error rate; and `threshold`: the value in use, the balanced accuracy of
         each candidate (mean over languages) on one half of the pages, and the metrics of the value on the other half.
+
+    Raises:
+        InputError: If there is no pair in one of the languages, or a file is damaged or lacks a column.
     """
     pages = defaultdict(list)
-    for file in corpus_files(pairs):
-        for row in pq.read_table(file).to_pylist():
-            source = "rendered" if row["source"].startswith("rendered") else row["source"].partition(" via ")[0]
-            error = ocr.error_rate(row["ocr"], row["truth"])
-            clean = ocr.quality(row["truth"], row["language"]).score
-            half = zlib.crc32(row["id"].encode()) % 2
-            quality = ocr.quality(row["ocr"], row["language"])
-            pages[row["language"], source].append((error, clean, half, *quality))
+    for row in read_pairs(pairs, ["id", "ocr", "truth", "language", "source"]):
+        if row["language"] not in LANGUAGES:
+            continue
+        source = "rendered" if row["source"].startswith("rendered") else row["source"].partition(" via ")[0]
+        error = ocr.error_rate(row["ocr"], row["truth"])
+        clean = ocr.quality(row["truth"], row["language"]).score
+        half = zlib.crc32(row["id"].encode()) % 2
+        quality = ocr.quality(row["ocr"], row["language"])
+        pages[row["language"], source].append((error, clean, half, *quality))
+    if not pages:
+        raise InputError(f"{pairs} contains no pair in {', '.join(LANGUAGES)}: pass pairs with their language.")
     by_source = {code: {} for code in LANGUAGES}
     for (code, source), rows in pages.items():
         by_source[code][source] = np.array(rows).T

@@ -58,7 +58,8 @@ class Result:
         marks: `action`, `rewritten_by` (the model), `prompt_version`, `synthetic` (True), and `passages_rewritten`
             (a number) or `content_warning` (the sentence before the text).
         failure: timeout, connection, server_error (transport); refused (the endpoint rejected the request); nonsense
-            (not the requested JSON); cut_off; length; language; still_toxic; verbatim (hostile sentences repeated).
+            (not the requested JSON, or control characters); cut_off; length; language; still_toxic; verbatim (hostile
+            sentences repeated).
     """
 
     identifier: str
@@ -96,12 +97,17 @@ def repeats(original: str, output: str, language: str, scorer: Scorer) -> bool:
     return False
 
 
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f]")  # all but tabs, line ends and page breaks
+
+
 def check_output(output: str, original: str, *, action: str, language: str, scorer: Scorer) -> None:
     """Check an output for length, language, toxicity and repetition of the original.
 
     Raises:
-        Failure: length, language, still_toxic or verbatim.
+        Failure: nonsense (control characters that the original lacks), length, language, still_toxic or verbatim.
     """
+    if set(CONTROL.findall(output)) - set(original):
+        raise EndpointError("nonsense")
     shortest, longest = WARNING_CHARACTERS if action == "warn" else (ratio * len(original) for ratio in LENGTH_RATIOS)
     if not shortest <= len(output) <= longest or (action == "warn" and "\n" in output):
         raise EndpointError("length")

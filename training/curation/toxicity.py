@@ -13,6 +13,7 @@ if not __package__:  # run by path; same as `python -m training.curation.toxicit
     sys.path[0], __package__ = str(Path(__file__).resolve().parents[2]), "training.curation"
 
 import csv
+import io
 import json
 import time
 import zlib
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..common.config import InputError, parse, run_main
+from ..common.files import read_text
 from ..common.language import CODES
 from ..data.documents import read_documents
 from .lexicon import LexiconScorer
@@ -113,13 +115,12 @@ def measure_sentences(folder: Path, scorer: Scorer | None = None) -> dict:
         metrics are sentences, hateful, precision, recall, f1 and auc.
 
     Raises:
-        InputError: If the folder contains no CSV file.
+        InputError: If the folder contains no CSV file, or one is not UTF-8 or lacks a column or a sentence.
     """
     scorer = scorer or load()
     by_language, by_functionality, unseen = {}, defaultdict(dict), []
     for path in sorted(folder.glob("*.csv")):
-        with open(path, encoding="utf-8", newline="") as file:
-            cases = list(csv.DictReader(file))
+        cases = _read_sentences(path)
         scored = scorer.score([case["text"] for case in cases], [path.stem] * len(cases))
         labels = [case["label"] == "hateful" for case in cases]
         rows = [(label, s.total, verdict(s) != "none") for label, s in zip(labels, scored, strict=True)]
@@ -138,6 +139,17 @@ def measure_sentences(folder: Path, scorer: Scorer | None = None) -> dict:
         "unseen": _metrics(unseen) if unseen else None,
         "functionality": dict(sorted(by_functionality.items())),
     }
+
+
+def _read_sentences(path: Path) -> list[dict]:
+    try:
+        cases = list(csv.DictReader(io.StringIO(read_text(path), newline="")))
+    except csv.Error as error:
+        raise InputError(f"{path} is not CSV ({error}): correct it.") from None
+    columns = ("functionality", "text", "label")
+    if not cases or any(case.get(column) is None for case in cases for column in columns):
+        raise InputError(f"{path} needs a first line and sentences with the columns {', '.join(columns)}, by commas.")
+    return cases
 
 
 def measure_corpus(corpus: Path, scorer: Scorer | None = None, *, sample_every: int = 20) -> dict:

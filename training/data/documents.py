@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from ..common.config import InputError, as_os_error
 from ..common.escaping import terminal_line
 from ..common.files import atomic, naming
-from ..common.language import LANGUAGES, language_name
+from ..common.language import LANGUAGES, language_code, language_name
+from .parquet_pages import PageError, page_sizes
 
 TEXT_COLUMNS = "identifier collection open_type license date title creator language language_type".split()
 SCHEMA = pa.schema(
@@ -30,8 +31,10 @@ OPTIONAL_COLUMNS = {"language_type", "token_count"}  # not in every published ve
 COUNTS = ("word_count", "token_count")
 CORPUS_COLUMNS = f"a corpus has the columns of Common Corpus ({', '.join(COLUMNS)})."  # end of an error message
 MAX_DOCUMENT_BYTES = 100_000_000  # larger ones are dropped: they would take gigabytes to tokenise
-# A page is unpacked completely, however small it is on disk; text compresses 3 to 20 times.
-UNPACKED_BYTES, UNPACKED_RATIO = 256_000_000, 200  # a column of a row group above both is refused
+# A page is unpacked completely, however small it is on disk; text compresses 3 to 20 times. PyArrow writes pages of
+# 1,024 documents, or of more than 1 MB.
+PAGE_BYTES = 1_000_000_000  # a larger page is refused
+UNPACKED_BYTES, UNPACKED_RATIO = 256_000_000, 200  # and one that is above both
 BATCH_BYTES, BATCH_ROWS = 128_000_000, 256  # maximum of the rows that are decoded at a time
 SEPARATORS = {"license": " AND "}  # between the parts of a list; the licence gate separates creators by semicolons
 MIDNIGHT = re.compile(r"(?: 00:00:00)?(?:\.0+)?$")  # of a date stored as a timestamp; and empty fractions of seconds
@@ -44,15 +47,23 @@ def corpus_files(path: Path) -> list[Path]:
     Hidden folders (unfinished builds) and `dropped/` (documents dropped by curation) do not belong to a corpus.
 
     Raises:
-        InputError: If there is no Parquet file.
+        InputError: If there is no Parquet file, or its name is not UTF-8: manifests could not state it.
     """
     if path.is_file():
-        return [path]
+        return [_checked_name(path)]
     parts = {file: file.relative_to(path).parts for file in path.rglob("*.parquet") if file.is_file()}
     files = sorted(file for file in parts if not any(name == "dropped" or name[0] == "." for name in parts[file]))
     if not files:
         raise InputError(f"{path} contains no .parquet file: pass a corpus folder, or build one with training.corpus.")
-    return files
+    return list(map(_checked_name, files))
+
+
+def _checked_name(file: Path) -> Path:
+    try:
+        str(file).encode()
+    except UnicodeEncodeError:
+        raise InputError(f"The name of {str(file)!a} is not UTF-8: rename it.") from None
+    return file
 
 
 def corpus_root(path: Path) -> Path:
@@ -70,7 +81,7 @@ def stored_names(
     """
     spelling: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        spelling[name.strip().lower().replace(" ", "_")].append(name)
+        spelling[name.strip("\ufeff \t\r\n").lower().replace(" ", "_")].append(name)  # also of a CSV file with a mark
     columns = list(columns)
     missing = [column for column in columns if column not in spelling and column not in OPTIONAL_COLUMNS]
     if missing:
@@ -202,8 +213,40 @@ def _value(scalar: pa.Scalar):
 # Reading ------------------------------------------------------------------------------------------
 
 
+class CheckedParquetFile(pq.ParquetFile):
+    """Parquet file whose pages are checked before they are read.
+
+    Args:
+        source: Open file.
+        name: Its name, for error messages.
+    """
+
+    def __init__(self, source: BinaryIO | pa.NativeFile, name: PurePath, **options):
+        self.source, self.name = source, name
+        super().__init__(source, **options)
+
+    def check_pages(self, group: int, columns: list[str] | None) -> None:
+        """Check the sizes of the pages of a row group. Of a remote file, only those of large columns are read.
+
+        Raises:
+            InputError: If a page is too large.
+        """
+        metadata, is_local = self.metadata.row_group(group), isinstance(self.source, pa.NativeFile)
+        for chunk in map(metadata.column, range(metadata.num_columns)):
+            is_read = columns is None or f"{chunk.path_in_schema}.".startswith(tuple(f"{name}." for name in columns))
+            if not is_read or not (is_local or chunk.total_uncompressed_size > UNPACKED_BYTES):
+                continue
+            start = min(filter(None, (chunk.dictionary_page_offset, chunk.data_page_offset)), default=0)
+            for size, packed in page_sizes(self.source, start, chunk.total_compressed_size):
+                if size > min(PAGE_BYTES, max(UNPACKED_BYTES, UNPACKED_RATIO * packed)):
+                    raise InputError(
+                        f"{self.name} unpacks to {size / 1e6:,.0f} MB of {chunk.path_in_schema} from "
+                        f"{packed / 1e6:,.1f} MB, in one page: write it again with smaller row groups."
+                    )
+
+
 @contextmanager
-def open_parquet(file: PurePath, source: BinaryIO | None = None) -> Iterator[pq.ParquetFile]:
+def open_parquet(file: PurePath, source: BinaryIO | None = None) -> Iterator[CheckedParquetFile]:
     """Open a Parquet file; checksums are verified if it has them, and column chunks are not loaded completely.
 
     Args:
@@ -211,21 +254,13 @@ def open_parquet(file: PurePath, source: BinaryIO | None = None) -> Iterator[pq.
         source: Open file to read instead.
 
     Raises:
-        InputError: If the file is damaged, or a few kB of it unpack to gigabytes.
+        InputError: If the file is damaged.
     """
     options = {"buffer_size": 1 << 20, "pre_buffer": False, "page_checksum_verification": True}
     try:
-        with pq.ParquetFile(source or file, **options) as parquet:
-            for group in map(parquet.metadata.row_group, range(parquet.num_row_groups)):
-                for chunk in map(group.column, range(group.num_columns)):
-                    size, packed = chunk.total_uncompressed_size, chunk.total_compressed_size
-                    if size > max(UNPACKED_BYTES, UNPACKED_RATIO * packed):
-                        raise InputError(
-                            f"{file} unpacks to {size / 1e6:,.0f} MB of {chunk.path_in_schema} from "
-                            f"{packed / 1e6:,.1f} MB, in one row group: write it again with smaller row groups."
-                        )
+        with source or pa.OSFile(str(file)) as opened, CheckedParquetFile(opened, file, **options) as parquet:
             yield parquet
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, PageError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # of the operating system
             raise as_os_error(error, file) from None
         message = " ".join(str(error).split())  # it may have several lines
@@ -233,16 +268,20 @@ def open_parquet(file: PurePath, source: BinaryIO | None = None) -> Iterator[pq.
 
 
 def batches(
-    parquet: pq.ParquetFile, columns: list[str] | None = None, groups: Iterable[int] | None = None
+    parquet: CheckedParquetFile, columns: list[str] | None = None, groups: Iterable[int] | None = None
 ) -> Iterator[pa.RecordBatch]:
     """Yield batches of at most `BATCH_BYTES`, or of one row.
 
     No value is larger than its row group as stored without compression. Only this bounds a batch: of documents that
     are equal, a row group stores one.
+
+    Raises:
+        InputError: If a page is too large, or a few kB of it unpack to gigabytes.
     """
     for i in range(parquet.num_row_groups) if groups is None else groups:
         size = max(1, parquet.metadata.row_group(i).total_byte_size)
         rows = max(1, min(BATCH_ROWS, BATCH_BYTES // size))
+        parquet.check_pages(i, columns)
         yield from parquet.iter_batches(rows, row_groups=[i], columns=columns, use_threads=False)
 
 
@@ -298,6 +337,23 @@ def read_rows(
             others = [batch[name].to_pylist() for name in extra]
             for row, *values in zip(_cast_rows(batch, stored, columns, file), *others, strict=True):
                 yield row | dict(zip(extra, values, strict=True))
+
+
+def read_columns(file: Path, columns: Iterable[str], expected: str) -> Iterator[dict]:
+    """Stream some columns of a Parquet file that is no corpus as rows of text; a language gets its ISO code.
+
+    Args:
+        file: Path.
+        columns: Columns to read, all of which the file must have.
+        expected: The sentence on required columns that ends the error message.
+
+    Raises:
+        InputError: If the file is damaged, lacks a column, or has text that is not UTF-8.
+    """
+    for i, row in enumerate(read_rows(file, columns, required=(), expected=expected)):
+        if any(isinstance(value, bytes) for value in row.values()):
+            raise InputError(f"{file} has text that is not UTF-8 in row {i}: convert it.")
+        yield row | ({"language": language_code(row["language"])} if row.get("language") else {})
 
 
 def read_rows_at(file: Path, group: int, numbers: set[int], columns: list[str]) -> dict[int, dict]:

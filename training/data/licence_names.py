@@ -75,20 +75,57 @@ def normalize(label: str) -> str:
     return re.sub(r"[\s_]+", " ", text).strip().rstrip(".")
 
 
+_CYRILLIC = "\u0430\u0432\u0435\u043a\u043c\u043d\u043e\u0440\u0441\u0442\u0443\u0445"
+_CYRILLIC += "\u0455\u0456\u0458\u0475\u04bb\u04cf\u0501\u051b\u051d"  # of other languages than Russian
+_GREEK = "\u03b1\u03b2\u03b3\u03b5\u03b6\u03b7\u03b9\u03ba\u03bc\u03bd\u03bf\u03c1\u03c3\u03c4\u03c5\u03c7\u03c9"
+# Letters that look like Latin ones as small letters or as capitals.
+_LOOK_ALIKES = dict(zip(_CYRILLIC + _GREEK, "abekmhopctyxsijvhldqw" + "abyezhikmnopctyxw", strict=True))
+_LATIN = re.compile(r"(?:LATIN|INDICATOR SYMBOL) .*?\b([A-Z])\b")  # names of small capitals, letters in squares
+_WITH_LATIN = ("LATIN", "CJK", "HIRAGANA", "KATAKANA", "HANGUL", "BOPOMOFO", "THAI")  # without a space between them
+
+
+def _letters(name: str) -> str:
+    """Return a name decoded, in compatible and lower-case letters, without marks and invisible characters."""
+    if "%" in name or "&" in name:
+        name = unquote(unescape(name))
+    if name.isascii():
+        return name.casefold()
+    text = unicode_form("NFKD", name).casefold()
+    return "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Mn"))
+
+
+def _look_alike(character: str) -> str:
+    """Return the small Latin letter or digit that a character looks like, or the character."""
+    if character.isascii() or character in _LOOK_ALIKES:
+        return _LOOK_ALIKES.get(character, character)
+    if letter := _LATIN.search(unicodedata.name(character, "")):
+        return letter[1].lower()
+    return str(unicodedata.decimal(character, character))
+
+
+def mixed_alphabets(*names: str) -> str | None:
+    """Return the first word that has letters of the Latin and of another alphabet, which may look like Latin ones."""
+    for word in re.findall(r"[^\W\d_]+", _letters(" ".join(names))):
+        if word.isascii():
+            continue
+        scripts = [unicodedata.name(c, "") for c in word if unicodedata.category(c) != "Lm"]
+        latin = any(script.startswith("LATIN") for script in scripts)
+        if latin and not all(script.startswith(_WITH_LATIN) for script in scripts):
+            return word
+    return None
+
+
 def normalize_names(name: str) -> set[str]:
     """Write a collection or identifier in a-z, 0-9 and "/", with one hyphen for each run of other characters.
 
-    Invisible characters may stand inside a word or between two: one result drops them, the other separates at them.
+    Invisible characters may stand inside a word or between two: one result separates at them, the others drop them.
+    Letters that look like Latin ones are these in the last result.
     """
-    if "%" in name or "&" in name:
-        name = unquote(unescape(name))
-    texts = {name.casefold()}
-    if not name.isascii():
-        text = unicode_form("NFKD", name).casefold()
-        texts = {
-            re.sub(r"[^\x00-\x7f]", " ", text),
-            "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Mn")),
-        }
+    text = _letters(name)
+    texts = {text}
+    if not name.isascii() or "%" in name or "&" in name:
+        name = unicode_form("NFKD", unquote(unescape(name))).casefold()
+        texts |= {re.sub(r"[^\x00-\x7f]", " ", name), "".join(map(_look_alike, text))}
     return {re.sub("-?/-?", "/", re.sub("[^a-z0-9/]+", "-", text)).strip("-") for text in texts}
 
 

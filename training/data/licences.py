@@ -11,7 +11,7 @@ from functools import cache, lru_cache
 from license_expression import AND, OR
 
 from .creators import parse_lives, parse_year
-from .licence_names import LABELS, licensing, normalize, normalize_names, parse_name
+from .licence_names import LABELS, licensing, mixed_alphabets, normalize, normalize_names, parse_name
 
 PUBLIC_DOMAIN = "LicenseRef-scancode-public-domain"
 YEAR = 2026  # for the terms of the public domain; a constant, so that the same corpus gives the same decisions
@@ -65,7 +65,8 @@ def decide(
 
     Args:
         label: Licence in the corpus.
-        collection: Collection of the document; sources derived from Common Crawl are refused by name.
+        collection: Collection of the document; sources derived from Common Crawl are refused by name, and names that
+            mix alphabets.
         identifier: Identifier of the document, checked for the same names.
         date: Date of first publication: a year, an ISO date, or a range, of which the last year counts.
         creator: Authors with their years ("Verne, Jules (1828-1905)"), separated by semicolons.
@@ -77,6 +78,9 @@ def decide(
         return LicenceDecision(
             label, None, "refused", f"Common Crawl: {source} is derived from it, whatever the label"
         )
+    if word := mixed_alphabets(collection or "", identifier or ""):
+        reason = f"look-alike letters: {word!r} mixes alphabets, so the name of the source is not known"
+        return LicenceDecision(label, None, "refused", reason)
     decision = _by_label(label)
     if decision.code in ("no licence", "public domain mark", "public domain in one country"):
         if ground := _public_domain_ground(date or "", creator or "", published_in_us, year):
@@ -93,7 +97,7 @@ def decide_document(document: dict, *, year: int = YEAR) -> LicenceDecision:
 
 def common_crawl_source(collection: str, identifier: str) -> str | None:
     """Return the Common Crawl derivative that a collection or identifier contains, if any."""
-    return _crawled_collection(collection) or _named_crawl(identifier)
+    return _crawled_collection(collection) or _named_crawl(normalize_names(identifier))
 
 
 # Public domain by dates ---------------------------------------------------------------------------
@@ -124,8 +128,7 @@ _CRAWLS = {name: re.compile(rf"(?<![a-z0-9])(?:{words})(?![a-z])") for name, wor
 _ANY_CRAWL = re.compile(rf"(?<![a-z0-9])(?:{'|'.join(_CRAWL_WORDS.values())})(?![a-z])")
 
 
-def _named_crawl(text: str) -> str | None:
-    spellings = normalize_names(text)
+def _named_crawl(spellings: set[str]) -> str | None:
     if not any(map(_ANY_CRAWL.search, spellings)):
         return None
     return next(name for name, pattern in _CRAWLS.items() if any(map(pattern.search, spellings)))
@@ -133,11 +136,12 @@ def _named_crawl(text: str) -> str | None:
 
 @lru_cache(100_000)
 def _crawled_collection(collection: str) -> str | None:
+    spellings = normalize_names(collection)
     for name, word in LABELS["common_crawl_exact"].items():
         pattern = re.compile(rf"{word}(?:[-/](?:v?\d+|[a-z]{{2,3}}))*(?:[-/][a-z]+)?")
-        if any(map(pattern.fullmatch, normalize_names(collection))):
+        if any(map(pattern.fullmatch, spellings)):
             return name
-    return _named_crawl(collection)
+    return _named_crawl(spellings)
 
 
 # Decision by the label alone ----------------------------------------------------------------------

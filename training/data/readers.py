@@ -9,13 +9,14 @@ import hashlib
 import json
 import re
 import sqlite3
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from lxml import etree, html
+
+from ..common.unicode_forms import unicode_form
 
 PART_CHARACTERS = 12_000  # a novel is split at paragraph ends into parts of about a chapter
 
@@ -42,6 +43,12 @@ def hash_order(keys: Iterable) -> list:
 def one_line(text: str) -> str:
     """Replace runs of spaces and line ends by one space; no-break spaces, which French needs, are kept."""
     return re.sub(r"[ \t\r\n\f]+", " ", text).strip(" ")
+
+
+def _replaced(pattern: str, replacement: str, text: str) -> str:
+    """Replace a pattern that ends with a certain character, in linear time: no match begins after the last one."""
+    end = text.rfind(pattern[-1]) + 1
+    return re.sub(pattern, replacement, text[:end]) + text[end:]
 
 
 # Marked-up pages ----------------------------------------------------------------------------------
@@ -129,7 +136,7 @@ def wikipedia_leads(folder: Path, names: list[str], tag: str) -> Iterator[Docume
         articles = json.loads((folder / name).read_text(encoding="utf-8"))
         for title in hash_order(articles):
             # Removed brackets left a space before the comma, or an empty pair of brackets.
-            text = re.sub(r" +,(?=\s)", ",", articles[title]["extract"].replace(" ()", ""))
+            text = re.sub(r"(?<! ) +,(?=\s)", ",", articles[title]["extract"].replace(" ()", ""))
             paragraphs = [one_line(line) for line in text.splitlines() if line.strip()]
             yield Document(f"{name}#{title}", paragraphs, title=title, creator="Wikipedia contributors")
 
@@ -144,10 +151,11 @@ def vulgate(folder: Path, names: list[str], tag: str) -> Iterator[Document]:
         for book, chapter in hash_order(chapters):
             # Square brackets mark the beginning and end of poetry, <...> is a speaker or heading. The file has
             # Israel's diaeresis as a combining mark, which printed editions do not need.
-            text = re.sub(r"[\[\]]", "", re.sub(r"<[^>]*>", " ", " ".join(chapters[book, chapter])))
+            text = _replaced(r"<[^>]*>", " ", " ".join(chapters[book, chapter]))
+            text = re.sub(r"[\[\]]", "", text)
             yield Document(
                 f"{name}#{book}/{chapter}",
-                [one_line(unicodedata.normalize("NFC", text))],
+                [one_line(unicode_form("NFC", text))],
                 title=f"{book} {chapter}",
                 creator="Biblia Sacra Vulgata Clementina",
                 date="1592",
@@ -203,7 +211,7 @@ def novels(folder: Path, names: list[str], tag: str) -> Iterator[Document]:
         source = (folder / name).read_text(encoding="utf-8").replace("\r\n", "\n")
         text = source.partition("$baseText = <<<'EOT'\n")[2].partition("\nEOT;")[0]
         wrapped = max(map(len, text.splitlines()), default=0) < 200
-        text = re.sub(r"\[Ill?ustra[^\]]*\]", "", text)
+        text = _replaced(r"\[Ill?ustra[^\]]*\]", "", text)
         text = re.sub(r"_([^_\n]+(?:\n[^_\n]+)?)_", r"\1", text)  # _italics_
         paragraphs = map(one_line, re.split(r"\n\s*\n" if wrapped else r"\n+", text))
         part, size, number = [], 0, 1

@@ -43,10 +43,27 @@ def author_key(creator: str) -> str:
 
     Authors who share a family name count as one, so that none is held out in one source and trained on in another.
     """
-    name = re.sub(r"\(.*?\)|\[.*?\]|\d[\d-]*", " ", creator)
+    name = re.sub(r"\d[\d-]*", " ", _without_brackets(creator))
     plain = unicode_form("NFKD", name).encode("ascii", "ignore").decode().lower()
     words = plain.split(",")[0].split()
     return words[-1] if words else ""
+
+
+def _without_brackets(text: str) -> str:
+    """Replace texts in brackets by a space, as `re.sub(r"\\(.*?\\)|\\[.*?\\]", " ", text)`, but in linear time."""
+    pieces, at, after = [], 0, {"(": -1, "[": -1, "\n": -1}  # next closing bracket and line end
+    closing = {"(": ")", "[": "]", "\n": "\n"}
+    for match in re.finditer(r"[(\[]", text):
+        start = match.start()
+        if start < at:
+            continue
+        for kind in (match[0], "\n"):
+            if after[kind] < start:
+                after[kind] = text.find(closing[kind], start) % (len(text) + 1)  # the end of the text if there is none
+        if after[match[0]] < after["\n"]:
+            pieces += [text[at:start], " "]
+            at = after[match[0]] + 1
+    return "".join([*pieces, text[at:]])
 
 
 def select_held_out(documents: Iterable[dict], share: float) -> set[str]:

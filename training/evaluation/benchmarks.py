@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -76,9 +77,11 @@ def examine(
         manager = TaskManager(include_path=folder)  # reads thousands of files
     if unknown := [name for name in names if not manager.match_tasks([name])]:
         raise InputError(f"lm-evaluation-harness has no task {unknown[0]!r}: pass others with --public.benchmarks.")
+    tokenizer = copy(subject.tokenizer)
+    tokenizer.split_special_tokens = True  # "<|end_of_text|>" written in a text is text
     model = HFLM(
         pretrained=subject.model,
-        tokenizer=subject.tokenizer,
+        tokenizer=tokenizer,
         backend="causal",
         batch_size=config.batch_size,
         max_length=subject.context,

@@ -5,10 +5,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import yaml
 from tokenizers import Tokenizer
 
-from ..common.config import InputError
+from ..common.config import InputError, read_yaml
 from ..common.files import fingerprint, read_text, sha256
 from ..common.language import CODES, LANGUAGES, identify
 from ..data.documents import checked_languages, read_documents
@@ -158,7 +157,7 @@ def _language(row: dict) -> str:
 
 def _of_run(run: Path) -> Iterator[Text]:
     """Yield the validation documents of a run's shards, decoded from their tokens."""
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    config = read_yaml(run / "config.yaml")
     base = Path(config.get("base_model") or "")
     if base.name == "model" and (_resolve(base, run).parent / "config.yaml").is_file():
         yield from _of_run(_resolve(base, run).parent)  # the run that pretrained the base model

@@ -72,7 +72,7 @@ def _beginning(text: str, start: int, characters: int) -> str:
 
 def max_new_tokens(subject: EvaluatedModel, rows: list[dict], new_tokens: int) -> int:
     """Return the new tokens for which every prompt and its continuation fit the context length."""
-    longest = max(len(subject.tokenizer(row["prompt"]).input_ids) for row in rows)
+    longest = max(len(subject.tokenizer(row["prompt"], split_special_tokens=True).input_ids) for row in rows)
     return max(1, min(new_tokens, subject.context - longest))
 
 
@@ -95,6 +95,7 @@ def continuations(subject: EvaluatedModel, rows: list[dict], config, title: str)
         max_new_tokens=max_new_tokens(subject, rows, config.new_tokens),
         repetition_penalty=config.repetition_penalty,
         progress=f"{subject.name}: {title}",
+        plain=True,
     )
     return [
         row | {"continuation": strip_special_tokens(subject, text)} for row, text in zip(rows, outputs, strict=True)

@@ -149,7 +149,7 @@ class EvaluatedModel:
         file = {"gguf_file": self.gguf} if self.gguf else {}
         try:
             return auto_class.from_pretrained(self.source, **file, **options)
-        except (OSError, ValueError, KeyError, ImportError) as error:  # transformers raises all of these
+        except Exception as error:  # tokenizers raises bare Exception, transformers a dozen others
             raise InputError(f"{self.reference}: the {what} could not be loaded ({first_line(error)})") from error
 
     def _pre_tokenizer(self) -> str | None:

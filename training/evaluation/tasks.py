@@ -5,10 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .. import tasks
-from ..common.config import InputError, dataclass_from_dict
+from ..common.config import InputError, dataclass_from_dict, read_yaml
 from ..common.files import fingerprint
 from ..common.generation import complete
 from ..common.intervals import Metric
@@ -94,7 +92,7 @@ class GenerationTask:
 
 def data_of(run: Path, name: str) -> dict:
     """Return the data settings of a run that was fine-tuned on this task, else {}."""
-    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    config = read_yaml(run / "config.yaml")
     data = config.get("data") if config.get("task") == name else None
     return {key: value for key, value in (data or {}).items() if value is not None}
 

@@ -58,6 +58,19 @@ def open_model(folder: Path, dtype: torch.dtype) -> PleiasForCausalLM:
         raise InputError(f"The weights in {folder} cannot be read: {str(error).splitlines()[0]}") from error
 
 
+def load_pretrained_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer in a folder with transformers.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # tokenizers raises bare Exception, transformers a dozen others
+        line = " ".join(str(error).split())
+        raise InputError(f"The tokenizer in {folder} cannot be read ({line}): save it again.") from error
+
+
 def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Return the tokenizer in a folder, with beginning-of-text, end-of-text, padding and all task tokens.
 
@@ -65,11 +78,11 @@ def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     it, missing tokens replace the last tokens of the vocabulary, so that no weight changes its shape.
 
     Raises:
-        InputError: If the folder has no tokenizer.
+        InputError: If the folder has no tokenizer, or it cannot be read.
     """
     if not (folder / "tokenizer.json").is_file():
         raise InputError(f"{folder} has no tokenizer.json: pass a folder with a model and its tokenizer.")
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_pretrained_tokenizer(folder)
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     vocab = backend["model"]["vocab"] | {token["content"]: token["id"] for token in backend["added_tokens"]}
     missing = [token for token in DOCUMENT_TOKENS if token not in vocab]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..common.config import InputError
 from ..common.files import atomic, naming
 
 if TYPE_CHECKING:  # slow to import, and not needed for the arithmetic
@@ -109,8 +110,18 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """Return the records of a metrics.jsonl, without a last line that a kill truncated."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]]
+    """Return the records of a metrics.jsonl, without a last line that a kill truncated.
+
+    Raises:
+        InputError: If a line is not JSON.
+    """
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1], 1):
+        try:
+            records.append(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"Line {number} of {path} is not JSON ({error}): remove it.") from None
+    return records
 
 
 def plot(records: list[dict], path: Path) -> None:

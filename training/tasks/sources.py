@@ -9,7 +9,7 @@ import pyarrow as pa
 from ..common.config import InputError
 from ..common.language import language_code
 from ..data.corpus_builder import CorpusConfig, build_corpus
-from ..data.documents import as_text, batches, open_parquet, read_rows, write_parquet
+from ..data.documents import as_text, batches, open_parquet, write_parquet
 from ..data.packages import DownloadedPackage, Package, default_cache, fetch_all
 from ..data.split import hash_fraction
 
@@ -74,12 +74,12 @@ def _parquet_rows(file: Path) -> Iterator[dict]:
 
 
 def _json_rows(file: Path) -> Iterator[object]:
-    """Yield the rows of a JSON Lines file. Lines end at line feeds alone; a byte order mark is skipped."""
+    """Yield the rows of a JSON Lines file. Lines end at line feeds alone; byte order marks are skipped."""
     with open(file, "rb") as lines:
         for number, line in enumerate(lines, 1):
             place = f"line {number} of {file}"
             try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                text = line.decode("utf-8-sig")  # a mark may begin each of several joined files
                 if text.strip():
                     row = json.loads(text)
                     json.dumps(row, ensure_ascii=False).encode()
@@ -93,22 +93,6 @@ def _json_rows(file: Path) -> Iterator[object]:
                 ) from None
             except ValueError as error:
                 raise InputError(f"{place} is not JSON ({error}): provide JSON Lines or Parquet.") from None
-
-
-def read_columns(file: Path, columns: list[str], expected: str) -> list[dict]:
-    """Read some columns of a Parquet file as rows of text; a language gets its ISO code.
-
-    Args:
-        expected: The sentence on required columns that ends the error message.
-
-    Raises:
-        InputError: If the file is damaged or lacks a column.
-    """
-    rows = list(read_rows(file, columns, required=(), expected=expected))
-    bad = [i for i, row in enumerate(rows) if any(isinstance(value, bytes) for value in row.values())]
-    if bad:
-        raise InputError(f"{file} has text that is not UTF-8 in row {bad[0]}: convert it.")
-    return [row | ({"language": language_code(row["language"])} if row.get("language") else {}) for row in rows]
 
 
 def order_by_hash(rows: Iterable[dict], seed: int) -> list[dict]:

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import regex
 from tokenizers import Tokenizer
 
@@ -18,6 +17,7 @@ from ..common.escaping import code_span, markdown_cell
 from ..common.files import atomic_files
 from ..common.language import CODES, LANGUAGES
 from ..data.documents import corpus_files
+from ..data.ocr_pairs import read_pairs
 from ..data.shard_files import parse_tokenizer
 from ..data.split import in_tokenizer_evaluation, register
 from .piece_counts import documents
@@ -68,7 +68,7 @@ def page_texts(folder: Path) -> Texts:
     """Read pages and their OCR (columns ocr, truth, source; one file per language) as three kinds of text."""
     texts: Texts = {"historical spelling": {}, "OCR of scans": {}, "OCR of rendered pages": {}}
     for path in sorted(folder.glob("*.parquet")):
-        for row in pq.read_table(path, columns=["ocr", "truth", "source"]).to_pylist():
+        for row in read_pairs(path, ["ocr", "truth", "source"]):
             if row["source"].startswith("rendered"):
                 texts["OCR of rendered pages"].setdefault(path.stem, []).append(row["ocr"])
             elif MODERN_SCANS not in row["source"]:

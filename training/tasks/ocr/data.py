@@ -12,18 +12,17 @@ from typing import Literal
 from rapidfuzz.distance import Levenshtein
 
 from ...common.config import InputError
-from ...data import ocr_noise
-from ...data.documents import checked_languages, corpus_files
+from ...data import ocr_noise, ocr_pairs
+from ...data.documents import checked_languages
 from ...data.licences import decide
 from ...data.split import author_key, hash_fraction, held_out_groups, work_id
 from ..copy_task import random_word_rows
-from ..sources import corpus_folder, order_by_hash, read_columns
+from ..sources import corpus_folder, order_by_hash
 from ..text_windows import split_aligned_pair
 from .format import WINDOW, format_ocr
 from .passages import read_passages
 
 RENDERED = re.compile("rendered page", re.IGNORECASE)  # begin of the source of pairs that may be trained on
-PAIR_COLUMNS = ["id", "ocr", "truth", "language", "source", "license"]
 COPY_WORDS = (4, 10)  # minimum and maximum words of a copy-task row
 UNREADABLE = 0.5  # edits per character of truth above which a window is not trained on
 
@@ -113,11 +112,10 @@ def read_pairs(path: Path, languages: list[str]) -> Iterator[dict]:
     Raises:
         InputError: If a file lacks a column or is damaged.
     """
-    for file in corpus_files(path):
-        for pair in read_columns(file, PAIR_COLUMNS, f"pairs have the columns {', '.join(PAIR_COLUMNS)}."):
-            if pair["language"] in languages and (pair["ocr"] or "").strip() and (pair["truth"] or "").strip():
-                kind = "rendered" if RENDERED.match(pair["source"]) else "historical"
-                yield {**pair, "kind": kind, "group": author_or_work(pair["source"])}
+    for pair in ocr_pairs.read_pairs(path):
+        if pair["language"] in languages:
+            kind = "rendered" if RENDERED.match(pair["source"]) else "historical"
+            yield {**pair, "kind": kind, "group": author_or_work(pair["source"])}
 
 
 def author_or_work(source: str) -> str:

@@ -24,9 +24,9 @@ from ...common.config import InputError
 from ...common.files import fingerprint
 from ...common.language import FOREIGN_CONFIDENCE, JUDGED_LETTERS, LANGUAGES, identify
 from ...data import packages
-from ...data.documents import corpus_files
+from ...data.documents import corpus_files, read_columns
 from ...data.readers import one_line
-from ..sources import cached_rows, download_packages, read_columns
+from ..sources import cached_rows, download_packages
 
 COLUMNS = ["id", "source", "license", *LANGUAGES]
 SHORTEST, LETTERS = 15, 0.6  # minimum characters of a segment, and minimum fraction of letters and spaces among them
