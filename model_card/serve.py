@@ -26,6 +26,7 @@ import shlex
 import socket
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -40,7 +41,7 @@ from .formats.llama_cpp import server_parameters
 PENALTY = 1.2  # of the card, where a file states none
 # Template of a base model. Without one, llama.cpp would use ChatML, which the model has never seen.
 CONTINUE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-PROMPT = "La vieille maison au bord de l'eau"
+PROMPT = "Au commencement de cette histoire, le roi"
 
 
 def options(argv: list[str] | None = None) -> argparse.Namespace:
@@ -57,7 +58,7 @@ def options(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 class Metadata(NamedTuple):
-    """What a GGUF file states about its model.
+    """Description of a model in its GGUF file.
 
     Args:
         name: Name of the model.
@@ -114,7 +115,8 @@ def convert(folder: Path, out: Path) -> Path:
     if not any(folder.glob("*.safetensors")):
         raise ReleaseError(f"{folder} contains no weights (*.safetensors): copy the complete folder.")
     settings = read_json(folder / "tokenizer_config.json")
-    if "rope_parameters" not in config or not all(f"{role}_token" in settings for role in ("bos", "eos", "unk", "pad")):
+    needed = {f"{role}_token" for role in ("bos", "eos", "unk", "pad")}
+    if "rope_parameters" not in config or not needed <= settings.keys():
         raise ReleaseError(
             f"{folder} lacks settings that a GGUF file needs: export it (pleias release --from_llama {folder} --out "
             "dist/NAME), and serve dist/NAME."
@@ -132,7 +134,7 @@ def convert(folder: Path, out: Path) -> Path:
 
 
 def read_metadata(path: Path) -> Metadata:
-    """Read what a GGUF file states about its model.
+    """Read the description of a model from its GGUF file.
 
     Raises:
         ReleaseError: If the file is no GGUF file of a language model, or conversations have no template.
@@ -176,7 +178,8 @@ def check_address(host: str, port: int) -> None:
         socket.create_server((host, port)).close()
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ReleaseError(f"{host}:{port} cannot be used ({reason}): choose another --port; 0 takes a free one.") from None
+        message = f"{host}:{port} cannot be used ({reason}): choose another --port; 0 takes a free one."
+        raise ReleaseError(message) from None
 
 
 def start(path: Path, metadata: Metadata, host: str, port: int) -> xllamacpp.Server:
@@ -221,21 +224,27 @@ def first_screen(metadata: Metadata, address: str) -> str:
     )
 
 
-def main() -> None:
-    """`pleias serve`: see the docstring of this file."""
-    args = options()
+def serve(args: argparse.Namespace) -> None:
+    """Serve the model of the command line until a signal raises SystemExit."""
     check_address(args.host, args.port)
     model = find_model(args.model)
     with TemporaryDirectory(prefix="pleias-serve-") as temporary:
         path = model if model.is_file() else convert(model, Path(temporary))
         metadata = read_metadata(path)
-        server = start(path, metadata, args.host, args.port)
+        # In a thread, because a signal that arrives meanwhile would destroy the server before it has a name.
+        server = ThreadPoolExecutor(1).submit(start, path, metadata, args.host, args.port).result()
     print(first_screen(metadata, server.listening_address), flush=True)
+    threading.Event().wait()
+
+
+def main() -> None:
+    """`pleias serve`: see the docstring of this file."""
+    args = options()
     try:
-        threading.Event().wait()
+        serve(args)
     except SystemExit as end:
         sys.stdout.flush()
-        os._exit(end.code)  # the destructor of the server waits for running requests, and may wait forever
+        os._exit(end.code)  # the server's destructor waits for running requests, and for ever if it has just started
 
 
 if __name__ == "__main__":

@@ -1,19 +1,23 @@
 """The examples print what they promise, with a tiny model overfitted on their inputs, and with femto."""
 
 import ast
+import json
 import re
 import runpy
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from model_card import serve
 from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
 from training.common.language import LANGUAGES, identify
 from training.tasks import ocr, translation
-from training.tasks.rag.format import Citation, Response, format_rag
+from training.tasks.rag.format import Citation, Response, format_rag, parse_completion
+from training.tasks.rag.grammar import completion_request
 from training.tasks.text_windows import over_windows
 
 pytestmark = pytest.mark.usefixtures("without_bf16")
@@ -173,3 +177,20 @@ def test_generate_prints_the_greedy_continuations_of_another_model(model, run):
 def test_finetune_saves_a_model_that_completes_every_prompt_as_taught(run, tmp_path):
     lines = run("finetune.py", EXAMPLES.parent / "model_card" / "femto", tmp_path / "capitals").splitlines()
     assert lines[-len(CAPITALS) :] == [f"The capital of {country} is {city}." for country, city in CAPITALS.items()]
+
+
+def test_llama_cpp_quotes_verbatim_with_the_grammar_what_the_model_would_alter(model, tmp_path):
+    path = serve.convert(model, tmp_path)
+    server = serve.start(path, serve.read_metadata(path), "127.0.0.1", 0)
+    completions = []
+    for request in (body := completion_request(WHERE, RIVER), {**body, "grammar": ""}):
+        data = json.dumps(request).encode()
+        address = f"{server.listening_address}/v1/completions"
+        with urllib.request.urlopen(
+            urllib.request.Request(address, data, {"Content-Type": "application/json"})
+        ) as got:
+            completions.append(parse_completion(json.load(got)["choices"][0]["text"]))
+    with_grammar, without = completions
+    assert without.citations == [Citation("river", "It stood by"), Citation("river", FALSE_QUOTE)]
+    assert with_grammar.citations[0] == Citation("river", "It stood by") and len(with_grammar.citations) > 1
+    assert all(citation.literal(RIVER) for citation in with_grammar.citations) and not with_grammar.malformed

@@ -96,7 +96,7 @@ def write(
         kind = tensor_type(tensor_name, values.ndim, format, config["num_hidden_layers"])
         target = names.get_name(tensor_name, try_suffixes=(".weight", ".bias"))
         if target is None:
-            raise ReleaseError(f"{variant} contains {tensor_name}, which a GGUF file of the llama architecture cannot.")
+            raise ReleaseError(f"{variant} contains {tensor_name}, for which GGUF files of Llama have no place.")
         writer.add_tensor(target, quantize(values, kind, tensor_name), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
