@@ -1,11 +1,9 @@
 """The examples print what they promise, with a tiny model overfitted on their inputs, and with femto."""
 
 import ast
-import json
 import re
 import runpy
 import sys
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -16,8 +14,7 @@ from model_card import serve
 from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
 from training.common.language import LANGUAGES, identify
 from training.tasks import ocr, translation
-from training.tasks.rag.format import Citation, Response, format_rag, parse_completion
-from training.tasks.rag.grammar import completion_request
+from training.tasks.rag.format import Citation, Response, format_rag
 from training.tasks.text_windows import over_windows
 
 pytestmark = pytest.mark.usefixtures("without_bf16")
@@ -179,18 +176,17 @@ def test_finetune_saves_a_model_that_completes_every_prompt_as_taught(run, tmp_p
     assert lines[-len(CAPITALS) :] == [f"The capital of {country} is {city}." for country, city in CAPITALS.items()]
 
 
-def test_llama_cpp_quotes_verbatim_with_the_grammar_what_the_model_would_alter(model, tmp_path):
+def test_the_serving_guide_quotes_verbatim_what_the_model_would_alter(model, tmp_path, capsys):
     path = serve.convert(model, tmp_path)
     server = serve.start(path, serve.read_metadata(path), "127.0.0.1", 0)
-    completions = []
-    for request in (body := completion_request(WHERE, RIVER), {**body, "grammar": ""}):
-        data = json.dumps(request).encode()
-        address = f"{server.listening_address}/v1/completions"
-        with urllib.request.urlopen(
-            urllib.request.Request(address, data, {"Content-Type": "application/json"})
-        ) as got:
-            completions.append(parse_completion(json.load(got)["choices"][0]["text"]))
-    with_grammar, without = completions
-    assert without.citations == [Citation("river", "It stood by"), Citation("river", FALSE_QUOTE)]
-    assert with_grammar.citations[0] == Citation("river", "It stood by") and len(with_grammar.citations) > 1
-    assert all(citation.literal(RIVER) for citation in with_grammar.citations) and not with_grammar.malformed
+    guide = (EXAMPLES / "serve.md").read_text(encoding="utf-8")
+    (code,) = (code for code in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "completion_request" in code)
+    code = code.replace("http://127.0.0.1:8000", server.listening_address).replace("modeling_pleias.", "")
+    capsys.readouterr()
+    exec(code, {})
+    plain, *quotes = capsys.readouterr().out.splitlines()
+    assert quotes[0] == "river: It stood by" and len(quotes) > 1
+    assert all(quote.removeprefix("river: ") in RIVER["river"] for quote in quotes)
+    without_grammar = code.replace("sources))", 'sources) | {"grammar": ""})')
+    exec(without_grammar, {})
+    assert capsys.readouterr().out.splitlines() == [plain, "river: It stood by", f"river: {FALSE_QUOTE}"]

@@ -14,9 +14,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import torch
 import xllamacpp
 from test_release import like_the_original, run  # noqa: F401 (fixtures)
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, pipeline
 
 from model_card import serve
 from model_card.files import ReleaseError, read_json, write_json
@@ -28,6 +29,8 @@ from training.tasks.instruct.format import END
 
 PROMPT, CONTEXT = "Au commencement", 256
 JSON = {"Content-Type": "application/json"}
+TOOL = {"name": "get_info", "description": "Get runtime info", "parameters": {"properties": {}, "type": "object"}}
+WEB_PAGE = {"tools": [{"type": "function", "function": TOOL}]}  # which llama.cpp's web page adds to each request
 CARD = {"temperature": 0, "repeat_penalty": 1.2, "repeat_last_n": CONTEXT}
 
 
@@ -79,6 +82,12 @@ def test_a_request_without_decoding_gets_the_cards_and_another_its_own(served):
         assert complete(server, **fields) == complete(server, **CARD | fields) != default
 
 
+def test_the_default_is_the_text_of_transformers(run, served):  # noqa: F811
+    generate = pipeline("text-generation", model=str(run / "model"), dtype=torch.float32)
+    expected = generate(PROMPT, max_new_tokens=5, return_full_text=False)[0]["generated_text"]
+    assert complete(start(served), max_tokens=5) == expected  # random weights: near ties make them differ later
+
+
 def test_the_decoding_of_generation_config_json_wins(run, tmp_path):  # noqa: F811
     folder = with_settings(run / "model", tmp_path / "model", repetition_penalty=1.0)
     path = serve.convert(folder, tmp_path)
@@ -109,7 +118,7 @@ def test_a_stream_is_the_text_in_pieces(served):
 def test_a_base_model_continues_the_messages_of_a_chat(served):
     messages = [{"role": "user", "content": part} for part in (PROMPT[:6], PROMPT[6:])]
     server = start(served)
-    answer = post(server, "/v1/chat/completions", {"messages": messages, "max_tokens": 80})
+    answer = post(server, "/v1/chat/completions", {"messages": messages, "max_tokens": 80, **WEB_PAGE})
     assert answer["choices"][0]["message"]["content"] == complete(server)
 
 
@@ -130,7 +139,7 @@ def test_a_chat_model_gets_the_conversation_in_its_template(run, tmp_path):  # n
         messages, add_generation_prompt=True, tokenize=False
     )
     server = start(path)
-    answer = post(server, "/v1/chat/completions", {"messages": messages, "max_tokens": 20})
+    answer = post(server, "/v1/chat/completions", {"messages": messages, "max_tokens": 20, **WEB_PAGE})
     expected = complete(server, prompt=prompt.removeprefix("<|begin_of_text|>"), max_tokens=20)
     assert answer["choices"][0]["message"]["content"] == expected
     assert "/v1/chat/completions" in serve.first_screen(serve.read_metadata(path), "http://127.0.0.1:1")
