@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ def server_parameters(path: Path, *, context: int) -> xllamacpp.CommonParams:
     parameters.n_parallel = 1
     parameters.warmup = False
     parameters.verbosity = 1  # errors
-    parameters.cpuparams.n_threads = len(os.sched_getaffinity(0))
+    parameters.cpuparams.n_threads = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
     return parameters
 
 
