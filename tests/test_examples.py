@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from model_card import serve
 from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
 from training.common.language import LANGUAGES, identify
 from training.tasks import ocr, translation
@@ -173,3 +174,19 @@ def test_generate_prints_the_greedy_continuations_of_another_model(model, run):
 def test_finetune_saves_a_model_that_completes_every_prompt_as_taught(run, tmp_path):
     lines = run("finetune.py", EXAMPLES.parent / "model_card" / "femto", tmp_path / "capitals").splitlines()
     assert lines[-len(CAPITALS) :] == [f"The capital of {country} is {city}." for country, city in CAPITALS.items()]
+
+
+def test_the_serving_guide_quotes_verbatim_what_the_model_would_alter(model, tmp_path, capsys):
+    path = serve.convert(model, tmp_path)
+    server = serve.start(path, serve.read_metadata(path), "127.0.0.1", 0)
+    guide = (EXAMPLES / "serve.md").read_text(encoding="utf-8")
+    (code,) = (code for code in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "completion_request" in code)
+    code = code.replace("http://127.0.0.1:8000", server.listening_address).replace("modeling_pleias.", "")
+    capsys.readouterr()
+    exec(code, {})
+    plain, *quotes = capsys.readouterr().out.splitlines()
+    assert quotes[0] == "river: It stood by" and len(quotes) > 1
+    assert all(quote.removeprefix("river: ") in RIVER["river"] for quote in quotes)
+    without_grammar = code.replace("sources))", 'sources) | {"grammar": ""})')
+    exec(without_grammar, {})
+    assert capsys.readouterr().out.splitlines() == [plain, "river: It stood by", f"river: {FALSE_QUOTE}"]

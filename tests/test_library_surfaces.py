@@ -121,6 +121,15 @@ READ = {
         "xllamacpp:ggml_type.GGML_TYPE_F32",
         "xllamacpp:llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED",
     ],
+    "model_card/serve.py": [
+        "gguf:Keys.General.SAMPLING_PENALTY_LAST_N",
+        "xllamacpp:CommonParams.chat_template",
+        "xllamacpp:CommonParams.cors_origins",
+        "xllamacpp:CommonParams.endpoint_slots",
+        "xllamacpp:CommonParams.hostnames",
+        "xllamacpp:CommonParams.model_alias",
+        "xllamacpp:CommonParamsSampling.penalty_last_n",
+    ],
 }
 
 # Environment variables, options and instance attributes, which appear only in the source of a module or class.

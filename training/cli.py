@@ -46,6 +46,7 @@ _PROGRAMS = {  # name -> extra, line in `pleias --help`
     "nanotron_checkpoint": ("training", "convert a nanotron checkpoint to safetensors"),
     "demo": ("curation", "run the pipeline from text to a model in ten minutes on a laptop"),
     "release": ("release", "export a run as verified folders for the Hub (safetensors, GGUF, ONNX, OpenVINO)"),
+    "serve": ("release", "serve a release, a run or a GGUF file over OpenAI's interface, with a web page"),
     "card": ("release", "write the model card of a release folder"),
     "validate": ("release", "check the model card of a release folder against its files"),
     "public_summary": ("release", "fill in the AI Act forms from the files of a run"),

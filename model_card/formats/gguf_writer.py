@@ -39,8 +39,8 @@ def write(
     *,
     format: str,
     name: str,
-    license: str,
-    languages: list[str],
+    license: str | None = None,
+    languages: Iterable[str] = (),
     pre: str | None = None,
     permute: bool = True,
 ) -> None:
@@ -51,8 +51,8 @@ def write(
         path: File to write.
         format: Key of `FORMATS`.
         name: Name of the model, for `general.name`.
-        license: SPDX identifier in lower case, as on the Hub.
-        languages: Language codes.
+        license: SPDX identifier in lower case, as on the Hub. Default: the file states none.
+        languages: Language codes. Default: the file states none.
         pre: llama.cpp's name of the pre-tokenizer. Default: the one that equals the tokenizer's.
         permute: Put queries and keys into llama.cpp's order. False, like a wrong `pre`, is for tests of the checks.
 
@@ -65,8 +65,10 @@ def write(
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_type(gguf.GGUFType.MODEL)
     writer.add_name(name)
-    writer.add_license(license)
-    writer.add_languages(languages)
+    if license:
+        writer.add_license(license)
+    if languages:
+        writer.add_languages(list(languages))
     writer.add_tags(["text-generation"])
     writer.add_file_type(LlamaFileType.ALL_F32 if format == "F32" else LlamaFileType[f"MOSTLY_{format}"])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
@@ -82,6 +84,7 @@ def write(
     writer.add_rope_freq_base(rope["rope_theta"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
+    add_decoding(writer, read_json(variant / "generation_config.json"), config["max_position_embeddings"])
     add_vocabulary(writer, variant, config, pre=pre)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
     heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
@@ -92,6 +95,8 @@ def write(
             values = interleaved(values, heads[projection])
         kind = tensor_type(tensor_name, values.ndim, format, config["num_hidden_layers"])
         target = names.get_name(tensor_name, try_suffixes=(".weight", ".bias"))
+        if target is None:
+            raise ReleaseError(f"{variant} contains {tensor_name}, for which GGUF files of Llama have no place.")
         writer.add_tensor(target, quantize(values, kind, tensor_name), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -191,6 +196,19 @@ def quantize(values: np.ndarray, kind: Type, name: str) -> np.ndarray:
     size = library.ggml_quantize_chunk(ctypes.c_int(kind), source, target, ctypes.c_int64(0), rows, row, None)
     assert size == out.nbytes, (name, kind, size, out.nbytes)
     return out
+
+
+def add_decoding(writer: gguf.GGUFWriter, generation: dict, context: int) -> None:
+    """Add the decoding of generation_config.json, which llama.cpp then uses where the user states no other.
+
+    Args:
+        writer: Writer of the file.
+        generation: Content of generation_config.json.
+        context: Context length in tokens; like transformers', the penalty looks back over all of it.
+    """
+    writer.add_sampling_temp(generation.get("temperature") or 1.0 if generation.get("do_sample") else 0.0)
+    writer.add_sampling_penalty_repeat(generation.get("repetition_penalty") or 1.0)
+    writer.add_sampling_penalty_last_n(context)
 
 
 def add_vocabulary(writer: gguf.GGUFWriter, variant: Path, config: dict, *, pre: str | None) -> None:

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,23 @@ from ..files import ReleaseError
 
 # llama.cpp ends a text at tokens of these names, whatever end token the file specifies.
 ENDS = ("<|im_end|>",)
+
+
+def server_parameters(path: Path, *, context: int) -> xllamacpp.CommonParams:
+    """Return the settings that all servers of this package share.
+
+    Args:
+        path: GGUF file.
+        context: Maximum tokens of prompt and continuation together.
+    """
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = str(path)
+    parameters.n_ctx = context
+    parameters.n_parallel = 1
+    parameters.warmup = False
+    parameters.verbosity = 1  # errors
+    parameters.cpuparams.n_threads = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    return parameters
 
 
 class LlamaCppServer:
@@ -29,14 +47,8 @@ class LlamaCppServer:
     """
 
     def __init__(self, path: Path, *, context: int):
-        parameters = xllamacpp.CommonParams()
-        parameters.model.path = str(path)
-        parameters.n_ctx = context
-        parameters.n_parallel = 1
+        parameters = server_parameters(path, context=context)
         parameters.n_gpu_layers = 0
-        parameters.warmup = False
-        parameters.verbosity = 1  # errors
-        parameters.cpuparams.n_threads = len(os.sched_getaffinity(0))
         parameters.cache_type_k = parameters.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         parameters.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         try:

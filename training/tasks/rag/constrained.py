@@ -122,6 +122,11 @@ def _may_end(text: bytes, start: int, end: int) -> bool:
     """Return whether a quote may end here: after a word, with enough words or at the end of the source."""
     if start < end == len(text):
         return True
-    if end <= start or text[end - 1 : end].isspace() or text.endswith(JOINER, 0, end) or _is_word(text[end]):
+    if end <= start or not _ends_word(text, end):
         return False
     return len(text[start:end].split()) >= LEAST_WORDS or not WORD_BYTE.search(text, end)
+
+
+def _ends_word(text: bytes, end: int) -> bool:
+    """Return whether a position before the end of a text is after a word, or after the punctuation that follows it."""
+    return not (text[end - 1 : end].isspace() or text.endswith(JOINER, 0, end) or _is_word(text[end]))
