@@ -147,9 +147,11 @@ def share(box: Box | None, tokens: list[str]) -> list[Box | None]:
         return [None] * len(tokens)
     left, top, right, bottom = box
     width = (right - left) / max(1, sum(map(len, tokens)) + len(tokens) - 1)
+    digits = None if all(side == int(side) for side in box) else 2  # whole pixels stay whole
     boxes, position = [], 0
     for token in tokens:
-        boxes.append((left + position * width, top, left + (position + len(token)) * width, bottom))
+        start, end = (round(left + place * width, digits) for place in (position, position + len(token)))
+        boxes.append((start, top, end, bottom))
         position += len(token) + 1
     return boxes
 
@@ -161,6 +163,7 @@ def divide(left: str, right: str, joined: str) -> list[str]:
     for step in Levenshtein.opcodes(stem + right, joined):
         if step.src_start <= len(stem) <= step.src_end:
             place = step.dest_start + min(len(stem) - step.src_start, step.dest_end - step.dest_start)
+            place += joined[place : place + 1] in tuple(HYPHENS)  # of a compound
             break
     head, tail = joined[:place].rstrip(" "), joined[place:].lstrip(" ")
     return [head if not head or not tail or head[-1] in HYPHENS else head + hyphen, tail]

@@ -80,6 +80,7 @@ class PageXmlDocument(XmlDocument):
         if spaced is None:
             return super().rewrite(line, first, count, tokens, boxes, note)
         spaced.replace(first, count, tokens)
+        self.changed.add(node)
         self._set_text(node, str(spaced), note and note._replace(before=_unicode(node)))
         return [Word(token, line.box, node) for token in tokens]
 
@@ -93,8 +94,7 @@ class PageXmlDocument(XmlDocument):
         self._set_text(node, text, note)
 
     def _set_text(self, node: etree._Element, text: str, note: Note | None) -> None:
-        """Set the text of a word or line, whose element is serialised again."""
-        self.changed.add(node)
+        """Set the text of a word or line, and record the change."""
         main, texts = _main_text(node), node.findall("{*}TextEquiv")
         if note and self._indexed and not any(part.get("comments") for part in texts):
             before = copy.deepcopy(main)
@@ -133,7 +133,7 @@ class PageXmlDocument(XmlDocument):
         text = _main_text(node)
         if before == after or text is None or (spaced := SpacedText(_unicode(node))).words != before:
             return
-        for step in reversed(Levenshtein.opcodes(before, after).as_list()):
+        for step in reversed(list(Levenshtein.opcodes(before, after))):
             first, count, tokens = (
                 step.src_start,
                 step.src_end - step.src_start,

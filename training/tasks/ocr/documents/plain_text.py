@@ -28,7 +28,8 @@ class SpacedText:
         """Replace words. More words are separated by one space; the space after the last stays."""
         end = first + count
         *spaces, last = self._spaces[first:end]
-        if not tokens and end == len(self.words):  # the end of the line stays
+        before = self._spaces[first - 1] if first else self.indent
+        if not tokens and (end == len(self.words) or "\n" in last) and "\n" not in before:  # the line end stays
             if first:
                 self._spaces[first - 1] = last
             else:

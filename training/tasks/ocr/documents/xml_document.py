@@ -159,6 +159,8 @@ class XmlDocument(Document):
 
     def _serialise(self, node: etree._Element) -> bytes:
         text = etree.tostring(node, encoding=self.encoding, xml_declaration=False, with_tail=False)
+        if b"\r\n" in self.data:  # a parser reads them as "\n"
+            text = text.replace(b"\n", b"\r\n")
         tag = START_TAG.match(text)
         return NAMESPACE.sub(b"", tag[0]) + text[tag.end() :]
 
