@@ -70,9 +70,9 @@ def test_a_corrected_file_has_the_corrected_text_and_all_other_words_as_they_wer
     before = read_document(SAMPLES / name)
     records, document, after = corrected(name, TABLE, tmp_path / name)
     text, changes = text_of(before), Dictionary(TABLE).changes(text_of(before), "en")
-    kept = [change for change in changes if "\n" not in change.before]  # a word that is divided stays divided
-    assert text_of(after) == text_of(document) == apply_changes(text, kept)
-    assert [record["after"] for record in records] == [change.after for change in kept]
+    inside = [change for change in changes if "\n" not in change.before]  # a word that is divided stays divided
+    assert text_of(after) == text_of(document) == apply_changes(text, inside)
+    assert [record["after"] for record in records] == [change.after for change in inside]
     assert words_of(after) == words_of(document)
     steps = difflib.SequenceMatcher(None, words_of(before), words_of(after), autojunk=False).get_opcodes()
     altered = [word for tag, i, j, *_ in steps if tag != "equal" for word, _ in words_of(before)[i:j]]
@@ -274,8 +274,8 @@ def test_the_hyphen_element_and_whole_word_of_alto_follow_its_halves(mode, tmp_p
         document.set_line_ends(divided_words(text_of(document), "en"), "join")
         (tmp_path / "b.alto").write_bytes(document.to_bytes())
     nodes = etree.parse(tmp_path / "b.alto").xpath("//*[@CONTENT='pil' or @CONTENT='lage' or @CONTENT='pillage']")
-    whole, hyphens = [node.get("SUBS_CONTENT") for node in nodes], (tmp_path / "b.alto").read_text().count("<HYP")
-    assert (whole, hyphens) == ((["pillage", "pillage"], 1) if mode == "keep" else ([None], 0))
+    wholes, hyphens = [node.get("SUBS_CONTENT") for node in nodes], (tmp_path / "b.alto").read_text().count("<HYP")
+    assert (wholes, hyphens) == ((["pillage", "pillage"], 1) if mode == "keep" else ([None], 0))
 
 
 def test_divided_words_are_those_that_curation_joins():
