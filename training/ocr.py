@@ -128,6 +128,8 @@ def collect(config: OcrConfig) -> tuple[dict[Path, Path], list[str]]:
         if argument.is_dir():
             paths = [path for path in sorted(argument.rglob("*")) if path.suffix.lower() in {*SUFFIXES, ".pdf"}]
             paths = [path for path in paths if path.is_file() and config.out.absolute() not in path.absolute().parents]
+            # METS lists the pages of an ALTO package; reviews are of this program.
+            paths = [path for path in paths if "mets" not in path.stem.lower() and not is_review(path)]
             if not paths:
                 messages.append(f"{argument} contains no file with OCR ({', '.join(sorted(SUFFIXES))}, .pdf).")
             targets |= {path: config.out / path.relative_to(argument) for path in paths}

@@ -21,6 +21,7 @@ from training.common.config import InputError
 from training.common.files import lock_folder, read_json
 from training.ocr import OcrConfig, correct_files
 from training.tasks.ocr.documents import Passage, read_document
+from training.tasks.ocr.review import write_review
 from training.tasks.pages import degrade, render
 
 SAMPLES = Path(__file__).with_name("ocr_samples")
@@ -107,6 +108,8 @@ def test_bad_files_are_named_and_the_others_corrected(scans, tmp_path):
     (scans / "scan.png").write_bytes(b"\x89PNG")
     (scans / "scan.txt").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
     (scans / "blank.txt").write_bytes(b"\n")
+    (scans / "METS.xml").write_bytes(b"<mets/>")  # beside ALTO: no error
+    write_review(scans / "review.html", {})
     arguments = [scans, tmp_path / "none", "--out", tmp_path / "out", "--workers", 1]
     done = run_program(
         "training.ocr", *arguments, log=tmp_path / "log", prelude=USE_DICTIONARY.format("DictionaryLoader")

@@ -112,5 +112,5 @@ class SearchablePdf(Document):
             command, env=environment, capture_output=True, text=True, errors="replace", preexec_fn=end_with_parent
         )
         if done.returncode:
-            reason = " ".join((done.stderr.strip() or f"status {done.returncode}").split("\n")[-1].split())
+            reason = " ".join(done.stderr.split())[:200] or f"status {done.returncode}"
             raise InputError(f"{self._path} cannot be read by OCRmyPDF ({reason}).")

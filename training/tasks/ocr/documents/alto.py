@@ -98,9 +98,9 @@ class AltoDocument(XmlDocument):
 
     def remove(self, node: etree._Element) -> None:
         """Remove a String with the space before it; of the first in a line, with the space after it."""
-        for added in self.added.values():
-            if node in added:
-                del added[added.index(node) - 1]
+        if node in self.anchors:
+            added = self.added[self.anchors[node]]
+            del added[added.index(node) - 1]
         for space in (node.getprevious(), node.getnext()):
             if space is not None and local_name(space) == "SP" and space not in self.removed:
                 self.removed.add(space)

@@ -76,7 +76,8 @@ class XmlDocument(Document):
         self.encoding = root.getroottree().docinfo.encoding or "UTF-8"
         self.changed: set[etree._Element] = set()
         self.removed: set[etree._Element] = set()
-        self.added: dict[etree._Element, list[etree._Element]] = {}  # elements after one of the file
+        self.added: dict[etree._Element, list[etree._Element]] = {}  # elements after one of the file, their anchor
+        self.anchors: dict[etree._Element, etree._Element] = {}  # of added elements
         self._nodes = [node for node in root.iter() if isinstance(node.tag, str)]  # keeps lxml's proxies alive
         self._ids = {node.get(self.id_attribute) for node in self._nodes}
 
@@ -118,20 +119,18 @@ class XmlDocument(Document):
 
     def add(self, previous: etree._Element, nodes: list[etree._Element]) -> None:
         """Add elements after another, which may be an added one."""
-        for added in self.added.values():
-            if previous in added:
-                place = added.index(previous) + 1
-                added[place:place] = nodes
-                return
-        self.added[previous] = [*nodes, *self.added.get(previous, [])]
+        anchor = self.anchors.get(previous, previous)
+        added = self.added.setdefault(anchor, [])
+        place = 0 if previous is anchor else added.index(previous) + 1
+        added[place:place] = nodes
+        self.anchors.update(dict.fromkeys(nodes, anchor))
 
     def remove(self, node: etree._Element) -> None:
         """Remove an element."""
-        for added in self.added.values():
-            if node in added:
-                added.remove(node)
-                return
-        self.removed.add(node)
+        if node in self.anchors:
+            self.added[self.anchors[node]].remove(node)
+        else:
+            self.removed.add(node)
 
     def _set_new_id(self, node: etree._Element) -> None:
         if (name := node.get(self.id_attribute)) is None:
