@@ -20,8 +20,8 @@ from ocr_dictionary import TABLE, Dictionary
 from training.common.config import InputError
 from training.curation.dehyphenation import divided_words, repair
 from training.tasks.ocr.changes import Change, apply_changes
-from training.tasks.ocr.documents import Passage, read_document
-from training.tasks.ocr.documents.document import divide
+from training.tasks.ocr.documents import Line, Passage, Word, read_document
+from training.tasks.ocr.documents.document import divide, within_lines
 from training.tasks.pages import degrade, render
 
 SAMPLES = Path(__file__).with_name("ocr_samples")
@@ -109,7 +109,7 @@ def test_only_the_bytes_of_changed_words_differ(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", FILES)
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10**6))
 def test_any_changes_inside_lines_are_written_as_they_are_applied(name, seed, tmp_path_factory):
     draw, document = random.Random(seed), read_document(SAMPLES / name)
@@ -227,6 +227,17 @@ def test_line_ends_and_byte_order_mark_of_the_file_stay(tmp_path):
 )
 def test_a_joined_word_is_divided_where_its_halves_were(left, right, joined, halves):
     assert divide(left, right, joined) == halves
+
+
+def test_a_word_over_three_lines_is_divided_twice():
+    change = Change(0, 17, "in-\ntcr-\nnatiomal", "international", "word", 0.9)
+    assert within_lines(change).after == "in-\nter-\nnational"
+    assert within_lines(change._replace(before="in-\n\nnatiomal", after="in-\n\nnational")).after == "in-\n\nnational"
+
+
+def test_lines_between_which_others_are_missing_are_apart():
+    lines = [Line([Word("vil-")], number=0), Line([Word("le")], number=1), Line([Word("lage")], number=2)]
+    assert [Passage(lines).text, Passage(lines[::2]).text] == ["vil-\nle\nlage", "vil-\n\nlage"]
 
 
 @pytest.mark.parametrize("name", FILES)

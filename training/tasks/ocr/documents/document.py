@@ -15,6 +15,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom, in the unit
 HYPHENS = "-\u00ad\u00ac\u2010\u2e17="  # at line ends, as in training.curation.dehyphenation
 SOFT_HYPHEN = "\u00ad"
 LINE_ENDS = ("keep", "mark", "join")
+LINE_END = re.compile(r"[^\S\u00a0]*\n[^\S\u00a0]*")
 
 
 class Corrector(Protocol):
@@ -85,10 +86,12 @@ class Passage:
 
     def __init__(self, lines: Iterable[Line]):
         self.places: list[tuple[Line, int]] = []
-        self._starts, self._ends, parts, position = [], [], [], 0
+        self._starts, self._ends, parts, position, previous = [], [], [], 0, None
         for line in lines:
+            follows = previous and not line.starts_block and line.number == previous.number + 1
+            previous = line
             for i, word in enumerate(line.words):
-                separator = " " if i else ("\n\n" if line.starts_block else "\n") if parts else ""
+                separator = " " if i else ("\n" if follows else "\n\n") if parts else ""
                 text = re.sub(r"\s", "\u00a0", word.text)  # of a few programs, whose words contain spaces
                 self._starts.append(position + len(separator))
                 position = self._starts[-1] + len(text)
@@ -169,6 +172,18 @@ def divide(left: str, right: str, joined: str) -> list[str]:
     return [head if not head or not tail or head[-1] in HYPHENS else head + hyphen, tail]
 
 
+def within_lines(change: Change) -> Change:
+    """Return a change that joins the halves of a word at a line end as one that corrects the halves."""
+    before, gaps, joined = LINE_END.split(change.before), LINE_END.findall(change.before), change.after
+    if not gaps or len(LINE_END.split(joined)) == len(before):
+        return change
+    after = []
+    for i, gap in enumerate(gaps, 1):
+        half, joined = divide(before[i - 1], "".join(part.rstrip(HYPHENS) for part in before[i:]), joined)
+        after += [half, gap]
+    return change._replace(after="".join([*after, joined]))
+
+
 class Document(ABC):
     """An OCR document in memory, which is written back with its changes.
 
@@ -217,11 +232,9 @@ class Document(ABC):
             One record per change that has an effect, in the order of the text. `page`, `line` and `word` are indices
             before the changes; `words` counts the words of `unit`, and `start` and `end` are places in it.
         """
-        records = []
-        for edit in reversed(passage.edits(changes)):
-            parts = self._line_parts(edit)
-            if "\n".join(parts) == edit.before:
-                continue
+        records, changes = [], map(within_lines, changes)
+        for edit in reversed(passage.edits(change for change in changes if change.after != change.before)):
+            parts = LINE_END.split(edit.after)
             (line, word), *_ = edit.places
             box = union(place.words[i].box for place, i in edit.places if place is line)
             where = {"page": line.page, "line": line.number, "word": word, "words": len(edit.places)}
@@ -253,7 +266,7 @@ class Document(ABC):
         ]
         for edit in reversed(passage.edits(changes)):
             count += len(edit.changes)
-            parts = edit.after.split("\n")
+            parts = LINE_END.split(edit.after)
             if mode == "mark":
                 self.mark_division(edit, parts)
                 continue
@@ -266,15 +279,6 @@ class Document(ABC):
         """Mark a word that a line end divides; a format that has an element for it overrides this."""
         for (line, first, end), part in reversed(list(zip(edit.by_line(), parts, strict=True))):
             self._replace(line, first, end, part, None)
-
-    def _line_parts(self, edit: Edit) -> list[str]:
-        """Return the text after an edit by line: as many as before it."""
-        before, after = re.split("\n+", edit.before), re.split("\n+", edit.after)
-        if len(after) == 1 and len(before) == 2:
-            after = divide(*before, *after)
-        if len(after) != len(before):
-            raise ValueError(f"{edit.changes} change the number of lines.")
-        return after
 
     def _replace(self, line: Line, first: int, end: int, part: str, note: Note | None) -> None:
         words, tokens = line.words[first:end], [token for token in part.split(" ") if token]
