@@ -21,7 +21,7 @@ from training.common.config import InputError
 from training.curation.dehyphenation import divided_words, repair
 from training.tasks.ocr.changes import Change, apply_changes
 from training.tasks.ocr.documents import Line, Passage, Word, read_document
-from training.tasks.ocr.documents.document import divide, within_lines
+from training.tasks.ocr.documents.document import divide, within_lines, without_context
 from training.tasks.pages import degrade, render
 
 SAMPLES = Path(__file__).with_name("ocr_samples")
@@ -227,6 +227,33 @@ def test_line_ends_and_byte_order_mark_of_the_file_stay(tmp_path):
 )
 def test_a_joined_word_is_divided_where_its_halves_were(left, right, joined, halves):
     assert divide(left, right, joined) == halves
+
+
+@pytest.mark.parametrize(
+    ("change", "trimmed"),
+    [
+        ((4, 7, "\n\u00a9 ", "\n"), (5, 7, "\u00a9 ", "")),
+        ((0, 7, "a bcd e", "a bxd e"), (2, 5, "bcd", "bxd")),
+        ((0, 9, "old house", "oldhouse"), (0, 9, "old house", "oldhouse")),
+        ((0, 3, "tbe", "the"), (0, 3, "tbe", "the")),
+    ],
+)
+def test_a_change_is_trimmed_to_the_words_that_it_changes(change, trimmed):
+    assert without_context(Change(*change, "word", 0.9)) == Change(*trimmed, "word", 0.9)
+
+
+@pytest.mark.parametrize("name", BOXED)
+def test_a_removed_speck_leaves_the_box_of_the_next_word(name, tmp_path):
+    table = {"until": ("| until", "punctuation", 0.9), "Gagm to": ("to", "punctuation", 0.9)}
+    records, _, after = corrected(name, table, tmp_path / name)
+    before = dict(words_of(read_document(SAMPLES / name)))
+    assert [word for word, _ in words_of(after)[34:37]] == ["read", "to", "her"]
+    assert dict(words_of(after)[35:36])["to"] == (257, 139, 273, 150) and before["Gagm"] != before["to"]
+    assert [(record["unit"], record["before"], record["after"]) for record in records][1] == (
+        "Gagm to",
+        "Gagm to",
+        "to",
+    )
 
 
 def test_a_word_over_three_lines_is_divided_twice():

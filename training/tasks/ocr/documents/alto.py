@@ -26,6 +26,13 @@ def _language(node: etree._Element | None) -> str | None:
     return None
 
 
+def _block(node: etree._Element) -> etree._Element:
+    """Return the outermost block of a line."""
+    while local_name(node.getparent()) in ("TextBlock", "ComposedBlock"):
+        node = node.getparent()
+    return node
+
+
 class AltoDocument(XmlDocument):
     """ALTO: Page, TextLine, String. A hyphen in its own element (HYP) is part of the word before it.
 
@@ -41,7 +48,7 @@ class AltoDocument(XmlDocument):
         for page in descendants(root, "Page"):
             size = tuple(float(page.get(side) or 0) for side in ("WIDTH", "HEIGHT"))
             self.pages.append(Page(image=image.text if image is not None else None, size=size if all(size) else None))
-            block = None
+            previous = None
             for node in descendants(page, "TextLine"):
                 words = [
                     Word(string.get("CONTENT") or "", _box(string), string) for string in node.findall("{*}String")
@@ -50,9 +57,9 @@ class AltoDocument(XmlDocument):
                 if words:
                     hyphen = child(node, "HYP")
                     words[-1].text += hyphen.get("CONTENT", "") if hyphen is not None else ""
-                    line = Line(words, _language(words[0].node), _box(node), hyphen, node.getparent() is not block)
+                    line = Line(words, _language(words[0].node), _box(node), hyphen, _block(node) is not previous)
                     self.pages[-1].lines.append(line)
-                    block = node.getparent()
+                    previous = _block(node)
         self.number_lines()
 
     def rewrite(

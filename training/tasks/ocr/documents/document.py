@@ -1,5 +1,6 @@
 """OCR documents as pages of lines of words with boxes, and the changes of a corrector written into them."""
 
+import os
 import re
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
@@ -172,6 +173,17 @@ def divide(left: str, right: str, joined: str) -> list[str]:
     return [head if not head or not tail or head[-1] in HYPHENS else head + hyphen, tail]
 
 
+def without_context(change: Change) -> Change:
+    """Return a change without the words and spaces at its ends that it does not change."""
+    shared = os.path.commonprefix([change.before, change.after])
+    start = len(shared) - len(re.split(r"\s", shared)[-1])
+    before, after = change.before[start:], change.after[start:]
+    shared = os.path.commonprefix([before[::-1], after[::-1]])
+    end = len(shared) - len(re.split(r"\s", shared)[-1])
+    moved = {"start": change.start + start, "end": change.end - end}
+    return change._replace(before=before[: len(before) - end], after=after[: len(after) - end], **moved)
+
+
 def within_lines(change: Change) -> Change:
     """Return a change that joins the halves of a word at a line end as one that corrects the halves."""
     before, gaps, joined = LINE_END.split(change.before), LINE_END.findall(change.before), change.after
@@ -232,7 +244,7 @@ class Document(ABC):
             One record per change that has an effect, in the order of the text. `page`, `line` and `word` are indices
             before the changes; `words` counts the words of `unit`, and `start` and `end` are places in it.
         """
-        records, changes = [], map(within_lines, changes)
+        records, changes = [], [within_lines(without_context(change)) for change in changes]
         for edit in reversed(passage.edits(change for change in changes if change.after != change.before)):
             parts = LINE_END.split(edit.after)
             (line, word), *_ = edit.places
@@ -281,7 +293,16 @@ class Document(ABC):
             self._replace(line, first, end, part, None)
 
     def _replace(self, line: Line, first: int, end: int, part: str, note: Note | None) -> None:
-        words, tokens = line.words[first:end], [token for token in part.split(" ") if token]
+        tokens = [token for token in part.split(" ") if token]
+        texts = [word.text for word in line.words[first:end]]
+        if len(tokens) != len(texts):  # words at the ends that stay; a new word needs one next to it
+            tail = len(os.path.commonprefix([texts[::-1], tokens[::-1]]))
+            tail -= tail == len(texts)
+            texts, tokens, end = texts[: len(texts) - tail], tokens[: len(tokens) - tail], end - tail
+            head = len(os.path.commonprefix([texts, tokens]))
+            head -= head == len(texts)
+            tokens, first = tokens[head:], first + head
+        words = line.words[first:end]
         if len(tokens) != len(words):
             boxes = share(union(word.box for word in words), tokens)
             line.words[first:end] = self.rewrite(line, first, len(words), tokens, boxes, note)

@@ -11,7 +11,7 @@ from .plain_text import SpacedText
 from .xml_document import XmlDocument, number
 
 LINES = frozenset("ocr_line ocrx_line ocr_header ocr_caption ocr_textfloat".split())
-BLOCKS = frozenset("ocr_par ocr_carea ocr_page".split())
+BLOCKS = frozenset("ocr_carea ocr_page".split())  # Tesseract sees paragraphs where there are none
 BOX = re.compile(r"\bbbox((?:\s+-?\d+(?:\.\d+)?){4})")
 IMAGE = re.compile(r"""\bimage\s+(?:"([^"]*)"|'([^']*)'|([^\s;]+))""")
 # Confidences and boxes of the characters of a word that is now another.
