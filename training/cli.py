@@ -41,6 +41,7 @@ _PROGRAMS = {  # name -> extra, line in `pleias --help`
     "average": ("training", "average the weights of two models"),
     "finetune": ("training", "fine-tune a model on a task, preferences or rewards"),
     "evaluate": ("evaluation", "evaluate a model, or compare several"),
+    "ocr": ("training", "correct OCR text, hOCR, ALTO, PAGE XML and searchable PDFs, with their coordinates"),
     "trace": ("training", "find passages of a text that occur verbatim in the training data"),
     "nanotron": ("training", "convert a nanotron settings file to a config"),
     "nanotron_checkpoint": ("training", "convert a nanotron checkpoint to safetensors"),

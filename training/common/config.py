@@ -38,17 +38,24 @@ def resolve_config(name: str) -> Path:
     raise InputError(f"--config {name} is neither a file nor one of the packaged configs ({names}).")
 
 
-def parse(config_class: type[Config], argv: list[str] | None = None, *, description: str) -> Config:
+def parse(
+    config_class: type[Config], argv: list[str] | None = None, *, description: str, positional: str | None = None
+) -> Config:
     """Build `config_class` from defaults, `--config` YAML and command line, the later overriding the earlier.
 
-    An unknown key or a wrong type is an error.
+    An unknown key or a wrong type is an error. `--flag` alone is `--flag true`.
 
     Args:
         config_class: Dataclass, possibly nested; the `Args:` of its docstring are the `--help` texts.
         argv: Arguments. Default: those of the process.
         description: First paragraph of `--help`.
+        positional: Field, a list of paths, that the arguments without a name are. Default: none.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    flags = {f"--{field.name}" for field in fields(config_class) if field.type in (bool, "bool")}
+    for i in range(len(argv) - 1, -1, -1):
+        if argv[i] in flags and argv[i + 1 : i + 2] not in (["true"], ["false"]):
+            argv.insert(i + 1, "true")
     for i, argument in enumerate(argv):
         if argument == "--config" and i + 1 < len(argv):
             argv[i + 1] = str(resolve_config(argv[i + 1]))
@@ -59,7 +66,9 @@ def parse(config_class: type[Config], argv: list[str] | None = None, *, descript
     prog = f"python -m {module}" if called.suffix == ".py" else called.name
     parser = ArgumentParser(description=description, prog=prog)
     parser.add_argument("--config", action="config", help="YAML file, or the name of a packaged config.")
-    parser.add_class_arguments(config_class)
+    if positional:
+        parser.add_argument(positional, nargs="+", type=Path, help="Files and folders.")
+    parser.add_class_arguments(config_class, skip={positional} if positional else None)
     parsed = parser.instantiate(parser.parse_args(argv))
     del parsed["config"]
     return config_class(**parsed)

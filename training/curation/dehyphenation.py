@@ -7,6 +7,7 @@ and text without hyphenated words, heads and page numbers are returned unchanged
 import re
 from bisect import bisect_left, bisect_right
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 
@@ -72,6 +73,16 @@ def repair(text: str, language: str | None = None, *, page_break: str | None = N
             text = _CONTINUED.sub("\n", text)
         text = text.replace(FORM_FEED, page_break)
     return RepairedText(text, page_breaks=breaks, removed=tuple(removed), **counts)
+
+
+def divided_words(text: str, language: str | None = None) -> Iterator[tuple[int, int, str]]:
+    """Yield the place of hyphen and line end of each divided word, and what joins its halves: nothing, or a hyphen."""
+    view = normalize(text, keep_lines=True)
+    words = _Words(view.text, language)
+    for match in _DIVIDED.finditer(view.text):
+        if (joint := words.joint(match)) is not None:
+            start = view.start(match.start())
+            yield start, view.end(match.end()), joint and text[start]
 
 
 _CONTINUED = re.compile(r"(?<=[^\W\d_]|,)[ \t\r\n]*\f[ \t\r\n]*(?=[^\W\d_A-Z])")
