@@ -46,6 +46,9 @@ LOSS_KEYWORDS, IGNORED_KEYWORDS = {"ignore_index", "shift_labels"}, {"return_dic
 KNOWN_KEYWORDS = frozenset(TransformersKwargs.__annotations__) | LOSS_KEYWORDS | IGNORED_KEYWORDS
 
 
+PARTS = 16  # parts of a weight that PleiasLinear multiplies in parallel
+
+
 def cpu_compute_dtype() -> torch.dtype:
     """Return the dtype in which this CPU multiplies matrices fast: bfloat16 if it has AVX512-BF16, else float32.
 
@@ -140,6 +143,35 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling, 
     return torch.matmul(weights_BHTT, value_BHTK).transpose(1, 2).contiguous(), weights_BHTT
 
 
+class PleiasLinear(nn.Linear):
+    """Linear layer that multiplies one token on a CPU, outside of training, at the speed of memory.
+
+    PyTorch passes a product with one row to libraries that read float32 weights on one thread, and bfloat16 weights at
+    half the speed of its own product (training/bench/RESULTS.md). The sums are the same, in another order.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight, size = self.weight, self.in_features
+        # A parameter of another type is quantised or distributed.
+        plain = type(weight) is nn.Parameter and x.device.type == "cpu" and x.dtype == weight.dtype
+        recorded = torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing()
+        if not plain or recorded or x.numel() != size or torch.is_autocast_enabled("cpu"):
+            return super().forward(x)
+        if x.dtype == torch.float32 and self.out_features % PARTS == 0:
+            # A column that is a transposed row: MKL multiplies a true column five times slower.
+            column = x.reshape(1, 1, size).transpose(1, 2).expand(PARTS, size, 1)
+            out = torch.bmm(weight.view(PARTS, -1, size), column).view(*x.shape[:-1], -1)
+            return out if self.bias is None else out + self.bias
+        if x.dtype != torch.bfloat16:
+            return super().forward(x)
+        enabled = torch.backends.mkldnn.enabled
+        torch.backends.mkldnn.enabled = False
+        try:
+            return super().forward(x)
+        finally:
+            torch.backends.mkldnn.enabled = enabled
+
+
 class PleiasAttention(nn.Module):
     """Grouped-query causal self-attention with rotary positions."""
 
@@ -154,10 +186,10 @@ class PleiasAttention(nn.Module):
         self.is_causal = True
         D, K = config.hidden_size, self.head_dim
         HK, GK = config.num_attention_heads * K, config.num_key_value_heads * K
-        self.q_proj = nn.Linear(D, HK, bias=config.attention_bias)
-        self.k_proj = nn.Linear(D, GK, bias=config.attention_bias)
-        self.v_proj = nn.Linear(D, GK, bias=config.attention_bias)
-        self.o_proj = nn.Linear(HK, D, bias=config.attention_bias)
+        self.q_proj = PleiasLinear(D, HK, bias=config.attention_bias)
+        self.k_proj = PleiasLinear(D, GK, bias=config.attention_bias)
+        self.v_proj = PleiasLinear(D, GK, bias=config.attention_bias)
+        self.o_proj = PleiasLinear(HK, D, bias=config.attention_bias)
 
     @either_cache_name
     def forward(
@@ -194,9 +226,9 @@ class PleiasMLP(nn.Module):
 
     def __init__(self, config: PleiasConfig):
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.gate_proj = PleiasLinear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.up_proj = PleiasLinear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
+        self.down_proj = PleiasLinear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
         self.act_fn = ACT2FN[config.hidden_act]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -362,7 +394,7 @@ class PleiasForCausalLM(PleiasPreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.model = PleiasModel(config)
         self.vocab_size = config.vocab_size
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = PleiasLinear(config.hidden_size, config.vocab_size, bias=False)
         self.lm_head.init_std = config.pretraining_init_std
         self._set_default_decoding()
         self.post_init()

@@ -10,7 +10,7 @@ from transformers import AutoConfig, DynamicCache, LlamaConfig, LlamaForCausalLM
 from transformers.utils import is_optimum_quanto_available
 
 from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasForSequenceClassification, PleiasModel
-from modeling_pleias.modeling_pleias import CACHE
+from modeling_pleias.modeling_pleias import CACHE, PARTS, PleiasLinear
 
 SHAPES = {
     "grouped-query": {"num_key_value_heads": 2},
@@ -367,3 +367,35 @@ def test_the_comparison_detects_another_setting():
         pleias = PleiasForCausalLM(PleiasConfig(**tiny(**change))).eval()
         pleias.load_state_dict(llama.state_dict(), strict=True)
         assert "logits" in differences(pleias, llama, inputs("plain")), change
+
+
+@every_dtype
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_product_with_one_token_differs_in_the_order_of_additions_alone(dtype, bias):
+    torch.manual_seed(0)
+    layer = PleiasLinear(600, 4 * PARTS, bias=bias, dtype=dtype)
+    stock = torch.nn.Linear(600, 4 * PARTS, bias=bias, dtype=dtype)
+    stock.load_state_dict(layer.state_dict())
+    enabled = torch.backends.mkldnn.enabled
+    for shape in ((600,), (1, 600), (1, 1, 600)):
+        x = torch.randn(shape, dtype=dtype)
+        with torch.no_grad():
+            one, exact = layer(x), torch.nn.functional.linear(x.double(), *(p.double() for p in layer.parameters()))
+            assert one.shape == exact.shape and one.dtype == dtype
+            rounding = 1e-5 if dtype == torch.float32 else 2**-7
+            torch.testing.assert_close(one.double(), exact, rtol=rounding, atol=rounding)
+        assert torch.equal(layer(x), stock(x))  # with gradients: the stock layer, bit for bit
+    two = torch.randn(2, 600, dtype=dtype)
+    with torch.no_grad():
+        assert torch.equal(layer(two), stock(two))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(layer(two[:1].float()), stock(two[:1].float()))
+    assert torch.backends.mkldnn.enabled is enabled
+
+
+@every_dtype
+def test_one_sequence_is_generated_as_llama_generates_it(dtype):
+    pleias, llama = pair(dtype=dtype)
+    for count in (1, 7):
+        ids = tokens()[:1, :count]
+        assert torch.equal(pleias.generate(ids, max_new_tokens=20), llama.generate(ids, max_new_tokens=20))

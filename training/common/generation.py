@@ -1,10 +1,17 @@
 """Batched greedy generation with any causal language model: left-padded batches of similar length, in prompt order."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from tqdm import tqdm
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+
+from modeling_pleias import cpu_compute_dtype
+
+from .bf16_weights import reading_bf16_weights
+
+SMALL = 2**22  # parameters
 
 
 class UnpaddedRepetitionPenaltyLogitsProcessor(LogitsProcessor):
@@ -28,6 +35,16 @@ class UnpaddedRepetitionPenaltyLogitsProcessor(LogitsProcessor):
         seen_BV[rows, input_ids[rows, columns]] = True
         penalised_BV = torch.where(scores < 0, scores * self.penalty, scores / self.penalty)
         return torch.where(seen_BV, penalised_BV, scores)
+
+
+def fast_weights(model: PreTrainedModel) -> AbstractContextManager:
+    """Return a context in which a model on a CPU generates fast: `reading_bf16_weights`, except in two cases.
+
+    A bf16 model on a CPU with bf16 instructions is as fast or faster as it is in batches
+    (training/bench/RESULTS.md), and in a small model the weights take less time than compiling the C function.
+    """
+    fast = model.dtype == torch.bfloat16 == cpu_compute_dtype()
+    return nullcontext() if fast or model.num_parameters() < SMALL else reading_bf16_weights(model)
 
 
 @torch.no_grad()
@@ -65,7 +82,8 @@ def complete(
     pad = next(id for id in (tokenizer.pad_token_id, *ends, 0) if id is not None)
     encoded = [tokenizer(prompt, split_special_tokens=plain).input_ids for prompt in prompts]
     outputs: list[str] = [""] * len(prompts)
-    with tqdm(total=len(prompts), desc=progress, unit="text", disable=progress is None) as bar:
+    bar = tqdm(total=len(prompts), desc=progress, unit="text", disable=progress is None)
+    with bar, fast_weights(model):
         for batch in _batches([len(ids) for ids in encoded], batch_tokens, max_new_tokens):
             width = max(len(encoded[i]) for i in batch)
             padding = [width - len(encoded[i]) for i in batch]

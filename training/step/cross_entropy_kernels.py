@@ -8,15 +8,11 @@ operations one after the other.
 """
 
 import ctypes
-import platform
-import shutil
-import subprocess
-import sys
-import tempfile
 from functools import cache
-from pathlib import Path
 
 import torch
+
+from ..common.c_functions import compile_c
 
 PIECES = 64  # parts of the vocabulary, each summed by one thread: bit-identical for any number of threads
 POSITIONS = 64  # positions widened to fp32 at once without a kernel: with V = 65,536, 16 MB, which fits in caches
@@ -64,31 +60,13 @@ void add(float *restrict sum, const int16_t *restrict part, int64_t size) {
     #pragma omp parallel for
     for (int64_t i = 0; i < size; i++) sum[i] += from_bf16(part[i]); }
 """
-# Sums may be split over vector lanes, and products and sums fused. Not -ffast-math: linked in, it changes how the
-# process treats denormals, and it assumes that NaN does not occur.
-FLAGS = (
-    "-O3 -march=native -fopenmp -shared -fPIC -ffp-contract=fast -fassociative-math -fno-signed-zeros "
-    "-fno-trapping-math -fno-math-errno"
-).split() + ["-mprefer-vector-width=512"] * (platform.machine() == "x86_64")
 
 
 @cache
 def load_cpu_kernels() -> ctypes.CDLL | None:
-    """Return the C functions, or None if they cannot be compiled or loaded.
-
-    They use the threads of PyTorch's OpenMP library.
-    """
-    compiler = shutil.which("cc")
-    if compiler is None or sys.platform != "linux":
-        return None
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            source, library = Path(folder) / "kernels.c", Path(folder) / "kernels.so"
-            source.write_text(SOURCE, encoding="ascii")
-            if subprocess.run([compiler, *FLAGS, str(source), "-o", str(library)], capture_output=True).returncode:
-                return None
-            functions = ctypes.CDLL(str(library))
-    except OSError:  # no temporary folder, a full one, or one that is mounted noexec
+    """Return the C functions, or None if they cannot be compiled or loaded."""
+    functions = compile_c(SOURCE)
+    if functions is None:
         return None
     address, size = ctypes.c_void_p, ctypes.c_int64
     functions.largest.argtypes = [address, address, size, size, size]
