@@ -19,7 +19,7 @@ from ..common.config import InputError, parse, run_main
 from ..common.environment import hardware, peak_memory
 from ..common.files import fingerprint
 from ..common.intervals import Metric, ratio
-from ..common.processes import end_with_parent
+from ..common.signals import end_with_parent
 from .models import EvaluatedModel
 
 
