@@ -1,6 +1,8 @@
 """Shards contain every document completely, in datatrove's format, and the manifest counts every token."""
 
+import errno
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -358,6 +360,24 @@ def test_a_killed_build_leaves_the_earlier_one_and_the_next_run_builds_only_what
     assert not [name for name in after if name.endswith(".tmp") or name.startswith(".")]
     for shard in manifest["shards"]:
         assert sha256(work.out / shard["file"]) == shard["sha256"]
+
+
+def test_shards_of_a_build_that_was_given_up_are_not_mixed_with_others(work, monkeypatch):
+    before, share = times(work.out), work.validation_share
+    work.validation_share = 0.9
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr("training.shards.move_files", no_space)
+        build_shards(work)
+    assert before.items() <= times(work.out).items() and len(times(work.out / ".unfinished")) > 4
+    work.validation_share = share
+    shutil.copyfile(work.corpus / "a.parquet", work.corpus / "b" / "c.d.parquet")
+    manifest = build_shards(work)
+    assert not (work.out / ".unfinished").exists() and times(work.out)["train/a.ds"] == before["train/a.ds"]
+    assert all(sha256(work.out / shard["file"]) == shard["sha256"] for shard in manifest["shards"])
+
+
+def no_space(source, folder, *arguments, **options):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 # Bad input -------------------------------------------------------------------------------------------

@@ -218,10 +218,10 @@ def move_files(source: Path, folder: Path, last: str, *, stale: Iterable[Path] =
         last: Name of the file that marks a complete result.
         stale: Files of an earlier result, which are removed unless new ones replace them.
     """
-    files = [path for path in sorted(source.rglob("*")) if path.is_file()]
-    targets = {path: folder / path.relative_to(source) for path in files if path != source / last}
+    files = [path for path in sorted(source.rglob("*")) if path.is_file() and path != source / last]
+    targets = {path: folder / path.relative_to(source) for path in files}
     folders = {folder, *(target.parent for target in targets.values())}
-    for file in files:
+    for file in (*files, source / last):
         sync(file)
     for parent in folders:
         parent.mkdir(parents=True, exist_ok=True)
