@@ -1,6 +1,7 @@
 """Tokenise a corpus into shards in datatrove's format, with a manifest that counts every token.
 
-training/data/shard_files.py describes the files of a shard.
+training/data/shard_files.py describes the files of a shard. New shards are in `.unfinished/` of the output folder
+until all are complete: until then an earlier build remains, and a killed one resumes from there.
 """
 
 if not __package__:  # run by path; same as `python -m training.shards`
@@ -176,8 +177,6 @@ def shard_all(
 
 def build_shards(config: ShardsConfig) -> dict:
     """Build the shards and the manifest of a corpus on all CPUs; shards that an earlier run completed are kept.
-
-    Until all are complete, an earlier build from other text or settings remains.
 
     Returns:
         The content of manifest.json.

@@ -476,7 +476,8 @@ def main() -> None:
                     counts["failures"] += 1
                     tqdm.write(f"{name}: {failure}")
                 table.add_row(name, *(str(counts[column]) for column in columns))
-                tqdm.write(f"{name}: {time.perf_counter() - begin:.0f} s")
+                values = ", ".join(f"{counts[column]} {column}" for column in columns)
+                tqdm.write(f"{name}: {time.perf_counter() - begin:.0f} s, {values}")
                 failures += counts["failures"]
         except Failure as failure:
             sys.exit(f"error: {failure}")
