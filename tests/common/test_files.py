@@ -132,6 +132,16 @@ def test_a_locked_folder_is_refused_and_is_free_again_afterwards(tmp_path):
     assert os.listdir(folder) == ["record.json"]
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG])
+def test_an_error_of_the_system_without_a_file_names_the_locked_folder(tmp_path, number):
+    with pytest.raises(OSError, match=f"{os.strerror(number)}: '.*out'"), lock_folder(tmp_path / "out"):
+        raise OSError(number, os.strerror(number))
+    for other in (OSError("the network is unreachable"), OSError(number, os.strerror(number), "file")):
+        with pytest.raises(OSError) as raised, lock_folder(tmp_path / "out"):
+            raise other
+        assert raised.value is other
+
+
 def test_a_folder_to_which_nothing_was_written_is_removed_unless_it_existed(tmp_path):
     for folder, exists in ((tmp_path / "new", False), (tmp_path, True)):
         with pytest.raises(ZeroDivisionError), lock_folder(folder):

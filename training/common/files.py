@@ -119,6 +119,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
     Raises:
         InputError: If another process holds the lock.
+        OSError: From the block, with the name of the folder if the system's error names no file.
     """
     created = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
@@ -130,7 +131,12 @@ def lock_folder(folder: Path) -> Iterator[None]:
                     continue
                 for name in filter(TEMPORARY.fullmatch, names):
                     Path(parent, name).unlink(missing_ok=True)
-            yield
+            try:
+                yield
+            except OSError as error:
+                if error.errno is None or error.filename is not None:
+                    raise
+                raise as_os_error(error, folder) from error  # of a library that writes, as datatrove
     finally:
         if created:
             with suppress(OSError):  # it has files
