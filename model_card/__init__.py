@@ -7,6 +7,6 @@ import sys
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if sys.argv[:1] == ["-m"]:  # python -m model_card.PROGRAM, before the program and its libraries are imported
-    from .files import end_on_signals
+    from .signals import end_on_signals
 
     end_on_signals()

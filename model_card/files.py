@@ -9,7 +9,6 @@ import os
 import re
 import shlex
 import shutil
-import signal
 import sys
 import unicodedata
 from collections import Counter
@@ -20,9 +19,8 @@ from pathlib import Path
 import yaml
 
 from .escaping import mask_passwords, terminal_line
+from .signals import end_on_signals
 
-ENDING = (signal.SIGINT, signal.SIGTERM)
-USUAL = (signal.SIG_DFL, signal.default_int_handler)  # others are ignored (nohup) or belong to the program
 SUMS = "SHA256SUMS"
 # An absolute path of at least two parts in a text, at the beginning of a word or of an option's value. The name of a
 # folder may contain blanks, but not before an option or another path.
@@ -263,20 +261,6 @@ def follow_umask(folder: Path) -> None:
     for path in folder.rglob("*"):
         with suppress(PermissionError):  # a file system without modes
             path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
-
-
-def end_on_signals() -> None:
-    """Have SIGINT and SIGTERM raise SystemExit in this process, so that its temporary files are removed."""
-    for number in ENDING:
-        if signal.getsignal(number) in USUAL:
-            signal.signal(number, _end)
-
-
-def _end(number: int, frame) -> None:
-    for other in ENDING:
-        signal.signal(other, lambda number, frame: os._exit(128 + number))  # the second ends the process at once
-    os.write(2, f"\nStopped by {signal.Signals(number).name}.\n".encode())  # print() cannot be called inside print()
-    raise SystemExit(128 + number)
 
 
 def as_os_error(error: Exception, path: Path | None = None) -> OSError | None:

@@ -31,6 +31,7 @@ from .facts import HUB_NAME, facts
 from .files import ReleaseError, inside, read_json, run_main, sha256
 from .hub import LISTS
 from .provenance import ESCAPES, FENCE, EvidenceFiles, resolve_pointer
+from .signals import end_with_parent
 
 REQUIRED = ("language", "license", "pipeline_tag", "tags")
 ALLOWED = {  # key -> the list that contains its values
@@ -356,10 +357,9 @@ def run_python(code: str, folder: Path) -> str | None:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
     # Without the folder on the path, where a file could have the name of a module.
     command = [sys.executable, "-c", f"import sys\nsys.path = [entry for entry in sys.path if entry]\n{code}"]
+    options = {"capture_output": True, "text": True, "timeout": SECONDS, "preexec_fn": end_with_parent}
     try:
-        done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False
-        )
+        done = subprocess.run(command, cwd=folder, env=environment, check=False, **options)
     except subprocess.TimeoutExpired:
         return f"did not end within {SECONDS} s"
     return (done.stderr.strip().splitlines() or ["no message"])[-1] if done.returncode else None

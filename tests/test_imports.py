@@ -21,7 +21,7 @@ LAYERS = {
         ("bench",),
     ),
     "model_card": (
-        ("escaping",),
+        ("escaping", "signals"),
         ("files",),
         ("provenance", "run", "hub"),
         ("facts",),

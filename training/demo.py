@@ -29,7 +29,7 @@ from .common.config import CONFIGS, InputError, parse, read_yaml, run_main
 from .common.escaping import terminal_line
 from .common.files import atomic, read_json
 from .common.language import LANGUAGES
-from .common.processes import end_with_parent
+from .common.signals import end_with_parent
 from .curation import statistics_report
 from .pretraining.prepare import prepare
 from .pretraining.recipe import PretrainConfig

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from .common.config import InputError, parse, run_main
 from .common.escaping import shell_line, terminal_line
-from .common.files import are_unchanged, fingerprint, lock_folder, read_json, sha256, sync, write_json
+from .common.files import are_unchanged, fingerprint, lock_folder, move_files, read_json, sha256, write_json
 from .common.language import CODES, LANGUAGES
 from .data.documents import DocumentWriter, corpus_files, corpus_root, read_documents
 from .data.source_names import SourceCounts, default_source, source_of
@@ -139,17 +139,12 @@ def _reusable(path: Path, settings: dict) -> dict[str, list[dict]] | None:
 
 def _build(config: MixtureConfig, settings: dict) -> dict[str, list[dict]]:
     """Write the mixtures into a locked folder; see `write_mixtures`."""
-    account = config.out / "mixture.json"
     building = config.out / ".building"
     shutil.rmtree(building, ignore_errors=True)  # of a killed program
     try:
         content = _fill(config, settings, building)
-        account.unlink(missing_ok=True)  # removed first and moved last: if it exists, every folder is complete
-        for name in content["account"]:
-            shutil.rmtree(config.out / name, ignore_errors=True)
-            (building / name).rename(config.out / name)
-        (building / account.name).rename(account)
-        sync(config.out)
+        stale = [path for name in content["account"] for path in (config.out / name).rglob("*") if path.is_file()]
+        move_files(building, config.out, "mixture.json", stale=stale)
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return content["account"]
@@ -189,8 +184,6 @@ def _fill(config: MixtureConfig, settings: dict, building: Path) -> dict:
         origin = read_json(sources) if sources.is_file() else {"sources": counts.describe(root)}
         origin["mixture"] = {"name": name, "command": command, **settings}
         write_json(building / name / "sources.json", origin)
-        for file in (building / name).iterdir():
-            sync(file)
     write_json(building / "mixture.json", content)
     return content
 

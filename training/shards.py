@@ -1,6 +1,7 @@
 """Tokenise a corpus into shards in datatrove's format, with a manifest that counts every token.
 
-training/data/shard_files.py describes the files of a shard.
+training/data/shard_files.py describes the files of a shard. New shards are in `.unfinished/` of the output folder
+until all are complete: until then an earlier build remains, and a killed one resumes from there.
 """
 
 if not __package__:  # run by path; same as `python -m training.shards`
@@ -10,11 +11,12 @@ if not __package__:  # run by path; same as `python -m training.shards`
     sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "training"
 
 import os
+import shutil
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
@@ -24,7 +26,7 @@ from tqdm import tqdm
 
 from .common.config import InputError, parse, run_main
 from .common.escaping import mask_passwords, shell_line, terminal_line
-from .common.files import lock_folder, read_json, sha256, write_json
+from .common.files import UNFINISHED, lock_folder, move_files, read_json, sha256, write_json
 from .common.language import CODES
 from .common.processes import SpawnProcessPoolExecutor
 from .data.documents import corpus_files, corpus_root, note_casts, read_rows
@@ -116,7 +118,7 @@ def shard_file(source: Path, name: str, origin: dict, config: ShardsConfig, fact
     Returns:
         The record of the shards, also written to `parts/NAME.json`, where the next build finds it.
     """
-    share, record_path = origin["validation"][0], config.out / "parts" / f"{name}.json"
+    share = origin["validation"][0]
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the worker processes already use every CPU
     backend = load_tokenizer(config.tokenizer / "tokenizer.json")
     backend.encode_special_tokens = True  # "<|end_of_text|>" written in a document is text
@@ -148,9 +150,6 @@ def shard_file(source: Path, name: str, origin: dict, config: ShardsConfig, fact
                 pending = []
         if pending:
             flush(pending)
-        # From here on files change, and the manifest and record of an earlier build no longer describe them.
-        for account in (config.out / "manifest.json", record_path):
-            account.unlink(missing_ok=True)
     shards = [
         {
             "file": file,
@@ -165,7 +164,7 @@ def shard_file(source: Path, name: str, origin: dict, config: ShardsConfig, fact
         for (file, split, language), shard in sorted(writers.items(), key=lambda item: item[0][0])
     ]
     record = {"origin": origin, "shards": shards}
-    write_json(record_path, record)
+    write_json(config.out / "parts" / f"{name}.json", record)
     return record
 
 
@@ -206,17 +205,32 @@ def build_shards(config: ShardsConfig) -> dict:
     origins = dict(zip(names, results, strict=True))
     if (manifest := _written_manifest(config, origins, facts)) is not None:
         return manifest
+    unfinished = config.out / UNFINISHED
     with lock_folder(config.out):
         records = _reusable_records(origins, config.out)
+        records |= _resume(unfinished, {name: origins[name] for name, record in records.items() if record is None})
         todo = [(source, name) for source, name in zip(sources, names, strict=True) if records[name] is None]
         if todo:
             note_casts(source for source, _ in todo)
-            records |= shard_all(todo, origins, config, facts, workers=min(workers, len(todo)))
+            building = replace(config, out=unfinished)
+            records |= shard_all(todo, origins, building, facts, workers=min(workers, len(todo)))
         manifest = _manifest(config, records, facts)
-        write_json(config.out / "manifest.json", manifest)
-        for file in _stale_files(config.out, manifest):
-            file.unlink()
+        write_json(unfinished / "manifest.json", manifest)
+        move_files(unfinished, config.out, "manifest.json", stale=_stale_files(config.out, manifest))
+        shutil.rmtree(unfinished)
     return manifest
+
+
+def _resume(unfinished: Path, origins: dict[str, dict]) -> dict[str, dict | None]:
+    """Return the records of shards that an interrupted build completed, and remove its other files."""
+    records = _reusable_records(origins, unfinished)
+    shards = [shard for record in records.values() if record for shard in record["shards"]]
+    current = {unfinished / file for shard in shards for file in shard_files(shard)}
+    current |= {unfinished / "parts" / f"{name}.json" for name, record in records.items() if record}
+    for path in list(unfinished.rglob("*")):
+        if path.is_file() and path not in current:
+            path.unlink()
+    return records
 
 
 def _reusable_records(origins: dict[str, dict], out: Path) -> dict[str, dict | None]:
@@ -227,7 +241,7 @@ def _reusable_records(origins: dict[str, dict], out: Path) -> dict[str, dict | N
 def _written_manifest(config: ShardsConfig, origins: dict[str, dict], facts: dict) -> dict | None:
     """Return the manifest of an earlier build if nothing must be written, so that no lock is needed."""
     path, records = config.out / "manifest.json", _reusable_records(origins, config.out)
-    if None in records.values() or not path.is_file():
+    if None in records.values() or not path.is_file() or (config.out / UNFINISHED).exists():
         return None
     manifest = _manifest(config, records, facts)
     return manifest if read_json(path) == manifest and not _stale_files(config.out, manifest) else None

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from modeling_pleias import cpu_compute_dtype
 
 from ..files import ReleaseError, read_json, write_json
+from ..signals import end_with_parent
 from . import load_probe
 from .variants import AUTO_MAP, ReleaseSource, load_tokenizer
 
@@ -140,7 +141,8 @@ def run_probe(folder: Path, questions: dict) -> dict:
         # Code of an earlier release in the cache of dynamic modules must not replace the code of this one.
         # Threads that spin while they wait for each other stall if other programs use the cores.
         environment = {"OMP_WAIT_POLICY": "passive", **os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": scratch}
-        done = subprocess.run(command, cwd=scratch, env=environment, capture_output=True, text=True, check=False)
+        options = {"capture_output": True, "text": True, "preexec_fn": end_with_parent}
+        done = subprocess.run(command, cwd=scratch, env=environment, check=False, **options)
         if done.returncode != 0:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise ReleaseError(f"{folder.name} does not load in a fresh interpreter: {last}")

@@ -11,7 +11,17 @@ from model_card import files as release_files
 from model_card.files import ReleaseError
 from training.common import files as training_files
 from training.common.config import InputError
-from training.common.files import atomic, atomic_files, fingerprint, lock_folder, read_json, sha256, write_json
+from training.common.files import (
+    UNFINISHED,
+    atomic,
+    atomic_files,
+    fingerprint,
+    lock_folder,
+    move_files,
+    read_json,
+    sha256,
+    write_json,
+)
 
 
 def test_a_failure_while_writing_leaves_the_old_content_and_no_temporary(tmp_path):
@@ -122,6 +132,16 @@ def test_a_locked_folder_is_refused_and_is_free_again_afterwards(tmp_path):
     assert os.listdir(folder) == ["record.json"]
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG])
+def test_an_error_of_the_system_without_a_file_names_the_locked_folder(tmp_path, number):
+    with pytest.raises(OSError, match=f"{os.strerror(number)}: '.*out'"), lock_folder(tmp_path / "out"):
+        raise OSError(number, os.strerror(number))
+    for other in (OSError("the network is unreachable"), OSError(number, os.strerror(number), "file")):
+        with pytest.raises(OSError) as raised, lock_folder(tmp_path / "out"):
+            raise other
+        assert raised.value is other
+
+
 def test_a_folder_to_which_nothing_was_written_is_removed_unless_it_existed(tmp_path):
     for folder, exists in ((tmp_path / "new", False), (tmp_path, True)):
         with pytest.raises(ZeroDivisionError), lock_folder(folder):
@@ -211,6 +231,40 @@ def test_a_failure_while_writing_files_leaves_the_earlier_ones(tmp_path):
             model_folder(temporary, config_json="new")
             raise Exception("I/O error: No space left on device (os error 28)")
     assert contents(folder) == before
+
+
+def all_files(path):
+    return {str(file.relative_to(path)): file.read_text() for file in path.rglob("*") if file.is_file()}
+
+
+def test_moved_files_replace_those_of_an_earlier_result_in_every_subfolder(tmp_path):
+    for name in ("parts/a", "parts/b", "index", "parts/of_the_user"):
+        write_json(tmp_path / name, "old")
+    for name in ("parts/a", "new/c", "index"):
+        write_json(tmp_path / UNFINISHED / name, "new")
+    move_files(tmp_path / UNFINISHED, tmp_path, "index", stale=[tmp_path / "parts" / name for name in "abc"])
+    new = dict.fromkeys(("parts/a", "new/c", "index"), '"new"\n')
+    assert all_files(tmp_path) == new | {"parts/of_the_user": '"old"\n'}
+
+
+@pytest.mark.parametrize("event", ["os.mkdir", "os.remove", "os.rename"])
+def test_a_stopped_move_leaves_the_earlier_files_or_no_last_one_and_is_completed_by_another(tmp_path, event):
+    def stop(path, *arguments, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    for name in ("a", "old", "index"):
+        write_json(tmp_path / name, "old")
+    for name in ("a", "new/c", "index"):
+        write_json(tmp_path / UNFINISHED / name, "new")
+    earlier, source = all_files(tmp_path), tmp_path / UNFINISHED
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        target = {"os.mkdir": "pathlib.Path.mkdir", "os.remove": "pathlib.Path.unlink", "os.rename": "os.replace"}
+        patch.setattr(target[event], stop)
+        move_files(source, tmp_path, "index", stale=[tmp_path / "old"])
+    left = all_files(tmp_path)
+    assert left == earlier if event != "os.rename" else "index" not in left
+    move_files(source, tmp_path, "index", stale=[tmp_path / "old"])
+    assert all_files(tmp_path) == dict.fromkeys(("a", "new/c", "index"), '"new"\n')
 
 
 @pytest.mark.parametrize("system", [training_files, release_files], ids=["training", "model_card"])

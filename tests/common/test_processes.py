@@ -44,7 +44,26 @@ def test_no_worker_outlives_its_program(tmp_path, end):
     )
     done = run_program(None, prelude=prelude, log=tmp_path / "log")
     assert done.returncode in (-signal.SIGKILL, 143), done.stderr
+    wait_for_end(int(done.stdout))
+
+
+def wait_for_end(process):
     with pytest.raises(psutil.NoSuchProcess):
-        while psutil.Process(int(done.stdout)).status() != psutil.STATUS_ZOMBIE:
+        while psutil.Process(process).status() != psutil.STATUS_ZOMBIE:
             time.sleep(0.05)
-        raise psutil.NoSuchProcess(int(done.stdout))
+        raise psutil.NoSuchProcess(process)
+
+
+def test_the_code_of_a_card_does_not_outlive_a_killed_validation(tmp_path):
+    path = tmp_path / "process"
+    code = f"import os, time; print(os.getpid(), file=open({str(path)!r}, 'w'), flush=True); time.sleep(100_000)"
+    prelude = (
+        "import os, signal, threading, time\nfrom pathlib import Path\nfrom model_card.validate import run_python\n"
+        f"path = Path({str(path)!r})\ndef kill():\n"
+        "    while not (path.exists() and path.read_text()):\n        time.sleep(0.01)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"threading.Thread(target=kill).start()\nrun_python({code!r}, path.parent)"
+    )
+    done = run_program(None, prelude=prelude, log=tmp_path / "log")
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    wait_for_end(int(path.read_text()))

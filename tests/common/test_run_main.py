@@ -1,11 +1,14 @@
 """The end of programs (signals, errors of the system, text that a terminal cannot show), and YAML files of others."""
 
 import errno
+from pathlib import Path
 
 import pytest
 from programs import run_program
 
 from training.common.config import InputError, read_yaml
+import model_card.signals
+import training.common.signals
 
 RUNNERS = {"training": "training.common.config", "model_card": "model_card.files"}
 both = pytest.mark.parametrize("runner", RUNNERS.values(), ids=RUNNERS)
@@ -28,6 +31,38 @@ def test_a_signal_ends_a_program_with_one_line_and_removes_its_temporary_files(t
     done = run(code, runner, tmp_path / "log")
     assert (done.returncode, done.stderr.strip()) == (status, f"Stopped by {name}.")
     assert (tmp_path / "removed").exists()
+
+
+def test_both_packages_end_in_the_same_way():
+    files = [Path(module.__file__).read_text() for module in (model_card.signals, training.common.signals)]
+    assert files[0] == files[1]
+
+
+NATIVE = "import hashlib, threading\nnative = lambda: hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)\n"  # an hour
+
+
+@pytest.mark.parametrize(("seconds", "signals"), [(0, ["SIGTERM"]), (3600, ["SIGTERM", "SIGINT"])])
+def test_a_signal_ends_native_code_after_a_while_and_a_second_one_at_once(tmp_path, seconds, signals):
+    code = f"import training.common.signals\ntraining.common.signals.GRACE = {seconds}\n{NATIVE}"
+    for delay, name in enumerate(signals, 1):
+        code += f"threading.Timer({delay / 5}, os.kill, (os.getpid(), signal.{name})).start()\n"
+    done = run(f"{code}native()", RUNNERS["training"], tmp_path / "log")
+    assert done.returncode == {"SIGTERM": 143, "SIGINT": 130}[signals[-1]]
+    assert done.stderr.strip() == f"Stopped by {signals[-1]}."
+
+
+def test_signals_of_forked_processes_and_handlers_of_the_program_end_nothing(tmp_path):
+    code = (
+        "import training.common.signals\ntraining.common.signals.GRACE = 0\n"
+        "child = os.fork()\n"
+        "if not child:\n    signal.signal(signal.SIGTERM, lambda *arguments: os._exit(7))\n    signal.pause()\n"
+        "time.sleep(0.2)\nos.kill(child, signal.SIGTERM)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        "signal.signal(signal.SIGINT, lambda *arguments: print('its own'))\nos.kill(os.getpid(), signal.SIGINT)\n"
+        "time.sleep(0.2)"
+    )
+    done = run(code, RUNNERS["training"], tmp_path / "log")
+    assert (done.returncode, done.stdout) == (0, "7\nits own\n"), done.stderr
 
 
 def test_a_second_signal_ends_a_program_that_does_not_end(tmp_path):

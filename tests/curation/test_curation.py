@@ -1,5 +1,6 @@
 """Curation loses no document: each is kept, or dropped with a reason, whatever the input and whichever worker dies."""
 
+import errno
 import os
 import random
 import shutil
@@ -350,6 +351,47 @@ def workers_of(process: psutil.Process) -> list[psutil.Process]:
         except psutil.Error:  # it ended in the meantime
             pass
     return workers
+
+
+def published(out: Path) -> dict[str, bytes]:
+    paths = [path for path in out.rglob("*") if path.is_file() and ".curation" not in path.parts]
+    return {str(path.relative_to(out)): path.read_bytes() for path in paths}
+
+
+def test_a_full_disk_while_files_are_published_leaves_the_earlier_result(original, curated, tmp_path):
+    out, content = Path(shutil.copytree(curated[0], tmp_path / "out")), curated[1]
+    settings, earlier = config(original, out), published(out)
+    for name in content["kept_files"]:
+        (settings.work / "kept" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(out / name, settings.work / "kept" / name)
+    (settings.work / "published.json").unlink()
+    step = statistics.PublishStep(settings, settings={}, fingerprint="new")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(statistics.statistics_report, "write", no_space)
+        step.run()
+    assert published(out) == earlier
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(statistics, "move_files", no_space)
+        step.run()
+    assert published(out) == earlier
+    step.run()
+    assert read_json(out / "curation.json")["fingerprint"] == "new" and kept(out) == kept(curated[0])
+    assert not [name for name in published(out) if name.startswith("dropped/") and name.endswith(".parquet")]
+
+
+def no_space(folder, *arguments, **options):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+
+def test_an_interrupted_run_over_an_earlier_result_is_resumed(original, curated, tmp_path, monkeypatch):
+    out = Path(shutil.copytree(curated[0], tmp_path / "out"))
+    monkeypatch.setattr("training.curation.executors.run", lambda *arguments, **options: False)  # as Slurm
+    again = config(original, out, languages=["en"])
+    assert curate(again) is None
+    write_json(again.work / "selected" / "work.json", "done")
+    assert curate(again) is None and (again.work / "selected" / "work.json").is_file()
+    assert curate(config(original, out, languages=["fr"])) is None
+    assert not (again.work / "selected" / "work.json").is_file()
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """Shards contain every document completely, in datatrove's format, and the manifest counts every token."""
 
+import errno
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -329,25 +331,17 @@ def test_the_manifest_of_a_curated_corpus_contains_the_curation_statistics(work)
     assert {name for name, time in times(work.out).items() if before[name] != time} == {"manifest.json"}
 
 
-def test_a_killed_build_leaves_no_manifest_and_the_next_run_builds_only_what_is_missing(work, write_corpus):
+def test_a_killed_build_leaves_the_earlier_one_and_the_next_run_builds_only_what_is_missing(work, write_corpus):
     build_it = f"from training.shards import *; build_shards({work!r})".replace("PosixPath", "Path")
     write_corpus(work.corpus / "a.parquet", [{"text": f"other {i}"} for i in range(50)])
     write_corpus(work.corpus / "z.parquet", [{"text": "slow to tokenise " * 2000 + str(i)} for i in range(60)])
-    record = work.out / "parts" / "a.json"
-    stale = record.stat().st_mtime_ns
-
-    def rebuilt() -> bool:
-        try:
-            return record.stat().st_mtime_ns != stale
-        except FileNotFoundError:  # between its removal and the new one
-            return False
-
+    before, unfinished = times(work.out), work.out / ".unfinished"
     process = subprocess.Popen(
         [sys.executable, "-c", f"if __name__ == '__main__':\n    {build_it}"],
         cwd=REPOSITORY,
         stderr=subprocess.DEVNULL,
     )
-    while process.poll() is None and not rebuilt():
+    while process.poll() is None and not (unfinished / "parts" / "a.json").is_file():
         time.sleep(0.001)
     workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.kill()
@@ -356,19 +350,34 @@ def test_a_killed_build_leaves_no_manifest_and_the_next_run_builds_only_what_is_
     while any(Path(f"/proc/{worker}/fd/0").exists() for worker in workers):
         assert time.monotonic() < deadline, "a worker outlives the killed program"
         time.sleep(0.001)
-    assert not (work.out / "manifest.json").exists() and not (work.out / "parts" / "z.json").exists()
-    done = times(work.out)
+    done = times(unfinished)
+    assert {"train/a.ds", "parts/a.json"} <= done.keys() and "parts/z.json" not in done
+    assert {name: time for name, time in times(work.out).items() if not name.startswith(".")} == before
     manifest = build_shards(work)
     after = times(work.out)
-    assert {"train/a.ds", "train/b-c.d.ds", "parts/a.json"} <= done.keys() & after.keys()
-    # Both finished files stay unchanged; what the first one contained before the text changed is removed, and so are
-    # temporary files.
-    assert all(after[name] == done[name] for name in done.keys() & after.keys())
-    assert after.keys() - done.keys() >= {"manifest.json", "train/z.ds"}
-    assert all(Path(name).name.startswith((".", "a.C%2F")) for name in done.keys() - after.keys())
-    assert not [name for name in after if name.endswith(".tmp")]
+    assert all(after[name] == time for name, time in done.items() if ".ds" in name and name[0] != ".")
+    assert after["train/b-c.d.ds"] == before["train/b-c.d.ds"] and after.keys() >= {"manifest.json", "train/z.ds"}
+    assert not [name for name in after if name.endswith(".tmp") or name.startswith(".")]
     for shard in manifest["shards"]:
         assert sha256(work.out / shard["file"]) == shard["sha256"]
+
+
+def test_shards_of_a_build_that_was_given_up_are_not_mixed_with_others(work, monkeypatch):
+    before, share = times(work.out), work.validation_share
+    work.validation_share = 0.9
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr("training.shards.move_files", no_space)
+        build_shards(work)
+    assert before.items() <= times(work.out).items() and len(times(work.out / ".unfinished")) > 4
+    work.validation_share = share
+    shutil.copyfile(work.corpus / "a.parquet", work.corpus / "b" / "c.d.parquet")
+    manifest = build_shards(work)
+    assert not (work.out / ".unfinished").exists() and times(work.out)["train/a.ds"] == before["train/a.ds"]
+    assert all(sha256(work.out / shard["file"]) == shard["sha256"] for shard in manifest["shards"])
+
+
+def no_space(source, folder, *arguments, **options):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
 # Bad input -------------------------------------------------------------------------------------------
@@ -465,11 +474,11 @@ def test_a_folder_that_is_no_tokenizer_is_refused_by_the_missing_file(tiny_token
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_an_empty_split_is_refused(work, share):
-    work.validation_share = share
+    earlier, work.validation_share = times(work.out), share
     split = "validation" if share == 0 else "train"
     with pytest.raises(InputError, match=rf"{work.corpus} has no {split} document: .* than {share}\."):
         build_shards(work)
-    assert not (work.out / "manifest.json").exists()
+    assert earlier.items() <= times(work.out).items()
 
 
 def test_a_missing_column_is_refused_by_name_and_earlier_shards_stay_unchanged(work):

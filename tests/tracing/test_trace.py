@@ -1,6 +1,7 @@
 """Tracing finds every passage that occurs in the shards, with its document, and nothing else."""
 
 import json
+import os
 import random
 import shutil
 import sys
@@ -17,15 +18,16 @@ from training_runs import forget_sidecars
 from modeling_pleias import PleiasTokenizer
 from training.bench.trace import TraceBench, measure
 from training.common.config import InputError
-from training.common.files import read_json
+from training.common.files import read_json, write_json
 from training.data.licences import decide
 from training.data.shard_files import TOKEN
 from training.shards import ShardsConfig
 from training.shards import build_shards as build_shards
 from training.trace import main
+from training.tracing import trace_index
 from training.tracing.search import MatchedSpan, TraceIndex, copied_characters, copied_share
 from training.tracing.suffix_array import BREAK, SHORTEST, Block, anchors, suffix_array
-from training.tracing.trace_index import build
+from training.tracing.trace_index import BLOCK_FILES, build, write_block
 
 EVERYTHING = 10**9
 FOREIGN = "\u0436\u0448\u0449\u044e"  # Cyrillic letters, which the corpus does not contain
@@ -513,6 +515,57 @@ def test_a_block_that_is_truncated_or_missing_is_rejected_with_its_path(copied):
     path.unlink()
     with pytest.raises(InputError, match="00002.text is missing or truncated"):
         TraceIndex(copied / "index")
+
+
+def test_a_block_that_was_altered_is_rejected_with_its_path_and_built_again(copied):
+    facts = read_json(copied / "index" / "index.json")
+    for suffix in BLOCK_FILES:
+        path = copied / "index" / f"00002{suffix}"
+        content = path.read_bytes()
+        altered = bytearray(content)
+        altered[len(content) // 2] ^= 1  # its size remains
+        path.write_bytes(altered)
+        with pytest.raises(InputError, match=f"00002{suffix} was altered after the index was built"):
+            TraceIndex(copied / "index")
+        os.utime(path, (0, 0))  # as a disk that loses a bit
+        assert make_index(copied) == facts and path.read_bytes() == content
+
+
+def test_an_index_of_an_earlier_version_is_read_and_its_blocks_are_built_again(copied):
+    folder, facts = copied / "index", read_json(copied / "index" / "index.json")
+    for path in [*folder.glob("0*.json"), folder / "index.json"]:
+        content = read_json(path)
+        for record in content.get("blocks", [content]):
+            del record["sha256"]
+        write_json(path, content)
+    before = times(folder)
+    assert len(list(TraceIndex(folder).blocks())) == len(facts["blocks"])
+    assert make_index(copied) == facts
+    assert not [name for name, time in times(folder).items() if before[name] == time]
+
+
+def test_an_interrupted_build_leaves_the_earlier_index_and_is_resumed(copied, monkeypatch):
+    def interrupted(path, *arguments):
+        if path.name == "00002":
+            raise KeyboardInterrupt
+        write_block(path, *arguments)
+
+    def interrupt(block_megabytes):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(trace_index, "write_block", interrupted)
+            make_index(copied, block_megabytes=block_megabytes)
+
+    folder = copied / "index"
+    before, facts = times(folder), read_json(folder / "index.json")
+    interrupt(0.04)
+    unfinished = times(folder / ".unfinished")
+    assert before.items() <= times(folder).items() and TraceIndex(folder).facts == facts
+    larger = make_index(copied, block_megabytes=0.04)
+    assert larger["blocks"] != facts["blocks"] and not (folder / ".unfinished").exists()
+    assert {item for item in unfinished.items() if item[0][:5] in ("00000", "00001")} <= times(folder).items()
+    interrupt(0.03)
+    assert make_index(copied, block_megabytes=0.04) == larger  # the blocks of the other build are not mixed in
+    assert make_index(copied, block_megabytes=0.04) == TraceIndex(folder).facts == larger
 
 
 def shard(folder: Path) -> Path:

@@ -89,7 +89,10 @@ def programs(data: Path) -> dict[str, Program]:
         ),
         "mixture": Program("training.mixture", corpus | {"--held_out": 0.2}, {"--held_out": 0.4}, "mixture.json"),
         "tokenizer": Program(
-            "training.tokenizer", corpus | {"--vocab_size": 380}, {"--vocab_size": 370}, "tokenizer.json"
+            "training.tokenizer",
+            corpus | {"--vocab_size": 380, "--sample_bytes": 200_000},
+            {"--vocab_size": 370},
+            "tokenizer.json",
         ),
         "shards": Program(
             "training.shards",
@@ -116,7 +119,7 @@ def programs(data: Path) -> dict[str, Program]:
         ),
         "evaluate": Program(
             "training.evaluate",
-            text | {"--model": data / "model", "--bits.context": 32},
+            text | {"--model": data / "model", "--bits.window": 32},
             {"--data.bytes_per_language": 300},
             None,
             timed=("README.md", "results.png"),
@@ -349,6 +352,8 @@ class Trials:
         must(*self.run(name, out), "the undisturbed run")
         expected = self.snapshot(name, out, hidden=True)
         results = [self.snapshot(name, out), *([self.snapshot(name, before)] if before.exists() else [])]
+        if results[0] in results[1:]:
+            raise Failure("the undisturbed run did not replace the earlier result")
         reset()
 
         def count() -> None:
@@ -386,9 +391,10 @@ class Trials:
                         raise Failure(f"the program ended with status {status}: {errors[-300:]}")
                     if status == 2 and str(folder) not in errors:
                         raise Failure(f"the error names no file: {errors[-300:]}")
-                    complete = out / program.complete if program.complete and before.exists() else None
-                    counts["earlier result lost"] += complete is not None and not kill and not complete.exists()
                     self.check_state(name, out, results)
+                    if not kill and program.complete and before.exists() and not (out / program.complete).exists():
+                        counts["earlier result lost"] += 1
+                        raise Failure("the earlier result is lost")
                     resume("it")
                 except Failure as failure:
                     counts["failures"] += 1
@@ -419,6 +425,7 @@ def timeless(value: object) -> object:
 def prepare(data: Path) -> None:
     """Write a small corpus, a tokenizer, shards, and a model in two formats."""
     draw, corpus = random.Random(0), data / "corpus"
+    shutil.rmtree(data, ignore_errors=True)  # of an earlier run with the same --out
     corpus.mkdir(parents=True)
     empty = dict.fromkeys(SCHEMA.names, "") | {"word_count": 40, "token_count": 60, "language_type": "Spoken"}
     empty |= {"collection": "Synthetic", "license": "CC0-1.0", "open_type": "Open Culture"}
@@ -430,7 +437,7 @@ def prepare(data: Path) -> None:
                 row = {"identifier": f"{code}-{i}", "language": language, "creator": f"writer {i % 9}", "text": text}
                 writer.add(code, empty | row, len(text))
     tokenizer, shards, model = data / "tokenizer", data / "shards", data / "model"
-    call("tokenizer", "--corpus", corpus, "--out", tokenizer, "--vocab_size", 380)
+    call("tokenizer", "--corpus", corpus, "--out", tokenizer, "--vocab_size", 380, "--sample_bytes", 200_000)
     call("shards", "--corpus", corpus, "--tokenizer", tokenizer, "--out", shards, "--validation_share", 0.2)
     sizes = [word for name, value in SIZES.items() for word in (f"--model.{name}", value)]
     call("embeddings", "--shards", shards, "--tokenizer", tokenizer, "--out", model, *sizes)
@@ -462,9 +469,15 @@ def main() -> None:
             isolate_bars()
             trials = Trials(config, (config.out or Path(temporary)).absolute())
             for name in trials.names:
-                counts = Counter()
-                trials.trials(name, counts)
+                counts, begin = Counter(), time.perf_counter()
+                try:
+                    trials.trials(name, counts)
+                except Failure as failure:  # the other programs are still tried
+                    counts["failures"] += 1
+                    tqdm.write(f"{name}: {failure}")
                 table.add_row(name, *(str(counts[column]) for column in columns))
+                values = ", ".join(f"{counts[column]} {column}" for column in columns)
+                tqdm.write(f"{name}: {time.perf_counter() - begin:.0f} s, {values}")
                 failures += counts["failures"]
         except Failure as failure:
             sys.exit(f"error: {failure}")

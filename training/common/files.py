@@ -8,13 +8,14 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .config import InputError, as_os_error
 
 LOCK = ".lock"
+UNFINISHED = ".unfinished"  # folder inside an output folder, of what is not complete
 TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # of `atomic`
 # What a file system answers that cannot flush a folder, or cannot flush at all.
 CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EISDIR, errno.EACCES, errno.EPERM}
@@ -118,6 +119,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
     Raises:
         InputError: If another process holds the lock.
+        OSError: From the block, with the name of the folder if the system's error names no file.
     """
     created = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
@@ -129,7 +131,12 @@ def lock_folder(folder: Path) -> Iterator[None]:
                     continue
                 for name in filter(TEMPORARY.fullmatch, names):
                     Path(parent, name).unlink(missing_ok=True)
-            yield
+            try:
+                yield
+            except OSError as error:
+                if error.errno is None or error.filename is not None:
+                    raise
+                raise as_os_error(error, folder) from error  # of a library that writes, as datatrove
     finally:
         if created:
             with suppress(OSError):  # it has files
@@ -188,31 +195,52 @@ def naming(path: Path) -> Iterator[None]:
 def atomic_files(folder: Path, last: str) -> Iterator[Path]:
     """Yield a temporary folder; if the block succeeds, move its files into `folder`, `last` after all others.
 
-    `last` is removed first, so that the files belong together if it exists. Weights that the new ones do not replace
-    are removed; other files of the folder remain.
+    The files belong together if `last` exists. Weights that a new model does not replace are removed; other files of
+    the folder remain.
 
     Raises:
         OSError: If a file cannot be written, with the reason and the name of a file.
     """
-    temporary = folder / ".unfinished"
+    temporary = folder / UNFINISHED
     shutil.rmtree(temporary, ignore_errors=True)  # of a killed program
     temporary.mkdir(parents=True)
     try:
         with naming(folder):
             yield temporary
-            files = sorted(temporary.iterdir(), key=lambda file: (file.name == last, file.name))
-            for file in files:
-                sync(file)
-            (folder / last).unlink(missing_ok=True)
-            new = {file.name for file in files}
-            for old in folder.glob("*.safetensors*") if "config.json" in new else ():
-                if old.name not in new:
-                    old.unlink()
-            for file in files:
-                os.replace(file, folder / file.name)
-            sync(folder)
+            move_files(temporary, folder, last, stale=folder.glob("*.safetensors*") if last == "config.json" else ())
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def move_files(source: Path, folder: Path, last: str, *, stale: Iterable[Path] = ()) -> None:
+    """Move the files below `source` to their places below `folder`, `last` after all others.
+
+    `last` is removed first, so that the files belong together if it exists. Everything that needs space on the disk
+    happens before: a full disk leaves the earlier files.
+
+    Args:
+        source: Folder inside `folder`.
+        folder: Output folder.
+        last: Name of the file that marks a complete result.
+        stale: Files of an earlier result, which are removed unless new ones replace them.
+    """
+    files = [path for path in sorted(source.rglob("*")) if path.is_file() and path != source / last]
+    targets = {path: folder / path.relative_to(source) for path in files}
+    folders = {folder, *(target.parent for target in targets.values())}
+    for file in (*files, source / last):
+        sync(file)
+    for parent in folders:
+        parent.mkdir(parents=True, exist_ok=True)
+    (folder / last).unlink(missing_ok=True)
+    sync(folder)
+    for path in {*stale} - {*targets.values()}:
+        path.unlink(missing_ok=True)
+    for path, target in targets.items():
+        os.replace(path, target)
+    for parent in folders:
+        sync(parent)
+    os.replace(source / last, folder / last)
+    sync(folder)
 
 
 @contextmanager

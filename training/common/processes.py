@@ -1,10 +1,8 @@
-"""Worker processes that end with their parent, and processes that this program starts."""
+"""Worker processes that end with the process that started them."""
 
-import ctypes
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -12,8 +10,6 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 
 from .config import InputError
-
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class SpawnProcessPoolExecutor(ProcessPoolExecutor):
@@ -58,9 +54,3 @@ class SpawnProcessPoolExecutor(ProcessPoolExecutor):
 def _exit_at_end_of(reader: Connection) -> None:
     """Exit this worker as soon as the other end of a pipe is closed, by its process or by the end of it."""
     threading.Thread(target=lambda: (reader.poll(None), os._exit(1)), daemon=True).start()
-
-
-def end_with_parent() -> None:
-    """Have Linux send SIGTERM to this process when the process that started it ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

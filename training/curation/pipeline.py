@@ -90,7 +90,7 @@ def curate(config: CurationConfig) -> dict | None:
 def _curate(config: CurationConfig, files: list[str], stamp: dict) -> dict | None:
     """Write the result into a locked folder; see `curate`."""
     key, result = fingerprint(stamp), config.out / "curation.json"
-    resume_or_clear(config.work, stamp, result.is_file())
+    resume_or_clear(config.work, stamp, result.is_file() and read_json(result).get("fingerprint") == key)
     for name in files:
         with suppress(InputError, OSError):  # the file is dropped, or stops the run, when it is read
             note_casts([config.folder / name])

@@ -20,7 +20,7 @@ from datatrove.data import DocumentsPipeline
 
 from ..common.config import InputError
 from ..common.escaping import shell_line, terminal_line
-from ..common.files import atomic, read_json, sha256, write_json
+from ..common.files import atomic, move_files, read_json, sha256, write_json
 from ..data.documents import corpus_files
 from . import statistics_report
 from .parquet_steps import DROPPED_SCHEMA, KEPT_SCHEMA, CurationStep, drop_record
@@ -150,7 +150,7 @@ def record_dropped_file(file: Path, record: Path) -> dict:
 
 
 class PublishStep(CurationStep):
-    """Last step: moves the files to the output folder, then writes the statistics; `curation.json` is written last."""
+    """Last step: collects the files and statistics, and moves them to the output folder, `curation.json` last."""
 
     name = "publish"
 
@@ -167,23 +167,23 @@ class PublishStep(CurationStep):
             **merge([read_json(path) for path in sorted((work / "counts").glob("*.json"))]),
             "blocks": block_speeds(work / "logs"),
         }
-        started = work / "publishing.json"
-        if not started.is_file():  # otherwise an interrupted attempt of this run has moved some files
-            (out / "curation.json").unlink(missing_ok=True)
-            for path in out.rglob("*.parquet"):
-                if work not in path.parents:
-                    path.unlink()
-            write_json(started, {})
-        move(work / "kept", out)
-        move(work / "dropped", out / "dropped")
-        write_json(out / "dropped" / "files.json", content["lost_files"])
-        if (sources := self.config.folder / "sources.json").is_file():
-            with atomic(out / "sources.json") as path:
-                shutil.copyfile(sources, path)
-        content["sha256"] = {name: sha256(out / name) for name in content["kept_files"]}
-        statistics_report.write(out, content)
-        write_json(out / "curation.json", content)
-        for folder in ("selected", "signatures", "matches", "clusters"):
+        published, complete = work / "published", work / "published.json"
+        if not complete.is_file():  # otherwise an interrupted attempt of this run has moved some files
+            move(work / "kept", published)
+            move(work / "dropped", published / "dropped")
+            write_json(published / "dropped" / "files.json", content["lost_files"])
+            if (sources := self.config.folder / "sources.json").is_file():
+                with atomic(published / "sources.json") as path:
+                    shutil.copyfile(sources, path)
+            content["sha256"] = {name: sha256(published / name) for name in content["kept_files"]}
+            statistics_report.write(published, content)
+            write_json(published / "curation.json", content)
+            files = (path for path in published.rglob("*") if path.is_file())
+            write_json(complete, [str(path.relative_to(published)) for path in files])
+        new = {out / name for name in read_json(complete)}
+        old = [out / "sources.json", *(path for path in out.rglob("*.parquet") if work not in path.parents)]
+        move_files(published, out, "curation.json", stale={*old} - new)
+        for folder in ("selected", "signatures", "matches", "clusters", "published"):
             shutil.rmtree(work / folder, ignore_errors=True)
 
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ..common.config import InputError
 from ..common.escaping import mask_passwords, shell_line
-from ..common.files import are_unchanged, fingerprint, lock_folder, read_json, sha256, sync, write_json
+from ..common.files import are_unchanged, fingerprint, lock_folder, move_files, read_json, sha256, write_json
 from ..common.language import CODES, LANGUAGES
 from . import packages as registry
 from .documents import (
@@ -204,16 +204,8 @@ def _build(config: CorpusConfig, languages: list[str], settings: dict, out: Path
             },
             "dropped": dict(sorted(writer.dropped.items())),
         }
-        for file in files.values():
-            sync(file)
         write_json(building / account.name, content)
-        account.unlink(missing_ok=True)  # removed first and moved last: if it exists, the corpus is complete
-        for name in names - {file.name for file in files.values()}:
-            (out / name).unlink(missing_ok=True)
-        for file in files.values():
-            file.replace(out / file.name)
-        (building / account.name).replace(account)
-        sync(out)
+        move_files(building, out, account.name, stale=[out / name for name in names])
     finally:
         rmtree(building)
     return content

@@ -29,6 +29,7 @@ from ..common.config import InputError
 from ..common.escaping import terminal_line
 from ..common.files import read_json, sha256, write_json
 from ..common.language import paragraphs_in
+from ..common.signals import end_with_parent
 from .readers import READERS, hash_order
 from .source_names import Source
 
@@ -130,6 +131,7 @@ def fetch(package: Package, cache: Path) -> DownloadedPackage:
 def _run(command: list[str], folder: Path) -> None:
     try:
         options = {"capture_output": True, "encoding": "utf-8", "errors": "replace", "timeout": 1800}
+        options["preexec_fn"] = end_with_parent
         subprocess.run(command, cwd=folder, check=True, **options)
     except FileNotFoundError:
         raise PackageUnavailableError(f"{command[0]} is not installed") from None

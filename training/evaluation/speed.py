@@ -20,7 +20,7 @@ from ..common.environment import hardware, peak_memory
 from ..common.files import fingerprint
 from ..common.generation import fast_weights
 from ..common.intervals import Metric, ratio
-from ..common.processes import end_with_parent
+from ..common.signals import end_with_parent
 from .models import EvaluatedModel
 
 

@@ -6,7 +6,7 @@ import signal
 import torch
 from accelerate import Accelerator
 
-from ..common.processes import end_with_parent
+from ..common.signals import end_with_parent
 
 EXIT_RESUMABLE = 75  # exit status of a run that saved and stopped on a signal: EX_TEMPFAIL, "try again"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)  # SIGUSR1: the usual warning of Slurm (--signal)

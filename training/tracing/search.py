@@ -18,7 +18,7 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from ..common.config import InputError
-from ..common.files import inside, read_json
+from ..common.files import inside, read_json, sha256
 from ..data.licences import decide
 from ..data.shard_files import load_tokenizer
 from .suffix_array import POSITION, SHORTEST, Block, anchors
@@ -139,20 +139,26 @@ class TraceIndex:
         folder: Output folder of `training.tracing.trace_index.build`.
 
     Raises:
-        InputError: If it is missing, incomplete or older than its shards.
+        InputError: If it is missing, incomplete, altered or older than its shards.
     """
 
     def __init__(self, folder: Path):
         path = folder / "index.json"
         if not path.is_file():
             raise InputError(f"{path} is missing: build the index first (--shards and --tokenizer).")
-        self.folder, self.facts = folder, read_json(path)
+        self.folder, self.facts, written = folder, read_json(path), path.stat().st_mtime_ns
         if self.facts["format"] != FORMAT:
             raise InputError(f"{folder} has format {self.facts['format']}, not {FORMAT}: build the index again.")
         for block in self.facts["blocks"]:
             for name, size in block["files"].items():
-                if not inside(folder, name).is_file() or (folder / name).stat().st_size != size:
-                    raise InputError(f"{folder / name} is missing or truncated: build the index again.")
+                file = inside(folder, name)
+                if not file.is_file() or file.stat().st_size != size:
+                    raise InputError(f"{file} is missing or truncated: build the index again.")
+                # A file that is older than index.json, which is written last, has not changed since. An index of an
+                # earlier version has no hashes.
+                known = block.get("sha256", {}).get(name)
+                if known and file.stat().st_mtime_ns >= written and sha256(file) != known:
+                    raise InputError(f"{file} was altered after the index was built: build the index again.")
         for shards in self.facts["shards"]:
             manifest = Path(shards["folder"]) / "manifest.json"
             # Deleted shards cannot have changed; the index contains what it needs of them.

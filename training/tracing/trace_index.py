@@ -7,9 +7,10 @@ A block contains complete documents of at most `block_megabytes` of text (or one
     00000.before           the byte before each suffix
     00000.tokens           one bit per byte of the text: whether a token of the shard begins there
     00000.documents.arrow  start, metadata and shard of each document (Arrow IPC, memory-mapped)
-    00000.json             inputs of the block; written last, so that an interrupted build resumes here
+    00000.json             inputs of the block, and sizes and hashes of its files; an interrupted build resumes here
 
-`tokenizer.json` and, written last, `index.json` are next to the blocks. In total about 2.3 bytes per byte of text. The
+`tokenizer.json` and, written last, `index.json` are next to the blocks. Until all blocks are complete, new ones are
+in `.unfinished/`, and an earlier index remains. In total about 2.3 bytes per byte of text. The
 trade-off of blocks: building needs memory for one block, 10 bytes per byte of its text, whatever the corpus; but a
 query searches every block in turn, so its time is linear in their number, not logarithmic in the corpus size.
 """
@@ -26,7 +27,17 @@ from tqdm import tqdm
 
 from ..common.config import InputError
 from ..common.escaping import shell_line
-from ..common.files import atomic, fingerprint, lock_folder, read_json, sha256, write_json
+from ..common.files import (
+    UNFINISHED,
+    are_unchanged,
+    atomic,
+    fingerprint,
+    lock_folder,
+    move_files,
+    read_json,
+    sha256,
+    write_json,
+)
 from ..data.loader import ShardDataset
 from ..data.shard_files import GROUP_COLUMNS, SPLITS, ShardReader, load_tokenizer, tokenizer_facts
 from .suffix_array import BREAK, suffix_array
@@ -216,10 +227,19 @@ def block_documents(shards: list[IndexedShard], pieces: list[DocumentRange]) -> 
     return pa.concat_tables(tables).combine_chunks()
 
 
-def block_files(path: Path) -> dict[str, int]:
-    """Return the sizes of the existing files of a block."""
-    files = (path.with_name(path.name + suffix) for suffix in BLOCK_FILES)
-    return {file.name: file.stat().st_size for file in files if file.is_file()}
+def block_files(path: Path) -> list[Path]:
+    """Return the files of a block, without its record."""
+    return [path.with_name(path.name + suffix) for suffix in BLOCK_FILES]
+
+
+def reusable(path: Path, origin: dict) -> dict | None:
+    """Return the record of a block that an earlier build wrote from the same input, unless its files changed.
+
+    A block of an earlier version, whose record has no hashes, is not reusable.
+    """
+    record = read_json(path.with_suffix(".json")) if path.with_suffix(".json").is_file() else None
+    valid = record and record["origin"] == origin and "sha256" in record
+    return record if valid and are_unchanged(path.parent, record["sha256"]) else None
 
 
 def build(
@@ -266,25 +286,29 @@ def _build(folders: list[Path], tokenizer: Path, out: Path, splits: list[str], b
         }
         for pieces in blocks
     ]
-    records = []
+    records, unfinished = [], out / UNFINISHED
+    unfinished.mkdir(exist_ok=True)
     with tqdm(total=sum(int((shard.bytes + 1).sum()) for shard in shards), unit="B", unit_scale=True) as progress:
         for number, (pieces, origin) in enumerate(zip(blocks, origins, strict=True)):
-            path = out / f"{number:05}"
-            record_path = path.with_suffix(".json")
-            record = read_json(record_path) if record_path.is_file() else None
-            if record is None or record["origin"] != origin or record["files"] != block_files(path):
-                # The following writes invalidate the records of an earlier build.
-                for stale in (out / "index.json", record_path):
-                    stale.unlink(missing_ok=True)
+            path = unfinished / f"{number:05}"
+            if (record := reusable(out / path.name, origin)) is not None:
+                for file in (*block_files(path), path.with_suffix(".json")):  # of a build from other input
+                    file.unlink(missing_ok=True)
+            elif (record := reusable(path, origin)) is None:
                 documents = block_documents(shards, pieces)
                 write_block(path, *block_text(shards, pieces, decode), documents)
-                tokens = sum(int(shards[piece.shard].tokens[piece.first : piece.last].sum()) for piece in pieces)
-                counts = {"documents": len(documents), "bytes": sum(documents["bytes"].to_pylist()), "tokens": tokens}
-                record = {"origin": origin, "files": block_files(path), **counts}
-                write_json(record_path, record)
+                record = {
+                    "origin": origin,
+                    "files": {file.name: file.stat().st_size for file in block_files(path)},
+                    "sha256": {file.name: sha256(file) for file in block_files(path)},
+                    "documents": len(documents),
+                    "bytes": sum(documents["bytes"].to_pylist()),
+                    "tokens": sum(int(shards[piece.shard].tokens[piece.first : piece.last].sum()) for piece in pieces),
+                }
+                write_json(path.with_suffix(".json"), record)
             records.append(record)
             progress.update(record["bytes"] + record["documents"])
-    with atomic(out / "tokenizer.json") as temporary:
+    with atomic(unfinished / "tokenizer.json") as temporary:
         shutil.copyfile(tokenizer / "tokenizer.json", temporary)
     index = {
         "format": FORMAT,
@@ -299,10 +323,16 @@ def _build(folders: list[Path], tokenizer: Path, out: Path, splits: list[str], b
         **{key: sum(record[key] for record in records) for key in ("documents", "bytes", "tokens")},
         "command": shell_line(["python", *sys.orig_argv[1:]]),
     }
-    write_json(out / "index.json", index)
-    current = {f"{number:05}" for number in range(len(blocks))}
-    for file in list(out.iterdir()):  # blocks of an earlier, larger build
-        name = file.name.partition(".")[0]
-        if name.isdigit() and name not in current:
-            file.unlink()
+    write_json(unfinished / "index.json", index)
+    for file in _other_blocks(unfinished, len(blocks)):
+        file.unlink()
+    move_files(unfinished, out, "index.json", stale=_other_blocks(out, len(blocks)))
+    shutil.rmtree(unfinished)
     return index
+
+
+def _other_blocks(folder: Path, blocks: int) -> list[Path]:
+    """Return the files of blocks of an earlier, larger build."""
+    current = {f"{number:05}" for number in range(blocks)}
+    names = {file: file.name.partition(".")[0] for file in folder.iterdir()}
+    return [file for file, name in names.items() if name.isdigit() and name not in current]
