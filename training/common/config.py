@@ -11,8 +11,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jsonargparse import ArgumentError, ArgumentParser
-
 from .escaping import mask_passwords, terminal_line
 from .signals import end_on_signals
 
@@ -47,6 +45,8 @@ def parse(config_class: type[Config], argv: list[str] | None = None, *, descript
         argv: Arguments. Default: those of the process.
         description: First paragraph of `--help`.
     """
+    from jsonargparse import ArgumentParser  # lazy import: images of rented GPUs lack it, and most modules need no parser
+
     argv = list(sys.argv[1:] if argv is None else argv)
     for i, argument in enumerate(argv):
         if argument == "--config" and i + 1 < len(argv):
@@ -70,6 +70,8 @@ def dataclass_from_dict(settings_class: type, values: dict[str, Any], where: str
     Raises:
         InputError: If a name is unknown or a value has the wrong type.
     """
+    from jsonargparse import ArgumentError, ArgumentParser  # lazy import: see `parse`
+
     known = [field.name for field in fields(settings_class)]
     if unknown := sorted(set(values) - set(known)):
         raise InputError(

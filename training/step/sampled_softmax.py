@@ -9,13 +9,16 @@ exactly, sampled or not.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ..common.config import InputError
-from ..data.loader import TokenStream
 from .cross_entropy_kernels import exp_and_sum_
+
+if TYPE_CHECKING:
+    from ..data.loader import TokenStream
 
 CHUNK_TOKENS = 2**24  # tokens counted at once
 
@@ -62,7 +65,7 @@ class CandidateSampler:
         InputError: If `size` is not an even number below `vocab_size`.
     """
 
-    def __init__(self, stream: TokenStream, size: int, *, vocab_size: int, seed: int):
+    def __init__(self, stream: "TokenStream", size: int, *, vocab_size: int, seed: int):
         total = int(stream.starts[-1])
         starts = range(0, total, CHUNK_TOKENS)
         parts = (stream.tokens(start, min(start + CHUNK_TOKENS, total)) for start in starts)
