@@ -183,7 +183,7 @@ def as_markdown(facts: dict, results: Mapping[str, dict]) -> str:
 
 
 def main() -> None:
-    """Run `python -m training.bench.gpu`. It parses with the standard library: a lent machine may lack jsonargparse."""
+    """Run `python -m training.bench.gpu`. argparse, because the images of rented GPUs lack jsonargparse."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("gpu"), help="Folder for gpu.json and gpu.log.")
     parser.add_argument("--minutes", type=float, default=8, help="Time for all parts. Default: 8.")

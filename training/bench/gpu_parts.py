@@ -2,8 +2,8 @@
 
     python -m training.bench.gpu_parts PART DEVICE RESULT.json
 
-On CUDA the sizes are those of femto and of the 1.2b, on a CPU they are tiny; the functions are the same. Each result is
-stored as soon as it exists. A check that needs a library or a device that is missing is skipped.
+On CUDA the sizes are those of femto and of the 1.2b, on a CPU they are tiny; the functions are the same. Each result
+is stored as soon as it exists. A check that needs a library or a device that is missing is skipped.
 """
 
 import gc

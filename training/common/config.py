@@ -45,7 +45,7 @@ def parse(config_class: type[Config], argv: list[str] | None = None, *, descript
         argv: Arguments. Default: those of the process.
         description: First paragraph of `--help`.
     """
-    from jsonargparse import ArgumentParser  # lazy import: images of rented GPUs lack it, and most modules need no parser
+    from jsonargparse import ArgumentParser  # lazy import: images of rented GPUs lack it
 
     argv = list(sys.argv[1:] if argv is None else argv)
     for i, argument in enumerate(argv):

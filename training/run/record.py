@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import yaml
+
 from ..common.config import InputError
 from ..common.environment import environment
 from ..common.escaping import mask_passwords, shell_line
