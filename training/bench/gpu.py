@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -128,14 +129,17 @@ def _start(part: Part, folder: Path, threads: int | None) -> None:
 
 
 def _ended(part: Part) -> bool:
-    """Return whether a part has ended; one that is over its limit is killed."""
-    if part.process.poll() is None and time.monotonic() - part.start > part.limit:
+    """Return whether a part has ended; one that is over its limit is killed, and what a part leaves running, too."""
+    ended = part.process.poll() is not None
+    if ended or time.monotonic() - part.start > part.limit:
         _kill(part)
-    return part.process.poll() is not None
+        return True
+    return False
 
 
 def _kill(part: Part) -> None:
-    os.killpg(part.process.pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):
+        os.killpg(part.process.pid, signal.SIGKILL)
     part.process.wait()
 
 

@@ -452,7 +452,8 @@ def step(checks: Checks, device: torch.device, folder: Path) -> None:
         return {"parameters": model.num_parameters()}
 
     def measure(micro_batch: int, accumulate: int) -> dict:
-        assert trainer, "there is no model"
+        if trainer is None:
+            raise SkipError("the model of the check before")
         micro_batches = [random_windows(config.vocab_size, micro_batch, length + 1).numpy()] * accumulate
         if device.type == "cuda":
             gc.collect()
@@ -734,7 +735,8 @@ def pretraining(checks: Checks, device: torch.device, folder: Path) -> None:
         return {"documents": 2 * sizes(device).documents}
 
     def kill_and_resume(name: str, deterministic: bool, limit: float) -> dict:
-        assert prepared, "there is no data"
+        if not prepared:
+            raise SkipError("the data of the check before")
         spawn, runs = get_context("spawn"), {}
         runs = {run: replace(prepared["config"], out=folder / name / run) for run in ("complete", "killed")}
 
