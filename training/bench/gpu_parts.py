@@ -25,7 +25,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from torch.nn.functional import ScalingType, cross_entropy, scaled_dot_product_attention, scaled_mm
+from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 from transformers.utils.logging import disable_progress_bar
 
 from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
@@ -455,11 +455,15 @@ def step(checks: Checks, device: torch.device, folder: Path) -> None:
         if trainer is None:
             raise SkipError("the model of the check before")
         micro_batches = [random_windows(config.vocab_size, micro_batch, length + 1).numpy()] * accumulate
+        trainer.optimizer.zero_grad()  # also what a step without enough memory left
         if device.type == "cuda":
             gc.collect()
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(device)
-        seconds = seconds_per_call(partial(trainer.step, micro_batches), device, size.steps)
+        try:
+            seconds = seconds_per_call(partial(trainer.step, micro_batches), device, size.steps)
+        except torch.OutOfMemoryError as error:  # where the search for the largest micro batch ends
+            raise SkipError(f"more memory ({last_line(error)})") from None
         speed = micro_batch * accumulate * length / seconds
         trainer.guard.collect_events()
         values = {"tokens/s": speed, "seconds": seconds, "peak GB": peak_memory(device) / 1e9}
@@ -526,6 +530,8 @@ def loss_speed(
 
 def fp8(checks: Checks, device: torch.device, folder: Path) -> None:
     """Time FP8 products at the shapes of the large model, with and without the conversion of their inputs."""
+    from torch.nn.functional import ScalingType, scaled_mm  # new in PyTorch: without them the other parts still run
+
     size = sizes(device)
     rows, config = 8 * size.length, size.large
     D, F, V = config.hidden_size, config.intermediate_size, config.vocab_size

@@ -98,7 +98,8 @@ class SampledCrossEntropy(torch.autograd.Function):
             logits = torch.empty(K + 1, N, dtype=dtype, device=hidden.device)  # last row: the target of each position
             torch.mm(weight_KD, hidden.T, out=logits[:K])
             logits[candidates.certain : K] += candidates.log_weight
-            logits[among[among >= 0], positions[among >= 0]] = -torch.inf  # count each target once, in the last row
+            # Count each target once, in the last row, which is overwritten. A mask as index would wait for a GPU.
+            logits[torch.where(among < 0, K, among), positions] = -torch.inf
             logits[K] = (hidden.to(exact) * target_ND.to(exact)).sum(1)
             at_target = logits[K].to(exact, copy=True)  # rounded as in the sum
             largest, total = exp_and_sum_(logits)
