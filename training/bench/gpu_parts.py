@@ -1,7 +1,5 @@
 """Parts of training.bench.gpu: checks and measurements on one device. A part runs in a process of its own.
 
-    python -m training.bench.gpu_parts PART DEVICE RESULT.json
-
 On CUDA the sizes are those of femto and of the 1.2b, on a CPU they are tiny; the functions are the same. Each result
 is stored as soon as it exists. A check that needs a library or a device that is missing is skipped.
 """
@@ -866,7 +864,7 @@ PARTS: dict[str, Callable[[Checks, torch.device, Path], None]] = {
 
 
 def main() -> None:
-    """Run one part."""
+    """Run one part; its name, the device and the path of its results are the arguments of the process."""
     end_with_parent()
     name, device, path = sys.argv[1], torch.device(sys.argv[2]), Path(sys.argv[3])
     configure_allocator()
@@ -883,7 +881,3 @@ def main() -> None:
         write_json(path, checks.rows)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    main()
