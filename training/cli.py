@@ -103,14 +103,14 @@ def run(program: Program) -> None:
         runner = import_module(
             ROOT + {"training": "training.common.config", "model_card": "model_card.files"}[package]
         )
+        runner.run_main(module.main)  # which imports some libraries at their first use
     except ModuleNotFoundError as error:
-        if error.name.partition(".")[0] in ("modeling_pleias", "training", "model_card"):
+        if (error.name or "").partition(".")[0] in ("modeling_pleias", "training", "model_card"):
             raise
         exit_with_error(
             f"{sys.argv[0]} needs the extra [{program.extra}] (module {error.name} is missing): "
             f'pip install "modeling-pleias[{program.extra}]".'
         )
-    runner.run_main(module.main)
 
 
 def exit_with_error(message: str) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
 
 from .escaping import mask_passwords, terminal_line
 from .signals import end_on_signals
@@ -51,6 +50,8 @@ def parse(
         description: First paragraph of `--help`.
         positional: Field, a list of paths, that the arguments without a name are. Default: none.
     """
+    from jsonargparse import ArgumentParser  # lazy import: images of rented GPUs lack it
+
     argv = list(sys.argv[1:] if argv is None else argv)
     flags = {f"--{field.name}" for field in fields(config_class) if field.type in (bool, "bool")}
     for i in range(len(argv) - 1, -1, -1):
@@ -95,6 +96,8 @@ def dataclass_from_dict(settings_class: type, values: dict[str, Any], where: str
     Raises:
         InputError: If a name is unknown or a value has the wrong type.
     """
+    from jsonargparse import ArgumentError, ArgumentParser  # lazy import: see `parse`
+
     known = [field.name for field in fields(settings_class)]
     if unknown := sorted(set(values) - set(known)):
         raise InputError(

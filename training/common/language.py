@@ -2,11 +2,12 @@
 
 import re
 from functools import cache
-from typing import NamedTuple
-
-from py3langid.langid import MODEL_FILE, LanguageIdentifier
+from typing import TYPE_CHECKING, NamedTuple
 
 from .normalization import normalize
+
+if TYPE_CHECKING:
+    from py3langid.langid import LanguageIdentifier
 
 # ISO 639-1 code -> the English name that Common Corpus uses; every table of this project has this order.
 LANGUAGES = {
@@ -35,7 +36,9 @@ SAMPLED_PARAGRAPHS = 8  # evenly spaced over the document
 
 
 @cache
-def _identifier() -> LanguageIdentifier:
+def _identifier() -> "LanguageIdentifier":
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # lazy import: images of rented GPUs lack it
+
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     identifier.set_languages(list(LANGUAGES))
     return identifier

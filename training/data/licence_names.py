@@ -5,12 +5,15 @@ import unicodedata
 from functools import cache
 from html import unescape
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 import yaml
-from license_expression import ExpressionError, LicenseSymbol, Licensing, ParseError, get_license_index
 
 from ..common.unicode_forms import unicode_form
+
+if TYPE_CHECKING:
+    from license_expression import Licensing
 
 LABELS = yaml.safe_load((Path(__file__).parent / "licence_labels.yaml").read_text(encoding="utf-8"))
 
@@ -154,6 +157,8 @@ def parse_name(text: str) -> tuple[str, str] | None:
         return None
     if name := _name(text):
         return name, ""
+    from license_expression import ExpressionError, ParseError  # lazy import: images of rented GPUs lack it
+
     try:
         return (str(licensing().parse(text, validate=True, strict=True)), "") if _is_expression(text) else _parts(text)
     except (ExpressionError, ParseError):
@@ -296,8 +301,10 @@ def _creative_commons(text: str) -> str | None:
 
 
 @cache
-def licensing() -> Licensing:
+def licensing() -> "Licensing":
     """Return the parser of expressions: the identifiers of license-expression's index and this project's own."""
+    from license_expression import LicenseSymbol, Licensing  # lazy import: see `parse_name`
+
     known = [(e["spdx_license_key"], e["other_spdx_license_keys"], e["is_exception"]) for e in _index()]
     return Licensing(
         [LicenseSymbol(key, aliases=aliases, is_exception=exception) for key, aliases, exception in known]
@@ -306,6 +313,8 @@ def licensing() -> Licensing:
 
 @cache
 def _index() -> list[dict]:
+    from license_expression import get_license_index  # lazy import: see `parse_name`
+
     defaults = {"other_spdx_license_keys": [], "is_exception": False}
     return [e for e in get_license_index() if e.get("spdx_license_key")] + [
         {"spdx_license_key": key, **defaults} for key in LABELS["own"]

@@ -8,8 +8,6 @@ import re
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
-from license_expression import AND, OR
-
 from .creators import parse_lives, parse_year
 from .licence_names import LABELS, licensing, mixed_alphabets, normalize, normalize_names, parse_name
 
@@ -201,6 +199,8 @@ def _by_label(label: str) -> LicenceDecision:
 
 def _weigh(tree) -> str:
     """Decide on a parsed expression: the strictest part of AND, the lightest of OR; no part of OR may be refused."""
+    from license_expression import AND, OR  # lazy import: images of rented GPUs lack it
+
     if isinstance(tree, (AND, OR)):
         parts = {_weigh(part) for part in tree.args}
         choose = min if isinstance(tree, OR) and "refused" not in parts else max

@@ -9,20 +9,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import yaml
-from codecarbon import OfflineEmissionsTracker
-from codecarbon.output import BaseOutput, EmissionsData
 
 from ..common.config import InputError
 from ..common.environment import PACKAGES, environment
 from ..common.escaping import mask_passwords, shell_line
 from ..common.files import atomic, lock_folder, read_json, write_json
-
-
-class _Emissions(BaseOutput):
-    """Codecarbon output that keeps the latest measurement."""
-
-    def out(self, total: EmissionsData, delta: EmissionsData) -> None:
-        self.session = {"seconds": total.duration, "kwh": total.energy_consumed, "kg_co2eq": total.emissions}
 
 
 class RunRecord:
@@ -63,13 +54,7 @@ class RunRecord:
         self.run = {"name": self.config.name, "sessions": [*earlier, session]}
         self.past = read_json(emissions)["sessions"] if emissions.exists() else []
         logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
-        self.emissions = _Emissions()
-        self.tracker = OfflineEmissionsTracker(
-            country_iso_code=self.config.country,
-            output_methods=[],
-            log_level="critical",
-            output_handlers=[self.emissions],
-        )
+        self.emissions, self.tracker = _emissions_tracker(self.config.country)
         self.tracker.start()
         self.write()
 
@@ -91,6 +76,19 @@ class RunRecord:
             self.tracker.stop()
         if self.main:
             self.lock.close()
+
+
+def _emissions_tracker(country: str) -> tuple:
+    """Return a codecarbon output that keeps the latest measurement as `session`, and the tracker that writes to it."""
+    from codecarbon import OfflineEmissionsTracker  # lazy import: images of rented GPUs lack it
+    from codecarbon.output import BaseOutput
+
+    class Emissions(BaseOutput):
+        def out(self, total, delta) -> None:
+            self.session = {"seconds": total.duration, "kwh": total.energy_consumed, "kg_co2eq": total.emissions}
+
+    output, quiet = Emissions(), {"output_methods": [], "log_level": "critical"}
+    return output, OfflineEmissionsTracker(country_iso_code=country, output_handlers=[output], **quiet)
 
 
 def plain(value):

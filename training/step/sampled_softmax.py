@@ -9,13 +9,16 @@ exactly, sampled or not.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ..common.config import InputError
-from ..data.loader import TokenStream
 from .cross_entropy_kernels import exp_and_sum_
+
+if TYPE_CHECKING:
+    from ..data.loader import TokenStream
 
 CHUNK_TOKENS = 2**24  # tokens counted at once
 
@@ -62,7 +65,7 @@ class CandidateSampler:
         InputError: If `size` is not an even number below `vocab_size`.
     """
 
-    def __init__(self, stream: TokenStream, size: int, *, vocab_size: int, seed: int):
+    def __init__(self, stream: "TokenStream", size: int, *, vocab_size: int, seed: int):
         total = int(stream.starts[-1])
         starts = range(0, total, CHUNK_TOKENS)
         parts = (stream.tokens(start, min(start + CHUNK_TOKENS, total)) for start in starts)
@@ -95,7 +98,8 @@ class SampledCrossEntropy(torch.autograd.Function):
             logits = torch.empty(K + 1, N, dtype=dtype, device=hidden.device)  # last row: the target of each position
             torch.mm(weight_KD, hidden.T, out=logits[:K])
             logits[candidates.certain : K] += candidates.log_weight
-            logits[among[among >= 0], positions[among >= 0]] = -torch.inf  # count each target once, in the last row
+            # Count each target once, in the last row, which is overwritten. A mask as index would wait for a GPU.
+            logits[torch.where(among < 0, K, among), positions] = -torch.inf
             logits[K] = (hidden.to(exact) * target_ND.to(exact)).sum(1)
             at_target = logits[K].to(exact, copy=True)  # rounded as in the sum
             largest, total = exp_and_sum_(logits)
