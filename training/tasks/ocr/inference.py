@@ -7,9 +7,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ...common.generation import complete
 from ..text_windows import over_windows
 from .edit_penalty import EDIT_PENALTY, edit_penalty_processor
-from .format import STOP, WINDOW, format_ocr, parse_correction
+from .format import STOP, WINDOW, format_ocr, input_of, parse_correction
 
-DECODING = {"max_new_tokens": 320, "stop": STOP, "repetition_penalty": 1.0, "logits_processor": edit_penalty_processor}
+DECODING = {
+    "max_new_tokens": 320,
+    "stop": STOP,
+    "repetition_penalty": 1.0,
+    "logits_processor": edit_penalty_processor,
+    "draft": input_of,
+}
 
 
 def correct(
