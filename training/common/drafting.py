@@ -5,8 +5,8 @@ the input is copied. The model's choice after each of them is computed in order,
 first that differs from the draft ends the pass. The output is that of decoding token by token. Only the rounding of a
 pass depends on its length, so that outputs may differ after two tokens whose scores are as close as rounding errors.
 
-transformers' assisted generation takes no batches, and no draft of one's own through its public interface; and it calls
-the logits processors after rejected tokens, too, which those with a state do not undo.
+transformers' assisted generation takes no batches, and no draft of one's own through its public interface; and it
+calls the logits processors after rejected tokens, too, which those with a state do not undo.
 """
 
 from collections.abc import Iterable, Sequence

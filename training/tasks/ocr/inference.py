@@ -23,6 +23,7 @@ def correct(
     tokenizer: PreTrainedTokenizerBase,
     text: str,
     *,
+    language: str | None = None,
     window: int = WINDOW,
     overlap: int | None = None,
     edit_penalty: float = EDIT_PENALTY,
@@ -31,6 +32,7 @@ def correct(
     """Correct a text of any length with a fine-tuned model, in overlapping windows that are rejoined without loss.
 
     Args:
+        language: ISO code of the text, for correctors that depend on it; a generating model does not.
         window: Characters per window; best is the window that the model was fine-tuned with.
         overlap: Characters that neighbouring windows share. Default: a fifth of `window`.
         edit_penalty: Penalty per changed byte (training.tasks.ocr.edit_penalty). Higher values cause fewer changes.
