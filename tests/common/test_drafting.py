@@ -9,11 +9,12 @@ from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausa
 
 from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
 from training.common import drafting
-from training.common.drafting import InputDraft, accepts_drafts
+from training.common.drafting import InputDraft, PromptDraft, accepts_drafts
 from training.common.generation import complete
 from training.tasks import ocr
 from training.tasks.ocr.edit_penalty import edit_penalty_processor
 from training.tasks.ocr.format import STOP, input_of
+from training.tasks.ocr.inference import input_draft
 
 WORDS = "the old house stood by the river and nobody came; où personne n'allait \u017fai\u017fon € 1848".split()
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -70,8 +71,9 @@ def test_outputs_are_those_of_plain_greedy_decoding(tokenizer, seed):
                 options["logits_processor"] = partial(edit_penalty_processor, penalty=penalty)
             plain = complete(model, tokenizer, prompts, **options)
             count = len(passes)
-            assert complete(model, tokenizer, prompts, **options, draft=input_of) == plain, options
-            assert len(passes) - count <= count
+            for draft in (input_draft, PromptDraft):
+                assert complete(model, tokenizer, prompts, **options, draft=draft) == plain, options
+            assert len(passes) <= 3 * count
             passes.clear()
 
 
@@ -80,7 +82,7 @@ def test_an_output_that_repeats_its_input_takes_one_pass_a_draft(tokenizer):
     prompt = ocr.format_ocr(" ".join(map(input_of, pages(0))))[0]
     size = len(tokenizer(input_of(prompt)).input_ids)
     near = partial(edit_penalty_processor, penalty=1e4)
-    options = {"max_new_tokens": 200, "stop": STOP, "logits_processor": near, "draft": input_of}
+    options = {"max_new_tokens": 200, "stop": STOP, "logits_processor": near, "draft": input_draft}
     assert complete(model, tokenizer, [prompt], **options) == [input_of(prompt)]
     assert size > drafting.LONGEST and len(passes) == -(-(size + 1) // (drafting.LONGEST + 1))
 
@@ -99,7 +101,7 @@ def test_rows_of_a_batch_do_not_wait_for_each_other(tokenizer):
             tokenizer, prompts_of_rows, penalty=1e4 if prompts_of_rows[0] == prompts[0] else 0
         )
 
-    options = {"max_new_tokens": 60, "stop": STOP, "logits_processor": near, "draft": input_of}
+    options = {"max_new_tokens": 60, "stop": STOP, "logits_processor": near, "draft": input_draft}
     outputs = complete(model, tokenizer, prompts, **options)
     assert outputs == [complete(model, tokenizer, [prompt], **options)[0] for prompt in prompts]
     assert widths[0] == 2 and 1 in widths
@@ -110,7 +112,7 @@ def test_models_without_attention_to_every_token_are_decoded_plainly(tokenizer, 
     model, passes = random_model(tokenizer, architecture, 0)
     assert accepts_drafts(model) == accepts
     prompts, options = pages(2, 2), {"max_new_tokens": 4, "stop": STOP}
-    assert complete(model, tokenizer, prompts, **options, draft=input_of) == complete(
+    assert complete(model, tokenizer, prompts, **options, draft=input_draft) == complete(
         model, tokenizer, prompts, **options
     )
 
@@ -143,3 +145,12 @@ def test_a_draft_continues_where_the_output_has_arrived(tokenizer, output, rest)
 def test_after_its_stop_token_an_output_has_no_draft(tokenizer):
     draft = InputDraft(tokenizer, "the old house", None)
     assert draft.propose(tokenizer("the old house").input_ids, 8) == []
+
+
+def test_a_quote_is_drafted_from_the_prompt(tokenizer):
+    prompt, quote = "the old house stood by the river and nobody came", "nobody said: the old house stood by"
+    draft = PromptDraft(tokenizer, prompt)
+    ids = tokenizer(quote, add_special_tokens=False).input_ids
+    start = next(i for i, token in enumerate(ids) if tokenizer.decode(ids[:i]).endswith("house"))
+    assert tokenizer.decode(draft.propose(ids[:start], 100)) == prompt.partition("house")[2]
+    assert draft.propose(ids[:1], 8) == draft.propose([], 8) == []

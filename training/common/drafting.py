@@ -22,6 +22,7 @@ from modeling_pleias.modeling_pleias import CACHE
 LONGEST, SHORTEST = 64, 8  # tokens of the first draft, and of one after a pass that accepts none
 PASS_TOKENS = 512  # maximum draft tokens of a batch per pass, which bounds its logits in memory
 REACH, MATCH = 32, 16  # characters around the expected place, and of the output's end, that are compared
+NGRAMS = (3, 2)  # tokens of the output's end that are looked up in the prompt
 CHARACTERS = 8  # of a token, for the part of the input that is tokenized
 
 
@@ -65,6 +66,25 @@ class InputDraft:
         return "".join(filter(None, self.tokenizer.convert_ids_to_tokens(ids)))
 
 
+class PromptDraft:
+    """Continuation of an output by what follows its last tokens in the prompt, as for quotes (prompt look-up).
+
+    Args:
+        tokenizer: Tokenizer of the prompt.
+        prompt: Prompt.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt: str):
+        self.ids = tokenizer(prompt).input_ids
+        self.after = {tuple(self.ids[i : i + n]): i + n for n in NGRAMS for i in range(len(self.ids) - n)}
+
+    def propose(self, output: list[int], size: int) -> list[int]:
+        """Return at most `size` tokens that may follow an output."""
+        ends = (self.after.get(tuple(output[-n:])) for n in NGRAMS)
+        place = next((end for end in ends if end is not None), len(self.ids))
+        return self.ids[place : place + size]
+
+
 @dataclass
 class DraftedRow:
     """Draft, logits processors and output so far of a row of a batch.
@@ -76,7 +96,7 @@ class DraftedRow:
         size: Maximum tokens of the next draft.
     """
 
-    draft: InputDraft
+    draft: InputDraft | PromptDraft
     processors: LogitsProcessorList
     output: list[int] = field(default_factory=list)
     size: int = LONGEST

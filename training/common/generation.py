@@ -6,7 +6,7 @@ import torch
 from tqdm import tqdm
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
-from .drafting import DraftDecoder, DraftedRow, InputDraft, accepts_drafts
+from .drafting import DraftDecoder, DraftedRow, InputDraft, PromptDraft, accepts_drafts
 
 
 class UnpaddedRepetitionPenaltyLogitsProcessor(LogitsProcessor):
@@ -48,7 +48,7 @@ def complete(
     stop: str | None = None,
     repetition_penalty: float = 1.0,
     logits_processor: Callable[[PreTrainedTokenizerBase, list[str]], LogitsProcessor] | None = None,
-    draft: Callable[[str], str] | None = None,
+    draft: Callable[[PreTrainedTokenizerBase, str], InputDraft | PromptDraft] | None = None,
     batch_tokens: int = 8192,
     progress: str | None = None,
 ) -> list[str]:
@@ -64,8 +64,8 @@ def complete(
         repetition_penalty: The original model's card recommends 1.2 for the base model.
         logits_processor: Factory that builds a LogitsProcessor for a batch of prompts
             (training.tasks.ocr.edit_penalty).
-        draft: Function from a prompt to the text that its continuation probably repeats, which makes generation fast
-            where it does, and changes no output (training.common.drafting).
+        draft: Factory that builds the draft of a prompt's continuation, which makes generation fast where it is right,
+            and changes no output (training.common.drafting).
         batch_tokens: Maximum tokens per batch, including prompts, padding and continuations; at least one prompt.
         progress: Title of a progress bar. Default: no bar.
     """
@@ -92,8 +92,8 @@ def complete(
                 return built
 
             if drafted:
-                inputs = [InputDraft(tokenizer, draft(prompts[i]), stop_id) for i in batch]
-                drafted_rows = [DraftedRow(text, processors(slice(n, n + 1))) for n, text in enumerate(inputs)]
+                drafts = [draft(tokenizer, prompts[i]) for i in batch]
+                drafted_rows = [DraftedRow(each, processors(slice(n, n + 1))) for n, each in enumerate(drafts)]
                 how = {"custom_generate": DraftDecoder(drafted_rows, ends, pad)}
             else:
                 how = {"logits_processor": processors(slice(None))}

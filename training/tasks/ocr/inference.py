@@ -4,17 +4,24 @@ from functools import partial
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...common.generation import complete
+from ...common.drafting import InputDraft
+from ...common.generation import complete, token_id
 from ..text_windows import over_windows
 from .edit_penalty import EDIT_PENALTY, edit_penalty_processor
 from .format import STOP, WINDOW, format_ocr, input_of, parse_correction
+
+
+def input_draft(tokenizer: PreTrainedTokenizerBase, prompt: str) -> InputDraft:
+    """Build the draft of a correction: its input."""
+    return InputDraft(tokenizer, input_of(prompt), token_id(tokenizer, STOP))
+
 
 DECODING = {
     "max_new_tokens": 320,
     "stop": STOP,
     "repetition_penalty": 1.0,
     "logits_processor": edit_penalty_processor,
-    "draft": input_of,
+    "draft": input_draft,
 }
 
 
