@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from inspect import signature
 
 import torch
-from transformers import DynamicCache, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, LogitsProcessor, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
 from modeling_pleias.modeling_pleias import CACHE
@@ -97,7 +97,7 @@ class DraftedRow:
     """
 
     draft: InputDraft | PromptDraft
-    processors: LogitsProcessorList
+    processors: Sequence[LogitsProcessor]
     output: list[int] = field(default_factory=list)
     size: int = LONGEST
 
@@ -170,7 +170,9 @@ class DraftDecoder:
         for accepted in range(len(draft) + 1):
             place = width + len(row.output)
             ids_BT, scores_BV = self.ids_BT[i : i + 1, :place], logits_TV[accepted : accepted + 1].float()
-            token = int(row.processors(ids_BT, self.processors(ids_BT, scores_BV)).argmax())
+            for processor in (*self.processors, *row.processors):  # a LogitsProcessorList inspects their signatures
+                scores_BV = processor(ids_BT, scores_BV)
+            token = int(scores_BV.argmax())
             self.ids_BT[i, place] = token
             row.output.append(token)
             if token in self.ends or draft[accepted : accepted + 1] != [token]:

@@ -83,12 +83,14 @@ def complete(
             mask = [[0] * n + [1] * (width - n) for n in padding]
 
             def processors(rows: slice, batch=batch, padding=padding) -> LogitsProcessorList:
+                """Build the logits processors of some rows of the batch."""
                 built = LogitsProcessorList()
                 if repetition_penalty != 1:
                     padding_B = torch.tensor(padding[rows], device=model.device)
                     built.append(UnpaddedRepetitionPenaltyLogitsProcessor(repetition_penalty, padding_B))
                 if logits_processor:
-                    built.append(logits_processor(tokenizer, [prompts[i] for i in batch[rows]]))
+                    processor = logits_processor(tokenizer, [prompts[i] for i in batch[rows]])
+                    built += processor if isinstance(processor, LogitsProcessorList) else [processor]
                 return built
 
             if drafted:
