@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from programs import run_program
 
-from training.common.config import InputError, read_yaml
 import model_card.signals
 import training.common.signals
+from training.common.config import InputError, read_yaml
 
 RUNNERS = {"training": "training.common.config", "model_card": "model_card.files"}
 both = pytest.mark.parametrize("runner", RUNNERS.values(), ids=RUNNERS)

@@ -14,6 +14,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import PreTrainedTokenizerFast
 
 from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
 from modeling_pleias.tokenization_pleias import DOCUMENT_TOKENS
@@ -226,6 +230,16 @@ def test_each_prompt_of_a_batch_is_compared_with_its_own_text(model, tokenizer):
         model, tokenizer, prompts, **{**ocr.DECODING, "max_new_tokens": 90, "logits_processor": near}, batch_tokens=400
     )
     assert [ocr.parse_correction(output) for output in outputs] == texts
+
+
+def test_a_vocabulary_without_bytes_is_decoded_without_penalty(model):
+    words = Tokenizer(WordLevel({"a": 0, "b": 1, "[UNK]": 2}, unk_token="[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]")
+    plain = {name: value for name, value in ocr.DECODING.items() if name not in ("draft", "logits_processor")}
+    free = complete(model, tokenizer, ["a b", "b"], **{**plain, "max_new_tokens": 8})
+    for options in (ocr.DECODING, {**plain, "logits_processor": edit_penalty_processor}):
+        assert complete(model, tokenizer, ["a b", "b"], **{**options, "max_new_tokens": 8}) == free
 
 
 # Rows ---------------------------------------------------------------------------------------------

@@ -126,6 +126,9 @@ def test_each_question_of_a_batch_is_constrained_to_its_own_sources(taught):
         assert citations and all(citation.literal(sources) for citation in citations), output
     free = complete(*taught, prompts, **{**rag.DECODING, "max_new_tokens": 200})
     assert not all(citation.literal(RIVER) for citation in parse_completion(free[0]).citations)
+    for drafted, decoding in ((outputs, rag.CONSTRAINED), (free, rag.DECODING)):
+        plain = {name: value for name, value in decoding.items() if name != "draft"}
+        assert complete(*taught, prompts, **{**plain, "max_new_tokens": 200}) == drafted
 
 
 @pytest.mark.parametrize("constrain", [True, False])

@@ -10,6 +10,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, 
 from modeling_pleias import cpu_compute_dtype
 
 from .bf16_weights import reading_bf16_weights
+from .drafting import DraftDecoder, DraftedRow, InputDraft, PromptDraft, accepts_drafts
 
 SMALL = 2**22  # parameters
 
@@ -47,6 +48,12 @@ def fast_weights(model: PreTrainedModel) -> AbstractContextManager:
     return nullcontext() if fast or model.num_parameters() < SMALL else reading_bf16_weights(model)
 
 
+def token_id(tokenizer: PreTrainedTokenizerBase, token: str | None) -> int | None:
+    """Return the id of a token, None if it has none, without `get_vocab`, which copies the vocabulary in 0.1 s."""
+    id = None if token is None else tokenizer.convert_tokens_to_ids(token)
+    return id if id is not None and tokenizer.convert_ids_to_tokens(id) == token else None
+
+
 @torch.no_grad()
 def complete(
     model: PreTrainedModel,
@@ -57,6 +64,7 @@ def complete(
     stop: str | None = None,
     repetition_penalty: float = 1.0,
     logits_processor: Callable[[PreTrainedTokenizerBase, list[str]], LogitsProcessor] | None = None,
+    draft: Callable[[PreTrainedTokenizerBase, str], InputDraft | PromptDraft] | None = None,
     batch_tokens: int = 8192,
     progress: str | None = None,
     plain: bool = False,
@@ -72,15 +80,18 @@ def complete(
         repetition_penalty: The original model's card recommends 1.2 for the base model.
         logits_processor: Factory that builds a LogitsProcessor for a batch of prompts
             (training.tasks.ocr.edit_penalty).
+        draft: Factory that builds the draft of a prompt's continuation, which makes generation fast where it is right,
+            and changes no output (training.common.drafting).
         batch_tokens: Maximum tokens per batch, including prompts, padding and continuations; at least one prompt.
         progress: Title of a progress bar. Default: no bar.
         plain: Encode special tokens that are written in a prompt as text, because the prompts are texts of others. By
             default they are special tokens, of which the formats of tasks consist.
     """
-    vocabulary = tokenizer.get_vocab()
-    ends = [id for id in (tokenizer.eos_token_id, vocabulary.get(stop)) if id is not None]
+    stop_id = token_id(tokenizer, stop)
+    ends = [id for id in (tokenizer.eos_token_id, stop_id) if id is not None]
     pad = next(id for id in (tokenizer.pad_token_id, *ends, 0) if id is not None)
     encoded = [tokenizer(prompt, split_special_tokens=plain).input_ids for prompt in prompts]
+    drafted = draft is not None and accepts_drafts(model)
     outputs: list[str] = [""] * len(prompts)
     bar = tqdm(total=len(prompts), desc=progress, unit="text", disable=progress is None)
     with bar, fast_weights(model):
@@ -89,12 +100,24 @@ def complete(
             padding = [width - len(encoded[i]) for i in batch]
             rows = [[pad] * n + encoded[i] for n, i in zip(padding, batch, strict=True)]
             mask = [[0] * n + [1] * (width - n) for n in padding]
-            processors: list[LogitsProcessor] = []
-            if repetition_penalty != 1:
-                padding_B = torch.tensor(padding, device=model.device)
-                processors.append(UnpaddedRepetitionPenaltyLogitsProcessor(repetition_penalty, padding_B))
-            if logits_processor:
-                processors.append(logits_processor(tokenizer, [prompts[i] for i in batch]))
+
+            def processors(rows: slice, batch=batch, padding=padding) -> LogitsProcessorList:
+                """Build the logits processors of some rows of the batch."""
+                built = LogitsProcessorList()
+                if repetition_penalty != 1:
+                    padding_B = torch.tensor(padding[rows], device=model.device)
+                    built.append(UnpaddedRepetitionPenaltyLogitsProcessor(repetition_penalty, padding_B))
+                if logits_processor:
+                    processor = logits_processor(tokenizer, [prompts[i] for i in batch[rows]])
+                    built += processor if isinstance(processor, LogitsProcessorList) else [processor]
+                return built
+
+            if drafted:
+                drafts = [draft(tokenizer, prompts[i]) for i in batch]
+                drafted_rows = [DraftedRow(each, processors(slice(n, n + 1))) for n, each in enumerate(drafts)]
+                how = {"custom_generate": DraftDecoder(drafted_rows, ends, pad)}
+            else:
+                how = {"logits_processor": processors(slice(None))}
             ids = model.generate(
                 input_ids=torch.tensor(rows, device=model.device),
                 attention_mask=torch.tensor(mask, device=model.device),
@@ -102,9 +125,9 @@ def complete(
                 do_sample=False,
                 num_beams=1,
                 repetition_penalty=1.0,  # of the model's generation config; the processor above replaces it
-                logits_processor=LogitsProcessorList(processors),
                 eos_token_id=ends or None,
                 pad_token_id=pad,
+                **how,
             )
             for i, row in zip(batch, ids[:, width:].tolist(), strict=True):
                 length = next((n for n, token in enumerate(row) if token in ends), len(row))

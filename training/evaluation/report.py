@@ -22,6 +22,10 @@ ABOUT = {
     "continuation": "Which of four passages continues a text; chance is 0.25. With lm-evaluation-harness.",
     "public": "Public benchmarks with lm-evaluation-harness.",
     "ocr": "Held-out pages, corrected by the model.",
+    "ocr_correction": "Pairs of OCR text and truth, corrected by the model. cmer is the match error rate of "
+    "HIPE-OCRepair: edits / (hits + edits) of the characters in lower case without punctuation, over all texts; "
+    "preference is the fraction of texts that it improves minus the fraction that it worsens. Clean text, whose OCR "
+    "is its truth, is counted in the metrics named clean alone.",
     "translation": "Held-out sentences, translated by the model.",
     "rag": "Held-out questions, answered from given sources.",
 }

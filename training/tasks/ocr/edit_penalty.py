@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
 
+from ...common.generation import token_id
 from ..token_bytes import is_byte_level, token_bytes
-from .format import END, START, STOP
+from .format import STOP, input_of
 
 EDIT_PENALTY = 5.0  # per changed byte; training.bench.ocr_price finds the best one for a model
 CANDIDATES = 8  # most probable tokens considered per step, in addition to the tokens that continue the input
@@ -115,7 +116,6 @@ def edit_penalty_processor(
     """Build the logits processor of a batch of prompts: an edit penalty; none if the vocabulary is not byte-level."""
     if not is_byte_level(tokenizer):
         return LogitsProcessorList()
-    texts = [prompt.rpartition(START)[2].partition(END)[0] for prompt in prompts]  # few-shot examples may precede
-    vocabulary = tokenizer.get_vocab()
-    stops = [vocabulary[token] for token in (tokenizer.eos_token, STOP) if token in vocabulary]
-    return EditPenaltyLogitsProcessor(tokenizer, texts, stops, penalty)
+    texts = [input_of(prompt) for prompt in prompts]
+    stops = [token_id(tokenizer, token) for token in (tokenizer.eos_token, STOP)]
+    return EditPenaltyLogitsProcessor(tokenizer, texts, [stop for stop in stops if stop is not None], penalty)

@@ -13,6 +13,11 @@ def format_ocr(ocr: str, truth: str = "") -> tuple[str, str]:
     return f"{START}{escape(ocr)}{END}", f"{escape(truth)}{STOP}"
 
 
+def input_of(prompt: str) -> str:
+    """Return the OCR text of a prompt, as it is written there; few-shot examples may precede."""
+    return prompt.rpartition(START)[2].partition(END)[0]
+
+
 def parse_correction(output: str) -> str:
     """Return the correction in a generated completion."""
     return unescape(output.partition(STOP)[0])

@@ -4,12 +4,25 @@ from functools import partial
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ...common.generation import complete
+from ...common.drafting import InputDraft
+from ...common.generation import complete, token_id
 from ..text_windows import over_windows
 from .edit_penalty import EDIT_PENALTY, edit_penalty_processor
-from .format import STOP, WINDOW, format_ocr, parse_correction
+from .format import STOP, WINDOW, format_ocr, input_of, parse_correction
 
-DECODING = {"max_new_tokens": 320, "stop": STOP, "repetition_penalty": 1.0, "logits_processor": edit_penalty_processor}
+
+def input_draft(tokenizer: PreTrainedTokenizerBase, prompt: str) -> InputDraft:
+    """Build the draft of a correction: its input."""
+    return InputDraft(tokenizer, input_of(prompt), token_id(tokenizer, STOP))
+
+
+DECODING = {
+    "max_new_tokens": 320,
+    "stop": STOP,
+    "repetition_penalty": 1.0,
+    "logits_processor": edit_penalty_processor,
+    "draft": input_draft,
+}
 
 
 def correct(
@@ -17,6 +30,7 @@ def correct(
     tokenizer: PreTrainedTokenizerBase,
     text: str,
     *,
+    language: str | None = None,
     window: int = WINDOW,
     overlap: int | None = None,
     edit_penalty: float = EDIT_PENALTY,
@@ -25,6 +39,7 @@ def correct(
     """Correct a text of any length with a fine-tuned model, in overlapping windows that are rejoined without loss.
 
     Args:
+        language: ISO code of the text, for correctors that depend on it; a generating model does not.
         window: Characters per window; best is the window that the model was fine-tuned with.
         overlap: Characters that neighbouring windows share. Default: a fifth of `window`.
         edit_penalty: Penalty per changed byte (training.tasks.ocr.edit_penalty). Higher values cause fewer changes.

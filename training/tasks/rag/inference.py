@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...common.config import InputError
+from ...common.drafting import PromptDraft
 from ...common.generation import complete
 from .constrained import QuoteLogitsProcessor
 from .format import STOP, Citation, Format, format_prompt, parse_completion
 from .metrics import refuses
 
-DECODING = {"max_new_tokens": 256, "stop": STOP, "repetition_penalty": 1.0}
+DECODING = {"max_new_tokens": 256, "stop": STOP, "repetition_penalty": 1.0, "draft": PromptDraft}
 # With citations constrained to the sources: for users of a small model. Metrics are reported without constraint.
 CONSTRAINED = {**DECODING, "logits_processor": QuoteLogitsProcessor}
 
