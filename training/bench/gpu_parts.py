@@ -30,7 +30,7 @@ from modeling_pleias import PleiasConfig, PleiasForCausalLM, PleiasTokenizer
 
 from ..common.environment import peak_memory
 from ..common.files import write_json
-from ..common.processes import end_with_parent
+from ..common.signals import end_with_parent
 from ..run.metrics import flops_per_token, peak_flops, read_metrics
 from ..step.compute import NextTokenLoss, compile_layers, compute_dtype, configure_allocator, flush_denormals
 from ..step.cross_entropy_kernels import exp_and_sum_

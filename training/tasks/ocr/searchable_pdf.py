@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from ...common.config import InputError
-from ...common.processes import end_with_parent
+from ...common.signals import end_with_parent
 from .documents import Document, Line, Page, Word, read_document
 from .documents.document import Box, Note
 
