@@ -380,10 +380,10 @@ def test_a_product_with_one_token_differs_in_the_order_of_additions_alone(dtype,
     for shape in ((600,), (1, 600), (1, 1, 600)):
         x = torch.randn(shape, dtype=dtype)
         with torch.no_grad():
-            one, exact = layer(x), torch.nn.functional.linear(x.double(), *(p.double() for p in layer.parameters()))
-            assert one.shape == exact.shape and one.dtype == dtype
+            actual, exact = layer(x), torch.nn.functional.linear(x.double(), *(p.double() for p in layer.parameters()))
+            assert actual.shape == exact.shape and actual.dtype == dtype
             rounding = 1e-5 if dtype == torch.float32 else 2**-7
-            torch.testing.assert_close(one.double(), exact, rtol=rounding, atol=rounding)
+            torch.testing.assert_close(actual.double(), exact, rtol=rounding, atol=rounding)
         assert torch.equal(layer(x), stock(x))  # with gradients: the stock layer, bit for bit
     two = torch.randn(2, 600, dtype=dtype)
     with torch.no_grad():
