@@ -361,7 +361,7 @@ class PleiasModel(PleiasPreTrainedModel):
             config=self.config,
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
-            position_ids=position_ids,  # None unless the caller has some: the search for packed sequences waits for a GPU
+            position_ids=position_ids,  # None if the caller has none: looking for packed sequences waits for a GPU
             **{CACHE: cache},
         )
         if position_ids is None:
