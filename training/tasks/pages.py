@@ -33,7 +33,7 @@ from tqdm import tqdm
 from ..common.config import InputError, parse, run_main
 from ..common.files import lock_folder, write_json
 from ..data.documents import checked_languages, write_parquet
-from .ocr.data import PAIR_COLUMNS
+from ..data.ocr_pairs import PAIR_COLUMNS
 from .ocr.passages import read_passages
 from .sources import corpus_folder
 
