@@ -1,0 +1,206 @@
+"""Correction of OCR text that abstains: words of a noisy channel, a gate of trees, and a language model as judge."""
+
+import math
+from functools import cache, cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ...common.config import InputError
+from ...common.files import atomic, read_json, write_json
+from .changes import KINDS, Change, apply_changes
+from .channel import Channel
+from .judge import JUDGED, Judge
+from .lexicon import Lexicon
+from .proposals import FEATURES, Document, Proposal, Resources, open_resources, rows
+from .trees import Trees
+
+FOLDER = "ocr_channel"  # beside the weights of a model
+PACKAGED = Path(__file__).with_name("channel")  # the corrector of eight languages that the package ships
+GATES = ("alone", "first", "judged")  # without a model: one gate; with a model: what is judged, and the verdict
+VERSION = 1
+POSSIBLE = 0.04  # probability of the first gate above which the language model is asked
+
+
+class Settings(NamedTuple):
+    """Calibrated settings of a corrector.
+
+    Args:
+        thresholds: Gate (alone or judged) -> kind -> minimum probability of a change.
+        unknown: Share of unknown words above which a text is not touched: it is in no language of the lexicon, or
+            nothing of it is legible.
+        spelled: Share of words in another spelling (y for i, u for v, accents) above which a text is not touched.
+    """
+
+    thresholds: dict[str, dict[str, float]]
+    unknown: float
+    spelled: float
+
+
+class Corrector:
+    """OCR correction of the languages that it has learned.
+
+    Args:
+        channel: Costs of confusions.
+        gates: Trees by name, those of `GATES`.
+        settings: Calibrated thresholds.
+        lexicons: Language -> lexicon, or the file to read it from.
+        judge: Language model as last judge. Default: the first gate decides.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        gates: dict[str, Trees],
+        settings: Settings,
+        lexicons: dict[str, Lexicon | Path],
+        judge: Judge | None = None,
+    ):
+        self.channel, self.gates, self.settings, self.judge = channel, gates, settings, judge
+        self._lexicons = lexicons
+        self._resources: dict[str, Resources] = {}
+
+    @property
+    def languages(self) -> list[str]:
+        """ISO codes of the languages that can be corrected."""
+        return list(self._lexicons)
+
+    def resources(self, language: str) -> Resources:
+        """Return lexicon, channel and candidates of a language, read on first use.
+
+        Raises:
+            InputError: If the corrector has not learned the language, or its lexicon is damaged.
+        """
+        if language not in self._lexicons:
+            known = ", ".join(self._lexicons)
+            raise InputError(f"the OCR corrector has no language {language!r}: it corrects {known}.")
+        if language not in self._resources:
+            lexicon = self._lexicons[language]
+            if isinstance(lexicon, Path):
+                lexicon = Lexicon.load(lexicon)
+            self._resources[language] = open_resources(lexicon, self.channel)
+        return self._resources[language]
+
+    def changes(self, text: str, language: str, *, threshold: float = 1.0) -> list[Change]:
+        """Return the changes that correct an OCR text, in its order; none if the text is better left alone.
+
+        Args:
+            text: OCR text, with the line ends of the page.
+            language: ISO code.
+            threshold: Caution: 2 demands twice the log-odds above even of a change; 0 takes whatever is more
+                probable than not.
+
+        Raises:
+            InputError: If the corrector has not learned the language.
+        """
+        document = Document(text, self.resources(language))
+        if self.abstains(document):
+            return []
+        proposals, probabilities = self.judged(document)
+        least = self.settings.thresholds["judged" if self.judge else "alone"]
+        minimum = {kind: scaled(least[kind], threshold) for kind in KINDS}
+        return selected(proposals, probabilities, minimum)
+
+    def correct(self, text: str, language: str, *, threshold: float = 1.0) -> str:
+        """Return the corrected text; see `changes`."""
+        return apply_changes(text, self.changes(text, language, threshold=threshold))
+
+    def abstains(self, document: Document) -> bool:
+        """Return whether a text as a whole is better left alone: historical spelling, another language, illegible."""
+        return document.unknown > self.settings.unknown or document.spelled > self.settings.spelled
+
+    def judged(self, document: Document) -> tuple[list[Proposal], np.ndarray]:
+        """Return the possible changes of a text and their probabilities."""
+        proposals = document.proposals()
+        features = rows(proposals)
+        if not self.judge:
+            return proposals, self.gates["alone"].probability(features)
+        odds = self.gates["first"].log_odds(features)
+        possible = np.flatnonzero(odds >= math.log(POSSIBLE / (1 - POSSIBLE)))
+        proposals = [proposals[i] for i in possible]
+        verdict = self.judge.features(document.text, proposals)
+        return proposals, self.gates["judged"].probability(judged_rows(features[possible], odds[possible], verdict))
+
+    def save(self, folder: Path) -> None:
+        """Write the corrector to a folder; lexicons are written by their own `save`."""
+        tensors = {
+            f"{name}.{field}": _small(field, values)
+            for name, trees in self.gates.items()
+            for field, values in trees._asdict().items()
+        }
+        with atomic(folder / "gates.safetensors") as temporary:
+            save_file(tensors, temporary)
+        content = {
+            "version": VERSION, "languages": self.languages, "features": FEATURES, "judged": JUDGED,
+            "settings": self.settings._asdict(), "costs": self.channel.costs, "gaps": self.channel.gaps,
+        }  # fmt: skip
+        for language, lexicon in self._lexicons.items():
+            if isinstance(lexicon, Lexicon):
+                lexicon.save(folder / f"{language}.lexicon")
+        write_json(folder / "corrector.json", content)
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        model: PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> "Corrector":
+        """Read a corrector; with the model that it was learned with, that is the last judge of each change.
+
+        Raises:
+            InputError: If the folder has no corrector, or a file is damaged.
+        """
+        file = folder / "corrector.json"
+        if not file.is_file():
+            raise InputError(
+                f"{folder} contains no OCR corrector (corrector.json): learn one with training.ocr_channel."
+            )
+        content = read_json(file)
+        try:
+            if content["version"] != VERSION or tuple(content["features"]) != FEATURES:
+                raise ValueError(f"version {content['version']}")
+            settings = Settings(**content["settings"])
+            channel = Channel(content["costs"], content["gaps"])
+            with safe_open(folder / "gates.safetensors", "np") as tensors:
+                gates = {
+                    name: Trees(*(tensors.get_tensor(f"{name}.{field}") for field in Trees._fields)) for name in GATES
+                }
+            languages = {language: folder / f"{language}.lexicon" for language in content["languages"]}
+        except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
+            raise InputError(
+                f"{folder} contains no OCR corrector that this version reads ({error}): learn or download it again."
+            ) from error
+        return cls(channel, gates, settings, languages, Judge(model, tokenizer) if model is not None else None)
+
+
+def _small(field: str, values: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(values)
+
+
+def judged_rows(features: np.ndarray, odds: np.ndarray, verdict: np.ndarray) -> np.ndarray:
+    """Return the features of the second gate: those of the first, its log-odds, and the language model's verdict."""
+    return np.concatenate([features, odds[:, None], verdict], axis=1)
+
+
+def scaled(probability: float, caution: float) -> float:
+    """Return a minimum probability with its log-odds scaled."""
+    if probability >= 1:
+        return probability
+    return 1 / (1 + ((1 - probability) / probability) ** caution)
+
+
+def selected(proposals: list[Proposal], probabilities: np.ndarray, minimum: dict[str, float]) -> list[Change]:
+    """Return the most probable changes that do not overlap, each at least as probable as its kind demands."""
+    taken: list[Change] = []
+    for i in np.argsort(-probabilities, kind="stable"):
+        proposal, probability = proposals[i], float(probabilities[i])
+        if probability < minimum[proposal.kind]:
+            continue
+        if all(proposal.end <= other.start or other.end <= proposal.start for other in taken):
+            taken.append(Change(*proposal[:4], proposal.kind, probability))
+    return sorted(taken)
