@@ -64,12 +64,12 @@ class Candidates:
         if known and frequency > RARE + 6:
             return []
         singles = [edit for edit in self.channel.single_edits(unit, folded) if edit[0] <= CHEAP]
-        found: dict[str, tuple[float, int, bool]] = {}
+        entries: dict[str, tuple[float, int, bool]] = {}
         values = lexicon.values
 
         def add(word: str, cost: float, edits: int, free: bool) -> None:
-            if word in values and word != folded and (word not in found or cost < found[word][0]):
-                found[word] = (cost, edits, free)
+            if word in values and word != folded and (word not in entries or cost < entries[word][0]):
+                entries[word] = (cost, edits, free)
 
         repeated: dict[tuple[str, str], list[tuple[float, int, int, str]]] = {}
         for edit in singles:
@@ -84,7 +84,7 @@ class Candidates:
             if len(folded) > 3:
                 self._free(folded, add)
         scored = []
-        for word, (cost, edits, free) in found.items():
+        for word, (cost, edits, free) in entries.items():
             gain = lexicon.frequency(word)
             if known and gain - frequency < RATIO:
                 continue
@@ -164,8 +164,10 @@ def is_accent_change(before: str, after: str) -> bool:
     return plain(before) == plain(after)
 
 
-SPELLINGS = (("\xdf", "ss"), ("y", "i"), ("j", "i"), ("v", "u"), ("w", "u"), ("c", "t"), ("k", "c"), ("z", "s"),
-             ("ph", "f"), ("th", "t"), ("ae", "e"), ("oe", "e"), ("h", ""))  # fmt: skip
+SPELLINGS = (
+    *(("\xdf", "ss"), ("y", "i"), ("j", "i"), ("v", "u"), ("w", "u"), ("c", "t"), ("k", "c"), ("z", "s"), ("ph", "f")),
+    *(("th", "t"), ("oi", "ai"), ("cq", "q"), ("ct", "t"), ("ae", "e"), ("oe", "e"), ("h", "")),
+)
 
 
 def is_spelling_change(before: str, after: str) -> bool:

@@ -1,7 +1,7 @@
 """Correction of OCR text that abstains: words of a noisy channel, a gate of trees, and a language model as judge."""
 
 import math
-from functools import cache, cached_property
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,24 +21,27 @@ from .trees import Trees
 
 FOLDER = "ocr_channel"  # beside the weights of a model
 PACKAGED = Path(__file__).with_name("channel")  # the corrector of eight languages that the package ships
-GATES = ("alone", "first", "judged")  # without a model: one gate; with a model: what is judged, and the verdict
+GATES = ("first", "judged")  # alone, and after the language model
 VERSION = 1
-POSSIBLE = 0.04  # probability of the first gate above which the language model is asked
+POSSIBLE = 0.06  # probability of the first gate above which the language model is asked
+ACCENT, SPELLING = FEATURES.index("accent"), FEATURES.index("spelling")
+VARIANTS = 2  # changes of a place that it is asked about
 
 
 class Settings(NamedTuple):
     """Calibrated settings of a corrector.
 
     Args:
-        thresholds: Gate (alone or judged) -> kind -> minimum probability of a change.
+        thresholds: Gate (first or judged) -> kind -> minimum probability of a change.
         unknown: Share of unknown words above which a text is not touched: it is in no language of the lexicon, or
             nothing of it is legible.
-        spelled: Share of words in another spelling (y for i, u for v, accents) above which a text is not touched.
+        plausible: Share of unknown words that look like words above which a text is not touched: its spelling is old,
+            or a dialect's. Above half of it, no change between spellings (y and i, u and v, accents) is made.
     """
 
     thresholds: dict[str, dict[str, float]]
     unknown: float
-    spelled: float
+    plausible: float
 
 
 class Corrector:
@@ -101,7 +104,7 @@ class Corrector:
         if self.abstains(document):
             return []
         proposals, probabilities = self.judged(document)
-        least = self.settings.thresholds["judged" if self.judge else "alone"]
+        least = self.settings.thresholds["judged" if self.judge else "first"]
         minimum = {kind: scaled(least[kind], threshold) for kind in KINDS}
         return selected(proposals, probabilities, minimum)
 
@@ -111,16 +114,18 @@ class Corrector:
 
     def abstains(self, document: Document) -> bool:
         """Return whether a text as a whole is better left alone: historical spelling, another language, illegible."""
-        return document.unknown > self.settings.unknown or document.spelled > self.settings.spelled
+        return document.unknown > self.settings.unknown or document.plausible > self.settings.plausible
 
     def judged(self, document: Document) -> tuple[list[Proposal], np.ndarray]:
         """Return the possible changes of a text and their probabilities."""
         proposals = document.proposals()
+        if document.plausible > self.settings.plausible / 2:
+            proposals = [p for p in proposals if not (p.features[ACCENT] or p.features[SPELLING])]
         features = rows(proposals)
-        if not self.judge:
-            return proposals, self.gates["alone"].probability(features)
         odds = self.gates["first"].log_odds(features)
-        possible = np.flatnonzero(odds >= math.log(POSSIBLE / (1 - POSSIBLE)))
+        if not self.judge:
+            return proposals, 1 / (1 + np.exp(-odds))
+        possible = worth_judging(proposals, odds)
         proposals = [proposals[i] for i in possible]
         verdict = self.judge.features(document.text, proposals)
         return proposals, self.gates["judged"].probability(judged_rows(features[possible], odds[possible], verdict))
@@ -128,7 +133,7 @@ class Corrector:
     def save(self, folder: Path) -> None:
         """Write the corrector to a folder; lexicons are written by their own `save`."""
         tensors = {
-            f"{name}.{field}": _small(field, values)
+            f"{name}.{field}": np.ascontiguousarray(values)
             for name, trees in self.gates.items()
             for field, values in trees._asdict().items()
         }
@@ -178,8 +183,17 @@ class Corrector:
         return cls(channel, gates, settings, languages, Judge(model, tokenizer) if model is not None else None)
 
 
-def _small(field: str, values: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(values)
+def worth_judging(proposals: list[Proposal], odds: np.ndarray) -> np.ndarray:
+    """Return the numbers of the changes that the language model is asked about: possible, and of a place the best."""
+    variants: Counter = Counter()
+    numbers = []
+    for i in np.argsort(-odds, kind="stable"):
+        if odds[i] < math.log(POSSIBLE / (1 - POSSIBLE)):
+            break
+        if variants[proposals[i].start] < VARIANTS:
+            variants[proposals[i].start] += 1
+            numbers.append(i)
+    return np.array(sorted(numbers), dtype=np.int64)
 
 
 def judged_rows(features: np.ndarray, odds: np.ndarray, verdict: np.ndarray) -> np.ndarray:

@@ -8,8 +8,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .proposals import Proposal
 
-LEFT, RIGHT = 150, 30  # characters of the passage before and after a change
-BATCH = 32  # sequences
+LEFT, RIGHT = 80, 16  # characters of the passage before and after a change
+BATCH = 16  # places of a text at a time
 JUDGED = ("gain", "before", "after", "tokens_before", "tokens_after")  # features from the model
 DIVIDED = re.compile(r"[-\xac\xad\u2010]\s*\n\s*|\xac\s*")
 SPACES = re.compile(r"\s+")
@@ -30,74 +30,97 @@ class Judge:
 
     def features(self, text: str, proposals: list[Proposal]) -> np.ndarray:
         """Return `JUDGED` for each change: nats gained, of the passage before and after, and tokens of both."""
-        passages = [_passages(text, proposal) for proposal in proposals]
-        texts = list(dict.fromkeys(passage for pair in passages for passage in pair))
+        places: dict[str, list[int]] = {}
+        passages = []
+        for i, proposal in enumerate(proposals):
+            left, before, after = _passages(text, proposal)
+            passages.append((left, left + before, left + after))
+            places.setdefault(left, []).append(i)
+        texts = list(dict.fromkeys(passage for place in passages for passage in place[1:]))
         encoded = self.tokenizer(texts, add_special_tokens=False).input_ids if texts else []
         tokens = {passage: [self.begin, *ids] for passage, ids in zip(texts, encoded, strict=True)}
-        prefixes: dict[str, int] = {}
-        for before, after in passages:
-            shared = _shared(tokens[before], tokens[after])
-            for passage in (before, after):
-                prefixes[passage] = min(shared, prefixes.get(passage, shared))
-        scores = self._score([(tokens[passage], prefixes[passage]) for passage in texts])
-        by_passage = dict(zip(texts, scores, strict=True))
+        groups = []
+        for left, numbers in places.items():
+            variants = list(dict.fromkeys(passage for i in numbers for passage in passages[i][1:]))
+            groups.append((left, variants, _shared([tokens[passage] for passage in variants])))
+        scores: dict[tuple[str, str], tuple[int, np.ndarray]] = {}  # shared tokens, log-probabilities of the others
+        order = sorted(groups, key=lambda group: sum(len(tokens[passage]) - group[2] for passage in group[1]))
+        for first in range(0, len(order), BATCH):
+            self._score(order[first : first + BATCH], tokens, scores)
         result = np.zeros((len(proposals), len(JUDGED)))
-        for i, (before, after) in enumerate(passages):
-            shared = _shared(tokens[before], tokens[after])
-            old = by_passage[before][shared - prefixes[before] :].sum()
-            new = by_passage[after][shared - prefixes[after] :].sum()
+        for i, (left, before, after) in enumerate(passages):
+            shared = _shared([tokens[before], tokens[after]])
+            old, new = (
+                entries[shared - first :].sum()
+                for first, entries in (scores[left, passage] for passage in (before, after))
+            )
             result[i] = new - old, old, new, len(tokens[before]) - shared, len(tokens[after]) - shared
         return result
 
     @torch.inference_mode()
-    def _score(self, sequences: list[tuple[list[int], int]]) -> list[np.ndarray]:
-        """Return the log-probabilities of the tokens of each sequence from a place on, in batches of one length."""
-        result: list[np.ndarray] = [np.zeros(0)] * len(sequences)
-        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i][0]))
-        for first in range(0, len(order), BATCH):
-            numbers = order[first : first + BATCH]
-            longest = len(sequences[numbers[-1]][0])
-            ids = torch.zeros(len(numbers), longest, dtype=torch.long)
-            mask = torch.zeros(len(numbers), longest, dtype=torch.long)
-            for row, number in enumerate(numbers):
-                length = len(sequences[number][0])
-                ids[row, :length] = torch.tensor(sequences[number][0])
-                mask[row, :length] = 1
-            hidden = self.model.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-            rows, columns, sizes = [], [], []
-            for row, number in enumerate(numbers):
-                tokens, start = sequences[number]
-                places = range(start, len(tokens))
-                rows += [row] * len(places)
-                columns += places
-                sizes.append(len(places))
-            rows_, columns_ = torch.tensor(rows), torch.tensor(columns)
-            logits = hidden[rows_, columns_ - 1] @ self.head.T
-            targets = ids[rows_, columns_]
-            scores = (logits.gather(1, targets[:, None])[:, 0] - logits.logsumexp(1)).float().numpy()
-            for number, part in zip(numbers, np.split(scores, np.cumsum(sizes)[:-1]), strict=True):
-                result[number] = part
-        return result
+    def _score(self, groups: list[tuple[str, list[str], int]], tokens: dict, scores: dict) -> None:
+        """Score variants of passages: the tokens that those of a place share are read once, in one sequence with all.
+
+        A variant sees the shared tokens and itself, at the positions that it has alone.
+        """
+        lengths = [shared + sum(len(tokens[p]) - shared for p in variants) for _, variants, shared in groups]
+        size_b, size_t = len(groups), max(lengths)
+        ids_BT, positions_BT = (torch.zeros(size_b, size_t, dtype=torch.long) for _ in range(2))
+        seen_BTT = torch.eye(size_t, dtype=torch.bool).repeat(size_b, 1, 1)
+        rows, columns, targets, owners = [], [], [], []
+        for row, (left, variants, shared) in enumerate(groups):
+            ids_BT[row, :shared] = torch.tensor(tokens[variants[0]][:shared])
+            positions_BT[row, :shared] = torch.arange(shared)
+            seen_BTT[row, :shared, :shared] = torch.ones(shared, shared, dtype=torch.bool).tril()
+            start = shared
+            for passage in variants:
+                ending = tokens[passage][shared:]
+                end = start + len(ending)
+                ids_BT[row, start:end] = torch.tensor(ending)
+                positions_BT[row, start:end] = torch.arange(shared, shared + len(ending))
+                seen_BTT[row, start:end, :shared] = True
+                seen_BTT[row, start:end, start:end] = torch.ones(len(ending), len(ending), dtype=torch.bool).tril()
+                rows += [row] * len(ending)
+                columns += [shared - 1, *range(start, end - 1)]  # the token before
+                targets += ending
+                owners.append((left, passage, shared, len(ending)))
+                start = end
+        mask_B1TT = torch.zeros(seen_BTT.shape, dtype=self.head.dtype).masked_fill_(~seen_BTT, -torch.inf)[:, None]
+        hidden_BTD = self.model.model(
+            input_ids=ids_BT, attention_mask=mask_B1TT, position_ids=positions_BT, use_cache=False
+        ).last_hidden_state
+        # variants of a place share the distribution of their first token
+        places, of_targets = torch.tensor([rows, columns]).unique(dim=1, return_inverse=True)
+        logits_PV = (hidden_BTD[places[0], places[1]] @ self.head.T).float()
+        entries = logits_PV[of_targets, torch.tensor(targets)] - logits_PV.logsumexp(1)[of_targets]
+        sizes = np.cumsum([owner[-1] for owner in owners])[:-1]
+        for (left, passage, shared, _), part in zip(owners, np.split(entries.numpy(), sizes), strict=True):
+            scores[left, passage] = shared, part
 
 
-def _passages(text: str, proposal: Proposal) -> tuple[str, str]:
-    """Return the passage around a change as read and as changed, on one line."""
+def _passages(text: str, proposal: Proposal) -> tuple[str, str, str]:
+    """Return the text before a change on one line, and what follows, as read and as changed."""
     start, end = max(0, proposal.start - LEFT), min(len(text), proposal.end + RIGHT)
     left, right = text[start : proposal.start], text[proposal.end : end]
     if start and (space := re.search(r"\s", left)):
         left = left[space.end() :]
     if end < len(text) and (space := max(right.rfind(" "), right.rfind("\n"))) > 0:
         right = right[:space]
-    return _line(left + proposal.before + right), _line(left + proposal.after + right)
+    mark = "\x00"
+    left = _line(left + mark)[:-1].lstrip()
+    before, after = (_line(mark + inner + right)[1:].rstrip() for inner in (proposal.before, proposal.after))
+    return left, before, after
 
 
 def _line(passage: str) -> str:
-    return SPACES.sub(" ", DIVIDED.sub("", passage)).strip()
+    return SPACES.sub(" ", DIVIDED.sub("", passage))
 
 
-def _shared(first: list[int], second: list[int]) -> int:
-    """Return the number of tokens that two sequences begin with, at least 1 and less than both have."""
-    for i, (a, b) in enumerate(zip(first, second, strict=False)):
-        if a != b:
-            return max(i, 1)
-    return max(1, min(len(first), len(second)) - 1)
+def _shared(sequences: list[list[int]]) -> int:
+    """Return the number of tokens that sequences begin with, at least 1 and fewer than each has."""
+    shared = 0
+    for column in zip(*sequences, strict=False):
+        if len(set(column)) > 1:
+            break
+        shared += 1
+    return max(1, min(shared, min(map(len, sequences)) - 1))

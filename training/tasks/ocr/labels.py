@@ -1,4 +1,4 @@
-"""Labels of proposed changes from aligned truth: characters of error that each removes; and readings of punctuation."""
+"""Labels of proposed changes from aligned truth: errors that each removes; and readings of punctuation."""
 
 import re
 from collections import Counter, defaultdict

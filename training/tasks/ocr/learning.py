@@ -1,4 +1,4 @@
-"""Learning of the OCR corrector: texts with their truth, labelled changes, gates of trees, and calibrated thresholds."""
+"""Learning of the OCR corrector: texts with their truth, labelled changes, gates of trees, and thresholds."""
 
 import random
 from collections.abc import Iterable, Iterator
@@ -6,25 +6,27 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from rapidfuzz.distance import Levenshtein
 
+from ...data.documents import read_documents
+from ...data.licences import decide
 from ...data.ocr_noise import simulate_page, wrap_lines
-from ...data.split import hash_fraction, held_out_groups, work_id
-from .changes import KINDS, apply_changes
-from .corrector import POSSIBLE, judged_rows, selected
+from ...data.split import author_key, hash_fraction, held_out_groups, register, work_id
+from .changes import KINDS
+from .corrector import judged_rows, worth_judging
 from .data import read_pairs
-from .judge import Judge
+from .judge import JUDGED, Judge
 from .labels import gains
-from .passages import read_passages
+from .passages import wrap_prose
 from .proposals import Document, Proposal, Resources, rows
 from .trees import Trees
 
 HELD_OUT = 0.3  # of the works of rendered pages: to report on, never learned from
 CLEAN_HELD_OUT = 0.5  # of the works of clean text: to calibrate the thresholds
-PASSAGE = 1200  # characters of a passage
+PASSAGE, SLICE = 1200, 6000  # characters of a passage, and of a document of which it is the beginning
 ROUNDS, LEAVES, RATE, SMALLEST = 150, 24, 0.08, 30  # trees, leaves of one, learning rate, rows of a leaf
-CLEAN_EDITS = {"modern": 0.6e-4, "old": 2.5e-4}  # edits a character of clean text that thresholds allow in all
+CLEAN_EDITS = {"modern": 0.8e-4, "old": 3e-4}  # edits a character of clean text that thresholds allow in all
 SHARES = {"word": 0.4, "split": 0.15, "merge": 0.1, "accent": 0.1, "punctuation": 0.25}  # of them for each kind
+PAGES = ("rendered", "noise")
 PRECISION = 0.93  # of the changes of each kind on pages
 
 
@@ -35,7 +37,7 @@ class Sample(NamedTuple):
         id: Name.
         language: ISO code.
         kind: rendered (page read by OCR), noise (simulated errors), old or modern (clean text of either register).
-        work: Work in the corpus whose own words the lexicon forgets.
+        work: Work in the corpus whose lone words the lexicon forgets.
         held_out: Whether it is only measured or calibrated on.
         ocr: OCR text.
         truth: What stands there.
@@ -60,50 +62,107 @@ class Examples(NamedTuple):
     gain: np.ndarray
 
 
+def _page_work(page: dict) -> str:
+    """Return the work in the corpus that the text of a rendered page is from."""
+    return work_id(page["source"].partition("text from ")[2].partition(" by ")[0].removeprefix("github:"))
+
+
+def page_works(pairs: Path, language: str) -> set[str]:
+    """Return the works that rendered pages are from, in both ways of writing their source."""
+    works = {_page_work(pair) for pair in read_pairs(pairs, [language]) if pair["kind"] == "rendered"}
+    return works | {f"github:{work}" for work in works}
+
+
 def page_samples(pairs: Path, languages: list[str], seed: int = 0) -> list[Sample]:
     """Return rendered pages as samples; complete authors or works are held out."""
     pages = [pair for pair in read_pairs(pairs, languages) if pair["kind"] == "rendered"]
     held_out = held_out_groups(((page["language"], page["group"]) for page in pages), HELD_OUT, seed)
-    result = []
-    for page in pages:
-        origin = page["source"].partition("text from ")[2].partition(" by ")[0]
-        work = work_id(origin.removeprefix("github:"))
-        hidden = page["group"] in held_out
-        result.append(Sample(page["id"], page["language"], "rendered", work, hidden, page["ocr"], page["truth"]))
-    return result
+    return [
+        Sample(
+            page["id"],
+            page["language"],
+            "rendered",
+            _page_work(page),
+            page["group"] in held_out,
+            page["ocr"],
+            page["truth"],
+        )
+        for page in pages
+    ]
 
 
-def clean_samples(corpus: Path, language: str, count: int, old: set[str], seed: int = 0) -> list[Sample]:
+def historical_samples(pairs: Path, language: str) -> list[Sample]:
+    """Return historical scans, to measure on alone; the kind is the name of their collection."""
+    entries = [pair for pair in read_pairs(pairs, [language]) if pair["kind"] == "historical"]
+    return [
+        Sample(p["id"], language, p["source"].partition(" via ")[0], "", True, p["ocr"], p["truth"]) for p in entries
+    ]
+
+
+def for_calibration(sample: Sample) -> bool:
+    """Return whether a clean text that is held out calibrates thresholds; others are for the report."""
+    return hash_fraction(f"calibration/{sample.work}") < 0.6
+
+
+def clean_samples(corpus: Path, language: str, count: int, seed: int = 0) -> list[Sample]:
     """Return passages of clean text, and as many with simulated errors of those that are not held out.
+
+    Half of them are old and half modern, if there are enough, from all collections evenly.
 
     Args:
         corpus: Corpus folder or file.
         language: ISO code.
         count: Passages.
-        old: Works of old text; others are modern.
         seed: Seed of the choice and of the errors.
     """
+    columns = ["identifier", "collection", "open_type", "language", "language_type", "license", "creator"]
+    chosen: dict[str, tuple[str, int]] = {}  # kind and passages of a document
+    collections: dict[str, dict[str, list[str]]] = {"old": {}, "modern": {}}
+    for document in read_documents(corpus, languages=[language], columns=columns):
+        kind = register(document)
+        if kind in collections and not decide(document["license"]).refused:
+            collections[kind].setdefault(document["collection"], []).append(document["identifier"])
+    for kind, groups in collections.items():
+        ranked = [
+            (rank, identifier)
+            for _, group in sorted(groups.items())
+            for rank, identifier in enumerate(sorted(group, key=lambda name: hash_fraction(f"{seed}/{name}")))
+        ]
+        wanted = count // 2
+        for _, identifier in sorted(ranked)[:wanted]:
+            chosen[identifier] = kind, -(-wanted // min(wanted, len(ranked)))
     result = []
-    for passage in read_passages(corpus, language, count=count, size=PASSAGE, seed=seed)[:count]:
-        work, draw = work_id(passage["source"]), random.Random(f"{seed}/{passage['id']}")
-        hidden = hash_fraction(f"clean/{passage['group']}") < CLEAN_HELD_OUT
-        text = passage["text"]
-        if draw.random() < 0.3:  # as in plain text files; others keep the lines of a page, some with divided words
-            text = text.replace("\n", " ")
-        elif draw.random() < 0.4:
-            text = wrap_lines(text.replace("\n", " "), draw)
-        kind = "old" if work in old else "modern"
-        result.append(Sample(passage["id"], language, kind, work, hidden, text, text))
-        if not hidden:
-            spoiled = simulate_page(text, seed=f"{seed}/{passage['id']}", blackletter=language == "de")
-            result.append(Sample(f"{passage['id']}/noise", language, "noise", work, hidden, spoiled, text))
+    for document in read_documents(corpus, languages=[language], columns=["identifier", "creator", "text"]):
+        if document["identifier"] in chosen:
+            kind, number = chosen[document["identifier"]]
+            draw = random.Random(f"{seed}/{document['identifier']}")
+            for i in range(number):
+                start = draw.randrange(max(1, len(document["text"]) - SLICE))
+                passage = next(wrap_prose(document["text"][start : start + SLICE], PASSAGE, draw.randint(45, 75)), "")
+                if passage:
+                    result += _clean(document, f"{document['identifier']}#{i}", kind, language, passage, draw)
     return result
+
+
+def _clean(document: dict, name: str, kind: str, language: str, text: str, draw: random.Random) -> Iterator[Sample]:
+    """Yield a passage in the lines of a page, with divided words, or on one line; and with simulated errors."""
+    work = work_id(document["identifier"])
+    hidden = hash_fraction(f"clean/{author_key(document['creator'] or '') or work}") < CLEAN_HELD_OUT
+    layout = draw.random()
+    if layout < 0.6:
+        text = text.replace("\n", " ")
+    if layout < 0.3:
+        text = wrap_lines(text, draw)
+    yield Sample(name, language, kind, work, hidden, text, text)
+    if not hidden:
+        noise = simulate_page(text, seed=name, blackletter=language == "de")
+        yield Sample(f"{name}/noise", language, "noise", work, hidden, noise, text)
 
 
 def make_examples(samples: Iterable[Sample], resources: Resources, works: dict[str, dict[str, int]]) -> Examples:
     """Return the proposed changes of samples of one language, each judged as if its work were not in the lexicon."""
     ordered = sorted(samples, key=lambda sample: (sample.work, sample.id))
-    numbers, proposals, found = [], [], []
+    numbers, proposals, entries = [], [], []
     position = 0
     while position < len(ordered):
         work = ordered[position].work
@@ -115,14 +174,14 @@ def make_examples(samples: Iterable[Sample], resources: Resources, works: dict[s
             for i in range(position, end):
                 sample = ordered[i]
                 document = Document(sample.ocr, resources)
-                own = document.proposals()
-                proposals += own
-                numbers += [i] * len(own)
-                found += gains(sample.ocr, sample.truth, own)
+                lone = document.proposals()
+                proposals += lone
+                numbers += [i] * len(lone)
+                entries += gains(sample.ocr, sample.truth, lone)
         resources.candidates.clear()
         position = end
     return Examples(
-        ordered, np.array(numbers, dtype=np.int64), proposals, rows(proposals), np.array(found, dtype=np.int64)
+        ordered, np.array(numbers, dtype=np.int64), proposals, rows(proposals), np.array(entries, dtype=np.int64)
     )
 
 
@@ -176,21 +235,19 @@ def fit_first(examples: Examples) -> tuple[Trees, np.ndarray]:
 
 def verdicts(examples: Examples, odds: np.ndarray, judge: Judge) -> tuple[np.ndarray, np.ndarray]:
     """Return the numbers of the examples that the first gate thinks possible, and the model's features of them."""
-    possible = np.flatnonzero(odds >= np.log(POSSIBLE / (1 - POSSIBLE)))
-    parts = []
-    for number, sample in enumerate(examples.samples):
-        inside = possible[examples.sample[possible] == number]
+    parts = [(np.zeros(0, dtype=np.int64), np.zeros((0, len(JUDGED))))]
+    for sample, numbers in by_sample(examples, np.arange(len(odds))):
+        proposals = [examples.proposals[i] for i in numbers]
+        inside = numbers[worth_judging(proposals, odds[numbers])]
         if len(inside):
             parts.append((inside, judge.features(sample.ocr, [examples.proposals[i] for i in inside])))
-    if not parts:
-        return possible, np.zeros((0, 5))
     return np.concatenate([inside for inside, _ in parts]), np.concatenate([verdict for _, verdict in parts])
 
 
 def fit_judged(
     examples: Examples, odds: np.ndarray, possible: np.ndarray, verdict: np.ndarray
 ) -> tuple[Trees, np.ndarray]:
-    """Fit the second gate; return it and the probability of each possible example, from trees that have not seen it."""
+    """Fit the second gate; return it and the probability of each example, from trees that have not seen it."""
     features = judged_rows(examples.features[possible], odds[possible], verdict)
     usable, fold, labels = (
         values[possible] for values in (learned_from(examples), folds(examples), examples.gain > 0)
@@ -198,8 +255,8 @@ def fit_judged(
     trees = fit(features[usable], labels[usable])
     probability = trees.probability(features)
     for number in (0, 1):
-        other, own = usable & (fold != number), usable & (fold == number)
-        probability[own] = fit(features[other], labels[other]).probability(features[own])
+        other, lone = usable & (fold != number), usable & (fold == number)
+        probability[lone] = fit(features[other], labels[other]).probability(features[lone])
     return trees, probability
 
 
@@ -213,19 +270,21 @@ def calibrate(examples: Examples, probability: np.ndarray) -> dict[str, float]:
     kinds = np.array([KINDS.index(proposal.kind) for proposal in examples.proposals])
     of_kind = np.array([sample.kind for sample in examples.samples])[examples.sample]
     held_out = ~learned_from(examples)
-    sizes = {kind: sum(len(s.ocr) for s in examples.samples if s.kind == kind and s.held_out) for kind in CLEAN_EDITS}
+    calibrating = np.array([s.held_out and s.kind in CLEAN_EDITS and for_calibration(s) for s in examples.samples])
+    texts = [sample for sample, used in zip(examples.samples, calibrating, strict=True) if used]
+    sizes = {kind: sum(len(sample.ocr) for sample in texts if sample.kind == kind) for kind in CLEAN_EDITS}
     thresholds = {}
     for number, kind in enumerate(KINDS):
         least = 0.5
-        for register, rate in CLEAN_EDITS.items():
-            inside = (kinds == number) & (of_kind == register) & held_out & (probability > 0)
+        for age, rate in CLEAN_EDITS.items():
+            inside = (kinds == number) & (of_kind == age) & calibrating[examples.sample] & (probability > 0)
             order = np.flatnonzero(inside)[np.argsort(-probability[inside], kind="stable")]
             edits = np.cumsum(-np.minimum(examples.gain[order], 0))
-            allowed = rate * SHARES[kind] * sizes[register]
+            allowed = rate * SHARES[kind] * sizes[age]
             above = np.flatnonzero(edits > allowed)
             if len(above):
                 least = max(least, float(probability[order[above[0]]]) + 1e-6)
-        inside = (kinds == number) & (of_kind == "rendered") & ~held_out & (probability > 0)
+        inside = (kinds == number) & np.isin(of_kind, PAGES) & ~held_out & (probability > 0)
         order = np.flatnonzero(inside)[np.argsort(-probability[inside], kind="stable")]
         right = np.cumsum(examples.gain[order] > 0) / np.arange(1, len(order) + 1)
         good = np.flatnonzero(right >= PRECISION)
@@ -239,24 +298,10 @@ def normalised(text: str) -> str:
     return " ".join(text.split())
 
 
-def corrected(
-    sample: Sample, proposals: list[Proposal], probability: np.ndarray, least: dict[str, float]
-) -> list[int]:
-    """Return characters, errors before and after, and changes made, better and worse, of a sample."""
-    changes = selected(proposals, probability, least)
-    truth, before = normalised(sample.truth), normalised(sample.ocr)
-    after = normalised(apply_changes(sample.ocr, changes))
-    found = gains(sample.ocr, sample.truth, changes)
-    return [
-        len(truth), Levenshtein.distance(before, truth), Levenshtein.distance(after, truth), len(changes),
-        sum(gain > 0 for gain in found), sum(gain < 0 for gain in found),
-    ]  # fmt: skip
-
-
 def by_sample(examples: Examples, numbers: np.ndarray) -> Iterator[tuple[Sample, np.ndarray]]:
     """Yield each sample with the positions in `numbers` of its examples."""
-    of = examples.sample[numbers]
-    order = np.argsort(of, kind="stable")
-    bounds = np.searchsorted(of[order], np.arange(len(examples.samples) + 1))
+    of_samples = examples.sample[numbers]
+    order = np.argsort(of_samples, kind="stable")
+    bounds = np.searchsorted(of_samples[order], np.arange(len(examples.samples) + 1))
     for i, sample in enumerate(examples.samples):
         yield sample, order[bounds[i] : bounds[i + 1]]

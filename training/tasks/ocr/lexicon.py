@@ -24,6 +24,7 @@ ORDER = 5  # letters of the letter model's longest sequences
 TABLE = 1 << 20  # entries of its hashed tables
 SMOOTHING = 3.0  # weight of the shorter context
 SYMBOLS = 48
+TYPICAL, PLAUSIBLE = 400, 85  # words, and the percentile of their surprisal up to which others look like words
 
 
 def quantise(count: float) -> int:
@@ -158,8 +159,10 @@ class LetterModel:
                 inside = position - back > np.concatenate([[-1], border[:-1]]) if back else np.ones(len(symbols), bool)
                 gram += np.where(inside, shifted, 0) << (6 * back)
             self.tables.append(np.bincount(self._hash(gram), minlength=TABLE).astype(np.float32))
-            if order == 1:
-                self.total = float(len(symbols))
+        self.total = float(len(symbols))
+        step = max(1, len(words) // TYPICAL)
+        typical = [self.surprise(word)[0] for word in list(words)[::step]]
+        self.plausible = float(np.percentile(typical, PLAUSIBLE)) if typical else 0.0
 
     @staticmethod
     def _hash(grams: np.ndarray) -> np.ndarray:
@@ -175,7 +178,7 @@ class LetterModel:
             gram = gram + (symbols[ORDER - 1 - order : ORDER - 1 - order + size] << (6 * order))
             counts = self.tables[order][self._hash(gram)]
             if order:
-                context = self.tables[order - 1][self._hash(gram >> 6)] if order else context
+                context = self.tables[order - 1][self._hash(gram >> 6)]
             probability = (np.minimum(counts, context) + SMOOTHING * probability) / (context + SMOOTHING)
         bits = -np.log2(probability)
         return float(bits.mean()), float(bits.max())

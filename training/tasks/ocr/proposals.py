@@ -16,8 +16,8 @@ FEATURES = (
     "form", "cost", "edits", "free", "margin", "rank", "frequency_before", "frequency_after", "gain",
     "letters_before", "worst_before", "letters_after", "worst_after", "count_before", "count_after", "length",
     "length_after", "capital", "capitals", "symbols", "capital_word", "first", "last", "accent", "spelling",
-    "left", "right", "gap_left", "gap_right", "line_start", "line_end", "unknown", "spelled", "words", "gap_share",
-    "next_capital",
+    "left", "right", "gap_left", "gap_right", "line_start", "line_end", "unknown", "spelled", "plausible", "words",
+    "gap_share", "next_capital",
 )  # fmt: skip
 FORMS = {"word": 0, "accent": 1, "split": 2, "merge": 3, "divided": 4, "gap": 5, "drop": 6}
 LONGEST_GAP = 12  # characters
@@ -72,11 +72,13 @@ class Document:
                 unknown.pop(self.units[i + 1].folded, None)
         distinct = max(1, len(self.counts))
         self.unknown = len(unknown) / distinct
-        spelled = 0
+        spelled = plausible = 0
+        limit = lexicon.letters.plausible
         for unit in unknown.values():
-            found = resources.candidates.words(unit.text)
-            spelled += bool(found) and is_spelling_change(unit.folded, found[0].word)
-        self.spelled = spelled / distinct
+            plausible += len(unit.folded) > 2 and self._surprise(unit.folded)[0] <= limit
+            entries = resources.candidates.words(unit.text)
+            spelled += bool(entries) and is_spelling_change(unit.folded, entries[0].word)
+        self.spelled, self.plausible = spelled / distinct, plausible / distinct
 
     def gap(self, i: int) -> str:
         """Return the characters between word i - 1 and word i, to the start and end of the text."""
@@ -85,15 +87,15 @@ class Document:
 
     def _divided(self) -> dict[int, str]:
         """Return the joined word by the number of its first half, for words divided at line ends."""
-        found = {}
+        entries = {}
         for i in range(len(self.units) - 1):
             gap = self.gap(i + 1)
             if HYPHEN.fullmatch(gap):
                 first, second = self.units[i], self.units[i + 1]
                 joined = first.folded + second.folded
                 if joined in self.resources.lexicon.values or not (self.known[i] and self.known[i + 1]):
-                    found[i] = joined
-        return found
+                    entries[i] = joined
+        return entries
 
     def proposals(self) -> list[Proposal]:
         """Return all proposed changes, in the order of the text."""
@@ -207,8 +209,8 @@ class Document:
             if after is None or after == gap or (inner and not after):
                 continue
             candidate = Candidate("", -np.log2(share), Levenshtein.distance(short, right), share == 0.001, 0, 0)
-            own = table.get(short, 0.0 if table else -1.0)
-            features = self._features(i - 1, i, "gap", candidate, rank, short, right, share=own)
+            lone = table.get(short, 0.0 if table else -1.0)
+            features = self._features(i - 1, i, "gap", candidate, rank, short, right, share=lone)
             result.append(Proposal(start, start + len(gap), gap, after, "punctuation", features))
         return result
 
@@ -255,7 +257,7 @@ class Document:
             self.frequencies[left] if 0 <= left < len(self.units) else 15.0,
             self.frequencies[right] if 0 <= right < len(self.units) else 15.0,
             _gap_code(gap_left), _gap_code(gap_right), "\n" in gap_left, "\n" in gap_right,
-            self.unknown, self.spelled, len(self.units), share, capital,
+            self.unknown, self.spelled, self.plausible, len(self.units), share, capital,
         ]  # fmt: skip
 
     def _surprise(self, word: str) -> tuple[float, float]:
@@ -282,8 +284,8 @@ def gap_key(gap: str, first: bool, last: bool) -> str:
 
 def _with_spaces(right: str, gap: str) -> str | None:
     """Return punctuation with the line end or spaces of the gap that it replaces; None if it has no place for them."""
-    found = SPACES.findall(gap)
-    breaks = [spaces for spaces in found if "\n" in spaces]
+    entries = SPACES.findall(gap)
+    breaks = [spaces for spaces in entries if "\n" in spaces]
     if not breaks:
         return right
     if " " not in right:

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-
 from ...common.language import CODES
 from ...data.documents import read_documents
 from ...data.split import work_id
@@ -16,7 +15,7 @@ from .units import UNIT, fold
 SOFTWARE = "Open Source"  # manuals: their words count where they are frequent
 SOFTWARE_COUNT = 12
 FOREIGN = 40.0  # times that a word is more frequent in another language or in code than in this one
-FREQUENT = 20  # words per million, that are kept whatever other languages say
+FREQUENT = 20  # words per million, that are retained whatever other languages say
 WORK_COUNT = 400  # words of at most this count change noticeably when one work is forgotten
 COLUMNS = ["identifier", "open_type", "language", "text"]
 
@@ -33,7 +32,7 @@ def count_words(corpus: Path, language: str | None, works: Iterable[str]) -> Wor
     """Count the words of a language in a corpus (None: of source code).
 
     Args:
-        works: Works whose own counts are kept.
+        works: Works whose lone counts are retained.
     """
     wanted = frozenset(works)
     books: Counter = Counter()
@@ -52,10 +51,10 @@ def count_words(corpus: Path, language: str | None, works: Iterable[str]) -> Wor
         if count >= SOFTWARE_COUNT or word in counts:
             counts[word] += count
             capitals[word] += software_capitals[word]
-    own = {}
+    lone = {}
     for work, spellings in single.items():
-        own[work] = Counter({word: n for word, n in _folded(spellings)[0].items() if counts[word] <= WORK_COUNT})
-    return WordCounts(counts, capitals, own)
+        lone[work] = Counter({word: n for word, n in _folded(spellings)[0].items() if counts[word] <= WORK_COUNT})
+    return WordCounts(counts, capitals, lone)
 
 
 def _folded(spellings: Counter) -> tuple[Counter, Counter]:
@@ -79,11 +78,11 @@ def build_lexicons(counts: dict[str, Counter], capitals: dict[str, Counter], cod
     for language, counter in counts.items():
         others = [(other, sizes[name]) for name, other in counts.items() if name != language]
         others.append((code, max(code.total() / 1e6, 1e-6)))
-        kept = Counter()
+        retained = Counter()
         for word, count in counter.items():
             rate = count / sizes[language]
             if count < 2 or rate < FREQUENT and any(o.get(word, 0) / size > FOREIGN * rate for o, size in others):
                 continue
-            kept[word] = count
-        lexicons[language] = Lexicon.from_counts(kept, capitals[language])
+            retained[word] = count
+        lexicons[language] = Lexicon.from_counts(retained, capitals[language])
     return lexicons
