@@ -15,7 +15,7 @@ if not __package__:  # run by path; same as `python -m training.ocr_channel`
 import sys
 from concurrent.futures import Executor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ import modeling_pleias
 
 from .common.config import InputError, parse, run_main
 from .common.escaping import shell_line
-from .common.files import lock_folder
+from .common.files import lock_folder, read_json, write_json
 from .common.processes import SpawnProcessPoolExecutor
 from .data.documents import checked_languages
 from .tasks.ocr import stages
@@ -77,19 +77,37 @@ def load_judge(folder: Path | None) -> Judge | None:
 
 
 def learn(config: ChannelConfig) -> None:
-    """Run the stages that OUT/stages does not contain, and write the corrector and its report."""
+    """Run the stages that OUT/stages does not contain, and write the corrector and its report.
+
+    Raises:
+        InputError: If another program writes to OUT, OUT was begun with other settings, or an input is missing.
+    """
     languages = checked_languages(config.languages)
     settings = stages.Settings(
         config.corpus, config.pairs, config.out / "stages", config.out, tuple(languages), config.passages, config.seed
     )
-    pool = SpawnProcessPoolExecutor(min(config.workers, len(languages))) if config.workers > 1 else nullcontext()
-    with pool as executor:
-        _each(executor, stages.count, settings, [*languages, None], "words counted")
-        stages.write_lexicons(settings)
-        stages.learn_channel(settings)
-        _each(executor, stages.propose, settings, languages, "changes proposed")
-    stages.fit_gates(settings, load_judge(config.model), config.judged)
-    _measure(config, settings)
+    with lock_folder(config.out):
+        _check_settings(config)
+        pool = SpawnProcessPoolExecutor(min(config.workers, len(languages))) if config.workers > 1 else nullcontext()
+        with pool as executor:
+            _each(executor, stages.count, settings, [*languages, None], "words counted")
+            stages.write_lexicons(settings)
+            stages.learn_channel(settings)
+            _each(executor, stages.propose, settings, languages, "changes proposed")
+        judge = load_judge(config.model)
+        stages.fit_gates(settings, judge, config.judged)
+        command = shell_line(["python", "-m", "training.ocr_channel", *sys.argv[1:]])
+        write_report(config.out, stages.measure(settings, judge, config.measured), command)
+
+
+def _check_settings(config: ChannelConfig) -> None:
+    """Refuse to resume with other settings than those that the finished stages had."""
+    file = config.out / "stages" / "settings.json"
+    values = {name: str(value) for name, value in asdict(config).items() if name not in ("out", "workers")}
+    if file.is_file() and read_json(file) != values:
+        raise InputError(f"{config.out} was begun with other settings: pass those of {file}, or use another --out.")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, values)
 
 
 def _each(executor: Executor | None, stage, settings: stages.Settings, languages: list, done: str) -> None:
@@ -99,18 +117,11 @@ def _each(executor: Executor | None, stage, settings: stages.Settings, languages
         print(f"{language or 'code'}: {done}", file=sys.stderr)
 
 
-def _measure(config: ChannelConfig, settings: stages.Settings) -> None:
-    results = stages.measure(settings, load_judge(config.model), config.measured)
-    command = shell_line(["python", "-m", "training.ocr_channel", *sys.argv[1:]])
-    write_report(config.out, results, command)
-
-
 def main() -> None:
     """`python -m training.ocr_channel`."""
     config = parse(ChannelConfig, description="Learn the OCR corrector from a corpus and OCR pages.")
     torch.manual_seed(config.seed)
-    with lock_folder(config.out):
-        learn(config)
+    learn(config)
     print(config.out / "REPORT.md")
 
 

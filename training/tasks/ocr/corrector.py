@@ -35,13 +35,14 @@ class Settings(NamedTuple):
         thresholds: Gate (first or judged) -> kind -> minimum probability of a change.
         unknown: Share of unknown words above which a text is not touched: it is in no language of the lexicon, or
             nothing of it is legible.
-        plausible: Share of unknown words that look like words above which a text is not touched: its spelling is old,
-            or a dialect's. Above half of it, no change between spellings (y and i, u and v, accents) is made.
+        plausible: Language -> share of unknown words that look like words above which a text is not touched: its
+            spelling is old, or a dialect's. Above half of it, no change between spellings (y and i, u and v, accents)
+            is made.
     """
 
     thresholds: dict[str, dict[str, float]]
     unknown: float
-    plausible: float
+    plausible: dict[str, float]
 
 
 class Corrector:
@@ -101,9 +102,9 @@ class Corrector:
             InputError: If the corrector has not learned the language.
         """
         document = Document(text, self.resources(language))
-        if self.abstains(document):
+        if self.abstains(document, language):
             return []
-        proposals, probabilities = self.judged(document)
+        proposals, probabilities = self.judged(document, language)
         least = self.settings.thresholds["judged" if self.judge else "first"]
         minimum = {kind: scaled(least[kind], threshold) for kind in KINDS}
         return selected(proposals, probabilities, minimum)
@@ -112,14 +113,14 @@ class Corrector:
         """Return the corrected text; see `changes`."""
         return apply_changes(text, self.changes(text, language, threshold=threshold))
 
-    def abstains(self, document: Document) -> bool:
+    def abstains(self, document: Document, language: str) -> bool:
         """Return whether a text as a whole is better left alone: historical spelling, another language, illegible."""
-        return document.unknown > self.settings.unknown or document.plausible > self.settings.plausible
+        return document.unknown > self.settings.unknown or document.plausible > self.settings.plausible[language]
 
-    def judged(self, document: Document) -> tuple[list[Proposal], np.ndarray]:
+    def judged(self, document: Document, language: str) -> tuple[list[Proposal], np.ndarray]:
         """Return the possible changes of a text and their probabilities."""
         proposals = document.proposals()
-        if document.plausible > self.settings.plausible / 2:
+        if document.plausible > self.settings.plausible[language] / 2:
             proposals = [p for p in proposals if not (p.features[ACCENT] or p.features[SPELLING])]
         features = rows(proposals)
         odds = self.gates["first"].log_odds(features)

@@ -80,8 +80,10 @@ class Lexicon:
                 del self.values[word]
             else:
                 self.values[word] = CASES * quantise(left) + value % CASES
-        yield
-        self.values.update(saved)
+        try:
+            yield
+        finally:
+            self.values.update(saved)
 
     @cached_property
     def letters(self) -> "LetterModel":

@@ -42,7 +42,7 @@ from .word_counts import build_lexicons, count_words
 NOISE_PAGES = 150  # simulated pages of each language that the channel learns from
 UNREADABLE = 0.3  # edits a character above which a page is not learned from
 UNKNOWN = 0.5  # share of unknown words above which a text is not touched
-USUAL, MARGIN = 99, 0.04  # percentile of unknown words that look like words in clean text, and what is added to it
+USUAL, MARGIN = 98, 0.03  # percentile of unknown words that look like words in clean text, and what is added to it
 
 
 class Settings(NamedTuple):
@@ -182,10 +182,11 @@ def fit_gates(settings: Settings, judge: Judge | None, judged: int) -> None:
         probability = np.full(len(odds), -1.0)
         probability[possible] = entries
         thresholds["judged"] = calibrate(examples, probability)
+    plausible = {language: _usual(part) for language, part in zip(settings.languages, parts, strict=True)}
     lexicons = {language: settings.out / f"{language}.lexicon" for language in settings.languages}
-    Corrector(
-        _channel(settings), gates, CorrectorSettings(thresholds, UNKNOWN, _usual(examples) + MARGIN), lexicons
-    ).save(settings.out)
+    Corrector(_channel(settings), gates, CorrectorSettings(thresholds, UNKNOWN, plausible), lexicons).save(
+        settings.out
+    )
 
 
 def _usual(examples: Examples) -> float:
@@ -193,7 +194,7 @@ def _usual(examples: Examples) -> float:
     clean = np.array([sample.kind in ("old", "modern") for sample in examples.samples])[examples.sample]
     _, first = np.unique(examples.sample[clean], return_index=True)
     shares = examples.features[clean][first, FEATURES.index("plausible")]
-    return round(float(np.percentile(shares, USUAL)), 3)
+    return round(float(np.percentile(shares, USUAL)) + MARGIN if len(shares) else 1.0, 3)
 
 
 def _judge(
