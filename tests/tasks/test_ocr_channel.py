@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -81,7 +81,7 @@ def sources(tmp_path_factory, write_corpus):
 
 
 @pytest.fixture(scope="session")
-def settings(sources, base_model):
+def recipe(sources, base_model):
     return {
         "corpus": sources / "corpus", "pairs": sources / "pairs", "model": base_model, "languages": ["en"],
         "passages": 24, "judged": 60, "measured": 3, "workers": 1,
@@ -89,13 +89,13 @@ def settings(sources, base_model):
 
 
 @pytest.fixture(scope="session")
-def learned(settings, tmp_path_factory):
+def learned(recipe, tmp_path_factory):
     """Folder of a corrector that was learned from these with small gates."""
     out = tmp_path_factory.mktemp("learned") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learning, "ROUNDS", 20)
+        patch.setattr(learning, "ROUNDS", 8)
         patch.setattr(learning, "SMALLEST", 5)
-        learn(ChannelConfig(out=out, **settings))
+        learn(ChannelConfig(out=out, **recipe))
     return out
 
 
@@ -114,6 +114,7 @@ def channel():
 # Units and lexicon ----------------------------------------------------------------------------------------
 
 
+@settings(max_examples=30)
 @given(TEXTS)
 def test_units_are_the_text_at_their_places(text):
     for unit in units(text):
@@ -154,6 +155,7 @@ def test_the_letter_model_is_surprised_by_what_no_word_contains(lexicon):
 # Channel and candidates -------------------------------------------------------------------------------------
 
 
+@settings(max_examples=30)
 @given(st.text("abcd ", max_size=20), st.text("abcd ", max_size=20))
 def test_segments_are_all_that_differs(ocr, truth):
     parts, position = [], 0
@@ -189,6 +191,7 @@ def test_kinds_of_spelling_are_told_from_errors():
 # Proposals and labels -----------------------------------------------------------------------------------------
 
 
+@settings(max_examples=30)
 @given(TEXTS)
 def test_proposals_replace_what_stands_at_their_place(lexicon, channel, text):
     document = Document(text, open_resources(lexicon, channel))
@@ -198,6 +201,7 @@ def test_proposals_replace_what_stands_at_their_place(lexicon, channel, text):
         assert proposal.after.count("\n") <= proposal.before.count("\n")
 
 
+@settings(max_examples=30)
 @given(TEXTS, st.integers(0, 99))
 def test_selected_changes_leave_the_rest_byte_for_byte(lexicon, channel, text, seed):
     proposals = Document(text, open_resources(lexicon, channel)).proposals()
@@ -240,7 +244,7 @@ def test_trees_equal_those_of_scikit_learn():
     random_state = np.random.default_rng(0)
     features = random_state.normal(size=(400, 5))
     labels = features[:, 0] * features[:, 1] + 0.3 * random_state.normal(size=400) > 0
-    model = HistGradientBoostingClassifier(max_iter=12, random_state=0).fit(features, labels)
+    model = HistGradientBoostingClassifier(max_iter=5, random_state=0).fit(features, labels)
     new = random_state.normal(size=(100, 5))
     assert np.allclose(Trees.from_sklearn(model).probability(new), model.predict_proba(new)[:, 1], atol=1e-9)
 
@@ -314,21 +318,21 @@ def test_bad_input_is_refused_in_one_sentence(learned, tmp_path):
             Corrector.load(folder)
 
 
-def test_stopped_learning_resumes_to_equal_files(learned, settings, tmp_path, monkeypatch):
-    monkeypatch.setattr(learning, "ROUNDS", 20)
+def test_stopped_learning_resumes_to_equal_files(learned, recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(learning, "ROUNDS", 8)
     monkeypatch.setattr(learning, "SMALLEST", 5)
     out = shutil.copytree(learned, tmp_path / "out")
     for name in ("corrector.json", "gates.safetensors", "stages/en.verdicts.safetensors", "stages/en.measured.json"):
         (out / name).unlink()
     counted = (out / "stages" / "en.counts.json").stat().st_mtime_ns
-    learn(ChannelConfig(out=out, **settings))
+    learn(ChannelConfig(out=out, **recipe))
     for name in ("corrector.json", "gates.safetensors", "report.json", "stages/en.verdicts.safetensors"):
         assert sha256(out / name) == sha256(learned / name)
     assert (out / "stages" / "en.counts.json").stat().st_mtime_ns == counted
     with pytest.raises(InputError, match="begun with other settings"):
-        learn(ChannelConfig(out=out, **{**settings, "passages": 30}))
+        learn(ChannelConfig(out=out, **{**recipe, "passages": 30}))
     with lock_folder(out), pytest.raises(InputError, match="Another run"):
-        learn(ChannelConfig(out=out, **settings))
+        learn(ChannelConfig(out=out, **recipe))
 
 
 def test_historical_scans_are_measured_and_never_learned_from(learned):
@@ -339,8 +343,8 @@ def test_historical_scans_are_measured_and_never_learned_from(learned):
     assert len(samples) > 20 and "page/0" not in {sample[0] for sample in samples}
 
 
-def test_examples_survive_their_files(learned, settings):
-    stored = stages.Settings(settings["corpus"], settings["pairs"], learned / "stages", learned, ("en",), 24, 0)
+def test_examples_survive_their_files(learned, recipe):
+    stored = stages.Settings(recipe["corpus"], recipe["pairs"], learned / "stages", learned, ("en",), 24, 0)
     examples = stages.read_examples(stored, "en")
     assert len(examples.proposals) == len(examples.gain) == len(examples.features) > 100
     assert rows([]).shape == (0, len(FEATURES))

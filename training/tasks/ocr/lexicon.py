@@ -24,7 +24,7 @@ ORDER = 5  # letters of the letter model's longest sequences
 TABLE = 1 << 20  # entries of its hashed tables
 SMOOTHING = 3.0  # weight of the shorter context
 SYMBOLS = 48
-TYPICAL, PLAUSIBLE = 400, 85  # words, and the percentile of their surprisal up to which others look like words
+TYPICAL, PLAUSIBLE = 400, 95  # words, and the percentile of their surprisal up to which others look like words
 
 
 def quantise(count: float) -> int:
