@@ -19,7 +19,7 @@ from training.common.config import InputError
 from training.common.files import lock_folder, sha256
 from training.ocr_channel import ChannelConfig, learn
 from training.tasks import ocr
-from training.tasks.ocr import learning, stages
+from training.tasks.ocr import corrector, learning, stages
 from training.tasks.ocr.candidates import Candidates, is_accent_change, is_spelling_change
 from training.tasks.ocr.changes import KINDS, apply_changes
 from training.tasks.ocr.channel import Channel, segments
@@ -213,6 +213,15 @@ def test_selected_changes_leave_the_rest_byte_for_byte(lexicon, channel, text, s
     assert after[position + moved :] == text[position:]
 
 
+@given(st.text("ab \n", min_size=0, max_size=60))
+def test_pieces_are_the_text(text):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corrector, "PIECE", 8)
+        places = list(corrector.pieces(text))
+    assert "".join(text[start:end] for start, end in places) == text
+    assert all(0 < end - start <= 8 for start, end in places)
+
+
 def test_words_divided_at_a_line_end_stay_divided(lexicon, channel):
     word = next(word for word in WORDS[:40] if len(word) > 7 and "m" in word[:3])
     text = word.replace("m", "rn", 1)[:5] + "-\n" + word.replace("m", "rn", 1)[5:]
@@ -275,20 +284,20 @@ def test_the_judge_gives_the_probability_that_the_model_gives_each_passage(lexic
 
 
 def test_a_learned_corrector_removes_errors_and_leaves_clean_text(learned):
-    corrector, draw = Corrector.load(learned), random.Random(5)
+    loaded, draw = Corrector.load(learned), random.Random(5)
     truths = [passage(draw, 120) for _ in range(4)]
     for truth in truths:
         ocr = confused(truth, draw)
-        changes = corrector.changes(ocr, "en")
+        changes = loaded.changes(ocr, "en")
         counted = gains(ocr, truth, changes)
         assert sum(gain > 0 for gain in counted) > 4 * sum(gain < 0 for gain in counted)
-        assert corrector.correct(truth, "en") == truth
+        assert loaded.correct(truth, "en") == truth
 
 
 def test_a_scaled_threshold_makes_more_or_fewer_changes(learned):
-    corrector, draw = Corrector.load(learned), random.Random(6)
+    loaded, draw = Corrector.load(learned), random.Random(6)
     ocr = confused(passage(draw, 300), draw)
-    counts = [len(corrector.changes(ocr, "en", threshold=scale)) for scale in (0, 1, 4)]
+    counts = [len(loaded.changes(ocr, "en", threshold=scale)) for scale in (0, 1, 4)]
     assert counts[0] >= counts[1] >= counts[2]
     assert scaled(0.9, 0) == 0.5 and scaled(0.9, 1) == pytest.approx(0.9) and scaled(0.9, 2) > 0.98
 

@@ -1,7 +1,9 @@
 """Correction of OCR text that abstains: words of a noisy channel, a gate of trees, and a language model as judge."""
 
 import math
+from bisect import bisect
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,9 +22,10 @@ from .proposals import FEATURES, Document, Proposal, Resources, open_resources, 
 from .trees import Trees
 
 FOLDER = "ocr_channel"  # beside the weights of a model
-PACKAGED = Path(__file__).with_name("channel")  # the corrector of eight languages that the package ships
+PACKAGED = Path(__file__).with_name("learned")  # the corrector of eight languages that the package ships
 GATES = ("first", "judged")  # alone, and after the language model
 VERSION = 1
+PIECE = 4000  # characters of a text that are judged as one document, as gates have learned from pages
 POSSIBLE = 0.06  # probability of the first gate above which the language model is asked
 ACCENT, SPELLING = FEATURES.index("accent"), FEATURES.index("spelling")
 VARIANTS = 2  # changes of a place that it is asked about
@@ -101,13 +104,17 @@ class Corrector:
         Raises:
             InputError: If the corrector has not learned the language.
         """
-        document = Document(text, self.resources(language))
-        if self.abstains(document, language):
-            return []
-        proposals, probabilities = self.judged(document, language)
+        resources = self.resources(language)
         least = self.settings.thresholds["judged" if self.judge else "first"]
         minimum = {kind: scaled(least[kind], threshold) for kind in KINDS}
-        return selected(proposals, probabilities, minimum)
+        changes: list[Change] = []
+        for start, end in pieces(text):
+            document = Document(text[start:end], resources)
+            if not self.abstains(document, language):
+                proposals, probabilities = self.judged(document, language)
+                for change in selected(proposals, probabilities, minimum):
+                    changes.append(change._replace(start=change.start + start, end=change.end + start))
+        return changes
 
     def correct(self, text: str, language: str, *, threshold: float = 1.0) -> str:
         """Return the corrected text; see `changes`."""
@@ -209,6 +216,17 @@ def scaled(probability: float, caution: float) -> float:
     return 1 / (1 + ((1 - probability) / probability) ** caution)
 
 
+def pieces(text: str) -> Iterator[tuple[int, int]]:
+    """Yield the places of pieces of a text: at most `PIECE` characters, that end at a line end or else at a space."""
+    start = 0
+    while start < len(text):
+        end = min(start + PIECE, len(text))
+        if end < len(text):
+            end = (text.rfind("\n", start + PIECE // 2, end) + 1) or (text.rfind(" ", start + 1, end) + 1) or end
+        yield start, end
+        start = end
+
+
 def selected(proposals: list[Proposal], probabilities: np.ndarray, minimum: dict[str, float]) -> list[Change]:
     """Return the most probable changes that do not overlap, each at least as probable as its kind demands."""
     taken: list[Change] = []
@@ -216,6 +234,10 @@ def selected(proposals: list[Proposal], probabilities: np.ndarray, minimum: dict
         proposal, probability = proposals[i], float(probabilities[i])
         if probability < minimum[proposal.kind]:
             continue
-        if all(proposal.end <= other.start or other.end <= proposal.start for other in taken):
-            taken.append(Change(*proposal[:4], proposal.kind, probability))
-    return sorted(taken)
+        change = Change(*proposal[:4], proposal.kind, probability)
+        place = bisect(taken, change)
+        if all(
+            change.end <= other.start or other.end <= change.start for other in taken[max(0, place - 1) : place + 1]
+        ):
+            taken.insert(place, change)
+    return taken

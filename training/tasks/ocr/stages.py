@@ -41,6 +41,7 @@ from .word_counts import build_lexicons, count_words
 
 NOISE_PAGES = 150  # simulated pages of each language that the channel learns from
 UNREADABLE = 0.3  # edits a character above which a page is not learned from
+LIKELY = -2.5  # log-odds of the changes that are counted to choose pages
 UNKNOWN = 0.5  # share of unknown words above which a text is not touched
 USUAL, MARGIN = 98, 0.03  # percentile of unknown words that look like words in clean text, and what is added to it
 
@@ -218,13 +219,19 @@ def _judge(
 
 
 def _sampled(part: Examples, odds: np.ndarray, judged: int) -> np.ndarray:
-    """Return which examples are judged: those of all clean text, and of pages until `judged` are possible."""
-    of_pages = np.array([sample.kind in ("rendered", "noise") for sample in part.samples])
-    taken = ~of_pages
+    """Return which examples are judged.
+
+    These are clean text to calibrate on, a third of other clean text, and pages until `judged` examples are possible.
+    """
+    taken = np.zeros(len(part.samples), dtype=bool)
     remaining = judged
-    possible = np.bincount(part.sample[odds > -2.5], minlength=len(part.samples))
+    possible = np.bincount(part.sample[odds > LIKELY], minlength=len(part.samples))
     for i in sorted(range(len(part.samples)), key=lambda i: hash_fraction(f"judged/{part.samples[i].id}")):
-        if of_pages[i] and not part.samples[i].held_out and remaining > 0:
+        sample = part.samples[i]
+        if sample.kind in CLEAN_EDITS:
+            third = hash_fraction(f"third/{sample.id}") < 1 / 3
+            taken[i] = for_calibration(sample) if sample.held_out else third
+        elif not sample.held_out and remaining > 0:
             taken[i] = True
             remaining -= possible[i]
     return taken[part.sample]
