@@ -39,6 +39,7 @@ _PROGRAMS = {  # name -> extra, line in `pleias --help`
     "plan": ("training", "estimate the cost of a pretraining run"),
     "pretrain": ("training", "pretrain a model on token shards"),
     "average": ("training", "average the weights of two models"),
+    "ocr_channel": ("training", "learn the OCR corrector of a corpus and OCR pages"),
     "finetune": ("training", "fine-tune a model on a task, preferences or rewards"),
     "evaluate": ("evaluation", "evaluate a model, or compare several"),
     "ocr": ("training", "correct OCR text, hOCR, ALTO, PAGE XML and searchable PDFs, with their coordinates"),

@@ -1,12 +1,15 @@
-"""Decoding settings of OCR correction, and `correct`."""
+"""Decoding settings of OCR correction, and `correct`, by the corrector or the fine-tuned model of a folder."""
 
 from functools import partial
+from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...common.drafting import InputDraft
 from ...common.generation import complete, token_id
+from ...common.language import identify
 from ..text_windows import over_windows
+from .corrector import FOLDER, Corrector
 from .edit_penalty import EDIT_PENALTY, edit_penalty_processor
 from .format import STOP, WINDOW, format_ocr, input_of, parse_correction
 
@@ -36,15 +39,24 @@ def correct(
     edit_penalty: float = EDIT_PENALTY,
     progress: str | None = None,
 ) -> str:
-    """Correct a text of any length with a fine-tuned model, in overlapping windows that are rejoined without loss.
+    """Correct a text of any length with the corrector of the model's folder, or with a fine-tuned model.
+
+    If the folder that the model was loaded from contains a corrector (`ocr_channel/`), that proposes changes and the
+    model judges them. Else the model writes the correction, in overlapping windows that are rejoined without loss.
 
     Args:
-        language: ISO code of the text, for correctors that depend on it; a generating model does not.
+        language: ISO code of the text, for a corrector. Default: identified.
         window: Characters per window; best is the window that the model was fine-tuned with.
         overlap: Characters that neighbouring windows share. Default: a fifth of `window`.
         edit_penalty: Penalty per changed byte (training.tasks.ocr.edit_penalty). Higher values cause fewer changes.
         progress: Title of a progress bar. Default: no bar.
+
+    Raises:
+        InputError: If the corrector is damaged, or has not learned the language.
     """
+    folder = Path(model.name_or_path) / FOLDER
+    if folder.is_dir():
+        return Corrector.load(folder, model, tokenizer).correct(text, language or identify(text)[0])
 
     def change(windows: list[str]) -> list[str]:
         prompts = [format_ocr(content)[0] for content in windows]

@@ -1,0 +1,361 @@
+"""The OCR corrector: units, lexicon, channel, candidates, proposals, gates, judge, the corrector and its program."""
+
+import json
+import random
+import shutil
+from collections import Counter
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import modeling_pleias  # noqa: F401 (registers the model classes)
+from training.common.config import InputError
+from training.common.files import lock_folder, sha256
+from training.ocr_channel import ChannelConfig, learn
+from training.tasks import ocr
+from training.tasks.ocr import corrector, learning, stages
+from training.tasks.ocr.candidates import Candidates, is_accent_change, is_spelling_change
+from training.tasks.ocr.changes import KINDS, apply_changes
+from training.tasks.ocr.channel import Channel, segments
+from training.tasks.ocr.corrector import Corrector, scaled, selected
+from training.tasks.ocr.data import PAIR_COLUMNS
+from training.tasks.ocr.judge import Judge
+from training.tasks.ocr.labels import gains, punctuation_readings
+from training.tasks.ocr.lexicon import Lexicon
+from training.tasks.ocr.proposals import FEATURES, Document, Proposal, open_resources, rows
+from training.tasks.ocr.trees import Trees
+from training.tasks.ocr.units import fold, recase, units
+
+SYLLABLES = "ma ne li so tu ra ce pi do va men tor sil".split()
+WORDS = ["".join(random.Random(i).choices(SYLLABLES, k=random.Random(-i).randint(2, 4))) for i in range(1, 160)]
+TEXTS = st.lists(
+    st.one_of(
+        st.sampled_from(WORDS),
+        st.sampled_from(["rnane", "v\u00e4", "\u017fo", "-\n", ". ", "\n", "a\u0364"]),
+        st.text(max_size=4),
+    ),
+    max_size=30,
+).map(" ".join)
+
+
+def passage(draw: random.Random, size: int) -> str:
+    """Return sentences of frequent and rare words."""
+    words = draw.choices(WORDS, weights=[1 / (i + 3) for i in range(len(WORDS))], k=size)
+    return " ".join(word.capitalize() if i % 9 == 0 else word + "." * (i % 9 == 8) for i, word in enumerate(words))
+
+
+def confused(text: str, draw: random.Random) -> str:
+    """Read one n in eight as ri, and one m in eight as rn."""
+    return "".join({"n": "ri", "m": "rn"}.get(c, c) if draw.random() < 0.12 else c for c in text)
+
+
+@pytest.fixture(scope="session")
+def sources(tmp_path_factory, write_corpus):
+    """Folders of a corpus of 40 works, half of them old; and of rendered pages of 19, with one historical scan."""
+    folder, draw = tmp_path_factory.mktemp("channel"), random.Random(1)
+    documents = [
+        {
+            "text": "\n".join(passage(draw, 90) for _ in range(4)),
+            "open_type": "Open Culture" if i % 2 else "Open Web",
+            "collection": "Old" if i % 2 else "New",
+            "language_type": "Spoken",
+        }
+        for i in range(40)
+    ]
+    write_corpus(folder / "corpus" / "en.parquet", documents)
+    pairs = []
+    for i, document in enumerate(documents[:20]):
+        truth = document["text"].split("\n")[0]
+        source = f"rendered page read by tesseract; text from en/{i}" if i else "Scans via a competition"
+        pairs.append([f"page/{i}", confused(truth, draw), truth, "en", source, "Public Domain"])
+    table = pa.Table.from_pylist([dict(zip(PAIR_COLUMNS, pair, strict=True)) for pair in pairs])
+    (folder / "pairs").mkdir()
+    pq.write_table(table, folder / "pairs" / "en.parquet")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def recipe(sources, base_model):
+    return {
+        "corpus": sources / "corpus", "pairs": sources / "pairs", "model": base_model, "languages": ["en"],
+        "passages": 24, "judged": 60, "measured": 3, "workers": 1,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def learned(recipe, tmp_path_factory):
+    """Folder of a corrector that was learned from these with small gates."""
+    out = tmp_path_factory.mktemp("learned") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learning, "ROUNDS", 8)
+        patch.setattr(learning, "SMALLEST", 5)
+        learn(ChannelConfig(out=out, **recipe))
+    return out
+
+
+@pytest.fixture(scope="session")
+def lexicon():
+    return Lexicon.from_counts(Counter({word: 3 + 400 // (i + 1) for i, word in enumerate(WORDS)}), Counter())
+
+
+@pytest.fixture(scope="session")
+def channel():
+    draw = random.Random(2)
+    truths = [passage(draw, 200) for _ in range(10)]
+    return Channel.learn([(confused(truth, draw), truth) for truth in truths], {})
+
+
+# Units and lexicon ----------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30)
+@given(TEXTS)
+def test_units_are_the_text_at_their_places(text):
+    for unit in units(text):
+        assert text[unit.start : unit.end] == unit.text and not unit.text.isspace()
+
+
+def test_folding_resolves_old_letters_and_case_is_restored():
+    assert fold("Po\u017f\u017fe\u017f\u017fion") == "possession" and fold("fa\u0364hrt") == "f\xe4hrt"
+    assert recase("the", "Tbe", False) == "The" and recase("the", "TBE", False) == "THE"
+    assert recase("haus", "$aus", True) == "Haus"
+
+
+def test_a_saved_lexicon_has_the_same_words_and_frequencies(lexicon, tmp_path):
+    lexicon.save(tmp_path / "en.lexicon")
+    loaded = Lexicon.load(tmp_path / "en.lexicon")
+    assert loaded.values == lexicon.values and loaded.total == lexicon.total
+    assert loaded.frequency(WORDS[0]) == lexicon.frequency(WORDS[0]) > loaded.frequency(WORDS[-1])
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"pleias lexicon 1\nnot compressed"])
+def test_a_damaged_lexicon_is_refused_by_name(tmp_path, content):
+    (tmp_path / "en.lexicon").write_bytes(content)
+    with pytest.raises(InputError, match="en.lexicon is not a readable lexicon"):
+        Lexicon.load(tmp_path / "en.lexicon")
+
+
+def test_a_forgotten_work_makes_its_words_unknown_and_returns(lexicon):
+    before = dict(lexicon.values)
+    with lexicon.without({WORDS[-1]: 4, WORDS[0]: 1}):
+        assert WORDS[-1] not in lexicon and WORDS[0] in lexicon
+    assert lexicon.values == before
+
+
+def test_the_letter_model_is_surprised_by_what_no_word_contains(lexicon):
+    assert lexicon.letters.surprise("xqzw")[0] > lexicon.letters.surprise(WORDS[3])[0] + 2
+
+
+# Channel and candidates -------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30)
+@given(st.text("abcd ", max_size=20), st.text("abcd ", max_size=20))
+def test_segments_are_all_that_differs(ocr, truth):
+    parts, position = [], 0
+    for start, end, right_start, right_end in segments(ocr, truth):
+        parts += [ocr[position:start], truth[right_start:right_end]]
+        position = end
+    assert "".join(parts) + ocr[position:] == truth
+
+
+def test_the_channel_finds_the_word_that_was_read(lexicon, channel):
+    candidates = Candidates(lexicon, channel)
+    word = next(word for word in WORDS[:30] if word.count("m") == 1 and word.count("n") == 1)
+    best = candidates.words(word.replace("n", "ri").replace("m", "rn"))[0]
+    assert best.word == word and best.edits == 2 and not best.free
+    assert candidates.words(word) == []
+
+
+def test_splits_are_of_known_words(lexicon, channel):
+    long = [word for word in WORDS[:20] if len(word) > 4]
+    place = len(long[0])
+    splits = Candidates(lexicon, channel).splits(long[0] + long[1])
+    assert place in [at for at, _ in splits]
+
+
+def test_kinds_of_spelling_are_told_from_errors():
+    assert is_accent_change("prosperite", "prosp\xe9rit\xe9") and not is_accent_change("ctat", "\xe9tat")
+    assert all(
+        is_spelling_change(*pair) for pair in (("roy", "roi"), ("vnd", "und"), ("avoit", "avait"), ("da\xdf", "dass"))
+    )
+    assert not is_spelling_change("tbe", "the")
+
+
+# Proposals and labels -----------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30)
+@given(TEXTS)
+def test_proposals_replace_what_stands_at_their_place(lexicon, channel, text):
+    document = Document(text, open_resources(lexicon, channel))
+    for proposal in document.proposals():
+        assert text[proposal.start : proposal.end] == proposal.before != proposal.after
+        assert proposal.kind in KINDS and len(proposal.features) == len(FEATURES)
+        assert proposal.after.count("\n") <= proposal.before.count("\n")
+
+
+@settings(max_examples=30)
+@given(TEXTS, st.integers(0, 99))
+def test_selected_changes_leave_the_rest_byte_for_byte(lexicon, channel, text, seed):
+    proposals = Document(text, open_resources(lexicon, channel)).proposals()
+    changes = selected(proposals, np.random.default_rng(seed).random(len(proposals)), dict.fromkeys(KINDS, 0.3))
+    after, position, moved = apply_changes(text, changes), 0, 0
+    for change in changes:
+        assert after[position + moved : change.start + moved] == text[position : change.start]
+        position, moved = change.end, moved + len(change.after) - len(change.before)
+    assert after[position + moved :] == text[position:]
+
+
+@given(st.text("ab \n", min_size=0, max_size=60))
+def test_pieces_are_the_text(text):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corrector, "PIECE", 8)
+        places = list(corrector.pieces(text))
+    assert "".join(text[start:end] for start, end in places) == text
+    assert all(0 < end - start <= 8 for start, end in places)
+
+
+def test_words_divided_at_a_line_end_stay_divided(lexicon, channel):
+    word = next(word for word in WORDS[:40] if len(word) > 7 and "m" in word[:3])
+    text = word.replace("m", "rn", 1)[:5] + "-\n" + word.replace("m", "rn", 1)[5:]
+    after = {proposal.after for proposal in Document(text, open_resources(lexicon, channel)).proposals()}
+    assert f"{word[:4]}-\n{word[4:]}" in after
+    assert Document(word[:4] + "-\n" + word[4:], open_resources(lexicon, channel)).proposals() == []
+
+
+def test_labels_count_the_errors_that_a_change_removes():
+    truth = "mano mase"
+    ocr = truth.replace("m", "rn") + "x"
+    right = Proposal(0, len(ocr), ocr, truth, "word", [])
+    wrong = Proposal(0, 1, "m", "##", "word", [])
+    assert gains(ocr, truth, [right]) == [5] and gains(truth, truth, [wrong]) == [-2]
+    assert gains(ocr, truth, [Proposal(5, 6, " ", "", "merge", [])]) == [-1]
+
+
+def test_readings_of_punctuation_are_counted_between_words_read_rightly():
+    counted = punctuation_readings([("one.two, three", "one two, three"), ("one.two", "one two")])
+    assert counted["."] == Counter({" ": 2}) and counted[", "] == Counter({", ": 1})
+
+
+# Gates and judge ------------------------------------------------------------------------------------------------
+
+
+def test_trees_equal_those_of_scikit_learn():
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    random_state = np.random.default_rng(0)
+    features = random_state.normal(size=(400, 5))
+    labels = features[:, 0] * features[:, 1] + 0.3 * random_state.normal(size=400) > 0
+    model = HistGradientBoostingClassifier(max_iter=5, random_state=0).fit(features, labels)
+    new = random_state.normal(size=(100, 5))
+    assert np.allclose(Trees.from_sklearn(model).probability(new), model.predict_proba(new)[:, 1], atol=1e-9)
+
+
+def test_the_judge_gives_the_probability_that_the_model_gives_each_passage(lexicon, channel, base_model):
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(base_model), AutoTokenizer.from_pretrained(base_model)
+    text = f"the old house {WORDS[2].replace('m', 'rn')}x stood. by the river {WORDS[0]}r and"
+    proposals = Document(text, open_resources(lexicon, channel)).proposals()
+    verdict = Judge(model, tokenizer).features(text, proposals)
+
+    def log_probability(passage: str) -> float:
+        ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(passage, add_special_tokens=False).input_ids]])
+        with torch.no_grad():
+            scores = model(ids).logits.log_softmax(-1)[0, :-1]
+        return scores.gather(1, ids[0, 1:, None]).sum().item()
+
+    assert len(proposals) > 2
+    for proposal, (gain, *_) in zip(proposals, verdict, strict=True):
+        end = proposal.end + 16
+        right = text[proposal.end : end]
+        right = right[: right.rfind(" ")] if end < len(text) and right.rfind(" ") > 0 else right
+        before, after = (text[: proposal.start] + part + right for part in (proposal.before, proposal.after))
+        expected = log_probability(after.strip()) - log_probability(before.strip())
+        assert gain == pytest.approx(expected, abs=2e-3), proposal
+
+
+# The corrector and its program ------------------------------------------------------------------------------------
+
+
+def test_a_learned_corrector_removes_errors_and_leaves_clean_text(learned):
+    loaded, draw = Corrector.load(learned), random.Random(5)
+    truths = [passage(draw, 120) for _ in range(4)]
+    for truth in truths:
+        ocr = confused(truth, draw)
+        changes = loaded.changes(ocr, "en")
+        counted = gains(ocr, truth, changes)
+        assert sum(gain > 0 for gain in counted) > 4 * sum(gain < 0 for gain in counted)
+        assert loaded.correct(truth, "en") == truth
+
+
+def test_a_scaled_threshold_makes_more_or_fewer_changes(learned):
+    loaded, draw = Corrector.load(learned), random.Random(6)
+    ocr = confused(passage(draw, 300), draw)
+    counts = [len(loaded.changes(ocr, "en", threshold=scale)) for scale in (0, 1, 4)]
+    assert counts[0] >= counts[1] >= counts[2]
+    assert scaled(0.9, 0) == 0.5 and scaled(0.9, 1) == pytest.approx(0.9) and scaled(0.9, 2) > 0.98
+
+
+def test_the_model_folder_decides_how_text_is_corrected(learned, base_model, tmp_path):
+    folder = shutil.copytree(base_model, tmp_path / "model")
+    shutil.copytree(learned, folder / "ocr_channel", ignore=shutil.ignore_patterns("stages"))
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    text = confused(passage(random.Random(7), 60), random.Random(8))
+    expected = Corrector.load(folder / "ocr_channel", model, tokenizer).correct(text, "en")
+    assert ocr.correct(model, tokenizer, text, language="en") == expected
+
+
+def test_a_foreign_text_is_left_alone(learned):
+    assert Corrector.load(learned).changes("wer hat denn das getan und warum nicht jetzt gleich hier", "en") == []
+
+
+def test_bad_input_is_refused_in_one_sentence(learned, tmp_path):
+    with pytest.raises(InputError, match="has no language 'xx': it corrects en"):
+        Corrector.load(learned).changes("text", "xx")
+    with pytest.raises(InputError, match="contains no OCR corrector"):
+        Corrector.load(tmp_path)
+    for name, content in (("gates.safetensors", b"no"), ("corrector.json", b'{"version": 1}')):
+        folder = shutil.copytree(learned, tmp_path / name, ignore=shutil.ignore_patterns("stages"))
+        (folder / name).write_bytes(content)
+        with pytest.raises(InputError, match="contains no OCR corrector"):
+            Corrector.load(folder)
+
+
+def test_stopped_learning_resumes_to_equal_files(learned, recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(learning, "ROUNDS", 8)
+    monkeypatch.setattr(learning, "SMALLEST", 5)
+    out = shutil.copytree(learned, tmp_path / "out")
+    for name in ("corrector.json", "gates.safetensors", "stages/en.verdicts.safetensors", "stages/en.measured.json"):
+        (out / name).unlink()
+    counted = (out / "stages" / "en.counts.json").stat().st_mtime_ns
+    learn(ChannelConfig(out=out, **recipe))
+    for name in ("corrector.json", "gates.safetensors", "report.json", "stages/en.verdicts.safetensors"):
+        assert sha256(out / name) == sha256(learned / name)
+    assert (out / "stages" / "en.counts.json").stat().st_mtime_ns == counted
+    with pytest.raises(InputError, match="begun with other settings"):
+        learn(ChannelConfig(out=out, **{**recipe, "passages": 30}))
+    with lock_folder(out), pytest.raises(InputError, match="Another run"):
+        learn(ChannelConfig(out=out, **recipe))
+
+
+def test_historical_scans_are_measured_and_never_learned_from(learned):
+    samples = json.loads((learned / "stages" / "en.samples.json").read_text())
+    assert {sample[2] for sample in samples} == {"rendered", "noise", "old", "modern"}
+    measured = {row["kind"] for row in json.loads((learned / "report.json").read_text())}
+    assert "Scans" in measured and "Scans" in (learned / "REPORT.md").read_text()
+    assert len(samples) > 20 and "page/0" not in {sample[0] for sample in samples}
+
+
+def test_examples_survive_their_files(learned, recipe):
+    stored = stages.Settings(recipe["corpus"], recipe["pairs"], learned / "stages", learned, ("en",), 24, 0)
+    examples = stages.read_examples(stored, "en")
+    assert len(examples.proposals) == len(examples.gain) == len(examples.features) > 100
+    assert rows([]).shape == (0, len(FEATURES))
+    for number, proposal in zip(examples.sample, examples.proposals, strict=True):
+        assert examples.samples[number].ocr[proposal.start : proposal.end] == proposal.before

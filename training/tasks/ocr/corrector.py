@@ -1,0 +1,243 @@
+"""Correction of OCR text that abstains: words of a noisy channel, a gate of trees, and a language model as judge."""
+
+import math
+from bisect import bisect
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ...common.config import InputError
+from ...common.files import atomic, read_json, write_json
+from .changes import KINDS, Change, apply_changes
+from .channel import Channel
+from .judge import JUDGED, Judge
+from .lexicon import Lexicon
+from .proposals import FEATURES, Document, Proposal, Resources, open_resources, rows
+from .trees import Trees
+
+FOLDER = "ocr_channel"  # beside the weights of a model
+PACKAGED = Path(__file__).with_name("learned")  # the corrector of eight languages that the package ships
+GATES = ("first", "judged")  # alone, and after the language model
+VERSION = 1
+PIECE = 4000  # characters of a text that are judged as one document, as gates have learned from pages
+POSSIBLE = 0.06  # probability of the first gate above which the language model is asked
+ACCENT, SPELLING = FEATURES.index("accent"), FEATURES.index("spelling")
+VARIANTS = 2  # changes of a place that it is asked about
+
+
+class Settings(NamedTuple):
+    """Calibrated settings of a corrector.
+
+    Args:
+        thresholds: Gate (first or judged) -> kind -> minimum probability of a change.
+        unknown: Share of unknown words above which a text is not touched: it is in no language of the lexicon, or
+            nothing of it is legible.
+        plausible: Language -> share of unknown words that look like words above which a text is not touched: its
+            spelling is old, or a dialect's. Above half of it, no change between spellings (y and i, u and v, accents)
+            is made.
+    """
+
+    thresholds: dict[str, dict[str, float]]
+    unknown: float
+    plausible: dict[str, float]
+
+
+class Corrector:
+    """OCR correction of the languages that it has learned.
+
+    Args:
+        channel: Costs of confusions.
+        gates: Trees by name, those of `GATES`.
+        settings: Calibrated thresholds.
+        lexicons: Language -> lexicon, or the file to read it from.
+        judge: Language model as last judge. Default: the first gate decides.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        gates: dict[str, Trees],
+        settings: Settings,
+        lexicons: dict[str, Lexicon | Path],
+        judge: Judge | None = None,
+    ):
+        self.channel, self.gates, self.settings, self.judge = channel, gates, settings, judge
+        self._lexicons = lexicons
+        self._resources: dict[str, Resources] = {}
+
+    @property
+    def languages(self) -> list[str]:
+        """ISO codes of the languages that can be corrected."""
+        return list(self._lexicons)
+
+    def resources(self, language: str) -> Resources:
+        """Return lexicon, channel and candidates of a language, read on first use.
+
+        Raises:
+            InputError: If the corrector has not learned the language, or its lexicon is damaged.
+        """
+        if language not in self._lexicons:
+            known = ", ".join(self._lexicons)
+            raise InputError(f"the OCR corrector has no language {language!r}: it corrects {known}.")
+        if language not in self._resources:
+            lexicon = self._lexicons[language]
+            if isinstance(lexicon, Path):
+                lexicon = Lexicon.load(lexicon)
+            self._resources[language] = open_resources(lexicon, self.channel)
+        return self._resources[language]
+
+    def changes(self, text: str, language: str, *, threshold: float = 1.0) -> list[Change]:
+        """Return the changes that correct an OCR text, in its order; none if the text is better left alone.
+
+        Args:
+            text: OCR text, with the line ends of the page.
+            language: ISO code.
+            threshold: Caution: 2 demands twice the log-odds above even of a change; 0 takes whatever is more
+                probable than not.
+
+        Raises:
+            InputError: If the corrector has not learned the language.
+        """
+        resources = self.resources(language)
+        least = self.settings.thresholds["judged" if self.judge else "first"]
+        minimum = {kind: scaled(least[kind], threshold) for kind in KINDS}
+        changes: list[Change] = []
+        for start, end in pieces(text):
+            document = Document(text[start:end], resources)
+            if not self.abstains(document, language):
+                proposals, probabilities = self.judged(document, language)
+                for change in selected(proposals, probabilities, minimum):
+                    changes.append(change._replace(start=change.start + start, end=change.end + start))
+        return changes
+
+    def correct(self, text: str, language: str, *, threshold: float = 1.0) -> str:
+        """Return the corrected text; see `changes`."""
+        return apply_changes(text, self.changes(text, language, threshold=threshold))
+
+    def abstains(self, document: Document, language: str) -> bool:
+        """Return whether a text as a whole is better left alone: historical spelling, another language, illegible."""
+        return document.unknown > self.settings.unknown or document.plausible > self.settings.plausible[language]
+
+    def judged(self, document: Document, language: str) -> tuple[list[Proposal], np.ndarray]:
+        """Return the possible changes of a text and their probabilities."""
+        proposals = document.proposals()
+        if document.plausible > self.settings.plausible[language] / 2:
+            proposals = [p for p in proposals if not (p.features[ACCENT] or p.features[SPELLING])]
+        features = rows(proposals)
+        odds = self.gates["first"].log_odds(features)
+        if not self.judge:
+            return proposals, 1 / (1 + np.exp(-odds))
+        possible = worth_judging(proposals, odds)
+        proposals = [proposals[i] for i in possible]
+        verdict = self.judge.features(document.text, proposals)
+        return proposals, self.gates["judged"].probability(judged_rows(features[possible], odds[possible], verdict))
+
+    def save(self, folder: Path) -> None:
+        """Write the corrector to a folder; lexicons are written by their own `save`."""
+        tensors = {
+            f"{name}.{field}": np.ascontiguousarray(values)
+            for name, trees in self.gates.items()
+            for field, values in trees._asdict().items()
+        }
+        with atomic(folder / "gates.safetensors") as temporary:
+            save_file(tensors, temporary)
+        content = {
+            "version": VERSION, "languages": self.languages, "features": FEATURES, "judged": JUDGED,
+            "settings": self.settings._asdict(), "costs": self.channel.costs, "gaps": self.channel.gaps,
+        }  # fmt: skip
+        for language, lexicon in self._lexicons.items():
+            if isinstance(lexicon, Lexicon):
+                lexicon.save(folder / f"{language}.lexicon")
+        write_json(folder / "corrector.json", content)
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        model: PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> "Corrector":
+        """Read a corrector; with the model that it was learned with, that is the last judge of each change.
+
+        Raises:
+            InputError: If the folder has no corrector, or a file is damaged.
+        """
+        file = folder / "corrector.json"
+        if not file.is_file():
+            raise InputError(
+                f"{folder} contains no OCR corrector (corrector.json): learn one with training.ocr_channel."
+            )
+        content = read_json(file)
+        try:
+            if content["version"] != VERSION or tuple(content["features"]) != FEATURES:
+                raise ValueError(f"version {content['version']}")
+            settings = Settings(**content["settings"])
+            channel = Channel(content["costs"], content["gaps"])
+            with safe_open(folder / "gates.safetensors", "np") as tensors:
+                gates = {
+                    name: Trees(*(tensors.get_tensor(f"{name}.{field}") for field in Trees._fields)) for name in GATES
+                }
+            languages = {language: folder / f"{language}.lexicon" for language in content["languages"]}
+        except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
+            raise InputError(
+                f"{folder} contains no OCR corrector that this version reads ({error}): learn or download it again."
+            ) from error
+        return cls(channel, gates, settings, languages, Judge(model, tokenizer) if model is not None else None)
+
+
+def worth_judging(proposals: list[Proposal], odds: np.ndarray) -> np.ndarray:
+    """Return the numbers of the changes that the language model is asked about: possible, and of a place the best."""
+    variants: Counter = Counter()
+    numbers = []
+    for i in np.argsort(-odds, kind="stable"):
+        if odds[i] < math.log(POSSIBLE / (1 - POSSIBLE)):
+            break
+        if variants[proposals[i].start] < VARIANTS:
+            variants[proposals[i].start] += 1
+            numbers.append(i)
+    return np.array(sorted(numbers), dtype=np.int64)
+
+
+def judged_rows(features: np.ndarray, odds: np.ndarray, verdict: np.ndarray) -> np.ndarray:
+    """Return the features of the second gate: those of the first, its log-odds, and the language model's verdict."""
+    return np.concatenate([features, odds[:, None], verdict], axis=1)
+
+
+def scaled(probability: float, caution: float) -> float:
+    """Return a minimum probability with its log-odds scaled."""
+    if probability >= 1:
+        return probability
+    return 1 / (1 + ((1 - probability) / probability) ** caution)
+
+
+def pieces(text: str) -> Iterator[tuple[int, int]]:
+    """Yield the places of pieces of a text: at most `PIECE` characters, that end at a line end or else at a space."""
+    start = 0
+    while start < len(text):
+        end = min(start + PIECE, len(text))
+        if end < len(text):
+            end = (text.rfind("\n", start + PIECE // 2, end) + 1) or (text.rfind(" ", start + 1, end) + 1) or end
+        yield start, end
+        start = end
+
+
+def selected(proposals: list[Proposal], probabilities: np.ndarray, minimum: dict[str, float]) -> list[Change]:
+    """Return the most probable changes that do not overlap, each at least as probable as its kind demands."""
+    taken: list[Change] = []
+    for i in np.argsort(-probabilities, kind="stable"):
+        proposal, probability = proposals[i], float(probabilities[i])
+        if probability < minimum[proposal.kind]:
+            continue
+        change = Change(*proposal[:4], proposal.kind, probability)
+        place = bisect(taken, change)
+        if all(
+            change.end <= other.start or other.end <= change.start for other in taken[max(0, place - 1) : place + 1]
+        ):
+            taken.insert(place, change)
+    return taken
