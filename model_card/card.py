@@ -25,13 +25,23 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from urllib.parse import quote
 
-import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.utils import yaml_dump
 
 from .escaping import shell_line
 from .facts import HUB_NAME, LANGUAGE_NAMES, collect_corpora, facts, lineage
-from .files import ReleaseError, inside, locked, read_json, run_main, sha256, write_json, write_sums, write_text
+from .files import (
+    ReleaseError,
+    inside,
+    locked,
+    read_json,
+    read_yaml,
+    run_main,
+    sha256,
+    write_json,
+    write_sums,
+    write_text,
+)
 from .provenance import FENCE, TracedValue, fence, locate, render, resolve_pointer, unwrap, unwrap_metadata
 from .run import Run
 from .run_export import last_samples, read_comparison
@@ -325,7 +335,7 @@ def write_standalone_card(folder: Path, command: str) -> None:
 
     A value `=POINTER` in metadata.yaml is the value at that pointer of facts.json.
     """
-    declared = yaml.safe_load((folder / "metadata.yaml").read_text(encoding="utf-8"))
+    declared = read_yaml(folder / "metadata.yaml")
 
     def fill_in(value, values: dict):
         if isinstance(value, dict):

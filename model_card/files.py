@@ -68,12 +68,25 @@ def read_config(run: Path) -> dict:
     """Return the settings of a run, from config.yaml in its folder.
 
     Raises:
-        ReleaseError: If the folder is not a run folder.
+        ReleaseError: If the folder is not a run folder, or the file is not YAML.
     """
     try:
-        return yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8")) or {}
+        return read_yaml(run / "config.yaml") or {}
     except FileNotFoundError:
         raise ReleaseError(f"{run} is not a run: it has no config.yaml.") from None
+
+
+def read_yaml(path: Path):
+    """Read a YAML file, with or without a byte order mark.
+
+    Raises:
+        ReleaseError: If the file is not YAML in UTF-8.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        problem = " ".join(str(error).split())  # it has several lines
+        raise ReleaseError(f"{path} is not YAML in UTF-8 ({problem}): correct it.") from None
 
 
 def write_text(path: Path, text: str) -> None:

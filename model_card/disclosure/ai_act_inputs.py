@@ -4,11 +4,10 @@ import math
 from datetime import date
 from pathlib import Path
 
-import yaml
 from safetensors import safe_open
 
 from ..facts import collect_corpora, of_corpus, stages_of
-from ..files import ReleaseError, read_json, sha256
+from ..files import ReleaseError, read_json, read_yaml, sha256
 from ..run import Run
 
 EXAMPLE = Path(__file__).with_name("provider.yaml")
@@ -28,7 +27,7 @@ def read_provider(path: Path) -> dict:
     """
     if not path.is_file():
         raise ReleaseError(f"{path} does not exist. Copy {EXAMPLE} and fill in what only the provider knows.")
-    content, example = (yaml.safe_load(file.read_text(encoding="utf-8")) or {} for file in (path, EXAMPLE))
+    content, example = (read_yaml(file) or {} for file in (path, EXAMPLE))
     if not isinstance(content, dict):
         raise ReleaseError(f"{path} is not a mapping. Copy {EXAMPLE}.")
     known = {f"{section}.{key}" for section, keys in example.items() for key in keys}

@@ -221,6 +221,20 @@ def test_a_missing_provider_file_names_the_example(tmp_path):
         read_provider(tmp_path / "none.yaml")
 
 
+@pytest.mark.parametrize("content", [b"provider: [", b"\xff\xfe", b"[" * 100_000], ids=["open", "not utf-8", "deep"])
+def test_a_provider_file_that_is_not_yaml_is_named(tmp_path, content):
+    (tmp_path / "provider.yaml").write_bytes(content)
+    with pytest.raises(ReleaseError, match=r"provider\.yaml is not YAML in UTF-8 .*: correct it\."):
+        read_provider(tmp_path / "provider.yaml")
+
+
+def test_a_byte_order_mark_before_a_provider_file_is_skipped(tmp_path):
+    path = provider_with(tmp_path)
+    before = read_provider(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_provider(path) == before
+
+
 def test_the_documents_contain_version_date_changes_link_and_the_hashes_of_their_source_files(write_documents, run):
     out = write_documents(summary__changes="The date of placement.", provider__contact="ai@provider.eu")
     content = read_json(out / "public_summary.json")

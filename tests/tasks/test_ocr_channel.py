@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import modeling_pleias  # noqa: F401 (registers the model classes)
 from training.common.config import InputError
 from training.common.files import lock_folder, sha256
+from training.data.ocr_pairs import PAIR_COLUMNS
 from training.ocr_channel import ChannelConfig, learn
 from training.tasks import ocr
 from training.tasks.ocr import corrector, learning, stages
@@ -24,7 +25,6 @@ from training.tasks.ocr.candidates import Candidates, is_accent_change, is_spell
 from training.tasks.ocr.changes import KINDS, apply_changes
 from training.tasks.ocr.channel import Channel, segments
 from training.tasks.ocr.corrector import Corrector, scaled, selected
-from training.tasks.ocr.data import PAIR_COLUMNS
 from training.tasks.ocr.judge import Judge
 from training.tasks.ocr.labels import gains, punctuation_readings
 from training.tasks.ocr.lexicon import Lexicon

@@ -280,6 +280,6 @@ def read_json(path: Path):
         InputError: If the file is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_text(path))
     except (ValueError, RecursionError) as error:  # JSONDecodeError and UnicodeDecodeError; brackets nested too deeply
         raise InputError(f"{path} was altered and is no longer JSON ({error}): delete it and try again.") from error
