@@ -4,8 +4,9 @@
 """The Pleias model in dataflow order: norm, rotary, attention, MLP, layer, model, heads.
 
 Llama's parameter names and arithmetic, operation for operation: `LlamaForCausalLM` on equal weights is the test
-oracle and gives equal bits. Shapes: B batch, T time, D hidden size, H heads, G key/value heads, K head dimension,
-V vocabulary; a suffix such as `q_BHTK` states the shape.
+oracle and gives equal bits, except that a single token on a CPU is multiplied in another order (PleiasLinear). Shapes:
+B batch, T time, D hidden size, H heads, G key/value heads, K head dimension, V vocabulary; a suffix such as `q_BHTK`
+states the shape.
 """
 
 import torch

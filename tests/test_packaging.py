@@ -127,6 +127,7 @@ def test_the_constraints_pin_each_direct_dependency_within_its_range(metadata, e
         ("training", "training"),
         ("training/curation", "curation"),
         ("training/evaluation", "evaluation"),
+        ("training/bench", "dev"),  # in checkouts only
         ("model_card", "release"),
         ("tests", "dev"),
     ],
@@ -138,7 +139,7 @@ def test_a_package_imports_only_what_its_extra_declares(metadata, package, extra
         path.stem for path in (REPOSITORY / "tests").rglob("*.py")
     }
     # Packages with another extra; the app has a requirements.txt.
-    apart = {"training": ("curation", "evaluation"), "model_card": ("space",)}.get(package, ())
+    apart = {"training": ("bench", "curation", "evaluation"), "model_card": ("space",)}.get(package, ())
     for path in sorted((REPOSITORY / package).rglob("*.py")):
         if path.relative_to(REPOSITORY / package).parts[0] in apart:
             continue
