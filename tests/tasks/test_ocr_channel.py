@@ -331,7 +331,7 @@ def test_stopped_learning_resumes_to_equal_files(learned, recipe, tmp_path, monk
     monkeypatch.setattr(learning, "ROUNDS", 8)
     monkeypatch.setattr(learning, "SMALLEST", 5)
     out = shutil.copytree(learned, tmp_path / "out")
-    for name in ("corrector.json", "gates.safetensors", "stages/en.verdicts.safetensors", "stages/en.measured.json"):
+    for name in ("corrector.json", "gates.safetensors", "stages/en.verdicts.safetensors", "stages/en.measured3.json"):
         (out / name).unlink()
     counted = (out / "stages" / "en.counts.json").stat().st_mtime_ns
     learn(ChannelConfig(out=out, **recipe))
