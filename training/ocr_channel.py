@@ -103,7 +103,7 @@ def learn(config: ChannelConfig) -> None:
 def _check_settings(config: ChannelConfig) -> None:
     """Refuse to resume with other settings than those that the finished stages had."""
     file = config.out / "stages" / "settings.json"
-    values = {name: str(value) for name, value in asdict(config).items() if name not in ("out", "workers")}
+    values = {name: str(value) for name, value in asdict(config).items() if name not in ("out", "measured", "workers")}
     if file.is_file() and read_json(file) != values:
         raise InputError(f"{config.out} was begun with other settings: pass those of {file}, or use another --out.")
     file.parent.mkdir(parents=True, exist_ok=True)

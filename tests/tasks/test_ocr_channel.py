@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import modeling_pleias  # noqa: F401 (registers the model classes)
 from training.common.config import InputError
 from training.common.files import lock_folder, sha256
+from training.common.language import LANGUAGES
 from training.data.ocr_pairs import PAIR_COLUMNS
 from training.ocr_channel import ChannelConfig, learn
 from training.tasks import ocr
@@ -24,7 +25,7 @@ from training.tasks.ocr import corrector, learning, stages
 from training.tasks.ocr.candidates import Candidates, is_accent_change, is_spelling_change
 from training.tasks.ocr.changes import KINDS, apply_changes
 from training.tasks.ocr.channel import Channel, segments
-from training.tasks.ocr.corrector import Corrector, scaled, selected
+from training.tasks.ocr.corrector import PACKAGED, Corrector, scaled, selected
 from training.tasks.ocr.judge import Judge
 from training.tasks.ocr.labels import gains, punctuation_readings
 from training.tasks.ocr.lexicon import Lexicon
@@ -236,7 +237,7 @@ def test_labels_count_the_errors_that_a_change_removes():
     right = Proposal(0, len(ocr), ocr, truth, "word", [])
     wrong = Proposal(0, 1, "m", "##", "word", [])
     assert gains(ocr, truth, [right]) == [5] and gains(truth, truth, [wrong]) == [-2]
-    assert gains(ocr, truth, [Proposal(5, 6, " ", "", "merge", [])]) == [-1]
+    assert gains(truth, truth, [Proposal(4, 5, " ", "", "merge", [])]) == [-1]
 
 
 def test_readings_of_punctuation_are_counted_between_words_read_rightly():
@@ -331,7 +332,7 @@ def test_stopped_learning_resumes_to_equal_files(learned, recipe, tmp_path, monk
     monkeypatch.setattr(learning, "ROUNDS", 8)
     monkeypatch.setattr(learning, "SMALLEST", 5)
     out = shutil.copytree(learned, tmp_path / "out")
-    for name in ("corrector.json", "gates.safetensors", "stages/en.verdicts.safetensors", "stages/en.measured.json"):
+    for name in ("corrector.json", "gates.safetensors", "stages/en.verdicts.safetensors", "stages/en.measured3.json"):
         (out / name).unlink()
     counted = (out / "stages" / "en.counts.json").stat().st_mtime_ns
     learn(ChannelConfig(out=out, **recipe))
@@ -359,3 +360,14 @@ def test_examples_survive_their_files(learned, recipe):
     assert rows([]).shape == (0, len(FEATURES))
     for number, proposal in zip(examples.sample, examples.proposals, strict=True):
         assert examples.samples[number].ocr[proposal.start : proposal.end] == proposal.before
+
+
+def test_the_packaged_corrector_corrects_eight_languages():
+    packaged = Corrector.load(PACKAGED)
+    assert packaged.languages == list(LANGUAGES)
+    clean = "It was a bright morning in the spring, and the people of the village stood before the church."
+    assert packaged.correct(clean, "en") == clean
+    read = clean.replace("people", "peoplc").replace("morning", "moming").replace("church", "churcb")
+    changes = packaged.changes(read, "en")
+    assert changes and len(apply_changes(read, changes)) >= len(read)
+    assert all(gain > 0 for gain in gains(read, clean, changes))

@@ -27,6 +27,8 @@ GATES = ("first", "judged")  # alone, and after the language model
 VERSION = 1
 PIECE = 4000  # characters of a text that are judged as one document, as gates have learned from pages
 POSSIBLE = 0.06  # probability of the first gate above which the language model is asked
+OLD, CAREFUL = 0.75, 0.9  # share of the limit of unknown words above which a change must be this probable
+ACCENTED = 3  # known words with accents in a text that writes accents
 ACCENT, SPELLING = FEATURES.index("accent"), FEATURES.index("spelling")
 VARIANTS = 2  # changes of a place that it is asked about
 
@@ -105,14 +107,16 @@ class Corrector:
             InputError: If the corrector has not learned the language.
         """
         resources = self.resources(language)
-        least = self.settings.thresholds["judged" if self.judge else "first"]
-        minimum = {kind: scaled(least[kind], threshold) for kind in KINDS}
+        calibrated = self.settings.thresholds["judged" if self.judge else "first"]
+        minimum = {kind: scaled(calibrated[kind], threshold) for kind in KINDS}
         changes: list[Change] = []
         for start, end in pieces(text):
             document = Document(text[start:end], resources)
             if not self.abstains(document, language):
                 proposals, probabilities = self.judged(document, language)
-                for change in selected(proposals, probabilities, minimum):
+                old = document.plausible > OLD * self.settings.plausible[language]
+                least = {kind: max(CAREFUL, minimum[kind]) for kind in KINDS} if old else minimum
+                for change in selected(proposals, probabilities, least):
                     changes.append(change._replace(start=change.start + start, end=change.end + start))
         return changes
 
@@ -127,8 +131,8 @@ class Corrector:
     def judged(self, document: Document, language: str) -> tuple[list[Proposal], np.ndarray]:
         """Return the possible changes of a text and their probabilities."""
         proposals = document.proposals()
-        if document.plausible > self.settings.plausible[language] / 2:
-            proposals = [p for p in proposals if not (p.features[ACCENT] or p.features[SPELLING])]
+        spelled = document.plausible > self.settings.plausible[language] / 2
+        proposals = [p for p in proposals if not _is_spelling(p, document, spelled)]
         features = rows(proposals)
         odds = self.gates["first"].log_odds(features)
         if not self.judge:
@@ -189,6 +193,13 @@ class Corrector:
                 f"{folder} contains no OCR corrector that this version reads ({error}): learn or download it again."
             ) from error
         return cls(channel, gates, settings, languages, Judge(model, tokenizer) if model is not None else None)
+
+
+def _is_spelling(proposal: Proposal, document: Document, spelled: bool) -> bool:
+    """Return whether a change may be one of spelling: accents on capitals or in a text without; if `spelled`, all."""
+    if not proposal.features[ACCENT]:
+        return spelled and bool(proposal.features[SPELLING])
+    return spelled or document.accented < ACCENTED or (len(proposal.before) > 1 and proposal.before.isupper())
 
 
 def worth_judging(proposals: list[Proposal], odds: np.ndarray) -> np.ndarray:

@@ -55,7 +55,7 @@ def correct(
         InputError: If the corrector is damaged, or has not learned the language.
     """
     folder = Path(model.name_or_path) / FOLDER
-    if folder.is_dir():
+    if model.name_or_path and folder.is_dir():  # no path: built in memory
         return Corrector.load(folder, model, tokenizer).correct(text, language or identify(text)[0])
 
     def change(windows: list[str]) -> list[str]:

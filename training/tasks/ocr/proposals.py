@@ -64,6 +64,9 @@ class Document:
         self.frequencies = [lexicon.frequency(unit.folded) for unit in self.units]
         self.known = [unit.folded in lexicon.values for unit in self.units]
         self.long_s, self.old_vowels = text.count(LONG_S) >= SEVERAL, text.count(OLD_UMLAUT) >= SEVERAL
+        self.accented = sum(
+            not unit.folded.isascii() and known for unit, known in zip(self.units, self.known, strict=True)
+        )
         self.divided = self._divided()
         unknown = {unit.folded: unit for unit, known in zip(self.units, self.known, strict=True) if not known}
         for i, joined in self.divided.items():

@@ -241,7 +241,7 @@ def measure(settings: Settings, judge: Judge | None, measured: int) -> list[dict
     """Return a row for each text of the report: rendered pages, clean text, historical scans."""
     rows: list[dict] = []
     for language in tqdm(settings.languages, desc="report", unit="language"):
-        file = settings.folder / f"{language}.measured.json"
+        file = settings.folder / f"{language}.measured{measured}.json"
         if not file.is_file():
             corrector = Corrector.load(settings.out)
             corrector.judge = judge
