@@ -25,11 +25,18 @@ def measure_outputs(model, questions: dict) -> dict:
         model: Causal language model, in the precision in which it was loaded.
         questions: `rows` and `prompts`, lists of lists of ids, and `new_tokens`.
     """
+    logits = [digest(model(torch.tensor([row])).logits) for row in questions["rows"]]
+    return {"logits": logits, "generated": generate_ids(model, questions)}
+
+
+@torch.no_grad()
+def generate_ids(model, questions: dict) -> list[list[int]]:
+    """Return the ids that `generate` returns for each prompt; see `measure_outputs`."""
     generated = []
     for prompt in questions["prompts"]:
         out = model.generate(torch.tensor([prompt]), max_new_tokens=questions["new_tokens"])
         generated.append(out[0, len(prompt) :].tolist())
-    return {"logits": [digest(model(torch.tensor([row])).logits) for row in questions["rows"]], "generated": generated}
+    return generated
 
 
 def main() -> None:

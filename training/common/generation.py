@@ -115,7 +115,7 @@ def complete(
             if drafted:
                 drafts = [draft(tokenizer, prompts[i]) for i in batch]
                 drafted_rows = [DraftedRow(each, processors(slice(n, n + 1))) for n, each in enumerate(drafts)]
-                how = {"custom_generate": DraftDecoder(drafted_rows, ends, pad)}
+                how = {"custom_generate": DraftDecoder(drafted_rows, ends, pad), "use_cache": True}
             else:
                 how = {"logits_processor": processors(slice(None))}
             ids = model.generate(
