@@ -18,6 +18,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -196,7 +197,7 @@ def parity(checks: Checks, device: torch.device, folder: Path) -> None:
 
     def logits_of(dtype: torch.dtype, attention: str, limit: float, backend=None) -> dict:
         if attention == "flash_attention_2":
-            import flash_attn  # noqa: F401 (transformers' error does not name the library)
+            import_module("flash_attn")  # transformers' error does not name the library
         kernel = torch.nn.attention.sdpa_kernel(backend) if backend else nullcontext()
         with torch.no_grad(), kernel:
             result = load(path, device, dtype, attention)(input_ids=windows[:, :-1].to(device), use_cache=False).logits
