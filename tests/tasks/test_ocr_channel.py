@@ -238,7 +238,7 @@ def test_labels_count_the_errors_that_a_change_removes():
     right = Proposal(0, len(ocr), ocr, truth, "word", [])
     wrong = Proposal(0, 1, "m", "##", "word", [])
     assert gains(ocr, truth, [right]) == [5] and gains(truth, truth, [wrong]) == [-2]
-    assert gains(ocr, truth, [Proposal(5, 6, " ", "", "merge", [])]) == [-1]
+    assert gains(truth, truth, [Proposal(4, 5, " ", "", "merge", [])]) == [-1]
 
 
 def test_readings_of_punctuation_are_counted_between_words_read_rightly():
