@@ -34,7 +34,8 @@ from .common.language import FOREIGN_CONFIDENCE, detect_languages, language_code
 from .common.processes import SpawnProcessPoolExecutor
 from .curation.dehyphenation import divided_words
 from .evaluation.models import EvaluatedModel
-from .tasks.ocr.documents import SUFFIXES, Corrector, Document, Line, Passage, read_document
+from .tasks.ocr.corrector import FOLDER, PACKAGED, Corrector
+from .tasks.ocr.documents import SUFFIXES, Document, Line, Passage, read_document
 from .tasks.ocr.documents.document import LINE_ENDS
 from .tasks.ocr.review import is_review, write_review
 from .tasks.ocr.searchable_pdf import SearchablePdf
@@ -93,8 +94,6 @@ class CorrectorLoader:
     @property
     def folder(self) -> Path:
         """Folder of the corrector."""
-        from .tasks.ocr.corrector import FOLDER, PACKAGED
-
         return self.model / FOLDER if self.model else PACKAGED
 
     def fingerprint(self) -> str:
@@ -109,8 +108,6 @@ class CorrectorLoader:
         return fingerprint([files, model_sha256(self.model) if self.model else {}])
 
     def __call__(self) -> Corrector:
-        from .tasks.ocr.corrector import Corrector
-
         if self.model is None:
             return Corrector.load(self.folder)
         judge = EvaluatedModel(str(self.model))

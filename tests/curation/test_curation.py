@@ -574,13 +574,15 @@ def test_ray_returns_the_same_as_local_processes(corpus, curated, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["light", "enhanced"])
-def test_the_command_line_curates_and_explains(name, corpus, tmp_path):
+def test_the_command_line_curates_and_explains(name, corpus, packaged, tmp_path):
     arguments = ["--config", name, "--in", corpus, f"--out={tmp_path / 'out'}", "--workers", 1]
-    done = run_program("training.curation.__main__", *arguments, log=tmp_path / "log")
+    corrector = f"import pathlib, training.tasks.ocr.corrector as c; c.PACKAGED = pathlib.Path({str(packaged)!r})"
+    done = run_program("training.curation.__main__", *arguments, log=tmp_path / "log", prelude=corrector)
     assert done.returncode == 0, done.stderr
     assert "licence refused" in done.stdout and "exact duplicate" in done.stdout
     content = read_json(tmp_path / "out" / "curation.json")
     assert content["settings"]["corpus_stage"] == {"light": "base", "enhanced": "annealing"}[name]
+    assert ("finish: ocr_correction" in content["blocks"]) == (name == "enhanced")
     assert content["command"].startswith("python -m training.curation --config")
     arguments = ["--explain", "en/32", "--out", tmp_path / "out"]
     done = run_program("training.curation.__main__", *arguments, log=tmp_path / "log")

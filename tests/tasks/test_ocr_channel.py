@@ -1,8 +1,10 @@
 """The OCR corrector: units, lexicon, channel, candidates, proposals, gates, judge, the corrector and its program."""
 
+import gc
 import json
 import random
 import shutil
+import weakref
 from collections import Counter
 
 import numpy as np
@@ -21,7 +23,7 @@ from training.common.language import LANGUAGES
 from training.data.ocr_pairs import PAIR_COLUMNS
 from training.ocr_channel import ChannelConfig, learn
 from training.tasks import ocr
-from training.tasks.ocr import corrector, learning, stages
+from training.tasks.ocr import candidates, corrector, learning, stages
 from training.tasks.ocr.candidates import Candidates, is_accent_change, is_spelling_change
 from training.tasks.ocr.changes import KINDS, apply_changes
 from training.tasks.ocr.channel import Channel, segments
@@ -310,6 +312,39 @@ def test_the_model_folder_decides_how_text_is_corrected(learned, base_model, tmp
     text = confused(passage(random.Random(7), 60), random.Random(8))
     expected = Corrector.load(folder / "ocr_channel", model, tokenizer).correct(text, "en")
     assert ocr.correct(model, tokenizer, text, language="en") == expected
+
+
+def test_the_files_of_a_corrector_are_read_once_until_one_is_replaced_and_no_model_is_kept(
+    learned, base_model, tmp_path
+):
+    folder = shutil.copytree(base_model, tmp_path / "model")
+    shutil.copytree(learned, folder / "ocr_channel", ignore=shutil.ignore_patterns("stages"))
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    text = confused(passage(random.Random(7), 60), random.Random(8))
+    expected = ocr.correct(model, tokenizer, text, language="en")
+    for file in (folder / "ocr_channel").iterdir():
+        file.write_bytes(b"not read again")
+    assert ocr.correct(model, tokenizer, text, language="en") == expected != text
+    released = weakref.ref(model)
+    del model
+    gc.collect()
+    assert released() is None
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert ocr.correct(model, tokenizer, text, language="en") == expected
+    (folder / "ocr_channel" / "corrector.json").unlink()
+    with pytest.raises(InputError, match="contains no OCR corrector"):
+        ocr.correct(model, tokenizer, text, language="en")
+
+
+@settings(max_examples=10)
+@given(st.lists(st.sampled_from(WORDS), max_size=20))
+def test_a_full_cache_of_candidates_changes_nothing(lexicon, channel, words):
+    read, small = [word.replace("n", "ri") for word in words], Candidates(lexicon, channel)
+    expected = [Candidates(lexicon, channel).words(word) for word in read]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(candidates, "CACHED", 3)
+        assert [small.words(word) for word in read] == expected
+        assert len(small._words) <= 3
 
 
 def test_a_foreign_text_is_left_alone(learned):

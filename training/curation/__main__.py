@@ -16,9 +16,9 @@ from .statistics import explain
 from .statistics_report import summary
 
 DESCRIPTION = """Filter, clean and deduplicate a corpus for training. The steps are licence, language, line repair, OCR
-quality, duplicates, personal data and toxicity. Every document is either kept in --out or written to --out/dropped
-with the reason; curation.json and curation.md in --out count both. The same command resumes an interrupted run. Start
-from a packaged config: light (base corpus) or enhanced (annealing corpus)."""
+quality, duplicates, personal data, OCR correction and toxicity. Every document is either kept in --out or written to
+--out/dropped with the reason; curation.json and curation.md in --out count both. The same command resumes an
+interrupted run. Start from a packaged config: light (base corpus) or enhanced (annealing corpus)."""
 
 
 def main() -> None:

@@ -44,6 +44,15 @@ CURATION = pa.struct(
         "ocr": pa.struct(dict.fromkeys(("score", "recognised", "non_letters", "surprise", "threshold"), FLOAT)),
         "duplicate": pa.struct({"of": STRING, "exact": BOOL}),
         "pii": COUNTS,
+        # `start` is the place in the corrected text: with `before` there for `after`, the text is as it was
+        "ocr_correction": pa.struct(
+            {
+                "decision": STRING,
+                "changes": pa.list_(
+                    pa.struct({"start": INT, "before": STRING, "after": STRING, "kind": STRING, "probability": FLOAT})
+                ),
+            }
+        ),
         "toxicity": pa.struct(dict.fromkeys((*AXES, "total"), INT) | {"verdict": STRING, "by": STRING}),
         "rewriting": pa.struct(
             dict.fromkeys(("action", "rewritten_by", "prompt_version"), STRING)

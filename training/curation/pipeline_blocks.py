@@ -2,16 +2,20 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from functools import cache
+from pathlib import Path
 
 from datatrove.data import Document, DocumentsPipeline
 
 from ..common.language import CODES, LANGUAGES, detect_languages
 from ..data import licences
+from ..tasks.ocr import corrector
+from ..tasks.ocr.changes import Change, apply_changes
 from . import dehyphenation, ocr, pii, rewriting, toxicity
 from .parquet_steps import Block, BlockResult
 
 BATCH_DOCUMENTS, BATCH_CHARACTERS = 256, 2_000_000  # maximum of a batch for the scorer and the endpoint
-MIN_CHARACTERS = 200  # shorter texts are not relabelled, nor dropped for their OCR quality
+MIN_CHARACTERS = 200  # shorter texts are not relabelled, nor dropped or corrected for their OCR quality
 MIN_CONFIDENCE = 0.9  # of a language other than the label
 PII_SEED = 1281
 CACHE = "cache"  # in the working folder: outputs of the endpoint, which later runs reuse
@@ -102,6 +106,50 @@ class PiiReplacer(Block):
         text, counts = pii.replace(document.text, iso(row), seed=f"{PII_SEED} {document.id}")
         set_text(document, text)
         return BlockResult(counts)
+
+
+@cache
+def open_corrector(folder: Path) -> corrector.Corrector:
+    """Load the OCR corrector once in each process."""
+    return corrector.Corrector.load(folder)
+
+
+class OcrCorrector(Block):
+    """OCR correction of documents whose OCR quality is in the band in which it helps."""
+
+    name = field = "ocr_correction"
+
+    def process(self, document: Document, row: dict) -> BlockResult:
+        decision, changes = self.decide(document.text, iso(row), row["curation"]["ocr"]["score"])
+        set_text(document, apply_changes(document.text, changes))
+        records, moved = [], 0
+        for change in changes:
+            records.append(
+                {
+                    "start": change.start + moved,
+                    "before": change.before,
+                    "after": change.after,
+                    "kind": change.kind,
+                    "probability": change.probability,
+                }
+            )
+            moved += len(change.after) - len(change.before)
+        return BlockResult({"decision": decision, "changes": records})
+
+    def decide(self, text: str, language: str, quality: float) -> tuple[str, list[Change]]:
+        """Return what is decided on a text, and its changes.
+
+        A text of many pages is left alone if the corrector abstains from half of them: spelling is old, or a
+        dialect's, in a whole work, but an index or a foreign quotation in a few pages of it.
+        """
+        least, most = self.config.ocr_correction_band
+        if len(text) < MIN_CHARACTERS or not least <= quality <= most:
+            return "outside the band", []
+        pieces = list(open_corrector(corrector.PACKAGED).by_piece(text, language))
+        if 2 * pieces.count(None) >= len(pieces):
+            return "abstained", []
+        changes = [change for piece in pieces for change in piece or ()]
+        return "corrected" if changes else "no error found", changes
 
 
 class ToxicityFilter(Block):

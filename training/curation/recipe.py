@@ -8,6 +8,9 @@ from .endpoint import Endpoint
 
 # Options that do not change the result.
 EXECUTION = ("out", "corpus", "executor", "workers", "executor_options", "explain", "device")
+# Below 0.85, correction removes 0.3% of the errors and makes 6 of the 26 pages worse that it changes; above 0.98 are 9
+# of 488 pages, and 120 of their 488 clean texts (training.bench.ocr_correction_band).
+OCR_CORRECTION_BAND = (0.85, 0.98)
 HALVES = ("select", "finish")  # stages before and after duplicates are known
 
 
@@ -27,6 +30,8 @@ class CurationConfig:
         page_break: Replacement for form feeds, such as the tokenizer's <|page_break|>. Default: keep form feeds.
         ocr_threshold: Minimum OCR quality, from 0 to 1; 0 keeps everything. Default: the calibrated threshold.
         pii: Replace personal data with fictitious values.
+        ocr_correction: Correct OCR errors with the corrector of this package, without a language model.
+        ocr_correction_band: Minimum and maximum OCR quality of the documents that are corrected.
         toxicity: Toxicity scorer: lexicon (offline), or a Celadon checkpoint by Hub name or folder. Empty: no filter.
         policy: Action in the annealing corpus. tox (paper): warn before mildly toxic text, rewrite toxic text. card
             (model card): rewrite mildly toxic text, drop toxic text. drop: drop both. The base corpus drops both.
@@ -53,6 +58,8 @@ class CurationConfig:
     page_break: str | None = None
     ocr_threshold: float | None = None
     pii: bool = True
+    ocr_correction: bool = False
+    ocr_correction_band: list[float] = field(default_factory=lambda: list(OCR_CORRECTION_BAND))
     toxicity: str = "lexicon"
     policy: Literal["tox", "card", "drop"] = "tox"
     device: str = "cpu"

@@ -108,6 +108,9 @@ def _changes(curation: pa.ChunkedArray) -> Counter:
             counts = {kind: number for kind, number in findings[block] or [] if number}
             changes.update({f"{block}: {kind}": number for kind, number in counts.items()})
             changes[f"documents with {block}"] += bool(counts)
+        if correction := findings["ocr_correction"]:
+            changes.update(f"ocr_correction: {change['kind']}" for change in correction["changes"])
+            changes[f"documents with ocr_correction: {correction['decision']}"] += 1
         if findings["rewriting"] and findings["rewriting"]["action"]:
             changes[f"documents with {findings['rewriting']['action']}"] += 1
         if findings["language"] and findings["language"]["label"] != findings["language"]["found"]:
@@ -298,7 +301,8 @@ def _describe(row: dict) -> list[str]:
         if isinstance(findings, list):
             findings = dict(findings) or {"no": "changes"}
         if isinstance(findings, dict):
-            findings = {k: f"{v:.3f}" if isinstance(v, float) else v for k, v in findings.items() if v is not None}
+            findings = {k: len(v) if isinstance(v, list) else v for k, v in findings.items() if v is not None}
+            findings = {k: f"{v:.3f}" if isinstance(v, float) else v for k, v in findings.items()}
             lines.append(f"  {block:10} {', '.join(f'{name} {value}' for name, value in findings.items())}")
     if reason := row.get("reason"):
         return [*lines, f"  dropped: {reason}" + (f", {row['detail']}" if row["detail"] else "")]

@@ -13,6 +13,7 @@ KEPT = 3  # candidates of a word
 REACH = 10.0  # bits below the best candidate
 RARE = 1.0  # log2 of the frequency per million below which a known word is doubted
 RATIO = 7.0  # log2 of how many times more frequent a known word's neighbour must be
+CACHED = 50_000  # words; more would fill the memory of a program that reads a corpus
 LONGEST = 30  # longer words have no candidates
 REPEATED = 1.0  # bits of a confusion that a word has again
 
@@ -29,7 +30,7 @@ class Candidate(NamedTuple):
 
 
 class Candidates:
-    """Candidates by word, cached.
+    """Candidates by word, cached up to `CACHED` words.
 
     Args:
         lexicon: Known words.
@@ -52,6 +53,9 @@ class Candidates:
     def words(self, unit: str) -> list[Candidate]:
         """Return candidates for a word as it was read, best first: all edits if it is not known, else cheap ones."""
         if unit not in self._words:
+            if len(self._words) >= CACHED:
+                self.clear()
+                self.surprises.clear()
             self._words[unit] = self._find(unit)
         return self._words[unit]
 

@@ -4,22 +4,26 @@ import math
 from bisect import bisect
 from collections import Counter
 from collections.abc import Iterator
+from copy import copy
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ...common.config import InputError
 from ...common.files import atomic, read_json, write_json
 from .changes import KINDS, Change, apply_changes
 from .channel import Channel
-from .judge import JUDGED, Judge
 from .lexicon import Lexicon
-from .proposals import FEATURES, Document, Proposal, Resources, open_resources, rows
+from .proposals import FEATURES, JUDGED, Document, Proposal, Resources, open_resources, rows
 from .trees import Trees
+
+if TYPE_CHECKING:  # torch takes seconds and 300 MB, which the workers of curation, without a model, are spared
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from .judge import Judge
 
 FOLDER = "ocr_channel"  # beside the weights of a model
 PACKAGED = Path(__file__).with_name("learned")  # the corrector of eight languages that the package ships
@@ -67,7 +71,7 @@ class Corrector:
         gates: dict[str, Trees],
         settings: Settings,
         lexicons: dict[str, Lexicon | Path],
-        judge: Judge | None = None,
+        judge: "Judge | None" = None,
     ):
         self.channel, self.gates, self.settings, self.judge = channel, gates, settings, judge
         self._lexicons = lexicons
@@ -106,19 +110,25 @@ class Corrector:
         Raises:
             InputError: If the corrector has not learned the language.
         """
+        return [change for part in self.by_piece(text, language, threshold=threshold) for change in part or ()]
+
+    def by_piece(self, text: str, language: str, *, threshold: float = 1.0) -> Iterator[list[Change] | None]:
+        """Yield the changes of each piece of a text; None for a piece that is better left alone. See `changes`."""
         resources = self.resources(language)
         calibrated = self.settings.thresholds["judged" if self.judge else "first"]
         minimum = {kind: scaled(calibrated[kind], threshold) for kind in KINDS}
-        changes: list[Change] = []
         for start, end in pieces(text):
             document = Document(text[start:end], resources)
-            if not self.abstains(document, language):
+            if self.abstains(document, language):
+                yield None
+            else:
                 proposals, probabilities = self.judged(document, language)
                 old = document.plausible > OLD * self.settings.plausible[language]
                 least = {kind: max(CAREFUL, minimum[kind]) for kind in KINDS} if old else minimum
-                for change in selected(proposals, probabilities, least):
-                    changes.append(change._replace(start=change.start + start, end=change.end + start))
-        return changes
+                yield [
+                    change._replace(start=change.start + start, end=change.end + start)
+                    for change in selected(proposals, probabilities, least)
+                ]
 
     def correct(self, text: str, language: str, *, threshold: float = 1.0) -> str:
         """Return the corrected text; see `changes`."""
@@ -142,6 +152,14 @@ class Corrector:
         verdict = self.judge.features(document.text, proposals)
         return proposals, self.gates["judged"].probability(judged_rows(features[possible], odds[possible], verdict))
 
+    def judged_by(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> "Corrector":
+        """Return a corrector with a model as last judge, which shares what this one has read from its files."""
+        from .judge import Judge
+
+        corrector = copy(self)
+        corrector.judge = Judge(model, tokenizer)
+        return corrector
+
     def save(self, folder: Path) -> None:
         """Write the corrector to a folder; lexicons are written by their own `save`."""
         tensors = {
@@ -164,8 +182,8 @@ class Corrector:
     def load(
         cls,
         folder: Path,
-        model: PreTrainedModel | None = None,
-        tokenizer: PreTrainedTokenizerBase | None = None,
+        model: "PreTrainedModel | None" = None,
+        tokenizer: "PreTrainedTokenizerBase | None" = None,
     ) -> "Corrector":
         """Read a corrector; with the model that it was learned with, that is the last judge of each change.
 
@@ -188,11 +206,14 @@ class Corrector:
                     name: Trees(*(tensors.get_tensor(f"{name}.{field}") for field in Trees._fields)) for name in GATES
                 }
             languages = {language: folder / f"{language}.lexicon" for language in content["languages"]}
+            if missing := [path.name for path in languages.values() if not path.is_file()]:
+                raise ValueError(f"it has no {missing[0]}")
         except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
             raise InputError(
                 f"{folder} contains no OCR corrector that this version reads ({error}): learn or download it again."
             ) from error
-        return cls(channel, gates, settings, languages, Judge(model, tokenizer) if model is not None else None)
+        corrector = cls(channel, gates, settings, languages)
+        return corrector if model is None else corrector.judged_by(model, tokenizer)
 
 
 def _is_spelling(proposal: Proposal, document: Document, spelled: bool) -> bool:

@@ -1,6 +1,6 @@
 """Decoding settings of OCR correction, and `correct`, by the corrector or the fine-tuned model of a folder."""
 
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -26,6 +26,12 @@ DECODING = {
     "logits_processor": edit_penalty_processor,
     "draft": input_draft,
 }
+
+
+@lru_cache(maxsize=1)
+def opened(folder: Path, modified: int) -> Corrector:
+    """Open a corrector once for all calls, until a file of it is replaced; without a model, which its user keeps."""
+    return Corrector.load(folder)
 
 
 def correct(
@@ -56,7 +62,8 @@ def correct(
     """
     folder = Path(model.name_or_path) / FOLDER
     if model.name_or_path and folder.is_dir():  # no path: built in memory
-        return Corrector.load(folder, model, tokenizer).correct(text, language or identify(text)[0])
+        corrector = opened(folder, folder.stat().st_mtime_ns).judged_by(model, tokenizer)
+        return corrector.correct(text, language or identify(text)[0])
 
     def change(windows: list[str]) -> list[str]:
         prompts = [format_ocr(content)[0] for content in windows]

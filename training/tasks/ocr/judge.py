@@ -6,11 +6,10 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .proposals import Proposal
+from .proposals import JUDGED, Proposal
 
 LEFT, RIGHT = 80, 16  # characters of the passage before and after a change
 BATCH = 16  # places of a text at a time
-JUDGED = ("gain", "before", "after", "tokens_before", "tokens_after")  # features from the model
 DIVIDED = re.compile(r"[-\xac\xad\u2010]\s*\n\s*|\xac\s*")
 SPACES = re.compile(r"\s+")
 

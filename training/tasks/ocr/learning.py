@@ -14,10 +14,10 @@ from ...data.split import author_key, hash_fraction, held_out_groups, register, 
 from .changes import KINDS
 from .corrector import judged_rows, worth_judging
 from .data import read_pairs
-from .judge import JUDGED, Judge
+from .judge import Judge
 from .labels import gains
 from .passages import wrap_prose
-from .proposals import Document, Proposal, Resources, rows
+from .proposals import JUDGED, Document, Proposal, Resources, rows
 from .trees import Trees
 
 HELD_OUT = 0.3  # of the works of rendered pages: to report on, never learned from

@@ -19,6 +19,7 @@ FEATURES = (
     "left", "right", "gap_left", "gap_right", "line_start", "line_end", "unknown", "spelled", "plausible", "words",
     "gap_share", "next_capital",
 )  # fmt: skip
+JUDGED = ("gain", "before", "after", "tokens_before", "tokens_after")  # features from the language model
 FORMS = {"word": 0, "accent": 1, "split": 2, "merge": 3, "divided": 4, "gap": 5, "drop": 6}
 LONGEST_GAP = 12  # characters
 SEVERAL = 3  # long s or old vowels in a document that writes them

@@ -16,7 +16,7 @@ from .changes import apply_changes
 from .channel import Channel
 from .corrector import Corrector
 from .corrector import Settings as CorrectorSettings
-from .judge import JUDGED, Judge
+from .judge import Judge
 from .labels import gains, punctuation_readings
 from .learning import (
     CLEAN_EDITS,
@@ -36,7 +36,7 @@ from .learning import (
     verdicts,
 )
 from .lexicon import Lexicon
-from .proposals import FEATURES, Proposal, open_resources
+from .proposals import FEATURES, JUDGED, Proposal, open_resources
 from .word_counts import build_lexicons, count_words
 
 NOISE_PAGES = 150  # simulated pages of each language that the channel learns from
