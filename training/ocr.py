@@ -64,8 +64,8 @@ class OcrConfig:
             next to its file. Default: none.
         dry_run: Report the changes, and write nothing but the review.
         overwrite: Replace output files that were made from other input or with other settings.
-        model: Folder of a model with an OCR corrector, which judges the changes. Default: the corrector of this
-            package, without a model.
+        model: Folder of a model that judges the changes, which makes correction better and slower: one with an OCR
+            corrector, or femto, with which that of this package was learned. Default: no model.
         workers: Files corrected in parallel. Default: one per CPU.
     """
 
@@ -83,10 +83,10 @@ class OcrConfig:
 
 @dataclass(frozen=True)
 class CorrectorLoader:
-    """Loads the corrector of a model folder with the model as judge, or that of this package without a model.
+    """Loads the corrector of a model folder, or else that of this package, with the model as judge if there is one.
 
     Args:
-        model: Folder of the model. Default: the corrector of this package.
+        model: Folder of the model. Default: the corrector of this package, without a model.
     """
 
     model: Path | None = None
@@ -94,18 +94,23 @@ class CorrectorLoader:
     @property
     def folder(self) -> Path:
         """Folder of the corrector."""
-        return self.model / FOLDER if self.model else PACKAGED
+        return self.model / FOLDER if self.model and (self.model / FOLDER).is_dir() else PACKAGED
 
     def fingerprint(self) -> str:
         """Return the hash of all files that decide on changes.
 
         Raises:
-            InputError: If the model folder has no corrector.
+            InputError: If the model folder has no corrector, and this package's was learned with another model.
         """
-        if self.model and not self.folder.is_dir():
-            raise InputError(f"--model {self.model} has no OCR corrector ({self.folder.name}): omit --model.")
+        hashes = model_sha256(self.model) if self.model else {}
+        if self.model and self.folder == PACKAGED:
+            if read_json(PACKAGED / "corrector.json")["settings"]["judge"] != fingerprint(hashes):
+                raise InputError(
+                    f"--model {self.model} has no OCR corrector ({FOLDER}), and that of this package was learned with "
+                    "another model: omit --model."
+                )
         files = {path.name: sha256(path) for path in self.folder.iterdir() if path.is_file()}
-        return fingerprint([files, model_sha256(self.model) if self.model else {}])
+        return fingerprint([files, hashes])
 
     def __call__(self) -> Corrector:
         if self.model is None:

@@ -25,7 +25,7 @@ import modeling_pleias
 
 from .common.config import InputError, parse, run_main
 from .common.escaping import shell_line
-from .common.files import lock_folder, read_json, write_json
+from .common.files import fingerprint, lock_folder, model_sha256, read_json, write_json
 from .common.processes import SpawnProcessPoolExecutor
 from .data.documents import checked_languages
 from .tasks.ocr import stages
@@ -95,7 +95,8 @@ def learn(config: ChannelConfig) -> None:
             stages.learn_channel(settings)
             _each(executor, stages.propose, settings, languages, "changes proposed")
         judge = load_judge(config.model)
-        stages.fit_gates(settings, judge, config.judged)
+        judge_hash = fingerprint(model_sha256(config.model)) if config.model else None
+        stages.fit_gates(settings, judge, config.judged, judge_hash)
         command = shell_line(["python", "-m", "training.ocr_channel", *sys.argv[1:]])
         write_report(config.out, stages.measure(settings, judge, config.measured), command)
 

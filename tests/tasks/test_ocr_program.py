@@ -19,10 +19,13 @@ from programs import run_program
 from training import ocr
 from training.common.config import InputError
 from training.common.files import lock_folder, read_json
-from training.ocr import OcrConfig, correct_files
+from training.ocr import CorrectorLoader, OcrConfig, correct_files
+from training.tasks.ocr.corrector import PACKAGED
 from training.tasks.ocr.documents import Passage, read_document
 from training.tasks.ocr.review import write_review
 from training.tasks.pages import degrade, render
+
+FEMTO = Path(__file__).parents[2] / "model_card" / "femto"
 
 SAMPLES = Path(__file__).with_name("ocr_samples")
 HERE = str(Path(__file__).parent)
@@ -301,3 +304,13 @@ def test_the_text_layer_of_a_scanned_pdf_is_corrected(tmp_path):
     streams = re.findall(rb"(?s)FlateDecode.*?stream\r?\n(.*?)endstream", (tmp_path / "out" / "scan.pdf").read_bytes())
     layer = b"".join(zlib.decompressobj().decompress(stream) for stream in streams if stream.startswith(b"\x78"))
     assert b"mountain" in layer and b"river" not in layer and b"nobody" in layer
+
+
+def test_femto_judges_the_changes_of_the_packaged_corrector_and_another_model_is_refused(base_model):
+    assert CorrectorLoader(FEMTO).folder == CorrectorLoader().folder == PACKAGED
+    assert CorrectorLoader(FEMTO).fingerprint() != CorrectorLoader().fingerprint()
+    assert CorrectorLoader(FEMTO)().judge is not None
+    with pytest.raises(
+        InputError, match=r"has no OCR corrector \(ocr_channel\), and that of this package was learned"
+    ):
+        CorrectorLoader(base_model).fingerprint()

@@ -47,11 +47,13 @@ class Settings(NamedTuple):
         plausible: Language -> share of unknown words that look like words above which a text is not touched: its
             spelling is old, or a dialect's. Above half of it, no change between spellings (y and i, u and v, accents)
             is made.
+        judge: Hash of the language model that the second gate was learned with. Default: none, or not recorded.
     """
 
     thresholds: dict[str, dict[str, float]]
     unknown: float
     plausible: dict[str, float]
+    judge: str | None = None
 
 
 class Corrector:

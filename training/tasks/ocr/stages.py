@@ -163,13 +163,14 @@ def read_examples(settings: Settings, language: str) -> Examples:
     return Examples(samples, arrays["sample"], proposals, features, arrays["gain"])
 
 
-def fit_gates(settings: Settings, judge: Judge | None, judged: int) -> None:
+def fit_gates(settings: Settings, judge: Judge | None, judged: int, judge_hash: str | None) -> None:
     """Fit both gates, calibrate their thresholds, and write the corrector.
 
     Args:
         settings: Inputs and outputs.
         judge: Language model. Default: the corrector has the first gate alone.
         judged: Changes per language on pages that the model judges; all of clean text that are possible.
+        judge_hash: Hash of the model, for the corrector.
     """
     if (settings.out / "corrector.json").is_file():
         return
@@ -185,9 +186,8 @@ def fit_gates(settings: Settings, judge: Judge | None, judged: int) -> None:
         thresholds["judged"] = calibrate(examples, probability)
     plausible = {language: _usual(part) for language, part in zip(settings.languages, parts, strict=True)}
     lexicons = {language: settings.out / f"{language}.lexicon" for language in settings.languages}
-    Corrector(_channel(settings), gates, CorrectorSettings(thresholds, UNKNOWN, plausible), lexicons).save(
-        settings.out
-    )
+    calibrated = CorrectorSettings(thresholds, UNKNOWN, plausible, judge_hash)
+    Corrector(_channel(settings), gates, calibrated, lexicons).save(settings.out)
 
 
 def _usual(examples: Examples) -> float:
