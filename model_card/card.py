@@ -29,6 +29,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.utils import yaml_dump
 
+from .disclosure.bom import write_boms
 from .escaping import shell_line
 from .facts import HUB_NAME, LANGUAGE_NAMES, collect_corpora, facts, lineage
 from .files import ReleaseError, inside, locked, read_json, run_main, sha256, write_json, write_sums, write_text
@@ -378,6 +379,7 @@ def write_folder(args: argparse.Namespace) -> None:
         options = {"repository": args.repository, "base_model": args.base_model, "relation": args.base_model_relation}
         run = Run(args.run) if args.run else None
         write_cards(args.folder, command, run=run, comparison=args.comparison, **options)
+        write_boms(args.folder, args.repository)
         write_sums(args.folder)
     else:
         raise ReleaseError(f"{args.folder} has neither release.json nor template.md: pass the folder of a release.")

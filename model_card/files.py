@@ -21,7 +21,7 @@ import yaml
 from .escaping import mask_passwords, terminal_line
 from .signals import end_on_signals
 
-SUMS = "SHA256SUMS"
+SUMS, BOM, SIGNATURE = "SHA256SUMS", "bom.cdx.json", "model.sig"
 # An absolute path of at least two parts in a text, at the beginning of a word or of an option's value. The name of a
 # folder may contain blanks, but not before an option or another path.
 _NAME = r"[^\s/=,;\"'`\])}](?:(?:[^\n/=,;\"'`\])} ]| (?!--?\w|/))*[^\s/=,;\"'`\])}])?"

@@ -9,7 +9,8 @@ leaves only its message. The result:
     custom/    model_type pleias, its code, auto_map     llama/     LlamaForCausalLM, no code
     gguf/      NAME-FORMAT.gguf, results.json            onnx/, openvino/
     runs/NAME/ in both variants, for each pretraining run that the weights come from (run_files.py)
-    release.json, and SHA256SUMS here and in each folder; README.md, card.json and evidence/ in each folder (card.py)
+    release.json, and SHA256SUMS here and in each folder; README.md, card.json and evidence/ in each folder (card.py);
+    bom.cdx.json in each folder (disclosure/bom.py)
 
 The cards are written from `release.json`:
 
@@ -17,7 +18,7 @@ The cards are written from `release.json`:
     source     {kind: run | llama, path, run: the run's config, run.json, emissions.json and last validation, and the
                Hub name of its base_model or null; or null}
     model      {parameters, dtype, context, vocabulary, shape {the fields of config.json that define it}}
-    license, languages [codes]
+    license, languages [codes], provider {name, contact} or null
     folders    {folder: {bytes, files: {path: {bytes, sha256}}}}, without cards and SHA256SUMS
     skipped    {format, also of gguf: reason}
     checks     [{part: folder, name, figure: text for people, passed, values: {name: number or string}}]
@@ -51,6 +52,8 @@ import modeling_pleias
 
 from . import public_summary
 from .card import RELATIONS, write_cards
+from .disclosure.ai_act_inputs import read_provider
+from .disclosure.bom import write_boms
 from .escaping import shell_line
 from .facts import base_of
 from .files import (
@@ -67,6 +70,7 @@ from .files import (
 )
 from .formats.checks import Checks, ReferenceModel, check_variant
 from .formats.variants import ReleaseSource, export_variants, open_llama, open_run
+from .hub import REPOSITORIES
 from .run import Run, path_roots
 from .run_export import write_run
 from .validate import validate
@@ -74,8 +78,6 @@ from .validate import validate
 # Packages that each further format needs; the extra [release] contains all of them.
 NEEDS = {"gguf": ("gguf", "xllamacpp"), "onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
 EXPORTERS_SINCE = (5, 23)  # release of transformers; exports of earlier releases cannot be saved in this way
-# Each folder becomes its own repository on the Hub; the variant without code has the plain name.
-REPOSITORIES = {"llama": "", "custom": "-custom", "gguf": "-GGUF", "onnx": "-ONNX", "openvino": "-OpenVINO"}
 GGUF_FORMATS = ("BF16", "F16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_0", "Q4_K_M", "Q4_0")
 SHAPE = (
     "hidden_size",
@@ -249,6 +251,8 @@ def build(args: argparse.Namespace, command: str) -> dict:
     with atomic_folder(args.out) as out:
         run = Run(args.run) if args.run else None
         documents = public_summary.fill_documents(run, args.provider) if args.provider else {}
+        named = read_provider(args.provider)["provider"] if args.provider else {}
+        provider = {key: named[key] for key in ("name", "contact")} if named else None
         source = open_run(run) if run else open_llama(args.from_llama)
         gguf_formats, impossible = choose_gguf_formats(args.gguf_formats, source) if "gguf" in formats else ([], {})
         skipped |= impossible
@@ -287,6 +291,7 @@ def build(args: argparse.Namespace, command: str) -> dict:
             "hardware": {"cpu": cpu_name(), "cpus": len(os.sched_getaffinity(0))},
             **describe(source),
             "license": args.license,
+            "provider": provider,
             "folders": list_files(out),
             "skipped": skipped,
             "checks": checks.to_json(),
@@ -301,6 +306,7 @@ def build(args: argparse.Namespace, command: str) -> dict:
         for part in release["folders"]:
             if problems := validate(out / part, run=False):
                 raise ReleaseError(f"The card of {part} is not valid: {problems[0].message}.")
+        write_boms(out, args.push_to_hub)
         write_sums(out)
     return release
 
