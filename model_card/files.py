@@ -226,12 +226,13 @@ def write_sums(folder: Path) -> None:
 
 
 def sums(folder: Path) -> dict[Path, list[str]]:
-    """Return the lines of SHA256SUMS for a folder (".") and its subfolders, from the files that exist."""
-    hashes = {
-        path.relative_to(folder): sha256(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != SUMS
-    }
+    """Return the lines of SHA256SUMS for a folder (".") and its subfolders, from the files that exist.
+
+    The signature of a folder is not listed, because it signs the list.
+    """
+    names = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    unlisted = [name for name in names if name.name == SUMS or name.name == SIGNATURE and len(name.parts) <= 2]
+    hashes = {name: sha256(path) for name, path in names.items() if name not in unlisted}
     parts = {Path(), *(Path(path.parts[0]) for path in hashes if len(path.parts) > 1)}
     return {
         part: [f"{hashes[path]}  {path.relative_to(part).as_posix()}" for path in hashes if part in path.parents]
