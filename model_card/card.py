@@ -376,6 +376,8 @@ def write_folder(args: argparse.Namespace) -> None:
     if (args.folder / "template.md").is_file():
         write_standalone_card(args.folder, command)
     elif (args.folder / "release.json").is_file():
+        if read_json(args.folder / "release.json").get("signature"):
+            raise ReleaseError(f"{args.folder} is signed, and a new card would break its signature: release it again.")
         options = {"repository": args.repository, "base_model": args.base_model, "relation": args.base_model_relation}
         run = Run(args.run) if args.run else None
         write_cards(args.folder, command, run=run, comparison=args.comparison, **options)

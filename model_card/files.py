@@ -22,6 +22,8 @@ from .escaping import mask_passwords, terminal_line
 from .signals import end_on_signals
 
 SUMS, BOM, SIGNATURE = "SHA256SUMS", "bom.cdx.json", "model.sig"
+# Added to a folder by git and the Hub's client.
+FOREIGN = (".git", ".gitattributes", ".gitignore", ".github", ".cache")
 # An absolute path of at least two parts in a text, at the beginning of a word or of an option's value. The name of a
 # folder may contain blanks, but not before an option or another path.
 _NAME = r"[^\s/=,;\"'`\])}](?:(?:[^\n/=,;\"'`\])} ]| (?!--?\w|/))*[^\s/=,;\"'`\])}])?"
@@ -253,6 +255,31 @@ def verify_sums(folder: Path) -> None:
         if listed != lines:
             name = min((line.partition("  ")[2] for line in {*listed} ^ {*lines}), default="") or SUMS
             raise ReleaseError(f"{path.parent / name} is not the file that was verified: make the release again.")
+
+
+def present_files(folder: Path) -> dict[str, Path]:
+    """Return the files below a folder by name; also links to folders, broken links and devices."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir()]
+    names = {path.relative_to(folder).as_posix(): path for path in paths}
+    return {name: path for name, path in names.items() if name.partition("/")[0] not in FOREIGN}
+
+
+def compare_hashes(listed: dict[str, str], folder: Path, unlisted: set[str]) -> Iterator[str]:
+    """Yield each file that is changed, missing or added.
+
+    Args:
+        listed: sha256 of each file.
+        folder: The folder.
+        unlisted: Files that no list contains.
+    """
+    there = present_files(folder)
+    for name in sorted(listed.keys() | there.keys() - unlisted):
+        if name not in there:
+            yield f"{name} is missing"
+        elif name not in listed:
+            yield f"{name} was added"
+        elif not there[name].is_file() or sha256(there[name]) != listed[name]:
+            yield f"{name} was changed"
 
 
 def follow_umask(folder: Path) -> None:

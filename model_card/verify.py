@@ -20,41 +20,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from .escaping import terminal_line
-from .files import BOM, SIGNATURE, SUMS, ReleaseError, inside, read_json, run_main, sha256
+from .files import BOM, SIGNATURE, SUMS, ReleaseError, compare_hashes, inside, read_json, run_main
+from .signing import check_signature
 from .validate import validate
 
 INSTALL = 'pip install "modeling-pleias[release]"'
-FOREIGN = (".git", ".gitattributes", ".gitignore", ".github", ".cache")  # of git and the Hub's client
 LINE = re.compile(r"([0-9a-f]{64})  (.+)", re.S)
 
 
 class SkippedCheck(Exception):
     """A check that is not possible; the message gives the reason."""
-
-
-def present_files(folder: Path) -> dict[str, Path]:
-    """Return the files below a folder by name; also links to folders, broken links and devices."""
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir()]
-    names = {path.relative_to(folder).as_posix(): path for path in paths}
-    return {name: path for name, path in names.items() if name.partition("/")[0] not in FOREIGN}
-
-
-def compare(listed: dict[str, str], folder: Path, unlisted: set[str]) -> Iterator[str]:
-    """Yield each file that is changed, missing or added.
-
-    Args:
-        listed: sha256 of each file.
-        folder: The folder.
-        unlisted: Files that no list contains.
-    """
-    there = present_files(folder)
-    for name in sorted(listed.keys() | there.keys() - unlisted):
-        if name not in there:
-            yield f"{name} is missing"
-        elif name not in listed:
-            yield f"{name} was added"
-        elif not there[name].is_file() or sha256(there[name]) != listed[name]:
-            yield f"{name} was changed"
 
 
 def check_sums(folder: Path, parts: list[str]) -> Iterator[str]:
@@ -64,7 +39,7 @@ def check_sums(folder: Path, parts: list[str]) -> Iterator[str]:
     yield from (f"{SUMS}: {line} is no hash with a name" for line in lines if line and not LINE.fullmatch(line))
     listed = {match[2]: match[1] for match in matches if match}
     unlisted = {f"{part}{name}" for part in ("", *(f"{part}/" for part in parts)) for name in (SUMS, SIGNATURE)}
-    yield from compare(listed, folder, unlisted)
+    yield from compare_hashes(listed, folder, unlisted)
 
 
 def check_bom_schema(folder: Path) -> Iterator[str]:
@@ -96,12 +71,26 @@ def check_bom_hashes(folder: Path) -> Iterator[str]:
         raise SkippedCheck(f"no {BOM}")
     files = read_json(folder / BOM)["components"][0]["components"]
     listed = {file["name"]: file["hashes"][0]["content"] for file in files}
-    yield from compare(listed, folder, {BOM, SUMS, SIGNATURE})
+    yield from compare_hashes(listed, folder, {BOM, SUMS, SIGNATURE})
 
 
 def check_card(folder: Path) -> Iterator[str]:
     """Yield the problems of the card, such as a number that is not that of its file."""
     yield from (f"line {problem.line}: {problem.message}" for problem in validate(folder, run=False))
+
+
+def check_signed(folder: Path, public_key: Path | None, chain: list[Path] | None) -> Iterator[str]:
+    """Yield what is wrong with the signature of a folder; see `check_signature`.
+
+    Raises:
+        SkippedCheck: If there is nothing to check it with.
+    """
+    if not (public_key or chain):
+        signed = (folder / SIGNATURE).is_file()
+        raise SkippedCheck("pass --public_key or --chain" if signed else f"no {SIGNATURE}")
+    if find_spec("model_signing") is None:
+        raise ReleaseError(f"The signature cannot be checked without model-signing: {INSTALL}.")
+    yield from check_signature(folder, public_key, chain or [])
 
 
 def report(name: str, check: Callable, *arguments) -> bool:
@@ -134,7 +123,13 @@ def main() -> None:
     """`python -m model_card.verify`: see the docstring of this file."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
     parser.add_argument("folder", type=Path, help="Folder of a release, or one of its folders.")
+    signer = parser.add_mutually_exclusive_group()
+    signer.add_argument("--public_key", type=Path, help="Public key of the signer, in PEM. Default: none.")
+    signer.add_argument("--chain", type=Path, nargs="+", help="Certificates of trusted issuers. Default: none.")
     args = parser.parse_args()
+    for path in filter(None, [args.public_key, *(args.chain or ())]):
+        if not path.is_file():
+            raise ReleaseError(f"{path} does not exist: pass the key or certificate of the signer.")
     if not args.folder.is_dir():
         raise ReleaseError(f"{args.folder} is not a folder: pass that of a release.")
     parts, failed = release_parts(args.folder), []
@@ -146,6 +141,7 @@ def main() -> None:
         failed.append(report(f"{prefix}{BOM}, schema", check_bom_schema, folder))
         failed.append(report(f"{prefix}{BOM}, hashes", check_bom_hashes, folder))
         failed.append(report(f"{prefix}README.md against its files", check_card, folder))
+        failed.append(report(f"{prefix}{SIGNATURE}", check_signed, folder, args.public_key, args.chain))
     if any(failed):
         print(f"{sum(failed)} of {len(failed)} checks failed.")
         raise SystemExit(1)

@@ -36,17 +36,16 @@ TASK_TYPES = {  # program -> type of its task; any other program's is "other"
 }
 
 
-def write_boms(out: Path, repository: str | None, *, signed: bool = False) -> None:
+def write_boms(out: Path, repository: str | None) -> None:
     """Write the BOM of each folder of a release whose cards are written.
 
     Args:
         out: Folder of the release, with release.json.
         repository: OWNER/NAME on the Hub of the `llama` folder, if known.
-        signed: Whether the folders will have a signature.
     """
     for part in read_json(out / "release.json")["folders"]:
         name = repository + REPOSITORIES[part] if repository else None
-        write_json(out / part / BOM, BomBuilder(out / part, out / "llama", name, signed=signed).build())
+        write_json(out / part / BOM, BomBuilder(out / part, out / "llama", name).build())
 
 
 def folder_files(folder: Path) -> dict[str, str]:
@@ -113,14 +112,13 @@ class BomBuilder:
         folder: The folder, complete except for BOM, SHA256SUMS and signature.
         llama: Folder of the `llama` variant, whose weights further formats come from.
         repository: OWNER/NAME of the folder on the Hub, if known.
-        signed: Whether the folder will have a signature.
 
     Raises:
         ReleaseError: If the card or its evidence is missing.
     """
 
-    def __init__(self, folder: Path, llama: Path, repository: str | None, *, signed: bool):
-        self.folder, self.repository, self.signed = folder, repository, signed
+    def __init__(self, folder: Path, llama: Path, repository: str | None):
+        self.folder, self.repository = folder, repository
         names = ("release", "data", "lineage", "facts")
         self.release, self.data, lineage, self.facts = (read_json(folder / f"evidence/{name}.json") for name in names)
         self.runs, self.files = lineage["runs"], folder_files(folder)
@@ -186,7 +184,7 @@ class BomBuilder:
         release, address = self.release, f"https://huggingface.co/{self.repository}"
         document = "public_summary.md" if "public_summary.md" in self.files else "README.md"
         links = {"model-card": "README.md", "documentation": document, "evidence": "evidence/facts.json"}
-        links |= {"attestation": SIGNATURE} if self.signed else {}
+        links |= {"attestation": SIGNATURE} if release.get("signature") else {}
         links |= dict.fromkeys(("website", "distribution", "vcs"), address) if self.repository else {}
         return stated(
             type="machine-learning-model",
