@@ -70,7 +70,7 @@ from .files import (
     write_sums,
 )
 from .formats.checks import Checks, ReferenceModel, check_variant
-from .formats.variants import ReleaseSource, export_variants, open_llama, open_run
+from .formats.variants import ReleaseSource, export_variants, open_llama, open_run, write_licences
 from .hub import REPOSITORIES
 from .run import Run, path_roots
 from .run_export import write_run
@@ -308,6 +308,7 @@ def build(args: argparse.Namespace, command: str) -> dict:
             write_format(format, args, checks, reference, fp32, out, gguf_formats)
             lap(format)
         checks.raise_on_failure()
+        write_licences(source, out, args.license)
         seconds["total"] = round(time.perf_counter() - start, 1)
         packages = ["torch", "transformers", "tokenizers", "safetensors", "huggingface-hub"]
         packages += [name for format in formats for name in NEEDS[format]]

@@ -11,7 +11,8 @@ import test_card
 from model_card import card, release
 from model_card.disclosure import ai_act_inputs, bom
 from model_card.files import BOM, read_json, sha256, verify_sums, write_json
-from model_card.formats import gguf_writer
+from model_card.formats import gguf_writer, variants
+from model_card.run import Run
 
 run, tuned = test_card.run, test_card.tuned
 HUB = ("--push_to_hub", "someone/tiny")
@@ -232,6 +233,23 @@ def test_a_gguf_folder_lists_its_files_as_models_that_come_from_the_variant(rele
     for part in (model, *files):
         assert part["pedigree"]["ancestors"][0]["hashes"][0]["content"] == weights
     assert model["purl"] == "pkg:huggingface/someone/tiny-GGUF" and model["version"] != weights[:12]
+
+
+def test_every_folder_has_the_licence_of_its_weights_and_the_code_keeps_its_own(released, run, tmp_path, capsys):
+    apache = (Path(card.__file__).parents[1] / "LICENSE").read_text(encoding="utf-8")
+    for part in ("llama", "custom"):
+        assert (released / part / "LICENSE").read_text(encoding="utf-8") == apache
+        assert "LICENSE" in read_json(released / "release.json")["folders"][part]["files"]
+    copy = shutil.copytree(run, tmp_path / "runs" / "tiny")
+    source = variants.open_run(Run(copy))
+    for part in ("llama", "custom", "gguf"):
+        (tmp_path / "out" / part).mkdir(parents=True)
+    variants.write_licences(source, tmp_path / "out", "cc0-1.0")
+    assert not list((tmp_path / "out").rglob("LICENSE*")) and "put the text of cc0-1.0 into" in capsys.readouterr().out
+    (copy / "LICENSE").write_text("Do as you like.")
+    variants.write_licences(source, tmp_path / "out", "cc0-1.0")
+    names = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("LICENSE*"))
+    assert names == ["custom/LICENSE.weights", "gguf/LICENSE", "llama/LICENSE"]
 
 
 def test_a_licence_is_an_identifier_an_expression_or_the_source_s_words():
