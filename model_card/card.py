@@ -28,6 +28,7 @@ from urllib.parse import quote
 from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.utils import yaml_dump
 
+from .disclosure.bom import write_boms
 from .escaping import shell_line
 from .facts import HUB_NAME, LANGUAGE_NAMES, collect_corpora, facts, lineage
 from .files import (
@@ -385,9 +386,12 @@ def write_folder(args: argparse.Namespace) -> None:
     if (args.folder / "template.md").is_file():
         write_standalone_card(args.folder, command)
     elif (args.folder / "release.json").is_file():
+        if read_json(args.folder / "release.json").get("signature"):
+            raise ReleaseError(f"{args.folder} is signed, and a new card would break its signature: release it again.")
         options = {"repository": args.repository, "base_model": args.base_model, "relation": args.base_model_relation}
         run = Run(args.run) if args.run else None
         write_cards(args.folder, command, run=run, comparison=args.comparison, **options)
+        write_boms(args.folder, args.repository)
         write_sums(args.folder)
     else:
         raise ReleaseError(f"{args.folder} has neither release.json nor template.md: pass the folder of a release.")

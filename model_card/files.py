@@ -21,7 +21,9 @@ import yaml
 from .escaping import mask_passwords, terminal_line
 from .signals import end_on_signals
 
-SUMS = "SHA256SUMS"
+SUMS, BOM, SIGNATURE = "SHA256SUMS", "bom.cdx.json", "model.sig"
+# Added to a folder by git and the Hub's client.
+FOREIGN = (".git", ".gitattributes", ".gitignore", ".github", ".cache")
 # An absolute path of at least two parts in a text, at the beginning of a word or of an option's value. The name of a
 # folder may contain blanks, but not before an option or another path.
 _NAME = r"[^\s/=,;\"'`\])}](?:(?:[^\n/=,;\"'`\])} ]| (?!--?\w|/))*[^\s/=,;\"'`\])}])?"
@@ -239,12 +241,13 @@ def write_sums(folder: Path) -> None:
 
 
 def sums(folder: Path) -> dict[Path, list[str]]:
-    """Return the lines of SHA256SUMS for a folder (".") and its subfolders, from the files that exist."""
-    hashes = {
-        path.relative_to(folder): sha256(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != SUMS
-    }
+    """Return the lines of SHA256SUMS for a folder (".") and its subfolders, from the files that exist.
+
+    The signature of a folder is not listed, because it signs the list.
+    """
+    names = {path.relative_to(folder): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    unlisted = [name for name in names if name.name == SUMS or name.name == SIGNATURE and len(name.parts) <= 2]
+    hashes = {name: sha256(path) for name, path in names.items() if name not in unlisted}
     parts = {Path(), *(Path(path.parts[0]) for path in hashes if len(path.parts) > 1)}
     return {
         part: [f"{hashes[path]}  {path.relative_to(part).as_posix()}" for path in hashes if part in path.parents]
@@ -265,6 +268,31 @@ def verify_sums(folder: Path) -> None:
         if listed != lines:
             name = min((line.partition("  ")[2] for line in {*listed} ^ {*lines}), default="") or SUMS
             raise ReleaseError(f"{path.parent / name} is not the file that was verified: make the release again.")
+
+
+def present_files(folder: Path) -> dict[str, Path]:
+    """Return the files below a folder by name; also links to folders, broken links and devices."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir()]
+    names = {path.relative_to(folder).as_posix(): path for path in paths}
+    return {name: path for name, path in names.items() if name.partition("/")[0] not in FOREIGN}
+
+
+def compare_hashes(listed: dict[str, str], folder: Path, unlisted: set[str]) -> Iterator[str]:
+    """Yield each file that is changed, missing or added.
+
+    Args:
+        listed: sha256 of each file.
+        folder: The folder.
+        unlisted: Files that no list contains.
+    """
+    there = present_files(folder)
+    for name in sorted(listed.keys() | there.keys() - unlisted):
+        if name not in there:
+            yield f"{name} is missing"
+        elif name not in listed:
+            yield f"{name} was added"
+        elif not there[name].is_file() or sha256(there[name]) != listed[name]:
+            yield f"{name} was changed"
 
 
 def follow_umask(folder: Path) -> None:

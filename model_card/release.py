@@ -9,7 +9,8 @@ leaves only its message. The result:
     custom/    model_type pleias, its code, auto_map     llama/     LlamaForCausalLM, no code
     gguf/      NAME-FORMAT.gguf, results.json            onnx/, openvino/
     runs/NAME/ in both variants, for each pretraining run that the weights come from (run_files.py)
-    release.json, and SHA256SUMS here and in each folder; README.md, card.json and evidence/ in each folder (card.py)
+    release.json, and SHA256SUMS here and in each folder; README.md, card.json and evidence/ in each folder (card.py);
+    bom.cdx.json in each folder (disclosure/bom.py), and model.sig (signing.py) with --sign
 
 The cards are written from `release.json`:
 
@@ -17,7 +18,8 @@ The cards are written from `release.json`:
     source     {kind: run | llama, path, run: the run's config, run.json, emissions.json and last validation, and the
                Hub name of its base_model or null; or null}
     model      {parameters, dtype, context, vocabulary, shape {the fields of config.json that define it}}
-    license, languages [codes]
+    license, languages [codes], provider {name, contact} or null,
+    signature {public_key_sha256} or null
     folders    {folder: {bytes, files: {path: {bytes, sha256}}}}, without cards and SHA256SUMS
     skipped    {format, also of gguf: reason}
     checks     [{part: folder, name, figure: text for people, passed, values: {name: number or string}}]
@@ -49,8 +51,10 @@ from huggingface_hub import HfApi
 
 import modeling_pleias
 
-from . import public_summary
+from . import public_summary, signing
 from .card import RELATIONS, write_cards
+from .disclosure.ai_act_inputs import read_provider
+from .disclosure.bom import write_boms
 from .escaping import shell_line
 from .facts import base_of
 from .files import (
@@ -66,7 +70,8 @@ from .files import (
     write_sums,
 )
 from .formats.checks import Checks, ReferenceModel, check_variant
-from .formats.variants import ReleaseSource, export_variants, open_llama, open_run
+from .formats.variants import ReleaseSource, export_variants, open_llama, open_run, write_licences
+from .hub import REPOSITORIES
 from .run import Run, path_roots
 from .run_export import write_run
 from .validate import validate
@@ -74,8 +79,6 @@ from .validate import validate
 # Packages that each further format needs; the extra [release] contains all of them.
 NEEDS = {"gguf": ("gguf", "xllamacpp"), "onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}
 EXPORTERS_SINCE = (5, 23)  # release of transformers; exports of earlier releases cannot be saved in this way
-# Each folder becomes its own repository on the Hub; the variant without code has the plain name.
-REPOSITORIES = {"llama": "", "custom": "-custom", "gguf": "-GGUF", "onnx": "-ONNX", "openvino": "-OpenVINO"}
 GGUF_FORMATS = ("BF16", "F16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_0", "Q4_K_M", "Q4_0")
 SHAPE = (
     "hidden_size",
@@ -137,7 +140,23 @@ def options(argv: list[str] | None = None) -> argparse.Namespace:
         help="Upload each folder, to OWNER/NAME and OWNER/NAME-FORMAT. Default: no upload.",
     )
     parser.add_argument("--private", action="store_true", help="Make new repositories private.")
+    parser.add_argument(
+        "--sign",
+        type=Path,
+        metavar="KEY.pem",
+        help="Private ECDSA key to sign each folder with. Default: no signature.",
+    )
+    parser.add_argument("--certificate", type=Path, help="Certificate of that key, in PEM. Default: none.")
+    parser.add_argument(
+        "--chain",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="Certificates between it and a trusted issuer. Default: none.",
+    )
     args = parser.parse_args(argv)
+    if (args.certificate or args.chain) and not (args.sign and args.certificate):
+        parser.error("--certificate needs --sign, and --chain needs --certificate.")
     if args.provider and not args.run:
         parser.error("--provider needs --run, because the documents list a run's training data.")
     return args
@@ -234,6 +253,21 @@ def cpu_name() -> str:
     return names[0] if names else platform.processor()
 
 
+def open_signer(args: argparse.Namespace):
+    """Return the signer of `signing.make_signer`, or None without --sign.
+
+    Raises:
+        ReleaseError: If the key cannot sign or is inside --out, or model-signing is missing.
+    """
+    if not args.sign:
+        return None
+    if find_spec("model_signing") is None:
+        raise ReleaseError('--sign needs model-signing: pip install "modeling-pleias[release]".')
+    if args.sign.resolve().is_relative_to(args.out.resolve()):
+        raise ReleaseError(f"{args.sign} is inside --out, which is published: move the key to another folder.")
+    return signing.make_signer(args.sign, args.certificate, args.chain)
+
+
 def build(args: argparse.Namespace, command: str) -> dict:
     """Write and verify `args.out`; return the content of release.json.
 
@@ -241,6 +275,7 @@ def build(args: argparse.Namespace, command: str) -> dict:
         ReleaseError: If the source cannot be released, or a check failed.
     """
     formats, skipped = choose_formats(args.formats)
+    signer = open_signer(args)
     seconds, start = {}, time.perf_counter()
 
     def lap(name: str) -> None:
@@ -249,6 +284,8 @@ def build(args: argparse.Namespace, command: str) -> dict:
     with atomic_folder(args.out) as out:
         run = Run(args.run) if args.run else None
         documents = public_summary.fill_documents(run, args.provider) if args.provider else {}
+        named = read_provider(args.provider)["provider"] if args.provider else {}
+        provider = {key: named[key] for key in ("name", "contact")} if named else None
         source = open_run(run) if run else open_llama(args.from_llama)
         gguf_formats, impossible = choose_gguf_formats(args.gguf_formats, source) if "gguf" in formats else ([], {})
         skipped |= impossible
@@ -271,6 +308,7 @@ def build(args: argparse.Namespace, command: str) -> dict:
             write_format(format, args, checks, reference, fp32, out, gguf_formats)
             lap(format)
         checks.raise_on_failure()
+        write_licences(source, out, args.license)
         seconds["total"] = round(time.perf_counter() - start, 1)
         packages = ["torch", "transformers", "tokenizers", "safetensors", "huggingface-hub"]
         packages += [name for format in formats for name in NEEDS[format]]
@@ -287,6 +325,8 @@ def build(args: argparse.Namespace, command: str) -> dict:
             "hardware": {"cpu": cpu_name(), "cpus": len(os.sched_getaffinity(0))},
             **describe(source),
             "license": args.license,
+            "provider": provider,
+            "signature": {"public_key_sha256": signing.fingerprint(args.sign)} if signer else None,
             "folders": list_files(out),
             "skipped": skipped,
             "checks": checks.to_json(),
@@ -301,7 +341,10 @@ def build(args: argparse.Namespace, command: str) -> dict:
         for part in release["folders"]:
             if problems := validate(out / part, run=False):
                 raise ReleaseError(f"The card of {part} is not valid: {problems[0].message}.")
+        write_boms(out, args.push_to_hub)
         write_sums(out)
+        for part in release["folders"] if signer else ():
+            signing.sign_folder(out / part, signer)
     return release
 
 

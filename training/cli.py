@@ -51,6 +51,7 @@ _PROGRAMS = {  # name -> extra, line in `pleias --help`
     "serve": ("release", "serve a release, a run or a GGUF file over OpenAI's interface, with a web page"),
     "card": ("release", "write the model card of a release folder"),
     "validate": ("release", "check the model card of a release folder against its files"),
+    "verify": ("release", "verify the hashes, the BOM, the card and the signature of a release"),
     "public_summary": ("release", "fill in the AI Act forms from the files of a run"),
 }
 _MODULES = {"curation": "training.curation.__main__"}

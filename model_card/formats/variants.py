@@ -192,6 +192,23 @@ def complete_tokenizer_config(source: ReleaseSource) -> dict:
     return dict(sorted(settings.items()))
 
 
+def write_licences(source: ReleaseSource, out: Path, license: str) -> None:
+    """Write the text of the weights' licence into each folder of a release, as LICENSE.
+
+    Only the text of Apache-2.0 comes with this package; that of another licence is the file LICENSE of the model's
+    folder or run. In `custom`, where LICENSE is that of the code, it is LICENSE.weights.
+    """
+    places = [folder / "LICENSE" for folder in (source.folder, source.run and source.run.folder) if folder]
+    texts = [path.read_text(encoding="utf-8") for path in places if path.is_file()]
+    same = license == "apache-2.0"
+    text = licence_text() if same else next(iter(texts), None)
+    if text is None:
+        print(f"skip  LICENSE: put the text of {license} into {places[0]}.")
+        return
+    for folder in (path for path in out.iterdir() if path.is_dir()):
+        write_text(folder / ("LICENSE.weights" if folder.name == "custom" and not same else "LICENSE"), text)
+
+
 def licence_text() -> str:
     """Return the Apache-2.0 text to which the copied code files refer."""
     path = Path(modeling_pleias.__file__).parent.parent / "LICENSE"
