@@ -173,8 +173,11 @@ def measure(bench: DecodeBench, folder: Path, gguf: Path) -> dict[int, dict[str,
         tokens = {"prefill": batch * bench.prompt_tokens, "decode": batch * bench.new_tokens}
         report[batch] = {}
         for name, pairs in seconds.items():
-            first, whole = (min(times) for times in zip(*pairs[1:], strict=True))
-            report[batch][name] = {"prefill": tokens["prefill"] / first, "decode": tokens["decode"] / (whole - first)}
+            prefill, total = (min(times) for times in zip(*pairs[1:], strict=True))
+            report[batch][name] = {
+                "prefill": tokens["prefill"] / prefill,
+                "decode": tokens["decode"] / (total - prefill),
+            }
     return report
 
 
