@@ -110,12 +110,13 @@ def test_femto_generates_the_text_of_fp32_in_eight_languages_and_logits_within_b
     tokenizer = AutoTokenizer.from_pretrained(FEMTO, padding_side="left")
     batch = tokenizer(list(PROMPTS.values()), return_tensors="pt", padding=True)
     plain, narrow = (PleiasForCausalLM.from_pretrained(FEMTO, dtype=x).eval() for x in (torch.float32, torch.bfloat16))
-    expected = plain.generate(**batch, max_new_tokens=64)
+    french, latin = (tokenizer(PROMPTS[name], return_tensors="pt") for name in ("fr", "la"))
+    texts = ((batch, 12), (french, 64), (latin, 64))
+    expected = [plain.generate(**prompts, max_new_tokens=count) for prompts, count in texts]
     logits = [model(**batch).logits[:, -1] for model in (plain, narrow)]
     model = read_bf16_weights(narrow)
-    assert torch.equal(model.generate(**batch, max_new_tokens=64), expected)
-    french = tokenizer(PROMPTS["fr"], return_tensors="pt")
-    assert torch.equal(model.generate(**french, max_new_tokens=64), plain.generate(**french, max_new_tokens=64))
+    for (prompts, count), ids in zip(texts, expected, strict=True):
+        assert torch.equal(model.generate(**prompts, max_new_tokens=count), ids)
     change = (model(**batch).logits[:, -1] - logits[0]).abs().max()
     assert change < 0.01 * (logits[1] - logits[0]).abs().max()  # a hundredth of what bf16 arithmetic changes
 

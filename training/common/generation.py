@@ -30,12 +30,13 @@ class UnpaddedRepetitionPenaltyLogitsProcessor(LogitsProcessor):
         self.penalty, self.padding = penalty, padding
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        is_text_BT = torch.arange(input_ids.shape[1], device=input_ids.device) >= self.padding[:, None]
-        rows, columns = is_text_BT.nonzero(as_tuple=True)
-        seen_BV = torch.zeros_like(scores, dtype=torch.bool)
-        seen_BV[rows, input_ids[rows, columns]] = True
-        penalised_BV = torch.where(scores < 0, scores * self.penalty, scores / self.penalty)
-        return torch.where(seen_BV, penalised_BV, scores)
+        # As transformers does: only the scores of seen tokens are computed, padding goes to a column after the last.
+        is_padding_BT = torch.arange(input_ids.shape[1], device=input_ids.device) < self.padding[:, None]
+        ids_BT = input_ids.masked_fill(is_padding_BT, scores.shape[-1])
+        scores_BV = torch.nn.functional.pad(scores, (0, 1))
+        seen_BT = scores_BV.gather(1, ids_BT)
+        seen_BT = torch.where(seen_BT < 0, seen_BT * self.penalty, seen_BT / self.penalty)
+        return scores_BV.scatter_(1, ids_BT, seen_BT)[:, :-1]
 
 
 def fast_weights(model: PreTrainedModel) -> AbstractContextManager:
