@@ -41,6 +41,7 @@ from ..tasks import markers, rag, text_windows, translation
 from ..tasks import ocr as ocr_task
 from ..tasks.copy_task import random_word_rows
 from ..tasks.instruct.data import remove_markers
+from ..tasks.ocr.corrector import PACKAGED, Corrector
 from ..tasks.ocr.passages import wrap_prose
 from ..tasks.rag import format as rag_formats
 from ..tasks.rag import passages as rag_passages
@@ -282,6 +283,21 @@ def _parsed(text: str, rag_format: rag_formats.Format) -> None:
 
 
 @cache
+def _corrector() -> Corrector:
+    """Return the packaged OCR corrector, which here abstains from no text."""
+    corrector = Corrector.load(PACKAGED)
+    plausible = dict.fromkeys(corrector.languages, 1.0)
+    corrector.settings = corrector.settings._replace(unknown=1.0, plausible=plausible)
+    return corrector
+
+
+def _corrected(text: str) -> None:
+    """Correct a text in German, whose words are longest, as if none of its words had been seen before."""
+    _corrector().resources("de").candidates.clear()
+    _corrector().changes(text, "de")
+
+
+@cache
 def _tokenizer():
     from modeling_pleias import PleiasTokenizer
 
@@ -373,6 +389,7 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "copy_task": _each(lambda text: random_word_rows([("en", text, None)] * 6, 2, 0)),
     "ocr task, parse_correction": ocr_task.parse_correction,
     "ocr task, score": _ocr_scores,
+    "ocr corrector": _corrected,
     "ocr task, wrap_prose": _each(lambda text: wrap_prose(text, WINDOW, 60)),
     "translation.split_pieces": split_pieces,
     "translation.score": _translation_scores,
