@@ -167,7 +167,10 @@ def program(served, tmp_path):
     shutil.copyfile(served, released / "gguf" / "tiny-BF16.gguf")
     command = [sys.executable, "-m", "model_card.serve", str(released), "--port", "0"]
     root = Path(serve.__file__).parent.parent
-    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # What a shell starts in the background, such as these tests, ignores SIGINT, and so would the server.
+    options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, cwd=root, **options) as process:
         try:
             yield process, list(iter(process.stdout.readline, "Ctrl-C ends it.\n"))
         finally:
