@@ -113,7 +113,8 @@ class ReferenceModel:
             )
         self.questions = {
             "texts": strings(),
-            "rows": [row[:context] for row in self.ids if row],
+            # Pleias classes add up the products of a single token in another order than Llama.
+            "rows": [row[:context] for row in self.ids if len(row) > 1],
             "prompts": list(self.prompts.values()),
             "prompt_texts": list(prompts().values()),
             "new_tokens": NEW_TOKENS,
@@ -123,8 +124,7 @@ class ReferenceModel:
         self.questions["dtype"] = str(dtype).removeprefix("torch.")
         model = source.model if source.model.dtype == dtype else copy.deepcopy(source.model).to(dtype)
         self.outputs = load_probe.measure_outputs(model, self.questions)
-        # Pleias classes add up a single token's products in another order than Llama: equal scores may then differ.
-        llama = as_llama(model)
+        llama = as_llama(model)  # generates token by token, which may differ in the order of equal scores
         self.generated = {
             "custom": self.outputs["generated"],
             "llama": load_probe.generate_ids(llama, self.questions),
