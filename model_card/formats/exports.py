@@ -7,6 +7,7 @@ a prompt.
 import io
 import logging
 import shutil
+import sys
 import warnings
 from collections.abc import Container, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -30,6 +31,9 @@ EXPORT_LOGGERS = (
     exporter_dynamo.logger,
     logging.getLogger("torch.onnx._internal.exporter._registration"),
 )
+# OpenVINO's telemetry contacts a web service from a forked child, which may wait forever and the program with it.
+sys.modules.setdefault("openvino_telemetry", None)
+
 EXPORTERS = {"onnx": (OnnxExporter, OnnxConfig), "openvino": (OpenVINOExporter, OpenVINOConfig)}
 
 
