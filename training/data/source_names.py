@@ -90,11 +90,17 @@ def parse_source(text: str) -> Source:
 
 def default_source(folder: Path) -> Source:
     """Return the source of a corpus's documents whose identifiers name none: its data set, or its folder."""
-    path = folder / "sources.json"
-    sources = (read_json(path) if path.is_file() else {}).get("sources", [])
-    if len(sources) == 1 and isinstance(sources[0], dict) and sources[0].get("kind") in ("hf", "folder"):
-        return Source(sources[0]["kind"], sources[0]["name"], sources[0].get("version"))
+    listed = _listed(folder)
+    if len(listed) == 1 and listed[0].get("kind") in ("hf", "folder"):
+        return Source(listed[0]["kind"], listed[0]["name"], listed[0].get("version"))
     return Source("folder", folder.resolve().name)
+
+
+def _listed(folder: Path) -> list[dict]:
+    """Return the entries of a corpus folder's sources.json, without those of earlier versions that are a path."""
+    path = folder / "sources.json"
+    listed = (read_json(path) if path.is_file() else {}).get("sources", [])
+    return [entry for entry in listed if isinstance(entry, dict) and "name" in entry]
 
 
 class SourceCounts:
@@ -122,10 +128,9 @@ class SourceCounts:
 
         A hash or a retrieval date that no file states is None.
         """
-        path = folder / "sources.json"
-        listed = (read_json(path) if path.is_file() else {}).get("sources", [])
-        entries = [entry for entry in listed if isinstance(entry, dict) and "name" in entry]
-        known = {str(Source(entry.get("kind"), entry["name"], entry.get("version"))): entry for entry in entries}
+        known = {
+            str(Source(entry.get("kind"), entry["name"], entry.get("version"))): entry for entry in _listed(folder)
+        }
         return [
             {
                 **parse_source(text).entry,
