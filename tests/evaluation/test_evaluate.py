@@ -167,6 +167,13 @@ def test_a_fine_tuned_run_is_measured_on_the_held_out_text_of_its_base(run, tmp_
     assert held_out(TextConfig(), tuned) == held_out(TextConfig(), run)
 
 
+def test_a_run_that_names_itself_as_its_base_is_reported(tmp_path):
+    settings = {"task": "ocr", "base_model": str(tmp_path / "model"), "data": {}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(InputError, match="names itself as its base model"):
+        held_out(TextConfig(), tmp_path)
+
+
 def test_text_files_are_in_the_language_of_their_name_or_in_the_identified_one(tmp_path):
     (tmp_path / "la").mkdir()
     (tmp_path / "la" / "1.txt").write_text("one two")
