@@ -14,8 +14,8 @@ import torch
 from training.bench import gpu
 from training.bench.gpu import Part, as_markdown, run_parts
 from training.bench.gpu_parts import parity
-from training.bench.gpu_parts.__main__ import PARTS
 from training.bench.gpu_parts.checks import Checks, SkipError
+from training.bench.gpu_parts.run_part import PARTS
 from training.common.config import CONFIGS
 from training.common.files import read_json
 
@@ -189,7 +189,7 @@ def test_without_the_libraries_that_images_of_gpus_lack_a_part_runs_or_states_wh
         "rapidfuzz",
     )
     code = f"import sys; sys.modules.update(dict.fromkeys({missing})); "
-    code += "from training.bench.gpu_parts.__main__ import main; main()"
+    code += "from training.bench.gpu_parts.run_part import main; main()"
     states = {}
     for name in ("parity", "generation", "pretraining", "finetune_ocr"):
         command = [sys.executable, "-c", code, name, "cpu", tmp_path / "rows.json"]

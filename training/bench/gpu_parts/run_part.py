@@ -1,4 +1,4 @@
-"""Run one part of training.bench.gpu in this process: `python -m training.bench.gpu_parts PART DEVICE RESULTS`."""
+"""Run one part of training.bench.gpu in this process; the arguments are its name, the device and a JSON file."""
 
 import os
 import shutil
@@ -61,7 +61,3 @@ def main() -> None:
         write_json(path, checks.rows)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-if __name__ == "__main__":
-    main()
