@@ -76,14 +76,11 @@ def list_sources(data: list[dict]) -> dict:
     for key in sorted(entries):
         rows, shards = [], {}
         for corpus in data:
-            own = [row for row in corpus.get("by_source", ()) if row["source"] == key]
-            rows += own
-            if own:
-                shards[corpus["fingerprint"][:12]] = {
-                    split: total([row for row in own if row["split"] == split])
-                    for split in SPLITS
-                    if any(row["split"] == split for row in own)
-                }
+            counted = [row for row in corpus.get("by_source", ()) if row["source"] == key]
+            parts = {split: [row for row in counted if row["split"] == split] for split in SPLITS}
+            if counted:
+                shards[corpus["fingerprint"][:12]] = {split: total(part) for split, part in parts.items() if part}
+            rows += counted
         license = entries[key].get("license") or all_of(licences_of(entries[key], rows))
         sources.append({**entries[key], "license": license, "shards": shards})
     return {"count": len(sources), "corpora": corpora, "sources": sources}
