@@ -139,8 +139,8 @@ def build_corpus(config: CorpusConfig, out: Path) -> dict:
     sources.json to try again.
 
     Returns:
-        The content of sources.json: `sources` (name, kind, version or commit, address, sha256, licence, retrieval
-        date, languages, documents, bytes), `languages` (documents and bytes of each file), `dropped` (documents by
+        The content of sources.json: `sources` (name, kind, version or commit, address, sha256, retrieval date, `ground`
+        of the licence, and the statistics of `SourceCounts.account`), `languages` (documents and bytes of each file), `dropped` (documents by
         reason), `skipped` (unavailable packages), settings, command and package version.
 
     Raises:
