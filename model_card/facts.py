@@ -162,6 +162,13 @@ def training_rows(corpus: dict) -> list[dict]:
     return [row for row in corpus["account"] if row["split"] == "train"]
 
 
+def with_spdx(rows: list[dict], corpora: list[dict]) -> list[dict]:
+    """Return rows with SPDX expressions for the labels of licences, as far as the manifests of corpora map them."""
+    counted = [row for corpus in corpora for row in corpus.get("by_source", ()) if "label" in row]
+    names = {row["label"]: row["license"] for row in counted}
+    return [{**row, "license": names.get(row["license"], row["license"])} for row in rows]
+
+
 def total(rows: list[dict]) -> dict:
     """Return the sums of documents, bytes and tokens."""
     return {measure: sum(row[measure] for row in rows) for measure in MEASURES}
@@ -194,7 +201,7 @@ def not_open(rows: list[dict], corpora: list[dict]) -> list[dict]:
 
 def of_corpus(corpus: dict) -> dict:
     """Return the numbers of one entry of data.json."""
-    rows = training_rows(corpus)
+    rows = with_spdx(training_rows(corpus), [corpus])
     return {
         "stages": " and ".join(corpus["stages"]),
         "train": total(rows),
@@ -244,7 +251,7 @@ def distinct_rows(corpora: list[dict]) -> list[dict]:
 
 def text_of(corpora: list[dict]) -> dict:
     """Return the training text of all stages by language and by licence, each document counted once."""
-    rows = distinct_rows(corpora)
+    rows = with_spdx(distinct_rows(corpora), corpora)
     tables = {f"by_{column}": table(rows, column) for column in ("language", "license")}
     exact = all(row["exact"] for row in rows)
     return {"train": total(rows), "exact": exact, **tables, "not_open": not_open(rows, corpora)}
@@ -271,9 +278,9 @@ def datasets(corpus: dict) -> list[dict]:
     known = {source_key(source): source for source in named}
     counted = [row for row in corpus.get("by_source", ()) if row["split"] == "train"]
     if counted and (not sources or all(row["source"] in known for row in counted)):
-        licences = {row["source"]: {} for row in counted}
-        for row in counted:
-            licences[row["source"]][row["license"]] = row["documents"]
+        licences: dict[str, Counter] = {row["source"]: Counter() for row in counted}
+        for row in counted:  # one licence may have several labels
+            licences[row["source"]][row["license"]] += row["documents"]
         sources = [
             {**known.get(line["source"], split_source(line["source"])), "licences": licences[line["source"]], **line}
             for line in totals_by(counted, "source")
@@ -284,7 +291,7 @@ def datasets(corpus: dict) -> list[dict]:
             "name": source["name"],
             "version": source.get("version"),
             "url": source.get("url"),
-            "license": source.get("licence") or source.get("license") or " and ".join(source.get("licences", {})),
+            "license": source.get("license") or source.get("licence") or " and ".join(source.get("licences", {})),
             "retrieved": source.get("retrieved"),
             "documents": source["documents"],
             "bytes": source["bytes"],

@@ -118,6 +118,7 @@ def score(content: dict) -> tuple[float, bool]:
 def test_the_bom_of_seven_runs_on_seven_corpora_is_valid_and_true_to_its_files():
     folder = Path(card.__file__).parent / "femto"
     content = bom.BomBuilder(folder, folder, None).build()
+    assert content == read_json(folder / BOM)
     check_references(content, folder)
     assert problems(content) == []
     model, facts = content["components"][0], read_json(folder / "evidence" / "facts.json")
@@ -131,7 +132,9 @@ def test_the_bom_of_a_run_is_valid_and_true_to_its_files(released, part):
     folder = released / part
     check_references(content := read_json(folder / BOM), folder)
     assert problems(content) == []
-    assert BOM in (folder / "SHA256SUMS").read_text()
+    assert all(
+        name in (folder / "SHA256SUMS").read_text() for name in (BOM, "ATTRIBUTION.md", "evidence/sources.json")
+    )
     verify_sums(released)
 
 
@@ -149,7 +152,11 @@ def test_the_bom_names_sources_shards_libraries_and_commands(released):
     listed = {(part["name"], part["hashes"][0]["content"]) for part in shards["components"]}
     assert listed == {(shard["file"], shard["sha256"]) for shard in manifest["shards"]}
     source = parts[f"data:{corpus['by_source'][0]['source']}"]
-    assert source["licenses"] == [{"license": {"id": "CC-BY-4.0"}}, {"license": {"name": "Public Domain"}}]
+    assert source["licenses"] == [
+        {"license": {"id": "CC-BY-4.0"}},
+        {"expression": "LicenseRef-scancode-public-domain"},
+    ]
+    assert named(source["properties"])["pleias:labels"] == '["CC-BY-4.0", "Public Domain"]'
     assert parts["library:torch@2.13.0"]["purl"] == "pkg:pypi/torch@2.13.0"
     tasks = content["formulation"][0]["workflows"][0]["tasks"]
     trained = next(task for task in tasks if task["name"] == "pretrain")

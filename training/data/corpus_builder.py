@@ -127,7 +127,7 @@ class CorpusWriter:
         filled["token_count"] = row.get("token_count") or 0
         self._documents.add(language, {**filled, "text": row["text"]}, size)
         self.bytes[language] += size
-        self.sources.add(source, language, filled["license"], size)
+        self.sources.add(source, language, filled["license"], size, creator=filled["creator"], date=filled["date"])
         self.progress.update(size)
         return size
 
@@ -139,9 +139,10 @@ def build_corpus(config: CorpusConfig, out: Path) -> dict:
     sources.json to try again.
 
     Returns:
-        The content of sources.json: `sources` (name, kind, version or commit, address, sha256, licence, retrieval
-        date, languages, documents, bytes), `languages` (documents and bytes of each file), `dropped` (documents by
-        reason), `skipped` (unavailable packages), settings, command and package version.
+        The content of sources.json: `sources` (name, kind, version or commit, address, sha256, retrieval date, the
+        `ground` of the licence, and the statistics of `SourceCounts.account`), `languages` (documents and bytes of
+        each file), `dropped` (documents by reason), `skipped` (unavailable packages), settings, command and package
+        version.
 
     Raises:
         InputError: If a setting is invalid, or a requested language has no text.
