@@ -201,7 +201,6 @@ def of_corpus(corpus: dict) -> dict:
         "held_out": total([row for row in corpus["account"] if row["split"] == "validation"]),
         **{f"by_{column}": totals_by(rows, column) for column in COLUMNS},
         "not_open": not_open(rows, [corpus]),
-        "sources": datasets(corpus),
         "left_out": left_out(corpus),
         "synthetic": synthetic(corpus),
         "own_data": corpus.get("own_data", False),
@@ -263,11 +262,12 @@ def datasets(corpus: dict) -> list[dict]:
     """Return the sources of a corpus, with their share of its bytes, the largest first.
 
     The numbers are those of the training text, from the manifest. If it does not count by source, or names others
-    than the sources.json of the corpus, they are those of sources.json, without tokens.
+    than the sources.json of the corpus, they are those of sources.json, without tokens. `collected` has those of
+    sources.json, before curation and selection.
     """
     # A source without statistics of its own is a folder's name.
     named = [source for source in (corpus.get("sources") or {}).get("sources", []) if isinstance(source, dict)]
-    sources = [source for source in named if source.get("bytes")]
+    sources = [{**source, "collected": source} for source in named if source.get("bytes")]
     known = {source_key(source): source for source in named}
     counted = [row for row in corpus.get("by_source", ()) if row["split"] == "train"]
     if counted and (not sources or all(row["source"] in known for row in counted)):
@@ -275,7 +275,12 @@ def datasets(corpus: dict) -> list[dict]:
         for row in counted:
             licences[row["source"]][row["license"]] = row["documents"]
         sources = [
-            {**known.get(line["source"], split_source(line["source"])), "licences": licences[line["source"]], **line}
+            {
+                **known.get(line["source"], split_source(line["source"])),
+                "licences": licences[line["source"]],
+                "collected": known.get(line["source"]),
+                **line,
+            }
             for line in totals_by(counted, "source")
         ]
     size = sum(source["bytes"] for source in sources)
@@ -285,16 +290,37 @@ def datasets(corpus: dict) -> list[dict]:
             "version": source.get("version"),
             "url": source.get("url"),
             "license": source.get("licence") or source.get("license") or " and ".join(source.get("licences", {})),
+            "collection": source.get("collection"),
             "retrieved": source.get("retrieved"),
             "documents": source["documents"],
             "bytes": source["bytes"],
             "tokens": source.get("tokens"),
             "languages": " ".join(source.get("languages", {})),
+            "collected": {key: (source["collected"] or {}).get(key) for key in ("documents", "bytes")},
             "share": source["bytes"] / size,
         }
         for source in sources
     ]
     return sorted(lines, key=lambda line: (-line["bytes"], line["name"]))
+
+
+def distinct_datasets(corpora: list[dict]) -> list[dict]:
+    """Return the sources of all corpora, each once, the largest first.
+
+    Mixtures of one corpus choose documents by one hash, so the largest count includes the others. It is at most the
+    number collected, because a mixture may repeat documents.
+    """
+    largest: dict[tuple, dict] = {}
+    for line in (line for corpus in corpora for line in datasets(corpus)):
+        known = largest.setdefault((line["name"], line["version"]), line)
+        if line["documents"] > known["documents"]:
+            largest[line["name"], line["version"]] = line
+    for line in largest.values():
+        if (documents := line["collected"]["documents"]) and documents < line["documents"]:
+            line["bytes"] = min(line["bytes"], line["collected"]["bytes"] or line["bytes"])
+            line["tokens"] = line["tokens"] and round(line["tokens"] * documents / line["documents"])
+            line["documents"] = documents
+    return sorted(largest.values(), key=lambda line: (-line["bytes"], line["name"]))
 
 
 def split_source(text: str) -> dict:
@@ -385,7 +411,7 @@ def facts(release: dict, data: list[dict], lineage: dict) -> dict:
     tokens = sum(earlier["tokens"] for earlier in runs)
     bits = [score["bits_per_byte"] for score in ((run.get("validation") or {}).get("validation") or {}).values()]
     began = runs[0]["origin"] if runs else None
-    corpora = [{key: value for key, value in of_corpus(corpus).items() if key != "sources"} for corpus in data]
+    corpora = [of_corpus(corpus) for corpus in data]
     steps = [earlier["steps"] for earlier in runs]
     return {
         "command": runs[-1]["command"] if runs else None,
