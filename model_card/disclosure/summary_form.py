@@ -315,7 +315,7 @@ class SummaryAnswers:
         provider, model, data = (self.provider[section] for section in ("provider", "model", "data"))
         names = ("provider.name", "provider.contact")
         contact = "; ".join(filter(None, (line(value_of(self.provider, name)) for name in names)))
-        none = None if provider["name"] else "Nobody provides the model or declares what this document states."
+        none = None if provider["name"] else "No provider is named, and nobody declares what this document states."
         self.put("1.1.a", contact or None, *names, comment=none)
         self.put_provider("1.1.b", "provider.authorised_representative")
         self.put_provider("1.2.a", "model.names")
@@ -325,7 +325,7 @@ class SummaryAnswers:
         self.put("1.2.a.1", documents, "model.documentation")
         self.put_provider("1.2.b", "model.dependencies")
         placed = model["placed_on_union_market"]
-        comment = None if placed else "Not placed on the Union market."
+        comment = None if placed else "No placement on the Union market is stated."
         self.put("1.2.c", placed, "model.placed_on_union_market", comment=comment)
         rows = distinct_rows(self.run["data"])
         tokens, exact = total(rows)["tokens"], all(row["exact"] for row in rows)
@@ -526,7 +526,7 @@ class SummaryAnswers:
         others = self.answers["2.6.b.1"]["answer"]
         self.put("2.6.a", bool(others or data["other_sources"]), *self.corpus, "data.other_sources")
         listed = "Datasets that are not publicly available; see the table." if others else None
-        self.put("2.6.b", line(data["other_sources"]) or listed, "data.other_sources")
+        self.put("2.6.b", line(data["other_sources"]) or listed, *self.corpus, "data.other_sources")
         self.put_provider("2.6.c", "comments.other_sources")
 
     def crawled_data(self) -> None:
