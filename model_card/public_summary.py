@@ -5,8 +5,8 @@
 
 writes `public_summary` and, for a run, `model_documentation_form`, each as .md, .json and a standalone .html that
 prints as PDF, and public_summary.schema.json, a JSON Schema. The summary has the sections and fields of the
-Commission's template (disclosure/summary_form.py); its .md and .html are printed from its .json. The form is not for
-publication: authorities receive it on request.
+Commission's template (disclosure/summary_template.py); its .md and .html are printed from its .json. The form is not
+for publication: authorities receive it on request.
 Facts come from the run's files, or from the evidence of a released folder; what only the provider can state comes from
 provider.yaml, where every field is required. Nothing is guessed. In the .json each field lists its sources as
 FILE#POINTER, with FILE in the run's folder or the release, the provider's file, or empty for the form's own `facts`.
@@ -34,7 +34,8 @@ from .disclosure.ai_act_inputs import (
     thin_answers,
 )
 from .disclosure.form_writers import form_document, printed_form, printed_summary, to_html, to_markdown
-from .disclosure.summary_form import SCHEMA, fill_summary, summary_schema
+from .disclosure.summary_form import fill_summary
+from .disclosure.summary_template import SCHEMA, summary_schema
 from .escaping import terminal_line
 from .files import locked, run_main, sha256, write_json, write_text
 from .run import Run

@@ -43,10 +43,8 @@ def answer(value: TracedValue) -> str:
 FILTERS = {
     "f": print_line,
     "traced_as": traced_as,
-    "count": lambda value: traced_as(value, f"{len(value):,}"),
     # Two significant figures, as the form requires.
     "significant": lambda value: print_line(value, ".1e" if value else ""),
-    "yes_no": lambda value: traced_as(value, "Yes" if value else "No"),
 }
 
 

@@ -25,14 +25,8 @@ from model_card.disclosure.ai_act_inputs import (
     thin_answers,
 )
 from model_card.disclosure.form_writers import printed_summary, to_html, to_markdown
-from model_card.disclosure.summary_form import (
-    FIELDS,
-    SCHEMA,
-    SECTIONS,
-    TEXT_SIZES,
-    fill_summary,
-    legal_basis,
-)
+from model_card.disclosure.summary_form import TEXT_SIZES, fill_summary, legal_basis
+from model_card.disclosure.summary_template import FIELDS, SCHEMA, SECTIONS
 from model_card.files import ReleaseError, read_json, sha256, write_json
 from model_card.provenance import resolve_pointer
 from model_card.run import Run
