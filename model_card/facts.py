@@ -162,6 +162,13 @@ def training_rows(corpus: dict) -> list[dict]:
     return [row for row in corpus["account"] if row["split"] == "train"]
 
 
+def with_spdx(rows: list[dict], corpora: list[dict]) -> list[dict]:
+    """Return rows with SPDX expressions for the labels of licences, as far as the manifests of corpora map them."""
+    counted = [row for corpus in corpora for row in corpus.get("by_source", ()) if "label" in row]
+    names = {row["label"]: row["license"] for row in counted}
+    return [{**row, "license": names.get(row["license"], row["license"])} for row in rows]
+
+
 def total(rows: list[dict]) -> dict:
     """Return the sums of documents, bytes and tokens."""
     return {measure: sum(row[measure] for row in rows) for measure in MEASURES}
@@ -194,7 +201,7 @@ def not_open(rows: list[dict], corpora: list[dict]) -> list[dict]:
 
 def of_corpus(corpus: dict) -> dict:
     """Return the numbers of one entry of data.json."""
-    rows = training_rows(corpus)
+    rows = with_spdx(training_rows(corpus), [corpus])
     return {
         "stages": " and ".join(corpus["stages"]),
         "train": total(rows),
@@ -243,7 +250,7 @@ def distinct_rows(corpora: list[dict]) -> list[dict]:
 
 def text_of(corpora: list[dict]) -> dict:
     """Return the training text of all stages by language and by licence, each document counted once."""
-    rows = distinct_rows(corpora)
+    rows = with_spdx(distinct_rows(corpora), corpora)
     tables = {f"by_{column}": table(rows, column) for column in ("language", "license")}
     exact = all(row["exact"] for row in rows)
     return {"train": total(rows), "exact": exact, **tables, "not_open": not_open(rows, corpora)}
@@ -289,7 +296,7 @@ def datasets(corpus: dict) -> list[dict]:
             "name": source["name"],
             "version": source.get("version"),
             "url": source.get("url"),
-            "license": source.get("licence") or source.get("license") or " and ".join(source.get("licences", {})),
+            "license": source.get("license") or source.get("licence") or " and ".join(source.get("licences", {})),
             "collection": source.get("collection"),
             "retrieved": source.get("retrieved"),
             "documents": source["documents"],

@@ -157,7 +157,11 @@ def test_the_bom_names_sources_shards_libraries_and_commands(released):
     listed = {(part["name"], part["hashes"][0]["content"]) for part in shards["components"]}
     assert listed == {(shard["file"], shard["sha256"]) for shard in manifest["shards"]}
     source = parts[f"data:{corpus['by_source'][0]['source']}"]
-    assert source["licenses"] == [{"license": {"id": "CC-BY-4.0"}}, {"license": {"name": "Public Domain"}}]
+    assert source["licenses"] == [
+        {"license": {"id": "CC-BY-4.0"}},
+        {"expression": "LicenseRef-scancode-public-domain"},
+    ]
+    assert named(source["properties"])["pleias:labels"] == '["CC-BY-4.0", "Public Domain"]'
     assert parts["library:torch@2.13.0"]["purl"] == "pkg:pypi/torch@2.13.0"
     tasks = content["formulation"][0]["workflows"][0]["tasks"]
     trained = next(task for task in tasks if task["name"] == "pretrain")

@@ -127,7 +127,7 @@ class CorpusWriter:
         filled["token_count"] = row.get("token_count") or 0
         self._documents.add(language, {**filled, "text": row["text"]}, size)
         self.bytes[language] += size
-        self.sources.add(source, language, filled["license"], size)
+        self.sources.add(source, language, filled["license"], size, creator=filled["creator"], date=filled["date"])
         self.progress.update(size)
         return size
 
