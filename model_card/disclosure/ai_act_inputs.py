@@ -73,11 +73,16 @@ def read_provider(path: Path) -> dict:
         value = value_of(content, name)
         if not isinstance(value, date) and (value is not None or name == "summary.date"):
             raise ReleaseError(f"{path}: {name} must be a date such as 2026-11-23.")
+    for name in ("summary.version", "model.names"):
+        if value_of(content, name) is None:
+            raise ReleaseError(f"{path}: {name} must not be none.")
     crawlers, versions = content["data"]["crawlers"], content["summary"]["previous_versions"]
     if crawlers is not None and not (isinstance(crawlers, dict) and crawlers.keys() >= CRAWLER_KEYS):
         raise ReleaseError(f"{path}: data.crawlers must be none, or a mapping of {', '.join(sorted(CRAWLER_KEYS))}.")
     if crawlers and not all(isinstance(crawlers[key], date) for key in ("from", "to")):
         raise ReleaseError(f"{path}: from and to of data.crawlers must be dates such as 2026-11-23.")
+    if crawlers and not isinstance(crawlers["domains"], list | None):
+        raise ReleaseError(f"{path}: domains of data.crawlers must be none, or a list of names.")
     if versions is not None and not (
         isinstance(versions, list)
         and all(isinstance(row, dict) and row.keys() >= VERSION_KEYS for row in versions)

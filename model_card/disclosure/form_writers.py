@@ -124,9 +124,10 @@ def printed_form(content: dict) -> dict:
 
 def printed_summary(content: dict) -> dict:
     """Return the public summary as `to_markdown` and `to_html` print it."""
+    updated = printed_date(content["last_update"], short=True)
     head = [
-        ("Version of the Summary", f"{content['version']} ({content['status']})"),
-        ("Last update", printed_date(content["last_update"], short=True)),
+        ("Version of the Summary", f"{content['version']} ({content['status'].lower()} on {updated})"),
+        ("Last update", updated),
         ("Changes from the previous version", as_text(content["changes"])),
         ("Changes are announced at", as_text(content["changes_announced_at"])),
         ("Authoritative version", as_text(content["published_at"])),

@@ -103,7 +103,7 @@ def fill_summary(provider: dict, run: dict, file: str) -> dict:
         "template": TEMPLATE,
         "version": str(summary["version"]),
         "last_update": str(summary["date"]),
-        "status": f"Latest version on {summary['date']:%d/%m/%y}",
+        "status": "Latest version",
         "changes": line(summary["changes"]),
         "versions": [
             {"version": str(row["version"]), "date": str(row["date"]), "link": line(row["link"])} for row in versions

@@ -205,7 +205,7 @@ def summary_schema() -> dict:
                 "template": {"const": TEMPLATE},
                 "version": text,
                 "last_update": {"$ref": "#/$defs/date"},
-                "status": text,
+                "status": {"const": "Latest version"},
                 "changes": {"type": ["string", "null"]},
                 "versions": {"type": "array", "items": version, "minItems": 1},
                 "changes_announced_at": {"type": ["string", "null"]},

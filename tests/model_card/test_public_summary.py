@@ -297,6 +297,8 @@ def test_thin_answers_are_named_with_what_the_forms_ask_and_the_example_has_none
         ({"provider__sme": "yes"}, "provider.sme must be true or false"),
         ({"summary__date": "soon"}, "summary.date must be a date"),
         ({"data__crawlers": {"names": "x"}}, "data.crawlers must be none, or a mapping of behaviour, content"),
+        ({"model__names": "none"}, "model.names must not be none"),
+        ({"data__crawlers": CRAWLERS | {"domains": "a.example"}}, "domains of data.crawlers must be none, or a list"),
         ({"data__crawlers": CRAWLERS | {"from": "May"}}, "from and to of data.crawlers must be dates"),
         ({"summary__previous_versions": ["0.9"]}, "summary.previous_versions must be none, or a list of"),
         ({"data__synthetic_models_not_on_market": "x"}, "must be none, or {name: description}"),
@@ -334,7 +336,7 @@ def test_the_summary_has_status_all_versions_and_the_hashes_of_its_source_files(
     )
     content = read_json(out / "public_summary.json")
     assert (content["version"], content["last_update"]) == ("1.0", "2026-11-23")
-    assert content["status"] == "Latest version on 23/11/26"
+    assert content["status"] == "Latest version"
     assert content["versions"] == [
         {"version": "0.9", "date": "2026-10-05", "link": earlier["link"]},
         {"version": "1.0", "date": "2026-11-23", "link": content["published_at"]},
@@ -352,7 +354,13 @@ def test_the_summary_has_status_all_versions_and_the_hashes_of_its_source_files(
             content["changes_announced_at"],
         ]
         assert all(address in text for address in addresses)
-        for printed in ("23/11/26", "05/10/26", "05/2026. The model is not", "01/2026", "23/11/2026"):
+        for printed in (
+            "1.0 (latest version on 23/11/26)",
+            "05/10/26",
+            "05/2026. The model is not",
+            "01/2026",
+            "23/11/2026",
+        ):
             assert printed in text
     form = (out / "model_documentation_form.md").read_text(encoding="utf-8")
     assert content["published_at"] not in form and "23/11/26" in form
