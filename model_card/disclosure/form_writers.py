@@ -159,8 +159,9 @@ def printed_field(field: dict) -> dict:
         "text": value,
         "not_applicable": "" if comment else "Not applicable.",
     }
-    text = printed_date(value) + "." * bool(comment) if kind == "date" else answers[kind]
-    return {"field": field["label"], "answer": " ".join(filter(None, (text, comment)))}
+    text = printed_date(value) if kind == "date" else answers[kind]
+    stop = "." if text and comment and text[-1] not in ".?!" else ""
+    return {"field": field["label"], "answer": f"{text}{stop} {comment}".strip()}
 
 
 def printed_cell(value, kind: str) -> str:

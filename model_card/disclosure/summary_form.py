@@ -10,9 +10,10 @@ was made from; `inputs_sha256` has each FILE.
 
 import math
 import re
+from collections import Counter
 from datetime import date
 
-from ..facts import distinct_datasets, distinct_rows, left_out, synthetic, total, totals_by, training_rows
+from ..facts import distinct_datasets, distinct_rows, largest, left_out, synthetic, total, totals_by, training_rows
 from ..files import ReleaseError
 from .ai_act_inputs import in_range, value_of
 from .summary_template import FIELDS, LAW, SCHEMA, SECTIONS, TEMPLATE
@@ -274,14 +275,16 @@ class SummaryAnswers:
         self.put("2.1.b", "Text" if public else None, *sources)
         comment = f"Large: more than {LARGE:.0%} of the bytes of all publicly available datasets."
         self.put("2.1.c", self.dataset_table(large), *sources, comment=comment if large else None)
-        kinds = list(dict.fromkeys(filter(None, (row["collection"] for row in small))))
+        kinds = Counter()
+        for row in filter(lambda row: row["collection"], small):
+            kinds[row["collection"]] += row["bytes"]
         languages = sorted({code for row in small for code in row["languages"].split()})
         share = sum(row["share"] for row in small)
         description = [
             f"{counted(len(small), 'dataset')} of text, together {share:.1%} of the bytes",
-            *([f"in {' '.join(languages)}"] if languages else []),
+            *([f"in {', '.join(languages)}"] if languages else []),
         ]
-        nature = f" Nature of the content: {', '.join(kinds)}." if kinds else ""
+        nature = f" Nature of the content: {largest(kinds)}." if kinds else ""
         self.put("2.1.d", f"{', '.join(description)}; listed below.{nature}" if small else None, *sources)
         self.put("2.1.d.1", self.dataset_table(small), *sources)
         self.put("2.6.b.1", self.dataset_table(private), *sources)
