@@ -1,8 +1,9 @@
 """List the sources of a release's text, and credit them: evidence/sources.json and ATTRIBUTION.md.
 
-    {count,
+    {count, in_text: number of sources, and of those with text in a shard,
      corpora  [{fingerprint, stages, train, validation: {documents, bytes, tokens}}],
      sources  [{the entry of the corpus's sources.json, license: SPDX expression,
+                in_text: whether a shard has text of it,
                 shards: {first 12 digits of a corpus's fingerprint: {train, validation: {documents, bytes, tokens}}}}]}
 
 Both are computed from data.json, and `model_card.validate` computes them again. The numbers of `shards` add up to
@@ -67,8 +68,10 @@ def list_sources(data: list[dict]) -> dict:
         data: data.json.
     """
     entries: dict[str, dict] = {}
+    uncounted: set[str] = set()  # of a corpus that does not count by source, so that all are taken for used
     for corpus in data:
-        entries |= entries_of(corpus)
+        entries |= (listed := entries_of(corpus))
+        uncounted |= set() if "by_source" in corpus else listed.keys()
     corpora, sources = [], []
     for corpus in data:
         numbers = {split: total([row for row in corpus["account"] if row["split"] == split]) for split in SPLITS}
@@ -82,8 +85,10 @@ def list_sources(data: list[dict]) -> dict:
                 shards[corpus["fingerprint"][:12]] = {split: total(part) for split, part in parts.items() if part}
             rows += counted
         license = entries[key].get("license") or all_of(licences_of(entries[key], rows))
-        sources.append({**entries[key], "license": license, "shards": shards})
-    return {"count": len(sources), "corpora": corpora, "sources": sources}
+        in_text = bool(shards) or key in uncounted
+        sources.append({**entries[key], "license": license, "in_text": in_text, "shards": shards})
+    counts = {"count": len(sources), "in_text": sum(source["in_text"] for source in sources)}
+    return {**counts, "corpora": corpora, "sources": sources}
 
 
 def linked_licence(name: str) -> str:
@@ -115,7 +120,7 @@ def attribution(name: str, content: dict) -> str:
         content: sources.json.
     """
     lines = []
-    for entry in content["sources"]:
+    for entry in filter(lambda entry: entry["in_text"], content["sources"]):
         tokens = sum(split["tokens"] for numbers in entry["shards"].values() for split in numbers.values())
         creators = [markdown_cell(creator["name"]) for creator in entry.get("creators", ())]
         shown, others = "; ".join(creators[:CREATORS]), len(creators) - CREATORS

@@ -196,12 +196,12 @@ class SummaryAnswers:
         ]
         columns = {"Modality": "text", "Training data size": "text", "Types of content": "text"}
         self.put("1.3.a", table(columns, kinds), *self.account, "data.content")
-        sources = distinct_datasets(self.run["data"])
+        sources = [source for source in distinct_datasets(self.run["data"]) if source["documents"]]
         dated = [text for text in (month(source["retrieved"]) for source in sources) if text]
         after = "is" if data["continuously_trained"] else "is not"
         comment = f"The model {after} continuously trained on new data after this date."
         if undated := len(sources) - len(dated):
-            comment += f" The date is not recorded for {counted(undated, 'dataset')} of {len(sources):,}."
+            comment += f" The date is not recorded for {undated:,} of {counted(len(sources), 'dataset')}."
         self.put("1.3.b", max(dated, default=None), *self.corpus, "data.continuously_trained", comment=comment)
         languages, licences = (totals_by(rows, column) for column in ("language", "license"))
         shares = ", ".join(f"{row['language']} {row['share']:.1%}" for row in languages)
@@ -275,16 +275,18 @@ class SummaryAnswers:
         self.put("2.1.b", "Text" if public else None, *sources)
         comment = f"Large: more than {LARGE:.0%} of the bytes of all publicly available datasets."
         self.put("2.1.c", self.dataset_table(large), *sources, comment=comment if large else None)
-        kinds = Counter()
-        for row in filter(lambda row: row["collection"], small):
+        used, kinds = [row for row in small if row["documents"]], Counter()
+        for row in filter(lambda row: row["collection"], used):
             kinds[row["collection"]] += row["bytes"]
-        languages = sorted({code for row in small for code in row["languages"].split()})
-        share = sum(row["share"] for row in small)
+        languages = sorted({code for row in used for code in row["languages"].split()})
+        share = sum(row["share"] for row in used)
         description = [
-            f"{counted(len(small), 'dataset')} of text, together {share:.1%} of the bytes",
+            f"{counted(len(used), 'dataset')} of text, together {share:.1%} of the bytes",
             *([f"in {', '.join(languages)}"] if languages else []),
         ]
         nature = f" Nature of the content: {largest(kinds)}." if kinds else ""
+        if unused := len(small) - len(used):
+            nature += f" No document was selected from {counted(unused, 'further dataset')}."
         self.put("2.1.d", f"{', '.join(description)}; listed below.{nature}" if small else None, *sources)
         self.put("2.1.d.1", self.dataset_table(small), *sources)
         self.put("2.6.b.1", self.dataset_table(private), *sources)

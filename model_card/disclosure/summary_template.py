@@ -149,73 +149,60 @@ FIELDS = {  # key -> label, types of answers
 
 def summary_schema() -> dict:
     """Return the JSON Schema of a summary."""
-    text, column_types = {"type": "string", "minLength": 1}, ["text", "integer", "share", "month", "link"]
-    cell = {"type": ["string", "number", "null"]}
+    text, date = {"type": "string", "minLength": 1}, {"$ref": "#/$defs/date"}
     answers = {
         "yes_no": {"type": "boolean"},
         "text": text,
-        "date": {"$ref": "#/$defs/date"},
+        "date": date,
         "table": {"$ref": "#/$defs/table"},
         "not_applicable": {"type": "null"},
     }
 
     def record(properties: dict, optional: tuple = ()) -> dict:
         required = [name for name in properties if name not in optional]
-        return {
-            "type": "object",
-            "properties": properties,
-            "required": required,
-            "additionalProperties": False,
+        return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+    sources = {"type": "array", "items": {"type": "string", "pattern": "^[^#]+#(/.*)?$"}, "minItems": 1}
+    field = {"label": text, "type": {"enum": list(answers)}, "answer": True, "comment": text, "sources": sources}
+    kinds = [{"properties": {"type": {"const": kind}, "answer": answer}} for kind, answer in answers.items()]
+    column = record({"name": text, "type": {"enum": ["text", "integer", "share", "month", "link"]}})
+    row = {"type": "array", "items": {"type": ["string", "number", "null"]}}
+    rows = {"columns": {"type": "array", "items": column, "minItems": 1}, "rows": {"type": "array", "items": row}}
+    fields = {
+        key: {
+            "$ref": "#/$defs/field",
+            "properties": {"label": {"const": label}, "type": {"enum": types.split()}},
         }
-
-    def field(label: str, kinds: str) -> dict:
-        variants = [
-            {"properties": {"type": {"const": kind}, "answer": answers[kind]}, "required": ["type", "answer"]}
-            for kind in kinds.split()
-        ]
-        about = {"label": {"const": label}, "type": {"enum": kinds.split()}, "answer": True, "comment": text}
-        sources = {"type": "array", "items": {"type": "string", "pattern": "^[^#]+#(/.*)?$"}, "minItems": 1}
-        return record(about | {"sources": sources}, ("comment",)) | {"anyOf": variants}
-
-    column = record({"name": text, "type": {"enum": column_types}})
-    version = record({"version": text, "date": {"$ref": "#/$defs/date"}, "link": {"type": ["string", "null"]}})
-    basis = {
-        "required": {"type": "boolean"},
-        "training_flop": {"type": "number"},
-        "indicative_flop": {"type": "number"},
+        for key, (label, types) in FIELDS.items()
     }
+    version = record({"version": text, "date": date, "link": {"type": ["string", "null"]}})
+    flop = {"training_flop": {"type": "number"}, "indicative_flop": {"type": "number"}}
+    hashes = {"type": "object", "additionalProperties": {"type": "string", "pattern": "^[0-9a-f]{64}$"}}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"Public summary of training content, {LAW}",
         "$defs": {
             "date": {"type": "string", "pattern": r"^\d{4}-\d{2}(-\d{2})?$"},
-            "table": record(
-                {
-                    "columns": {"type": "array", "items": column, "minItems": 1},
-                    "rows": {"type": "array", "items": {"type": "array", "items": cell}},
-                }
-            ),
+            "table": record(rows),
+            "field": record(field, ("comment",)) | {"oneOf": kinds},
         },
         **record(
             {
                 "$schema": {"const": SCHEMA},
                 "title": text,
                 "declaration": {"type": "boolean"},
-                "basis": record(basis | {"text": text}),
+                "basis": record({"required": {"type": "boolean"}, **flop, "text": text}),
                 "template": {"const": TEMPLATE},
                 "version": text,
-                "last_update": {"$ref": "#/$defs/date"},
+                "last_update": date,
                 "status": {"const": "Latest version"},
                 "changes": {"type": ["string", "null"]},
                 "versions": {"type": "array", "items": version, "minItems": 1},
                 "changes_announced_at": {"type": ["string", "null"]},
                 "published_at": {"type": ["string", "null"]},
                 "sections": record({number: {"const": heading} for number, heading in SECTIONS.items()}),
-                "fields": record({key: field(*about) for key, about in FIELDS.items()}),
-                "inputs_sha256": {
-                    "type": "object",
-                    "additionalProperties": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
-                },
+                "fields": record(fields),
+                "inputs_sha256": hashes,
             }
         ),
     }

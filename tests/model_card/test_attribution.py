@@ -34,7 +34,7 @@ def data() -> list[dict]:
 
 def test_the_numbers_of_sources_add_up_to_those_of_the_corpora(data):
     content = list_sources(data)
-    assert content["count"] == len(content["sources"]) == 2
+    assert content["count"] == content["in_text"] == len(content["sources"]) == 2
     for corpus in content["corpora"]:
         for split in ("train", "validation"):
             parts = [source["shards"].get(corpus["fingerprint"][:12], {}) for source in content["sources"]]
@@ -56,12 +56,22 @@ def test_every_source_is_credited(data):
     assert lines[-1].endswith(" | - | - | 11 | - |")
 
 
+def test_a_source_without_text_in_a_shard_is_listed_and_not_credited(data):
+    unused = {"kind": "npm", "name": "unused", "version": "1", "license": "MIT"}
+    data[0]["sources"]["sources"].append(unused)
+    content = list_sources(data)
+    assert (content["count"], content["in_text"]) == (3, 2) and "unused" not in attribution("tiny", content)
+    assert [source["name"] for source in content["sources"] if not source["in_text"]] == ["unused"]
+    del data[0]["by_source"]  # then it may be in the text
+    assert "unused" in attribution("tiny", list_sources(data))
+
+
 def test_words_of_strangers_are_no_markup(data):
     entry = data[0]["sources"]["sources"][0]
     entry |= {"name": "a | [b](c) <i>", "url": "https://x.org/) <script>", "version": "`1`"}
     entry |= {"license": "Various [open] | licences", "creators": [{"name": "*A*\nB", "documents": 1}]}
     for corpus in data:
-        corpus["by_source"] = []
+        del corpus["by_source"]
     (line,) = attribution("`tiny`", list_sources(data)).splitlines()[8:]
     assert line == (
         "| a \\| \\[b\\]\\(c) &lt;i> | \\`1\\` | Various \\[open\\] \\| licences | 30 | 3,000 | - | \\*A\\* B |"

@@ -126,6 +126,7 @@ def score(content: dict) -> tuple[float, bool]:
 def test_the_bom_of_seven_runs_on_seven_corpora_is_valid_and_true_to_its_files():
     folder = Path(card.__file__).parent / "femto"
     content = bom.BomBuilder(folder, folder, None).build()
+    assert content == read_json(folder / BOM)
     check_references(content, folder)
     assert problems(content) == []
     model, facts = content["components"][0], read_json(folder / "evidence" / "facts.json")
