@@ -173,7 +173,7 @@ def _fill(config: MixtureConfig, settings: dict, building: Path) -> dict:
             size = len(document["text"].encode())
             source = str(source_of(document["identifier"]) or unnamed)
             language = CODES.get(document["language"], document["language"])
-            described = {name: document[name] for name in ("creator", "date")}
+            described = {name: document[name] for name in ("collection", "creator", "date")}
             counts.add(source, language, document["license"], size, **described)
             if document["identifier"] in chosen:
                 parts[HELD_OUT].add(document, size)

@@ -96,7 +96,8 @@ def test_a_source_has_one_spdx_expression_its_labels_and_its_creators(monkeypatc
     for creator, date in [("Dickens, Charles (1812-1870)", "1838"), ("Dickens, Charles (1812-1870)", "1865")]:
         counts.add("github:a/b@1234567", "en", "Public Domain (markup CC-BY-4.0)", 10, creator=creator, date=date)
     for creator in ("Ambrose", "Hugo, Victor (1802-1885)", ""):
-        counts.add("github:a/b@1234567", "en", "MIT OR Apache-2.0", 1, creator=creator, date="undated")
+        stated = {"collection": "Novels", "creator": creator, "date": "undated"}
+        counts.add("github:a/b@1234567", "en", "MIT OR Apache-2.0", 1, **stated)
     account = counts.account("github:a/b@1234567")
     text = "LicenseRef-scancode-public-domain AND CC-BY-4.0"
     assert account["license"] == f"{text} AND (MIT OR Apache-2.0)"
@@ -106,4 +107,4 @@ def test_a_source_has_one_spdx_expression_its_labels_and_its_creators(monkeypatc
         {"name": "Ambrose", "documents": 1},
         {"name": "Dickens, Charles (1812-1870)", "documents": 2, "died": 1870, "published": [1838, 1865]},
     ]
-    assert account["documents_of_other_creators"] == 1
+    assert account["documents_of_other_creators"] == 1 and account["collections"] == {"Novels": 3}

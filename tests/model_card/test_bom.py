@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import test_card
 
-from model_card import card, release
+from model_card import card, public_summary, release
 from model_card.disclosure import ai_act_inputs, bom
 from model_card.files import BOM, read_json, sha256, verify_sums, write_json
 from model_card.formats import gguf_writer, variants
@@ -37,6 +37,14 @@ def build():
 def released(build, run, tmp_path_factory):
     """A release of the run with a provider and an address on the Hub; tests must not change it."""
     return build(tmp_path_factory.mktemp("dist") / "tiny", "--run", run, *PROVIDER, *HUB)
+
+
+def test_the_public_summary_is_in_every_published_folder_and_the_documentation_form_in_none(released):
+    for part in read_json(released / "release.json")["folders"]:
+        names = {path.name for path in (released / part).iterdir()}
+        assert names >= set(public_summary.PUBLISHED) and not any("documentation_form" in name for name in names)
+        assert "(public_summary.md)" in (released / part / "README.md").read_text(encoding="utf-8")
+    assert (released / "model_documentation_form.md").is_file()
 
 
 def nodes(value):

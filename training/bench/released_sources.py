@@ -84,7 +84,7 @@ def list_sources(documents: list[dict], corpus: Path) -> list[dict]:
     counts, unnamed = SourceCounts(), default_source(corpus)
     for document in documents:
         language = CODES.get(document["language"], document["language"])
-        described = {name: document[name] for name in ("creator", "date")}
+        described = {name: document[name] for name in ("collection", "creator", "date")}
         source = str(source_of(document["identifier"]) or unnamed)
         counts.add(source, language, document["license"], document["bytes"], **described)
     return counts.describe(corpus)

@@ -127,7 +127,8 @@ class CorpusWriter:
         filled["token_count"] = row.get("token_count") or 0
         self._documents.add(language, {**filled, "text": row["text"]}, size)
         self.bytes[language] += size
-        self.sources.add(source, language, filled["license"], size, creator=filled["creator"], date=filled["date"])
+        described = {name: filled[name] for name in ("collection", "creator", "date")}
+        self.sources.add(source, language, filled["license"], size, **described)
         self.progress.update(size)
         return size
 

@@ -116,15 +116,26 @@ def _all_of(licences: Iterable[str]) -> str:
 
 
 class SourceCounts:
-    """Documents and bytes per source, by language, by licence and by creator."""
+    """Documents and bytes per source, by language, licence, collection and creator."""
 
     def __init__(self):
         self._counts: dict[str, Counter] = {}
         self._creators: dict[str, dict[str, list]] = {}  # source -> creator -> documents, years of publication
 
-    def add(self, source: str, language: str, licence: str, size: int, *, creator: str = "", date: str = "") -> None:
-        """Count a document of `size` bytes with the licence label, creator and date that the corpus states."""
+    def add(
+        self,
+        source: str,
+        language: str,
+        licence: str,
+        size: int,
+        *,
+        collection: str = "",
+        creator: str = "",
+        date: str = "",
+    ) -> None:
+        """Count a document of `size` bytes with the licence label, collection, creator and date of the corpus."""
         counts = {"documents": 1, "bytes": size, f"language {language}": 1, f"label {licence}": 1}
+        counts |= {f"collection {collection}": 1} if collection else {}
         counts[f"licence {spdx_name(licence)}"] = 1
         creators = self._creators.setdefault(source, {})
         if creator in creators or creator and len(creators) < CREATORS:
@@ -140,15 +151,17 @@ class SourceCounts:
 
         Returns:
             `documents`, `bytes`; `license`, the SPDX expression of all its documents; documents by `languages`, by
-            `licences` (SPDX expressions) and by `labels` (as the source names them); `creators`, as the source names
-            them, with documents and, if known, the year of the last death and the years of publication;
-            `documents_of_other_creators`, if there are more than CREATORS.
+            `licences` (SPDX expressions), by `labels` (as the source names them) and, if stated, by `collections`;
+            `creators`, as the source names them, with documents and, if known, the year of the last death and the
+            years of publication; `documents_of_other_creators`, if there are more than CREATORS.
         """
         counts = self._counts.get(source, Counter())
         by = {
             f"{kind}s": {key.partition(" ")[2]: n for key, n in sorted(counts.items()) if key.startswith(f"{kind} ")}
-            for kind in ("language", "licence", "label")
+            for kind in ("language", "licence", "label", "collection")
         }
+        if not by["collections"]:  # not stated
+            del by["collections"]
         creators = [
             {"name": name, "documents": documents}
             | ({"died": max(died for _, died in lives)} if (lives := parse_lives(name)) else {})
