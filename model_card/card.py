@@ -29,6 +29,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.utils import yaml_dump
 
 from .disclosure.bom import write_boms
+from .disclosure.dataset_metadata import write_shard_metadata
 from .escaping import shell_line
 from .facts import HUB_NAME, LANGUAGE_NAMES, collect_corpora, facts, lineage
 from .files import (
@@ -391,6 +392,7 @@ def write_folder(args: argparse.Namespace) -> None:
         options = {"repository": args.repository, "base_model": args.base_model, "relation": args.base_model_relation}
         run = Run(args.run) if args.run else None
         write_cards(args.folder, command, run=run, comparison=args.comparison, **options)
+        write_shard_metadata(args.folder, args.repository)
         write_boms(args.folder, args.repository)
         write_sums(args.folder)
     else:
