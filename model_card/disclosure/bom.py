@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import uuid
+from functools import cache
 from pathlib import Path
 from urllib.parse import quote
 
@@ -61,9 +62,15 @@ def weights_digest(files: dict[str, str]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest() if len(lines) != 1 else next(iter(weights.values()))
 
 
+@cache
+def spdx_licensing():
+    """Return the parser of SPDX expressions; one for each component would take most of the time of a BOM."""
+    return get_spdx_licensing()
+
+
 def licences(names: list[str]) -> list[dict]:
     """Return the entries of licences: an SPDX identifier, an SPDX expression, or the name that the source gives."""
-    entries, spdx = [], get_spdx_licensing()
+    entries, spdx = [], spdx_licensing()
     for name in dict.fromkeys(filter(None, names)):
         try:
             text = str(spdx.parse(name, validate=True))

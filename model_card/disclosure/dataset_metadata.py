@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from license_expression import ExpressionError, get_spdx_licensing
+from license_expression import ExpressionError
 
 from ..facts import LANGUAGE_NAMES, commands, left_out
 from ..files import ReleaseError, read_json, relativize_paths, sha256, write_json
 from ..run import json_sha256, path_roots
+from .bom import spdx_licensing
 
 CROISSANT, INSTALL = "croissant.json", 'pip install "modeling-pleias[release]".'
 CONFORMS_TO = ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"]
@@ -81,7 +82,7 @@ def new_context():
 
 def licence_urls(names: list[str]) -> list[str]:
     """Return the address of each licence in expressions of SPDX; a name that is not of SPDX stays as it is."""
-    urls, spdx = [], get_spdx_licensing()
+    urls, spdx = [], spdx_licensing()
     for name in filter(None, names):
         try:
             keys = spdx.license_keys(spdx.parse(name, validate=True))
