@@ -31,6 +31,7 @@ from huggingface_hub.utils import yaml_dump
 
 from .disclosure.attribution import write_attribution
 from .disclosure.bom import BomBuilder, write_boms
+from .disclosure.dataset_metadata import write_shard_metadata
 from .escaping import shell_line
 from .facts import HUB_NAME, LANGUAGE_NAMES, collect_corpora, facts, lineage
 from .files import (
@@ -49,6 +50,7 @@ from .files import (
     write_sums,
     write_text,
 )
+from .hub import write_benchmark_results
 from .provenance import FENCE, TracedValue, fence, locate, render, resolve_pointer, unwrap, unwrap_metadata
 from .run import Run
 from .run_export import last_samples, read_comparison
@@ -112,7 +114,7 @@ def metadata_of(part: str, values: dict, *, repository: str | None, base_model: 
 
     Args:
         part: The folder.
-        values: `release`, `facts`, `lineage` and the results of tasks.
+        values: `release`, `facts`, `lineage`, `data` and the results of tasks.
         repository: OWNER/NAME on the Hub of the `llama` folder, if known.
         base_model: Hub name of the model that the run started from.
         relation: `base_model_relation` to it.
@@ -120,8 +122,8 @@ def metadata_of(part: str, values: dict, *, repository: str | None, base_model: 
     release, fact = values["release"], values["facts"]
     run, origin, head = release.source.run, unwrap(fact.origin), {}
     tuned = origin == "fine-tuning" or base_model and origin != "continued"
-    if run and (unwrap(run.config).get("corpus") or {}).get("source") == "common_corpus":
-        head["datasets"] = [run.config.corpus.dataset]
+    if datasets := hub_datasets(values["data"], run.config if run else None):
+        head["datasets"] = datasets
     if part in FORMATS and repository:
         head |= {"base_model": repository, "base_model_relation": "quantized"}
     elif base_model:
@@ -135,7 +137,7 @@ def metadata_of(part: str, values: dict, *, repository: str | None, base_model: 
             "geographical_location": trained[-1].country,
             "hardware_used": trained[-1].hardware,
         }
-    results = eval_results(values["tasks"])
+    results = eval_results(values["tasks"], repository)
     if unwrap(fact.bits_per_byte) is not None and not any(task["task"] == "bits_per_byte" for task in values["tasks"]):
         results[:0] = validation_results(fact)
     data = ModelCardData(
@@ -155,6 +157,18 @@ def metadata_of(part: str, values: dict, *, repository: str | None, base_model: 
     return data.to_dict()
 
 
+def hub_datasets(data: TracedValue, config: TracedValue | None) -> list[TracedValue]:
+    """Return the names of the data sets on the Hub that the text comes from, of data.json and of a run's settings."""
+    names = {}
+    if config and (unwrap(config).get("corpus") or {}).get("source") == "common_corpus":
+        names[unwrap(config.corpus.dataset)] = config.corpus.dataset
+    for corpus in data:
+        for i, source in enumerate((unwrap(corpus).get("sources") or {}).get("sources", [])):
+            if isinstance(source, dict) and source.get("kind") == "hf":
+                names.setdefault(source["name"], corpus.sources.sources[i].name)
+    return list(names.values())
+
+
 def validation_results(fact: TracedValue) -> list[EvalResult]:
     """Return the mean bits per byte of the run's last validation as a result."""
     return [
@@ -170,11 +184,22 @@ def validation_results(fact: TracedValue) -> list[EvalResult]:
     ]
 
 
-def eval_results(tasks: list[dict]) -> list[EvalResult]:
-    """Return the results of tasks: of a comparison with the base model both values, otherwise as on the page."""
+def eval_results(tasks: list[dict], repository: str | None = None) -> list[EvalResult]:
+    """Return the results of tasks: of a comparison with the base model both values, otherwise as on the page.
+
+    A task with a mean has it and the eight languages; its other values are in evidence/.
+
+    Args:
+        tasks: Results of `task_results`.
+        repository: OWNER/NAME on the Hub, if known, to which the source of each result links.
+    """
     results = []
     for task in tasks:
         pairs = [(name, name) for name in map(unwrap, task["names"])]
+        if "mean" in task["metrics"]:
+            pairs += [(code, name) for code, name in LANGUAGE_NAMES.items() if code in task["metrics"]]
+        fingerprint = (unwrap(task["result"]).get("data") or {}).get("fingerprint")
+        address = f"https://huggingface.co/{repository}/blob/main/{task['file']}" if repository else None
         for name in map(unwrap, task["compared"]):
             pairs += [(name, name), (name + BEFORE, f"{name} of the model that training started from")]
         for name, title in pairs if task["task"] not in PAGE_ONLY else []:
@@ -185,6 +210,9 @@ def eval_results(tasks: list[dict]) -> list[EvalResult]:
                     task_type="text-generation",
                     dataset_type=task["task"],
                     dataset_name=task["task"],
+                    dataset_revision=fingerprint,
+                    source_name=task["file"] if address else None,
+                    source_url=address,
                     metric_type=name,
                     metric_name=title,
                     metric_value=value,
@@ -272,6 +300,8 @@ def write_cards(
             content = read_json(result)
             facts_only = {key: value for key, value in content.items() if key != "examples"}  # these are texts
             write_json(evidence / "eval" / result.name, content | run.relative(facts_only))
+        if part not in FORMATS:
+            write_benchmark_results(out / part, repository)
         for name, content in optional.items():
             if content:
                 write_json(evidence / f"{name}.json", content)
@@ -313,7 +343,7 @@ def rewrite_variant(folder: Path, part: str, command: str, **options) -> None:
 
 def card_inputs(folder: Path, part: str, **options) -> tuple[dict[str, Path], Callable, dict]:
     """Return the sources, the metadata and the further names of the card of a folder, as for `write`."""
-    sources = {name: folder / EVIDENCE / f"{name}.json" for name in ("release", "facts", "lineage")}
+    sources = {name: folder / EVIDENCE / f"{name}.json" for name in ("release", "facts", "lineage", "data")}
     sources["generation_config"] = folder / EVIDENCE / "generation_config.json"
     results = sorted((folder / EVIDENCE / "eval").glob("*.json"))
     sources |= {f"task_{i}": path for i, path in enumerate(results)}
@@ -424,6 +454,7 @@ def write_folder(args: argparse.Namespace) -> None:
         options = {"repository": args.repository, "base_model": args.base_model, "relation": args.base_model_relation}
         run = Run(args.run) if args.run else None
         write_cards(args.folder, command, run=run, comparison=args.comparison, **options)
+        write_shard_metadata(args.folder, args.repository)
         write_boms(args.folder, args.repository)
         write_sums(args.folder)
     elif part := variant_in(args.folder):

@@ -55,6 +55,7 @@ from . import public_summary, signing
 from .card import RELATIONS, write_cards
 from .disclosure.ai_act_inputs import read_provider
 from .disclosure.bom import write_boms
+from .disclosure.dataset_metadata import write_shard_metadata
 from .escaping import shell_line
 from .facts import base_of
 from .files import (
@@ -343,6 +344,7 @@ def build(args: argparse.Namespace, command: str) -> dict:
         for part in release["folders"]:
             if problems := validate(out / part, run=False):
                 raise ReleaseError(f"The card of {part} is not valid: {problems[0].message}.")
+        write_shard_metadata(out, args.push_to_hub)
         write_boms(out, args.push_to_hub)
         write_sums(out)
         for part in release["folders"] if signer else ():

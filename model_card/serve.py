@@ -34,8 +34,9 @@ from typing import NamedTuple
 import gguf
 import xllamacpp
 
+from .disclosure.bom import weights_digest
 from .escaping import terminal_line
-from .files import ReleaseError, read_json, run_main
+from .files import ReleaseError, read_json, run_main, sha256
 from .formats.llama_cpp import server_parameters
 
 PENALTY = 1.2  # of the card, where a file states none
@@ -182,14 +183,24 @@ def check_address(host: str, port: int) -> None:
         raise ReleaseError(message) from None
 
 
-def start(path: Path, metadata: Metadata, host: str, port: int) -> xllamacpp.Server:
+def start(path: Path, metadata: Metadata, host: str, port: int, digest: str) -> xllamacpp.Server:
     """Start llama.cpp's server in this process.
+
+    That its text is AI-generated, and the weights, are tags in /v1/models: completions have no field for them.
+
+    Args:
+        path: GGUF file.
+        metadata: Description of the model.
+        host: Address to listen on.
+        port: Port, or 0 for a free one.
+        digest: sha256 of the weights that the user named.
 
     Raises:
         ReleaseError: If llama.cpp does not load the file; its own message is on stderr.
     """
     parameters = server_parameters(path, context=metadata.context)
     parameters.model_alias = {metadata.name}
+    parameters.model_tags = {"ai_generated", f"sha256:{digest}"}
     parameters.hostnames, parameters.port = [host], port
     parameters.cors_origins = ""  # no website may read from this server through the user's browser
     parameters.endpoint_slots = False  # lists the prompts of all users
@@ -217,6 +228,7 @@ def first_screen(metadata: Metadata, address: str) -> str:
             f"licence   {terminal_line(metadata.license or 'not stated')}",
             f"decoding  temperature {metadata.temperature:g}, repetition penalty {metadata.penalty:.3g} over {over}, "
             "unless a request states its own",
+            f"text      AI-generated: say so where it is shown. {address}/v1/models states the sha256 of the weights",
             f"page      {address}",
             f"request   curl -s {endpoint} -H 'Content-Type: application/json' -d {body}",
             "Ctrl-C ends it.",
@@ -231,8 +243,10 @@ def serve(args: argparse.Namespace) -> None:
     with TemporaryDirectory(prefix="pleias-serve-") as temporary:
         path = model if model.is_file() else convert(model, Path(temporary))
         metadata = read_metadata(path)
+        hashes = {file.name: sha256(file) for file in ([model] if model.is_file() else model.glob("*.safetensors"))}
+        digest = hashes.get(model.name) or weights_digest(hashes)
         # In a thread, because a signal that arrives meanwhile would destroy the server before it has a name.
-        server = ThreadPoolExecutor(1).submit(start, path, metadata, args.host, args.port).result()
+        server = ThreadPoolExecutor(1).submit(start, path, metadata, args.host, args.port, digest).result()
     print(first_screen(metadata, server.listening_address), flush=True)
     threading.Event().wait()
 

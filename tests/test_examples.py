@@ -1,6 +1,7 @@
 """The examples print what they promise, with a tiny model overfitted on their inputs, and with femto."""
 
 import ast
+import json
 import re
 import runpy
 import sys
@@ -178,7 +179,7 @@ def test_finetune_saves_a_model_that_completes_every_prompt_as_taught(run, tmp_p
 
 def test_the_serving_guide_quotes_verbatim_what_the_model_would_alter(model, tmp_path, capsys):
     path = serve.convert(model, tmp_path)
-    server = serve.start(path, serve.read_metadata(path), "127.0.0.1", 0)
+    server = serve.start(path, serve.read_metadata(path), "127.0.0.1", 0, "0" * 64)
     guide = (EXAMPLES / "serve.md").read_text(encoding="utf-8")
     (code,) = (code for code in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "completion_request" in code)
     code = code.replace("http://127.0.0.1:8000", server.listening_address).replace("modeling_pleias.", "")
@@ -187,6 +188,10 @@ def test_the_serving_guide_quotes_verbatim_what_the_model_would_alter(model, tmp
     plain, *quotes = capsys.readouterr().out.splitlines()
     assert quotes[0] == "river: It stood by" and len(quotes) > 1
     assert all(quote.removeprefix("river: ") in RIVER["river"] for quote in quotes)
+    (marking,) = (code for code in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if "ai_generated" in code)
+    exec(marking.replace("http://127.0.0.1:8000", server.listening_address), {})
+    completion = json.loads(capsys.readouterr().out)
+    assert completion["choices"][0]["text"] and completion["ai_generated"] and completion["sha256"] == "0" * 64
     without_grammar = code.replace("sources))", 'sources) | {"grammar": ""})')
     exec(without_grammar, {})
     assert capsys.readouterr().out.splitlines() == [plain, "river: It stood by", f"river: {FALSE_QUOTE}"]

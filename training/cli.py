@@ -52,6 +52,7 @@ _PROGRAMS = {  # name -> extra, line in `pleias --help`
     "card": ("release", "write the model card of a release folder"),
     "validate": ("release", "check the model card of a release folder against its files"),
     "verify": ("release", "verify the hashes, the BOM, the card and the signature of a release"),
+    "croissant": ("release", "describe a corpus in Croissant, for data set tools"),
     "public_summary": ("release", "fill in the AI Act forms from the files of a run"),
 }
 _MODULES = {"curation": "training.curation.__main__"}

@@ -11,6 +11,7 @@ those of the corpora, if the manifests count by source.
 """
 
 import re
+from functools import cache
 from pathlib import Path
 
 from license_expression import ExpressionError, get_spdx_licensing
@@ -39,9 +40,16 @@ def entries_of(corpus: dict) -> dict[str, dict]:
     return {key: split_source(key) for key in sorted(counted - entries.keys())} | entries
 
 
+@cache
+def spdx_licensing():
+    """Return the parser of SPDX expressions; one for each licence would take most of the time of a BOM."""
+    return get_spdx_licensing()
+
+
+@cache
 def spdx_expression(name: str) -> str | None:
     """Return a licence as a normalised SPDX expression, in which any LicenseRef name may be, or None if it is none."""
-    spdx = get_spdx_licensing()
+    spdx = spdx_licensing()
     try:
         parsed = spdx.parse(name)
         unknown = spdx.unknown_license_keys(parsed)
@@ -91,17 +99,21 @@ def list_sources(data: list[dict]) -> dict:
     return {**counts, "corpora": corpora, "sources": sources}
 
 
+def licence_address(identifier: str) -> str | None:
+    """Return the address of the text of a licence, by its identifier in an SPDX expression, or None if it has none."""
+    if identifier.startswith(SCANCODE):
+        return f"https://scancode-licensedb.aboutcode.org/{identifier.removeprefix(SCANCODE)}.html"
+    return f"https://spdx.org/licenses/{identifier}.html" if identifier in spdx_licensing().known_symbols else None
+
+
 def linked_licence(name: str) -> str:
     """Return a licence as Markdown, each SPDX identifier with a link to its text."""
     if not spdx_expression(name):
         return markdown_cell(name)
-    known = get_spdx_licensing().known_symbols
 
     def link(match: re.Match) -> str:
-        key = match[0]
-        if key.startswith(SCANCODE):
-            return f"[{key}](https://scancode-licensedb.aboutcode.org/{key.removeprefix(SCANCODE)}.html)"
-        return f"[{key}](https://spdx.org/licenses/{key}.html)" if key in known else key
+        address = licence_address(match[0])
+        return f"[{match[0]}]({address})" if address else match[0]
 
     return IDENTIFIER.sub(link, name)
 

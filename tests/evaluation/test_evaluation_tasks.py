@@ -214,6 +214,24 @@ def test_a_custom_yaml_task_runs_on_local_data(run, tmp_path):  # noqa: F811
     assert value(metrics["custom, acc"]) == pytest.approx(6 / 9)
 
 
+def test_the_filters_of_a_custom_task_have_values_of_their_own(run, tmp_path):  # noqa: F811
+    """A filter that matches nothing returns what the other never generates."""
+    (tmp_path / "rows.jsonl").write_text('{"question": "le roi", "answer": "[none]"}\n' * 3)
+    declared = {"task": "custom", "dataset_path": "json", "output_type": "generate_until", "test_split": "test"}
+    declared |= {"dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.jsonl")}}}
+    declared |= {"doc_to_text": "{{question}}", "doc_to_target": "{{answer}}"}
+    declared |= {"generation_kwargs": {"until": ["\n"], "max_gen_toks": 2}, "metric_list": [{"metric": "exact_match"}]}
+    nothing = {"function": "regex", "regex_pattern": "(a)(?!)", "fallback": "[none]"}
+    filters = [("strict", [nothing, {"function": "take_first"}]), ("plain", [{"function": "take_first"}])]
+    declared["filter_list"] = [{"name": name, "filter": steps} for name, steps in filters]
+    (tmp_path / "custom.yaml").write_text(yaml.safe_dump(declared))
+    task = Public(PublicConfig(benchmarks=["custom"], include_path=tmp_path))
+    record = task.measure(EvaluatedModel(str(run)))
+    values = {name: value(metric) for name, metric in task.metrics(record).items()}
+    assert values == {"custom, exact_match, strict": 1, "custom, exact_match, plain": 0}
+    assert task.details(record)["examples_of_each"] == {"custom": 3}
+
+
 def test_every_public_benchmark_exists_in_the_harness():
     folder = Path(lm_eval.__file__).parent / "tasks"
     declared = {

@@ -10,9 +10,12 @@ import test_card
 
 from model_card import card, public_summary, release
 from model_card.disclosure import ai_act_inputs, bom
+from model_card.facts import split_source
 from model_card.files import BOM, read_json, sha256, verify_sums, write_json
 from model_card.formats import gguf_writer, variants
+from model_card.provenance import resolve_pointer
 from model_card.run import Run
+from model_card.run_export import trim_manifest
 
 run, tuned = test_card.run, test_card.tuned
 HUB = ("--push_to_hub", "someone/tiny")
@@ -174,6 +177,34 @@ def test_the_bom_names_sources_shards_libraries_and_commands(released):
     assert energy[0]["co2CostEquivalent"] == {"value": pytest.approx(7.3e-08), "unit": "tCO2eq"}
 
 
+def test_each_folder_describes_the_shards_in_croissant_and_its_bom_lists_the_file(released):
+    pytest.importorskip("mlcroissant", reason="pip install '.[release]'")
+    (corpus,) = read_json(released / "llama" / "evidence" / "data.json")
+    name = f"evidence/croissant/base-annealing-{corpus['fingerprint'][:12]}.json"
+    for part in ("llama", "custom"):
+        assert read_json(released / part / name)["url"] == "https://huggingface.co/someone/tiny"
+        assert name in [file["name"] for file in read_json(released / part / BOM)["components"][0]["components"]]
+
+
+def test_a_manifest_of_hundreds_of_shards_is_in_the_bom_without_their_names(released, tmp_path):
+    out = shutil.copytree(released, tmp_path / "tiny")
+    (path,) = (out / "llama" / "runs").glob("*/manifests/*.json")
+    manifest = read_json(path)
+    shards = [shard | {"file": f"{i}/{shard['file']}"} for i in range(400) for shard in manifest["shards"][:1]]
+    manifest = trim_manifest(manifest | {"shards": shards, "fingerprint": "0" * 64})
+    assert manifest["left_out"]["shards"] == 400
+    write_json(path, manifest)
+    for part in ("llama", "custom"):
+        (corpus,) = read_json(out / part / "evidence" / "data.json")
+        write_json(out / part / "evidence" / "data.json", [corpus | {"fingerprint": "0" * 64}])
+    bom.write_boms(out, None)
+    content = read_json(out / "llama" / BOM)
+    assert problems(content) == []
+    (component,) = [part for part in content["components"] if part["bom-ref"].startswith("data:shards")]
+    assert component["version"] == "0" * 64 and "components" not in component
+    assert int(named(component["properties"])["pleias:tokens"]) > 0
+
+
 def test_the_same_files_give_the_same_bytes_and_no_path_of_the_machine(released, tmp_path):
     copy = shutil.copytree(released, tmp_path / "elsewhere")
     (copy / "llama" / BOM).unlink()
@@ -196,6 +227,100 @@ def test_the_score_is_whole_with_provider_and_address_and_falls_as_measured_with
             scores[provider, bool(repository)] = score(read_json(copy / "llama" / BOM))[0]
     # Measured with the tool of OWASP.
     assert scores == {(True, True): 100, (False, True): 96.0, (True, False): 89.6, (False, False): 85.6}
+
+
+CARD, FLOW = "/components/0/modelCard", "/formulation/0/workflows/0/tasks"
+# "SBOM for AI: Minimum Elements" of the G7 (12 May 2026): the place of each element, or the reason why it has none.
+# Fields in braces are the index of a component of that kind.
+G7 = {
+    "metadata": {
+        "author": "/metadata/authors/0/name",
+        "author signature": "none in the file: model.sig signs it with all others",
+        "version": "/version",
+        "data format name": "/bomFormat",
+        "data format version": "/specVersion",
+        "tool name": "/metadata/tools/components/0/name",
+        "tool version": "/metadata/tools/components/0/version",
+        "generation context": "/metadata/lifecycles/0/phase",
+        "timestamp": "/metadata/timestamp",
+        "dependency relationships": "/dependencies/0/dependsOn/0",
+    },
+    "system": {
+        "name": "/metadata/component/name",
+        "components": "/components/0",
+        "producer": "/metadata/supplier/name",
+        "version": "/metadata/component/version",
+        "timestamp": "/metadata/timestamp",
+        "data flow": f"{FLOW}/0/steps/0/commands/0/executed",
+        "data usage": f"{CARD}/considerations/useCases/0",
+        "application area": f"{CARD}/considerations/useCases/0",
+        "input and output": f"{CARD}/modelParameters/inputs/0/format",
+    },
+    "models": {
+        "name": "/components/0/name",
+        "identifier": "/components/0/purl",
+        "version": "/components/0/version",
+        "timestamp": "/components/0/releaseNotes/timestamp",
+        "producer": "/components/0/group",
+        "description": "/components/0/description",
+        "hash value": "/components/0/hashes/0/content",
+        "hash algorithm": "/components/0/hashes/0/alg",
+        "properties": f"{CARD}/properties/0/value",
+        "input and output": f"{CARD}/modelParameters/outputs/0/format",
+        "training properties": f"{CARD}/modelParameters/approach/type",
+        "licence": "/components/0/licenses/0/license/id",
+        "external references": "/components/0/externalReferences/0/url",
+    },
+    "datasets": {
+        "name": "/components/{source}/name",
+        "description": "/components/{source}/data/0/name",
+        "content": "/components/{source}/data/0/contents/url",
+        "identifier": "/components/{source}/purl",
+        "hash": "/components/{source}/hashes/0/content",
+        "provenance": "/components/{source}/properties/0/value",
+        "statistics": "/components/{shards}/properties/0/value",
+        "sensitivity": "/components/{shards}/data/0/sensitiveData/0",
+        "dependency": f"{CARD}/modelParameters/datasets/0/ref",
+        "licence": "/components/{source}/licenses/0/license/id",
+    },
+    "infrastructure": {"software": "/components/{library}/purl", "hardware": "/formulation/0/components/1/name"},
+    "security": {
+        "controls": "none in the file: the checks of a release allow only safetensors, and no code in llama/",
+        "compliance": "/metadata/properties/{compliance}/value",
+        "policy": "/metadata/supplier/contact/0/email",
+        "vulnerability reference": "not applicable: weights have none",
+    },
+    "indicators": {
+        "operational": f"{CARD}/quantitativeAnalysis/performanceMetrics/0/value",
+        "security": "none measured",
+    },
+}
+
+
+def test_each_minimum_element_of_the_g7_has_its_place_in_the_bom_or_a_reason(released, tmp_path):
+    out = shutil.copytree(released, tmp_path / "tiny")
+    for part in ("llama", "custom"):
+        (corpus,) = read_json(out / part / "evidence" / "data.json")
+        source = split_source(corpus["by_source"][0]["source"]) | {
+            "collection": "Tales",
+            "purl": "pkg:pypi/tales@1",
+            "url": "https://example.org/tales",
+            "sha256": "0" * 64,
+        }
+        corpus |= {"sources": {"sources": [source]}, "curation": {"changes": {"pii: EMAIL_ADDRESS": 2}}}
+        write_json(out / part / "evidence" / "data.json", [corpus])
+    bom.write_boms(out, "someone/tiny")
+    content = read_json(out / "llama" / BOM)
+    assert problems(content) == []
+    kinds = [(part["type"], part["bom-ref"].startswith("data:shards")) for part in content["components"]]
+    stated = [row["name"] for row in content["metadata"]["properties"]]
+    places = {"shards": kinds.index(("data", True)), "source": kinds.index(("data", False))}
+    places |= {"library": kinds.index(("library", False)), "compliance": stated.index("spdx:standardCompliance")}
+    elements = {(cluster, name): text for cluster, rows in G7.items() for name, text in rows.items()}
+    assert len(elements) == 50
+    pointers = {name: text.format(**places) for name, text in elements.items() if text.startswith("/")}
+    assert [name for name, text in pointers.items() if not bom.has_pointer(content, text)] == []
+    assert all(resolve_pointer(content, text) for text in pointers.values()) and len(pointers) == 46
 
 
 def test_the_supplier_is_that_of_the_provider_s_file_or_omitted(released, build, run, tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from huggingface_hub import EvalResultEntry, parse_eval_result_entries
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -184,6 +185,53 @@ def test_the_metadata_come_from_the_files_of_the_run(dist):
     }
     values = [m["value"] for result in head["model-index"][0]["results"] for m in result["metrics"]]
     assert values == [2.75, 0.125, 40]  # the mean over two languages, and the task's
+
+
+def test_the_metadata_have_the_mean_and_the_languages_of_a_task_and_the_data_sets_of_the_hub(dist, tmp_path):
+    out = shutil.copytree(dist, tmp_path / "tiny")
+    metrics = {name: {"value": i / 8} for i, name in enumerate(("mean", "en", "la", "code"))}
+    result = {"task": "bits_per_byte", "metrics": metrics, "command": "c", "data": {"fingerprint": "f" * 64}}
+    sources = [{"kind": kind, "name": f"a/{kind}{i}"} for i, kind in enumerate(("hf", "hf", "pip"))]
+    for part in ("llama", "custom"):
+        write_json(out / part / "evidence" / "eval" / "bits_per_byte.json", result)
+        (corpus,) = read_json(out / part / "evidence" / "data.json")
+        write_json(out / part / "evidence" / "data.json", [corpus | {"sources": {"sources": ["../x", *sources]}}])
+    card.write_cards(out, "the command", run=None, repository="someone/tiny")
+    head = metadata(out / "llama")
+    assert [*validate.check_metadata(head)] == []
+    assert head["datasets"] == ["PleIAs/common_corpus", "a/hf0", "a/hf1"]
+    first = head["model-index"][0]["results"][0]
+    named = [(metric["type"], metric["name"], metric["value"]) for metric in first["metrics"]]
+    assert named == [("mean", "mean", 0), ("en", "English", 0.125), ("la", "Latin", 0.25)]
+    assert first["dataset"]["revision"] == "f" * 64
+    file = "evidence/eval/bits_per_byte.json"
+    assert first["source"] == {"name": file, "url": f"https://huggingface.co/someone/tiny/blob/main/{file}"}
+
+
+def test_a_result_on_a_benchmark_of_the_hub_is_in_its_format_and_one_on_a_part_of_it_is_not(dist, tmp_path):
+    out = shutil.copytree(dist, tmp_path / "tiny")
+    metrics = {"gsm8k, exact_match, strict-match": {"value": 0.125, "low": 0.1, "high": 0.2}, "hellaswag, acc": 0.5}
+    result = {"task": "public", "metrics": metrics, "command": "c", "date": "2026-11-30T10:00:00+00:00"}
+    result |= {"lm_eval": "0.4.13", "settings": {"num_fewshot": 5, "limit": None}}
+    for settings in (result["settings"], {"num_fewshot": None, "limit": 100}):
+        for part in ("llama", "custom"):
+            write_json(out / part / "evidence" / "eval" / "public.json", result | {"settings": settings})
+        card.write_cards(out, "the command", run=None, repository="someone/tiny")
+        if settings["limit"]:
+            assert not list(out.rglob(".eval_results"))
+            continue
+        for part in ("llama", "custom"):
+            (file,) = (out / part / ".eval_results").iterdir()
+            (entry,) = parse_eval_result_entries(yaml.safe_load(file.read_text()))
+            assert file.name == "gsm8k.yaml" and entry == EvalResultEntry(
+                dataset_id="openai/gsm8k",
+                task_id="gsm8k",
+                value=12.5,
+                date="2026-11-30",
+                source_url="https://huggingface.co/someone/tiny/blob/main/evidence/eval/public.json",
+                source_name="evidence/eval/public.json",
+                notes="5 few-shot examples; gsm8k, exact_match, strict-match; lm_eval 0.4.13",
+            )
 
 
 def test_the_training_data_add_up_to_the_manifest(dist, tiny_shards):
@@ -915,9 +963,13 @@ def test_numbers_that_do_not_follow_from_the_training_data_are_found(folder):
     content[0]["account"][0]["tokens"] += 1
     write_json(path, content)
     changed = "evidence/data.json: account differs from runs/tiny/manifests/base-annealing.json"
-    assert problems(folder, "number") == [changed] + [
-        f"evidence/facts.json: {key} does not follow from release.json, data.json and lineage.json"
-        for key in ("corpora", "text")
+    assert problems(folder, "number") == [
+        "evidence/data.json changed after the card was written: write the card again",
+        changed,
+        *(
+            f"evidence/facts.json: {key} does not follow from release.json, data.json and lineage.json"
+            for key in ("corpora", "text")
+        ),
     ]
     card.write_cards(folder.parent, "the command")
     assert problems(folder, "number") == [changed]

@@ -75,7 +75,7 @@ def test_its_public_summary_is_what_the_program_makes_of_its_evidence(tmp_path):
 
 def test_its_card_is_one_page(text):
     head = text.split("---\n")[1]
-    assert text.count("\n") <= 250 and head.count("\n") + 2 <= 60
+    assert text.count("\n") - head.count("\n") <= 210 and head.count("\n") + 2 <= 120
 
 
 def test_the_number_of_parameters_on_the_card_is_that_of_the_weights(femto, text):
@@ -93,7 +93,7 @@ def test_the_bits_per_byte_on_the_card_are_those_of_the_evaluation_and_of_the_me
     assert row[0].startswith(f"{mean:.3f} (") and row[1].startswith(f"{other['value']:.3f} (")
     assert row[3].startswith(f"{mean - other['value']:+.3f} (") and mean < other["value"]
     results = yaml.safe_load(text.split("---\n")[1])["model-index"][0]["results"]
-    assert results[0]["metrics"] == [{"type": "mean", "name": "mean", "value": metrics["mean"]["value"]}]
+    assert results[0]["metrics"][0] == {"type": "mean", "name": "mean", "value": metrics["mean"]["value"]}
 
 
 def test_the_cost_on_the_card_is_the_sum_over_the_files_of_all_runs(text):

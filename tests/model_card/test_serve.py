@@ -20,7 +20,7 @@ from test_release import like_the_original, run  # noqa: F401 (fixtures)
 from transformers import AutoTokenizer, pipeline
 
 from model_card import serve
-from model_card.files import ReleaseError, read_json, write_json
+from model_card.files import ReleaseError, read_json, sha256, write_json
 from model_card.formats import gguf_writer, variants
 from model_card.formats.llama_cpp import server_parameters
 from model_card.run import Run
@@ -42,7 +42,7 @@ def served(run, tmp_path_factory):  # noqa: F811
 
 def start(path):
     """A server of a GGUF file in this process, on a free port; it ends when the last reference to it does."""
-    return serve.start(path, serve.read_metadata(path), "127.0.0.1", 0)
+    return serve.start(path, serve.read_metadata(path), "127.0.0.1", 0, "0" * 64)
 
 
 def post(server, endpoint, body):
@@ -177,7 +177,7 @@ def program(served, tmp_path):
             process.kill()
 
 
-def test_the_first_screen_states_model_licence_and_a_request_and_ctrl_c_ends_a_running_one(program):
+def test_the_first_screen_states_model_licence_and_a_request_and_ctrl_c_ends_a_running_one(program, served):
     process, lines = program
     screen = dict(line.strip().split(None, 1) for line in lines)
     assert screen["model"].startswith("tiny (base model") and screen["licence"] == "not stated"
@@ -185,6 +185,10 @@ def test_the_first_screen_states_model_licence_and_a_request_and_ctrl_c_ends_a_r
     curl, _, url, _, header, _, body = shlex.split(screen["request"])
     assert (curl, header) == ("curl", "Content-Type: application/json") and url.startswith(screen["page"])
     assert post(screen["page"], url.removeprefix(screen["page"]), json.loads(body))["choices"][0]["text"]
+    with urllib.request.urlopen(f"{screen['page']}/v1/models") as response:
+        (entry,) = json.load(response)["data"]
+    assert screen["text"].startswith("AI-generated: say so")
+    assert set(entry["tags"]) == {"ai_generated", f"sha256:{sha256(served)}"}
     page = urllib.request.Request(screen["page"], headers={"Accept-Encoding": "gzip"})
     with urllib.request.urlopen(page) as response:
         assert "<!doctype html>" in gzip.decompress(response.read()).decode()

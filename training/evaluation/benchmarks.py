@@ -103,9 +103,13 @@ def examine(
 
 
 def _values(samples: list[dict]) -> Iterator[tuple[str, list[float]]]:
-    for metric in samples[0]["metrics"]:
-        if all(isinstance(sample[metric], int | float) for sample in samples):
-            yield metric, [float(sample[metric]) for sample in samples]
+    """Yield each metric with its values; a metric of a filter of the harness has the filter's name in its own."""
+    for filter_name in dict.fromkeys(sample["filter"] for sample in samples):
+        rows = [sample for sample in samples if sample["filter"] == filter_name]
+        for metric in rows[0]["metrics"]:
+            if all(isinstance(row[metric], int | float) for row in rows):
+                name = metric if filter_name == "none" else f"{metric}, {filter_name}"
+                yield name, [float(row[metric]) for row in rows]
 
 
 class Public:
