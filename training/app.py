@@ -115,11 +115,12 @@ def read_shards(subject: EvaluatedModel) -> set[str]:
     """Return the fingerprints of the manifests of all shards that a model has read; none if its files do not tell."""
     if subject.run:
         records = [read_json(subject.run / "run.json")]
-        if any(session["init_from"] for session in records[0]["sessions"]):  # the shards of that model are unknown
+        # The shards of the model from which a fine-tuning or a continuation started are unknown.
+        if not all(session.get("init_from", "unknown") is None for session in records[0]["sessions"]):
             return set()
     else:
         records = map(read_json, Path(subject.source).glob("runs/*/run.json"))  # of a release, all runs of its weights
-    return {shards for record in records for session in record["sessions"] for shards in session["data"]}
+    return {shards for record in records for session in record["sessions"] for shards in session.get("data", ())}
 
 
 def open_corrector(subject: EvaluatedModel) -> Corrector | FineTunedCorrector:

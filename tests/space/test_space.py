@@ -19,10 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from model_card.formats import gguf_writer
+from modeling_pleias import PleiasForCausalLM
 from training.common.config import InputError
 from training.common.files import read_json, write_json
 from training.evaluation.models import EvaluatedModel
-from training.tasks import ocr
+from training.tasks import ocr, rag, translation
 from training.tasks.ocr.changes import apply_changes
 from training.tasks.pages import render
 from training.tracing.search import MatchedSpan, TraceIndex
@@ -67,6 +69,19 @@ def handler(page: gr.Blocks, name: str):
 
 
 @pytest.fixture(scope="module")
+def task_model(base_model, tmp_path_factory):
+    """Folder of a model with random weights that has the tokens of all tasks."""
+    folder = tmp_path_factory.mktemp("tasks") / "model"
+    tokenizer = AutoTokenizer.from_pretrained(base_model)
+    tokenizer.add_tokens(list(app.STOPS.values()), special_tokens=True)
+    model = PleiasForCausalLM.from_pretrained(base_model, max_position_embeddings=512)
+    model.resize_token_embeddings(len(tokenizer))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def page(run, index):
     return app.open_page(app.AppConfig(run, index))[0]
 
@@ -78,18 +93,17 @@ def planted(index):
     row = next(row for row in block.documents.to_pylist() if row["bytes"] > 400)
     content = block.text[row["start"] : row["start"] + row["bytes"]].decode()
     passage = content[content.index(" ", 90) : content.index(" ", 250)]
-    return f"Zwx{passage}qqz", passage, row
+    return f"<b>{{{{1}}}} ${{1}}{passage}qqz", passage, row
 
 
 def test_a_passage_of_a_training_document_is_marked_with_its_licence_and_shown_in_its_neighbourhood(page, planted):
     text, passage, row = planted
     marked, summary, _, parts = handler(page, "mark")(text, 20)
-    assert "".join(part for part, _ in marked) == text
-    assert passage in "".join(part for part, label in marked if label)
-    assert not marked[-1][1] and "Word for word in" in summary
+    marks = re.findall(r'<mark [^>]* data-number="\d+">([^<]*)</mark>', marked)
+    assert html.escape(passage) in "".join(marks) and marked.endswith("qqz</div>") and "Word for word in" in summary
     number = next(i for i, part in enumerate(parts) if part.spans)
     span = max(parts[number].spans, key=lambda span: span.length)
-    shown = handler(page, "show")(parts, gr.SelectData(None, {"index": number, "value": None}))
+    shown = handler(page, "show")(parts, gr.EventData(None, {"number": number}))
     document = span.documents[0]
     assert document.license in shown and document.identifier in shown and "on an unknown date" in shown
     assert f"<mark>{html.escape(span.text)}</mark>" in shown
@@ -199,6 +213,45 @@ def test_the_page_of_a_space_imports_nothing_of_this_project_unless_it_is_instal
     assert all(after.startswith(before) for before, after in pairwise(texts))
 
 
+def test_the_first_screen_states_the_licence_of_a_release_and_of_a_gguf_file(base_model, index, tmp_path):
+    variant = shutil.copytree(base_model, tmp_path / "dist" / "llama")
+    write_json(variant / "evidence" / "release.json", {"license": "apache-2.0", "source": {"run": {"config": {}}}})
+    assert "licence   apache-2.0\n" in app.open_page(app.AppConfig(tmp_path / "dist"))[1]
+    gguf_writer.write(base_model, path := tmp_path / "a.gguf", format="BF16", name="a", license="mit", languages=[])
+    assert "licence   mit\nindex" in app.open_page(app.AppConfig(path, index))[1]
+
+
+@pytest.mark.parametrize(
+    ("folder", "content", "tasks"),
+    [
+        ("run/model", {}, ["Correct OCR"]),
+        ("run/model", {"task": "translation"}, ["Correct OCR", "Translate"]),
+        ("released", {"task": "rag"}, ["Correct OCR", "Answer from sources"]),
+        ("downloaded", None, ["Correct OCR", "Translate", "Answer from sources"]),
+    ],
+)
+def test_tabs_are_those_of_the_task_that_a_model_was_tuned_for(folder, content, tasks, task_model, tmp_path):
+    shutil.copytree(task_model, folder := tmp_path / folder)
+    if folder.name == "model":
+        write_json(folder.parent / "config.yaml", content)  # JSON is YAML
+    elif content:
+        write_json(folder / "evidence" / "release.json", {"source": {"run": {"config": content}}})
+    assert app.open_page(app.AppConfig(folder))[1].endswith(f"tabs      Continue, {', '.join(tasks)}")
+
+
+def test_translations_and_answers_are_those_of_the_library_and_too_long_sources_one_sentence(task_model):
+    subject = EvaluatedModel(str(task_model))
+    page, _ = app.open_page(app.AppConfig(task_model))
+    text = "the old house stood by the river.\n\nwhen bells rang"
+    translated = translation.translate(subject.model, subject.tokenizer, text, target="fr")
+    assert handler(page, "translate")(text, "French") == translated
+    result = rag.answer(subject.model, subject.tokenizer, "who came?", ["the hills", "the river"])
+    answer, analysis = handler(page, "answer")("who came?", "the hills\n \nthe river\n")
+    assert answer.startswith(result.plain) and analysis == result.analysis
+    with pytest.raises(gr.Error, match="exceeds the model's context length of 512: use fewer or shorter sources"):
+        handler(page, "answer")("who came?", "the river\n" * 500)
+
+
 @pytest.mark.parametrize("tokens", [0, 3])
 def test_an_error_of_the_generating_thread_is_an_error_of_the_request(base_model, tokens):
     class Failing:
@@ -256,7 +309,8 @@ def test_the_page_in_a_browser(program, planted, tmp_path):
         page.get_by_role("button", name="Continue, then find sources").click()
         page.get_by_text("Word for word in").wait_for()
         assert field.input_value().startswith(text) and field.input_value() != text
-        page.locator("#sources .token", has_text=passage[20:60]).first.click()
+        assert "<b>{{1}} ${1}" in page.locator("#sources").inner_text()
+        page.locator("#sources mark", has_text=passage[20:60]).first.click()
         page.locator("#documents blockquote mark").first.wait_for()
         assert passage in page.locator("#documents blockquote mark").first.text_content()
         page.get_by_role("tab", name="Correct OCR").click()

@@ -15,7 +15,15 @@ from ..tracing.suffix_array import SHORTEST
 from .messages import one_sentence
 
 COLORS = {"open": "#15803d", "attribution": "#1d5fbf", "share-alike": "#b45309", "refused": "#b91c1c"}
-NEIGHBOURS = 300  # characters of a document shown on each side of a passage
+ON_CLICK = """
+const show = (event) => {
+  const number = event.target.closest("mark")?.dataset.number;
+  if (number) trigger("click", { number: Number(number) });
+};
+element.addEventListener("click", show);
+element.addEventListener("keydown", (event) => event.key === "Enter" && show(event));
+"""
+NEIGHBOURS = 200  # characters of a document shown on each side of a passage
 DOCUMENTS = 3  # shown per passage
 
 
@@ -46,6 +54,22 @@ def segments(text: str, spans: list[MatchedSpan]) -> list[Segment]:
         )
         for start, end in zip(cuts, cuts[1:], strict=False)
     ]
+
+
+def marked_text(parts: list[Segment]) -> str:
+    """Return a text as HTML in which passages are marked in the colour of their licence, with a legend."""
+
+    def mark(text: str, decision: str, attributes: str = "") -> str:
+        return f'<mark style="color:inherit;background:{COLORS[decision]}40"{attributes}>{escape(text)}</mark>'
+
+    decisions = [part.spans[0].documents[0].decision if part.spans else None for part in parts]
+    legend = " ".join(mark(decision, decision) for decision in COLORS if decision in decisions)
+    text = "".join(
+        mark(part.text, decision, f' tabindex="0" data-number="{i}"') if decision else escape(part.text)
+        for i, (part, decision) in enumerate(zip(parts, decisions, strict=True))
+    )
+    hint = f"<p>Passages in training documents whose licence is {legend}; click one.</p>" if legend else ""
+    return f"{hint}<div style='white-space:pre-wrap;overflow-wrap:anywhere;cursor:default'>{text}</div>"
 
 
 def retrieval_dates(index: TraceIndex) -> dict[str, str]:
@@ -96,16 +120,15 @@ def add_sources_tab(index: TraceIndex, complete: Callable[[str, int], Iterator[s
             seconds = time.monotonic() - start
         parts = segments(text, spans)
         share = copied_characters(spans) / len(text)
-        marked = [(part.text, part.spans[0].documents[0].decision if part.spans else None) for part in parts]
         summary = (
             f"Word for word in {index.facts['documents']:,} training documents: {share:.0%} of the text, in "
             f"{len(spans)} passage{'s' * (len(spans) != 1)} of at least {minimum} tokens (found in {seconds:.2f} s)."
         )
-        return marked, summary, "", parts
+        return marked_text(parts), summary, "", parts
 
-    def show(parts: list[Segment], event: gr.SelectData) -> str:
+    def show(parts: list[Segment], event: gr.EventData) -> str:
         blocks = []
-        for span in parts[event.index].spans:
+        for span in parts[event.number].spans:
             count = span.in_documents
             blocks.append(f"<h4>{span.length} tokens in {count:,} document{'s' * (count > 1)}</h4>")
             for document in span.documents:
@@ -121,10 +144,9 @@ def add_sources_tab(index: TraceIndex, complete: Callable[[str, int], Iterator[s
         continued = gr.Button("Continue, then find sources", variant="primary")
         pasted = gr.Button("Find sources")
     summary = gr.Markdown()
-    look = {"color_map": COLORS, "show_legend": True, "show_inline_category": False}
-    marked = gr.HighlightedText(label="Training text, by its licence", elem_id="sources", **look)
+    marked = gr.HTML(elem_id="sources", js_on_load=ON_CLICK)
     details, state = gr.HTML(elem_id="documents"), gr.State([])
     outputs = [marked, summary, details, state]
     continued.click(complete, [text, count], text).success(mark, [text, minimum], outputs)
     pasted.click(mark, [text, minimum], outputs)
-    marked.select(show, state, details)
+    marked.click(show, state, details)

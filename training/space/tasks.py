@@ -100,12 +100,12 @@ def add_ocr_tab(correct: Callable[[Path, str], tuple[str, str]]) -> None:
 
     language = gr.Dropdown([IDENTIFY, *CODES], value=IDENTIFY, label="Language")
     with gr.Row():
-        text = gr.Textbox(lines=8, label="OCR text")
+        text = gr.Textbox(lines=5, label="OCR text")
         if shutil.which("tesseract"):
             image = gr.Image(type="filepath", image_mode=None, format="png", sources=["upload"], label="Page image")
     with gr.Row():
         button = gr.Button("Correct the text", variant="primary")
-        out = gr.Textbox(lines=8, label="Corrected", buttons=["copy"], elem_id="corrected", render=False)
+        out = gr.Textbox(lines=5, label="Corrected", buttons=["copy"], elem_id="corrected", render=False)
         page = gr.HTML(render=False)
         button.click(correct_text, [text, language], [out, page])
         if shutil.which("tesseract"):
