@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from tokenizers import Tokenizer
 
 from ..common.config import InputError
@@ -222,6 +223,21 @@ class TraceIndex:
             )
             for match in matches
         ]
+
+    def around(self, passage: str, document: MatchedDocument, size: int) -> tuple[str, str]:
+        """Return at most `size` characters of a document before and after a passage that was found in it."""
+        length, most = len(passage.encode()), 4 * size  # bytes
+        for block in self.blocks():
+            table = block.documents
+            named = pc.equal(table["identifier"], document.identifier)
+            for row in table.filter(pc.and_(named, pc.equal(table["shard"], document.shard))).to_pylist():
+                first, last = row["start"], row["start"] + row["bytes"]
+                start, end = first + document.position, first + document.position + length
+                if block.text[start:end] == passage.encode():
+                    before = block.text[max(first, start - most) : start].decode("utf-8", "replace")
+                    after = block.text[end : min(end + most, last)].decode("utf-8", "replace")
+                    return before[-size:], after[:size]
+        raise AssertionError(f"{document.identifier} does not contain the passage")
 
     def _longest(self, text: str, query: bytes, min_tokens: int) -> list[tuple[int, int]]:
         """Return (start, end) bytes of the maximal passages with half of `min_tokens` tokens in the text."""
