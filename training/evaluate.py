@@ -107,7 +107,7 @@ def select_tasks(config: EvaluateConfig) -> list[str]:
     """Return the tasks of a suite, or of a comma-separated list.
 
     Raises:
-        InputError: If a task is unknown, or memorisation has no index.
+        InputError: If a task is unknown, memorisation or contamination has no index, or no task has test texts.
     """
     names = SUITES.get(config.suite) or [name.strip() for name in config.suite.split(",")]
     if unknown := [name for name in names if name not in TASKS]:
@@ -118,6 +118,10 @@ def select_tasks(config: EvaluateConfig) -> list[str]:
         raise InputError(
             "Memorisation needs an index of the training shards: build it with training.trace, pass --index."
         )
+    if config.exclude_contaminated and config.contamination is None:
+        raise InputError("--exclude_contaminated needs an index of the training shards: pass --contamination.")
+    if config.contamination is not None and not set(names) & set(WITH_TEST_TEXTS):
+        raise InputError(f"--contamination needs a task with test texts: {', '.join(WITH_TEST_TEXTS)}.")
     return names
 
 
@@ -143,19 +147,14 @@ def find_contamination(tasks: list, config: EvaluateConfig, finished: Path) -> d
     """Return the contamination of the tasks that have test texts, by task, if an index is set.
 
     Raises:
-        InputError: If the index cannot be used, or no task has test texts.
+        InputError: If the index cannot be used, or all texts of a task are contaminated and excluded.
     """
     if config.contamination is None:
-        if config.exclude_contaminated:
-            raise InputError("--exclude_contaminated needs an index of the training shards: pass --contamination.")
         return {}
-    tasks = [task for task in tasks if task.name in WITH_TEST_TEXTS]
-    if not tasks:
-        raise InputError(f"--contamination needs a task with test texts: {', '.join(WITH_TEST_TEXTS)}.")
     index = TraceIndex(config.contamination)
     check_index(index)
     settings = {"exclude": config.exclude_contaminated, "finished": finished}
-    return {task.name: TaskContamination(task, index, **settings) for task in tasks}
+    return {task.name: TaskContamination(task, index, **settings) for task in tasks if task.name in WITH_TEST_TEXTS}
 
 
 def evaluate(task, subject: EvaluatedModel, folder: Path, contamination: TaskContamination | None) -> bool:
