@@ -137,6 +137,8 @@ def main() -> None:
         raise InputError(
             "Nothing to do: pass --text FILE or --benchmark FILE, or --shards and --tokenizer to build the index."
         )
+    if config.benchmark is not None and config.text is not None:
+        raise InputError("--text and --benchmark cannot be combined: pass one of them.")
     if config.benchmark is not None and config.min_tokens < SHORT:
         raise InputError(f"--min_tokens must be at least {SHORT} for a benchmark, got {config.min_tokens}.")
     if config.shards is not None:

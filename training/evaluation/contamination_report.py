@@ -79,7 +79,7 @@ def write_markdown(report: dict, path: Path) -> None:
     ]
     parts = [
         f"# Contamination of {markdown_cell(report['benchmark'])}",
-        f"{markdown_cell(summary(report['total'])).capitalize()}. {definition(report)}",
+        f"{summary(report['total']).capitalize()}. {definition(report)}",
         table(header, rows),
         f"Tokens in passages of at least {', '.join(lengths)} tokens:",
         table(("", *lengths), [(row[0], *counts) for row, counts in zip(rows, shares, strict=True)]),
