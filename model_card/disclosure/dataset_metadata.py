@@ -36,7 +36,6 @@ SCHEMA_ORG = {  # column of Common Corpus -> property of schema.org; `license` i
 GROUPS = ("language", "license", "collection")  # columns by which documents are counted
 RECORDS = "http://www.wikidata.org/entity/Q4049983"  # number of records
 MANY = 50  # files; beyond, each as a record set of its own takes mlcroissant minutes
-SCANCODE = "LicenseRef-scancode-"
 
 
 class TrainingText(NamedTuple):

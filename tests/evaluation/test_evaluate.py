@@ -21,6 +21,7 @@ from training.common.files import read_json
 from training.evaluation import held_out_text as texts_module
 from training.evaluation.held_out_text import TextConfig, held_out
 from training.evaluation.models import EvaluatedModel
+from training.tracing.trace_index import build
 
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 SMALL = "--adherence.prompts 2 --adherence.new_tokens 24 --toxicity.new_tokens 4 --toxicity.languages [en,la]"
@@ -121,6 +122,58 @@ def test_two_models_are_compared_on_the_same_examples(run, tiny_tokenizer, tiny_
     assert "# Comparison of tiny and other" in report and f"{difference['value']:.4g}" in report
 
 
+# Contamination -----------------------------------------------------------------------------------
+
+
+def test_contaminated_texts_are_counted_and_can_be_excluded_without_measuring_again(
+    run, tiny_tokenizer, tiny_corpus, tiny_shards, tmp_path, monkeypatch, capsys
+):
+    build([tiny_shards], tokenizer=tiny_tokenizer, out=tmp_path / "index", splits=["train"])
+    unseen = {text.identifier for text in held_out(TextConfig(), run)}
+    rows = texts_module.read_documents(tiny_corpus, columns=["identifier", "language", "text"])
+    trained = [row["text"] for row in rows if row["language"] == "French" and row["identifier"] not in unseen]
+    foreign = "\u0436\u0448\u0449\u044e "
+    clean = {"fr/1": foreign * 60, "en/1": f"{foreign * 20}9 8 7 6 5", "en/2": foreign * 40}
+    for folder, texts in (("all", clean | {"fr/planted": max(trained, key=len)}), ("clean", clean)):
+        for name, text in texts.items():
+            path = tmp_path / folder / f"{name}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    other = make_run(tmp_path / "other", tiny_tokenizer, tiny_shards, seed=1)
+    arguments = ["--model", str(run), "--model", str(other), "--suite", "bits_per_byte", *SMALL.split()]
+
+    def measure(folder, out, *options):
+        evaluate.main([*arguments, "--data.path", str(tmp_path / folder), "--out", str(tmp_path / out), *options])
+        return read_json(tmp_path / out / "tiny" / "bits_per_byte.json"), read_json(tmp_path / out / "comparison.json")
+
+    plain, _ = measure("all", "out")
+    expected, expected_comparison = measure("clean", "expected")
+    monkeypatch.setattr(evaluate.BitsPerByte, "measure", lambda *_: pytest.fail("measured again"))
+    index = ["--contamination", str(tmp_path / "index")]
+    capsys.readouterr()
+    counted, _ = measure("all", "out", *index)
+    excluded, comparison = measure("all", "out", *index, "--exclude_contaminated")
+    assert "contaminated: 1 of 4 texts, 25.0% (0.0 to 75.0)" in capsys.readouterr().out
+    assert counted["metrics"] == plain["metrics"] and counted["seconds"] == plain["seconds"]
+    contamination = counted["contamination"]
+    assert (contamination["contaminated_texts"], contamination["texts"], contamination["excluded"]) == (1, 4, False)
+    [longest] = contamination["texts_with_longest_passages"]
+    assert longest["identifier"] == "fr/planted.txt" and longest["share"] == 1
+    assert longest["passage"]["document"]["license"] in ("Public Domain", "CC-BY-4.0")
+    values, before, after = (
+        {name: metric["value"] if isinstance(metric, dict) else metric for name, metric in result["metrics"].items()}
+        for result in (excluded, plain, expected)
+    )
+    assert values == pytest.approx(after) and values["fr"] != before["fr"] and values["en"] == before["en"]
+    for name, compared in excluded["contamination"]["compared"].items():
+        assert compared["all"] == plain["metrics"][name]
+        assert compared["difference"]["value"] == pytest.approx(values[name] - before[name])
+    rows, expected_rows = (content["tasks"]["bits_per_byte"]["mean"] for content in (comparison, expected_comparison))
+    assert rows["differences"]["other"]["value"] == pytest.approx(expected_rows["differences"]["other"]["value"])
+    report = (tmp_path / "out" / "tiny" / "EVALUATION.md").read_text()
+    assert "contaminated: 1 of 4 texts" in report and "measured without the contaminated texts" in report
+
+
 # Sources of held-out text ------------------------------------------------------------------------
 
 
@@ -190,6 +243,15 @@ def rejected(pattern: str, *arguments: str) -> None:
     with pytest.raises(InputError, match=pattern) as error:
         evaluate.main([*arguments, "--device", "cpu"])
     assert "\n" not in str(error.value)
+
+
+def test_contamination_without_an_index_or_a_test_text_is_rejected(run, tiny_shards, tiny_tokenizer, tmp_path):
+    model, index = ["--model", str(run), "--suite", "bits_per_byte"], ["--contamination", str(tmp_path)]
+    rejected("needs an index of the training shards: pass --contamination", *model, "--exclude_contaminated")
+    rejected("--contamination needs a task with test texts: bits", *model, *index, "--suite", "speed")
+    rejected("index.json is missing", *model, *index)
+    build([tiny_shards], tokenizer=tiny_tokenizer, out=tmp_path, splits=["train", "validation"])
+    rejected("contains the held-out documents too", *model, *index)
 
 
 def test_missing_and_empty_data_are_rejected_with_their_path(run, tmp_path):

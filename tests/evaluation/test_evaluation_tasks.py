@@ -1,6 +1,7 @@
 """Evaluation tasks: metrics are correct on outputs with known metrics, and are measured on real models."""
 
 import json
+import re
 from pathlib import Path
 
 import lm_eval
@@ -20,7 +21,7 @@ from training.common.language import LANGUAGES, identify
 from training.curation.toxicity import load
 from training.curation.toxicity_axes import AXES
 from training.evaluation import bits_per_byte
-from training.evaluation.benchmarks import Continuation, Public, PublicConfig, continuations
+from training.evaluation.benchmarks import Continuation, Public, PublicConfig, continuations, example_texts
 from training.evaluation.held_out_text import Text, TextConfig, held_out
 from training.evaluation.language_adherence import (
     Adherence,
@@ -191,6 +192,37 @@ def test_an_example_offers_one_true_continuation_among_true_ones_of_other_passag
         assert true == [row["answer"]]
 
 
+def test_the_text_of_an_example_is_its_prompt_with_the_right_answer():
+    texts = [text("fr", FRENCH * 20), text("de", GERMAN * 20, "2")]
+    task = Continuation(texts, TextConfig(), PublicConfig(), None, examples=5)
+    assert {name: [item.text for item in items] for name, items in task.test_texts().items()} == {
+        f"continuation_{language}, ": [row["context"] + row["choices"][row["answer"]] for row in rows]
+        for language, rows in task.rows.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("declared", "expected"),
+    [
+        ({"output_type": "generate_until", "doc_to_text": "{{q}}", "doc_to_target": "{{a}}"}, "the king sleeps"),
+        ({"output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "{{q}}"}, "the king"),
+        (
+            {"output_type": "multiple_choice", "doc_to_text": "{{1}}", "doc_to_target": "{{a}}"}
+            | {"doc_to_choice": ["a king", "the queen"], "target_delimiter": ", "},
+            "the queen, sleeps",
+        ),
+    ],
+    ids=["generation", "perplexity", "choice of prompts"],
+)
+def test_the_text_of_every_kind_of_example_is_found(declared, expected):
+    from datasets import Dataset
+
+    declared = {"task": "made_up", "test_split": "test", "metric_list": [{"metric": "acc"}]} | declared
+    declared["custom_dataset"] = lambda **_: {"test": Dataset.from_list([{"q": "the king", "a": "sleeps"}])}
+    [item] = example_texts([declared], PublicConfig())["made_up"]
+    assert (item.identifier, item.text) == ("made_up 0", expected)
+
+
 @pytest.mark.slow  # half a minute: the harness reads every benchmark that it has
 def test_public_benchmarks_end_in_a_one_line_message_without_the_hub(run):  # noqa: F811
     task = Public(PublicConfig(benchmarks=["multiblimp_fra"], limit=2))
@@ -271,6 +303,14 @@ def test_a_task_is_measured_by_its_own_score_on_its_held_out_rows(run, segments,
     name = next(iter(best))
     assert value(best[name]) == pytest.approx(100) and value(measured[name]) < 50
     assert task.details(record)["signatures"] == translation.signatures()
+    [texts] = task.test_texts().values()
+    for row, item in zip(task.rows, texts, strict=True):
+        number = re.search(r"[0-9]+(?= (?:lived|habitait))", item.text)[0]
+        sentences = (
+            f"The king number {number} lived in a castle by the sea.",
+            f"Le roi {number} habitait au bord de la mer.",
+        )
+        assert item.identifier == row["id"] and sorted(filter(None, item.text.split("\n"))) == sorted(sentences)
     # A run that was fine-tuned on the task is measured on its own held-out rows.
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"task": "translation", "data": data | {"pivot": None}}))
     assert GenerationTask("translation", TasksConfig(examples=6), [tmp_path]).data["settings"] == data
