@@ -279,9 +279,9 @@ def datasets(corpus: dict) -> list[dict]:
     known = {source_key(source): source for source in named}
     counted = [row for row in corpus.get("by_source", ()) if row["split"] == "train"]
     if counted and (not sources or all(row["source"] in known for row in counted)):
-        licences = {row["source"]: {} for row in counted}
-        for row in counted:
-            licences[row["source"]][row["license"]] = row["documents"]
+        licences: dict[str, Counter] = {row["source"]: Counter() for row in counted}
+        for row in counted:  # one licence may have several labels
+            licences[row["source"]][row["license"]] += row["documents"]
         sources = [
             {
                 **known.get(line["source"], split_source(line["source"])),

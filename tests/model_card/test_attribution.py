@@ -2,7 +2,16 @@
 
 import pytest
 
-from model_card.disclosure.attribution import CREATORS, attribution, linked_licence, list_sources, spdx_expression
+from model_card.disclosure.attribution import (
+    CREATORS,
+    attribution,
+    linked_licence,
+    list_sources,
+    spdx_expression,
+    write_attribution,
+)
+from model_card.files import write_json
+from model_card.validate import check_attribution
 
 MEASURES = ("documents", "bytes", "tokens")
 
@@ -64,6 +73,25 @@ def test_a_source_without_text_in_a_shard_is_listed_and_not_credited(data):
     assert [source["name"] for source in content["sources"] if not source["in_text"]] == ["unused"]
     del data[0]["by_source"]  # then it may be in the text
     assert "unused" in attribution("tiny", list_sources(data))
+
+
+def test_the_validator_names_credits_that_do_not_follow_from_the_data(data, tmp_path):
+    evidence = tmp_path / "evidence"
+    evidence.mkdir()
+    assert list(check_attribution("tiny", data, tmp_path)) == []  # of an earlier version
+    write_json(evidence / "data.json", data)
+    write_json(evidence / "release.json", {"name": "tiny"})
+    write_attribution(tmp_path)
+    assert list(check_attribution("tiny", data, tmp_path)) == []
+    data[0]["by_source"][0]["tokens"] += 1
+    names = [problem.partition(" does not follow")[0] for problem in check_attribution("tiny", data, tmp_path)]
+    assert names == ["evidence/sources.json", "ATTRIBUTION.md"]
+    (tmp_path / "ATTRIBUTION.md").unlink()
+    data[0]["by_source"][0]["tokens"] -= 1
+    assert list(check_attribution("tiny", data, tmp_path)) == ["ATTRIBUTION.md does not follow from data.json"]
+    write_json(evidence / "data.json", [])
+    write_attribution(tmp_path)
+    assert not (evidence / "sources.json").exists()
 
 
 def test_words_of_strangers_are_no_markup(data):

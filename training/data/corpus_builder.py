@@ -140,9 +140,10 @@ def build_corpus(config: CorpusConfig, out: Path) -> dict:
     sources.json to try again.
 
     Returns:
-        The content of sources.json: `sources` (name, kind, version or commit, address, sha256, licence, retrieval
-        date, languages, documents, bytes), `languages` (documents and bytes of each file), `dropped` (documents by
-        reason), `skipped` (unavailable packages), settings, command and package version.
+        The content of sources.json: `sources` (name, kind, version or commit, address, sha256, retrieval date, the
+        `ground` of the licence, and the statistics of `SourceCounts.account`), `languages` (documents and bytes of
+        each file), `dropped` (documents by reason), `skipped` (unavailable packages), settings, command and package
+        version.
 
     Raises:
         InputError: If a setting is invalid, or a requested language has no text.
