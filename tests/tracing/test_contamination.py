@@ -141,7 +141,7 @@ def test_every_kind_of_benchmark_is_reported_with_document_and_licence(trained, 
     rows = [
         {"id": "joined", "prompt": first[:50], "answer": first[50:], "language": "French"},
         {"id": "spaced", "prompt": f"{FOREIGN}:", "completion": second},
-        {"id": "pair", "ocr": FOREIGN * 20, "truth": second},
+        {"id": "pair", "ocr": FOREIGN * 5, "truth": second},
         {"id": "clean", "text": FOREIGN * 50, "language": "de"},
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -152,7 +152,7 @@ def test_every_kind_of_benchmark_is_reported_with_document_and_licence(trained, 
     assert (
         texts["spaced"]["tokens"] == size + len(f"{FOREIGN}: ".encode()) and texts["spaced"]["covered_tokens"] == size
     )
-    assert texts["pair"]["share"] == size / (size + len(FOREIGN * 20) * 2 + 1)
+    assert texts["pair"]["share"] == size / (size + len(FOREIGN * 5) * 2 + 1)
     assert texts["clean"] == {
         **{"identifier": "clean", "language": "de", "tokens": 400, "covered_tokens": 0, "share": 0.0},
         **{"contaminated": False, "longest": 0, "passage": None},
