@@ -179,7 +179,7 @@ def test_contaminated_texts_are_counted_and_can_be_excluded_without_measuring_ag
     mean = read_json(out / "comparison.json")["tasks"]["bits_per_byte"]["mean"]
     assert mean["differences"]["other"]["value"] == pytest.approx(expected["tiny"]["mean"] - expected["other"]["mean"])
     report = (out / "tiny" / "EVALUATION.md").read_text()
-    assert "contaminated: 1 of 4 texts" in report and "measured without the contaminated texts" in report
+    assert "Contaminated: 1 of 4 texts" in report and "measured without the contaminated texts" in report
 
 
 # Sources of held-out text ------------------------------------------------------------------------

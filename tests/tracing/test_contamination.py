@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shutil
 import sys
 
 import pyarrow as pa
@@ -193,6 +194,14 @@ def test_every_kind_of_benchmark_is_reported_with_document_and_licence(trained, 
     declared |= {"dataset_kwargs": {"data_files": {"test": str(tmp_path / "questions.json")}}, "target_delimiter": ""}
     declared |= {"doc_to_text": "{{q}}", "doc_to_target": "{{a|int}}", "doc_to_choice": "choices"}
     (tmp_path / "task.yaml").write_text(yaml.safe_dump(declared))
+    model = tmp_path / "run" / "model"
+    shutil.copytree(trained[0] / "tokenizer", model)
+    settings = {"stages": [{"shards": str(trained[0] / "shards")}], "data": {"folder": ""}}
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(settings))
+    trace(monkeypatch, trained, "--benchmark", tmp_path / "run", "--json", tmp_path / "other.json")
+    other = read_json(tmp_path / "other.json")
+    assert {row["identifier"] for row in other["texts"]} == set(held_out)
+    assert other["total"]["contaminated_texts"] == 0
     for benchmark in ("rows.parquet", "texts", "task.yaml"):
         trace(monkeypatch, trained, "--benchmark", tmp_path / benchmark, "--json", tmp_path / "other.json")
         other = read_json(tmp_path / "other.json")
