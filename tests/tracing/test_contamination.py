@@ -50,7 +50,7 @@ def longest_common(text: str, documents: list[str], start: int) -> int:
     return end
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_covered_tokens_and_the_longest_passage_equal_a_brute_force_search(trained, seed):
     _, documents, held_out, index = trained
