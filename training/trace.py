@@ -25,6 +25,8 @@ from .tracing.contamination import SHORT, find_overlaps
 from .tracing.search import THRESHOLDS, TraceIndex, build_report
 from .tracing.trace_index import build
 
+MIN_TOKENS = 20  # of a listed passage of a text
+
 
 @dataclass
 class TraceConfig:
@@ -36,7 +38,8 @@ class TraceConfig:
         benchmark: Test texts of an evaluation, each listed with its longest passage. JSON Lines or Parquet (file or
             folder) with text, prompt and completion, prompt and answer, or ocr and truth; .txt files; a run folder,
             for its held-out text; the name or YAML file of a task of lm-evaluation-harness.
-        min_tokens: Minimum tokens of a listed passage, and of a passage that counts as contamination.
+        min_tokens: Minimum tokens of a listed passage. Default: 20; for a benchmark 10, of a passage that counts as
+            contamination.
         max_documents: Maximum documents listed per passage.
         json: JSON file for the complete result. The report of a benchmark is also written as Markdown next to it.
         shards: Folder of token shards to build the index from, or several folders: '[A,B]'.
@@ -48,7 +51,7 @@ class TraceConfig:
     index: Path
     text: Path | None = None
     benchmark: str | None = None
-    min_tokens: int = 20
+    min_tokens: int | None = None
     max_documents: int = 3
     json: Path | None = None
     shards: list[Path] | Path | None = None
@@ -75,21 +78,22 @@ def report_benchmark(config: TraceConfig) -> None:
     """Print the contamination of a benchmark, and write it to the JSON file and to Markdown."""
     from .evaluation import contamination_report  # lazy imports: take seconds, which a search of a text need not wait
     from .evaluation.benchmark_texts import read_test_texts
+    from .evaluation.contamination import MIN_TOKENS as CONTAMINATED
     from .evaluation.contamination import check_index, lengths_for
 
     index = TraceIndex(config.index)
     check_index(index)
-    texts, finished = read_test_texts(config.benchmark), None
+    texts, finished, min_tokens = read_test_texts(config.benchmark), None, config.min_tokens or CONTAMINATED
     if config.json:
         finished = config.json.with_name(f".{config.json.name}.{UNFINISHED.strip('.')}")
     overlaps = find_overlaps(
         index,
         [text.text for text in texts],
-        lengths_for(config.min_tokens),
+        lengths_for(min_tokens),
         finished=finished,
         progress="contamination",
     )
-    report = contamination_report.build_report(config.benchmark, index, texts, overlaps, config.min_tokens)
+    report = contamination_report.build_report(config.benchmark, index, texts, overlaps, min_tokens)
     contamination_report.print_report(report)
     if config.json:
         contamination_report.write_markdown(report, config.json.with_suffix(".md"))
@@ -139,7 +143,7 @@ def main() -> None:
         )
     if config.benchmark is not None and config.text is not None:
         raise InputError("--text and --benchmark cannot be combined: pass one of them.")
-    if config.benchmark is not None and config.min_tokens < SHORT:
+    if config.benchmark is not None and (config.min_tokens or SHORT) < SHORT:
         raise InputError(f"--min_tokens must be at least {SHORT} for a benchmark, got {config.min_tokens}.")
     if config.shards is not None:
         if config.tokenizer is None:
@@ -154,10 +158,11 @@ def main() -> None:
         )
     if config.text is not None:
         text, index = read_query(config.text), TraceIndex(config.index)
-        smallest = min(config.min_tokens, *THRESHOLDS)
+        min_tokens = MIN_TOKENS if config.min_tokens is None else config.min_tokens
+        smallest = min(min_tokens, *THRESHOLDS)
         spans = index.spans(text, min_tokens=smallest, max_documents=config.max_documents)
         result = build_report(index, text, spans)
-        print(format_report(result, min_tokens=config.min_tokens))
+        print(format_report(result, min_tokens=min_tokens))
         if config.json:
             write_json(config.json, {"text": str(config.text), **result})
     if config.benchmark is not None:

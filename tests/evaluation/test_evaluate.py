@@ -5,6 +5,7 @@ import re
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -133,26 +134,23 @@ def test_contaminated_texts_are_counted_and_can_be_excluded_without_measuring_ag
     rows = texts_module.read_documents(tiny_corpus, columns=["identifier", "language", "text"])
     trained = [row["text"] for row in rows if row["language"] == "French" and row["identifier"] not in unseen]
     foreign = "\u0436\u0448\u0449\u044e "
-    clean = {"fr/1": foreign * 60, "en/1": f"{foreign * 20}9 8 7 6 5", "en/2": foreign * 40}
-    for folder, texts in (("all", clean | {"fr/planted": max(trained, key=len)}), ("clean", clean)):
-        for name, text in texts.items():
-            path = tmp_path / folder / f"{name}.txt"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-    other = make_run(tmp_path / "other", tiny_tokenizer, tiny_shards, seed=1)
+    texts = {"fr/1": foreign * 60, "en/1": f"{foreign * 20}9 8 7 6 5", "en/2": foreign * 40}
+    for name, text in (texts | {"fr/planted": max(trained, key=len)}).items():
+        path = tmp_path / "texts" / f"{name}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    other, out = make_run(tmp_path / "other", tiny_tokenizer, tiny_shards, seed=1), tmp_path / "out"
     arguments = ["--model", str(run), "--model", str(other), "--suite", "bits_per_byte", *SMALL.split()]
+    arguments += ["--data.path", str(tmp_path / "texts"), "--out", str(out)]
 
-    def measure(folder, out, *options):
-        evaluate.main([*arguments, "--data.path", str(tmp_path / folder), "--out", str(tmp_path / out), *options])
-        return read_json(tmp_path / out / "tiny" / "bits_per_byte.json"), read_json(tmp_path / out / "comparison.json")
+    def measure(*options):
+        evaluate.main([*arguments, *options])
+        return read_json(out / "tiny" / "bits_per_byte.json")
 
-    plain, _ = measure("all", "out")
-    expected, expected_comparison = measure("clean", "expected")
+    plain = measure()
     monkeypatch.setattr(evaluate.BitsPerByte, "measure", lambda *_: pytest.fail("measured again"))
     index = ["--contamination", str(tmp_path / "index")]
-    capsys.readouterr()
-    counted, _ = measure("all", "out", *index)
-    excluded, comparison = measure("all", "out", *index, "--exclude_contaminated")
+    counted = measure(*index)
     assert "contaminated: 1 of 4 texts, 25.0% (0.0 to 75.0)" in capsys.readouterr().out
     assert counted["metrics"] == plain["metrics"] and counted["seconds"] == plain["seconds"]
     contamination = counted["contamination"]
@@ -160,18 +158,28 @@ def test_contaminated_texts_are_counted_and_can_be_excluded_without_measuring_ag
     [longest] = contamination["texts_with_longest_passages"]
     assert longest["identifier"] == "fr/planted.txt" and longest["share"] == 1
     assert longest["passage"]["document"]["license"] in ("Public Domain", "CC-BY-4.0")
-    values, before, after = (
+
+    excluded, expected = measure(*index, "--exclude_contaminated"), {}
+    for model in ("tiny", "other"):
+        documents = read_json(out / model / "records" / "bits_per_byte.json")["record"]["documents"]
+        sums = {language: np.zeros(2) for language in ("fr", "en")}
+        for row in documents:
+            if row["identifier"] != "fr/planted.txt":
+                sums[row["language"]] += row["nats"] / np.log(2), row["bytes"]
+        expected[model] = {language: bits / size for language, (bits, size) in sums.items()}
+        expected[model]["mean"] = sum(expected[model].values()) / 2
+    values, before = (
         {name: metric["value"] if isinstance(metric, dict) else metric for name, metric in result["metrics"].items()}
-        for result in (excluded, plain, expected)
+        for result in (excluded, plain)
     )
-    assert values == pytest.approx(after) and values["fr"] != before["fr"] and values["en"] == before["en"]
+    assert values == pytest.approx(expected["tiny"]) and values["fr"] != before["fr"] and values["en"] == before["en"]
     for name, compared in excluded["contamination"]["compared"].items():
         assert compared["all"] == plain["metrics"][name]
         assert compared["difference"]["value"] == pytest.approx(values[name] - before[name])
-    rows, expected_rows = (content["tasks"]["bits_per_byte"]["mean"] for content in (comparison, expected_comparison))
-    assert rows["differences"]["other"]["value"] == pytest.approx(expected_rows["differences"]["other"]["value"])
-    report = (tmp_path / "out" / "tiny" / "EVALUATION.md").read_text()
-    assert "contaminated: 1 of 4 texts" in report and "measured without the contaminated texts" in report
+    mean = read_json(out / "comparison.json")["tasks"]["bits_per_byte"]["mean"]
+    assert mean["differences"]["other"]["value"] == pytest.approx(expected["tiny"]["mean"] - expected["other"]["mean"])
+    report = (out / "tiny" / "EVALUATION.md").read_text()
+    assert "Contaminated: 1 of 4 texts" in report and "measured without the contaminated texts" in report
 
 
 # Sources of held-out text ------------------------------------------------------------------------

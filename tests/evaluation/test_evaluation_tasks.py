@@ -22,6 +22,7 @@ from training.curation.toxicity import load
 from training.curation.toxicity_axes import AXES
 from training.evaluation import bits_per_byte
 from training.evaluation.benchmarks import Continuation, Public, PublicConfig, continuations, example_texts
+from training.evaluation.contamination import TaskContamination
 from training.evaluation.held_out_text import Text, TextConfig, held_out
 from training.evaluation.language_adherence import (
     Adherence,
@@ -33,11 +34,14 @@ from training.evaluation.language_adherence import (
 from training.evaluation.language_adherence import continuations as adherence_continuations
 from training.evaluation.memorisation import Memorisation, MemorisationConfig
 from training.evaluation.models import EvaluatedModel
+from training.evaluation.ocr_correction import OcrCorrection, OcrCorrectionConfig
 from training.evaluation.speed import SpeedConfig, timed
 from training.evaluation.tasks import GenerationTask, TasksConfig
 from training.evaluation.toxicity import Toxicity, ToxicityEvalConfig, packaged_prompts
 from training.tasks import translation
+from training.tasks.ocr.metrics import correction_metrics
 from training.tasks.translation.format import STOP
+from training.tracing.search import TraceIndex
 from training.tracing.trace_index import build
 
 FRENCH = "Le vieux roi habitait un château au bord de la mer, et tous les matins il regardait partir les bateaux. "
@@ -391,6 +395,65 @@ def test_memorised_text_is_found_with_its_document_and_licence(memorised):
     assert metrics["matched documents outside the open list"] == 0
     [first, *_] = task.details(record)["longest"]
     assert first["identifier"] == "by heart" and first["license"] == "CC0-1.0" and first["text"] in rest
+
+
+# Contamination ------------------------------------------------------------------------------------
+
+
+def test_contaminated_examples_of_a_benchmark_are_excluded(memorised, tmp_path):
+    chapters = "".join(f"Le chapitre {i} raconte comment le roi {i} perdit sa couronne. " for i in range(60))
+    texts = [text("fr", FRENCH * 20), text("fr", chapters, "2")]
+    task = Continuation(texts, TextConfig(), PublicConfig(), None, examples=12)
+    values = [float(i % 3 == 0) for i in range(12)]
+    clean = [any(letter.isdigit() for letter in row["context"]) for row in task.rows["fr"]]
+    assert 2 < sum(clean) < 10
+    contamination = TaskContamination(task, TraceIndex(memorised[1]), exclude=True, finished=tmp_path)
+    facts = contamination.facts
+    assert (facts["texts"], facts["contaminated_texts"]) == (12, 12 - sum(clean))
+    assert {row["passage"]["document"]["identifier"] for row in facts["texts_with_longest_passages"][:3]} == {
+        "by heart"
+    }
+    for filters in (1, 2):  # the harness repeats the examples per filter
+        metrics = task.metrics({"benchmarks": {"continuation_fr": {"acc": values * filters}}})
+        [metric] = contamination.metrics(metrics).values()
+        assert value(metric) == pytest.approx(np.mean(np.array(values)[clean]))
+    nothing = TaskContamination(
+        Continuation(texts[1:], TextConfig(), PublicConfig(), None, examples=12),
+        TraceIndex(memorised[1]),
+        exclude=False,
+        finished=tmp_path,
+    )
+    assert nothing.facts["contaminated_texts"] == 0 and nothing.metrics(metrics) is metrics
+    everything = Continuation(texts[:1], TextConfig(), PublicConfig(), None, examples=12)
+    with pytest.raises(InputError, match="All test texts of continuation are contaminated"):
+        TaskContamination(everything, TraceIndex(memorised[1]), exclude=True, finished=tmp_path)
+
+
+def test_contaminated_pairs_and_contaminated_clean_texts_are_excluded_from_their_own_metrics(memorised, tmp_path):
+    other = "Une phrase que personne n'a jamais lue dans ces documents, et qui ne finit pas."
+    pairs = [
+        (FRENCH[:-1], FRENCH[:-1]),
+        (other, other),
+        (f"{FRENCH}x", FRENCH),
+        ("Unc phrase", other),
+        ("Une phrasc que", other),
+    ]
+    rows = [{"ocr": ocr, "truth": truth, "language": "fr"} for ocr, truth in pairs]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = OcrCorrection(OcrCorrectionConfig(pairs=tmp_path / "pairs.jsonl"))
+    contamination = TaskContamination(task, TraceIndex(memorised[1]), exclude=True, finished=tmp_path)
+    assert {name: total["contaminated_texts"] for name, total in contamination.facts["groups"].items()} == {
+        "pairs": 1,
+        "clean": 1,
+    }
+    outputs = [unit["ocr"] if unit["truth"] == other else "" for unit in task.units]
+    metrics = task.metrics({"outputs": outputs})
+    clean = [(unit, output) for unit, output in zip(task.units, outputs, strict=True) if unit["truth"] == other]
+    assert {name: value(metric) for name, metric in contamination.metrics(metrics).items()} == pytest.approx(
+        {name: value(metric) for name, metric in correction_metrics(*map(list, zip(*clean, strict=True))).items()}
+    )
+    groups = task.details({"outputs": outputs})["groups"]["language, match error rate"]
+    assert value(contamination.metrics(groups)["fr"]) == pytest.approx(value(contamination.metrics(metrics)["cmer"]))
 
 
 # Speed --------------------------------------------------------------------------------------------

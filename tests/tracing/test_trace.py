@@ -468,7 +468,7 @@ def test_a_text_that_cannot_be_read_is_rejected_with_its_path(traced, tmp_path, 
 
 
 def test_a_program_with_nothing_to_do_lists_its_options(traced, monkeypatch):
-    with pytest.raises(InputError, match="--text FILE, or --shards"):
+    with pytest.raises(InputError, match="--text FILE or --benchmark FILE, or --shards"):
         run(monkeypatch, "--index", traced / "index")
     with pytest.raises(InputError, match="--tokenizer is missing"):
         run(monkeypatch, "--index", traced / "index", "--shards", traced / "shards")

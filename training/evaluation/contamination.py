@@ -12,8 +12,12 @@ from ..tracing.search import THRESHOLDS, TraceIndex
 from .compare import with_interval
 from .held_out_text import Text
 
-MIN_TOKENS = 20  # of a passage
-SHARE = 0.2  # of the tokens of a text: from here on it counts as contaminated
+# A text is contaminated if passages of MIN_TOKENS cover SHARE of its tokens. Measured with femto's training documents,
+# in texts of 100 tokens: found are all texts that were trained on, also with 5% of their words replaced; 96% with 10%
+# replaced, 47% with 20%, and 88% with other line breaks. Of texts of held-out works and authors 6.0% are contaminated,
+# because formulas, licences and help pages repeat each other; of the same with shuffled words, 0.3%. Passages of 20
+# tokens with a share of 0.2 find all, 99%, 90%, 51% and 23%, and have 7.7% and 0.7%.
+MIN_TOKENS, SHARE = 10, 0.5
 LISTED = 20  # texts with the longest passages in a result
 
 

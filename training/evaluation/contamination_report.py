@@ -56,7 +56,7 @@ def print_report(report: dict) -> None:
     console.print(Cell(terminal_line(f"{report['benchmark']}: {summary(report['total'])}")))
     console.print(Cell(definition(report)), "")
     header, rows = _group_rows(report)
-    totals_table = Table(*header)
+    totals_table = Table(*header, box=None, padding=(0, 2, 0, 0))  # fits in 80 columns
     for row in rows:
         totals_table.add_row(*row)
     console.print(totals_table)

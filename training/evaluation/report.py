@@ -62,7 +62,8 @@ def section(result: dict) -> list[str]:
     parts = [f"## {title(name)}", ABOUT.get(name, "")]
     parts.append(table(("", "value", "95% interval"), [_row(*item) for item in result["metrics"].items()]))
     if contamination := result.get("contamination"):
-        parts.append(f"{markdown_cell(describe(contamination))}.")
+        text = describe(contamination)
+        parts.append(f"{text[0].upper()}{text[1:]}.")
         if groups := contamination.get("groups"):
             parts.append(table(("", "contamination"), [(name, summary(total)) for name, total in groups.items()]))
         if compared := contamination.get("compared"):
