@@ -179,8 +179,8 @@ class Bf16DecoderLayer(nn.Module):
             or torch.compiler.is_compiling()
             or hidden_states.dtype != torch.float32
             or attention.config._attn_implementation != "sdpa"
-            or any(type(linear) is not Bf16Linear or linear.bias is not None for linear in linears)
-            or any(part._forward_hooks or part._forward_pre_hooks for part in (attention, mlp, *norms, *linears))
+            or any([type(linear) is not Bf16Linear or linear.bias is not None for linear in linears])
+            or any([part._forward_hooks or part._forward_pre_hooks for part in (attention, mlp, *norms, *linears)])
         ):
             return super().forward(
                 hidden_states, attention_mask=attention_mask, position_embeddings=position_embeddings, **kwargs
