@@ -1,7 +1,7 @@
 """Write the card of a folder from a Jinja template and evidence files: README.md, and card.json with the sources.
 
     python -m model_card.card dist/NAME          rewrite the cards of a release, one per folder
-    python -m model_card.card dist/NAME/llama    the card of a variant alone, from the evidence in it
+    python -m model_card.card model_card/femto   the card of a variant without its release, from the evidence in it
     python -m model_card.card model_card/nano_1.2b      the card of a folder with its own template.md and facts.json
 
 A template sees only files. card.json (provenance.py) records every value that it prints, with its line and column in
@@ -458,6 +458,8 @@ def write_folder(args: argparse.Namespace) -> None:
         write_boms(args.folder, args.repository)
         write_sums(args.folder)
     elif part := variant_in(args.folder):
+        if (args.folder.resolve().parent / "release.json").is_file():
+            raise ReleaseError(f"{args.folder} is part of a release: pass the folder of the release.")
         if (args.folder / SIGNATURE).is_file():
             raise ReleaseError(f"{args.folder} is signed, and a new card would break its signature: release it again.")
         options = {"repository": args.repository, "base_model": args.base_model, "relation": args.base_model_relation}

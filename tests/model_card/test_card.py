@@ -982,6 +982,26 @@ def test_a_card_of_an_earlier_release_is_found_in_a_newer_one(folder):
     assert any("write the card again" in message for message in problems(folder, "number"))
 
 
+def test_the_files_of_a_variant_without_its_release_are_written_again_from_its_evidence(folder, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["card.py", str(folder)])
+    with pytest.raises(ReleaseError, match="is part of a release"):
+        card.main()
+    (folder.parent / "release.json").unlink()
+    names = ["README.md", "ATTRIBUTION.md", "evidence/sources.json", "evidence/facts.json"]
+    before = {name: (folder / name).read_bytes() for name in names}
+    for name in (*names, "bom.cdx.json"):
+        (folder / name).unlink()
+    card.main()
+    assert {name: (folder / name).read_bytes() for name in names} == before
+    bom = read_json(folder / "bom.cdx.json")
+    listed = {file["name"]: file["hashes"][0]["content"] for file in bom["components"][0]["components"]}
+    assert listed["card.json"] == sha256(folder / "card.json") and problems(folder, "number") == []
+    verify_sums(folder)
+    (folder / "model.sig").write_text("{}")
+    with pytest.raises(ReleaseError, match="is signed"):
+        card.main()
+
+
 def test_emissions_in_kilograms_are_found_even_if_every_file_agrees(folder):
     evidence = folder / "evidence"
     content, runs = read_json(evidence / "release.json"), read_json(evidence / "lineage.json")
