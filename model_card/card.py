@@ -1,6 +1,7 @@
 """Write the card of a folder from a Jinja template and evidence files: README.md, and card.json with the sources.
 
     python -m model_card.card dist/NAME          rewrite the cards of a release, one per folder
+    python -m model_card.card dist/NAME/llama    the card of a variant alone, from the evidence in it
     python -m model_card.card model_card/nano_1.2b      the card of a folder with its own template.md and facts.json
 
 A template sees only files. card.json (provenance.py) records every value that it prints, with its line and column in
@@ -28,11 +29,15 @@ from urllib.parse import quote
 from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.utils import yaml_dump
 
-from .disclosure.bom import write_boms
+from .disclosure.attribution import write_attribution
+from .disclosure.bom import BomBuilder, write_boms
 from .disclosure.dataset_metadata import write_shard_metadata
 from .escaping import shell_line
 from .facts import HUB_NAME, LANGUAGE_NAMES, collect_corpora, facts, lineage
 from .files import (
+    BOM,
+    SIGNATURE,
+    SUMS,
     ReleaseError,
     inside,
     locked,
@@ -40,6 +45,7 @@ from .files import (
     read_yaml,
     run_main,
     sha256,
+    sums,
     write_json,
     write_sums,
     write_text,
@@ -284,6 +290,7 @@ def write_cards(
         for name, empty in (("data", []), ("lineage", {"runs": []})):
             if name in new or not (evidence / f"{name}.json").is_file():
                 write_json(evidence / f"{name}.json", new.get(name, empty))
+        write_attribution(out / part)
         derived = facts(release, read_json(evidence / "data.json"), read_json(evidence / "lineage.json"))
         write_json(evidence / "facts.json", derived)
         for document in documents:
@@ -305,8 +312,35 @@ def write_cards(
 
 def write_card(out: Path, part: str, command: str, **options) -> None:
     """Write the card of one folder of a release, whose evidence exists."""
-    sources, head, names = card_inputs(out / part, part, **options)
-    write(out / part, TEMPLATES / "card.md", sources, head, command, **names)
+    write_folder_card(out / part, part, command, **options)
+
+
+def write_folder_card(folder: Path, part: str, command: str, **options) -> None:
+    """Write the card of a folder, whatever its name, as that of one folder of a release."""
+    sources, head, names = card_inputs(folder, part, **options)
+    write(folder, TEMPLATES / "card.md", sources, head, command, **names)
+
+
+def variant_in(folder: Path) -> str | None:
+    """Return which variant of a release a folder alone is, or None for any other folder."""
+    if not (folder / EVIDENCE / "release.json").is_file() or not (folder / "config.json").is_file():
+        return None
+    listed, digest = read_json(folder / EVIDENCE / "release.json")["folders"], sha256(folder / "config.json")
+    files = {part: listed[part]["files"].get("config.json", {}) for part in ("llama", "custom") if part in listed}
+    return next((part for part, file in files.items() if file.get("sha256") == digest), None)
+
+
+def rewrite_variant(folder: Path, part: str, command: str, **options) -> None:
+    """Write what follows from the evidence in the folder of a variant: sources, facts, card, BOM and SHA256SUMS."""
+    evidence = folder / EVIDENCE
+    write_attribution(folder)
+    inputs = (read_json(evidence / f"{name}.json") for name in ("release", "data", "lineage"))
+    write_json(evidence / "facts.json", facts(*inputs))
+    write_benchmark_results(folder, options["repository"])
+    write_folder_card(folder, part, command, **options)
+    write_shard_metadata(folder, [folder], options["repository"])
+    write_json(folder / BOM, BomBuilder(folder, folder, options["repository"]).build())
+    write_text(folder / SUMS, "\n".join(sums(folder)[Path()]) + "\n")
 
 
 def card_inputs(folder: Path, part: str, **options) -> tuple[dict[str, Path], Callable, dict]:
@@ -316,6 +350,7 @@ def card_inputs(folder: Path, part: str, **options) -> tuple[dict[str, Path], Ca
     results = sorted((folder / EVIDENCE / "eval").glob("*.json"))
     sources |= {f"task_{i}": path for i, path in enumerate(results)}
     optional = {name: folder / EVIDENCE / f"{name}.json" for name in ("samples", "comparison")}
+    optional["origins"] = folder / EVIDENCE / "sources.json"
     sources |= {name: path for name, path in optional.items() if path.is_file()}
 
     def head(values: dict) -> dict:
@@ -421,11 +456,19 @@ def write_folder(args: argparse.Namespace) -> None:
         options = {"repository": args.repository, "base_model": args.base_model, "relation": args.base_model_relation}
         run = Run(args.run) if args.run else None
         write_cards(args.folder, command, run=run, comparison=args.comparison, **options)
-        write_shard_metadata(args.folder, args.repository)
+        parts = [args.folder / part for part in read_json(args.folder / "release.json")["folders"]]
+        write_shard_metadata(args.folder / "llama", parts, args.repository)
         write_boms(args.folder, args.repository)
         write_sums(args.folder)
+    elif part := variant_in(args.folder):
+        if (args.folder / SIGNATURE).is_file():
+            raise ReleaseError(f"{args.folder} is signed, and a new card would break its signature: release it again.")
+        options = {"repository": args.repository, "base_model": args.base_model, "relation": args.base_model_relation}
+        rewrite_variant(args.folder, part, command, **options)
     else:
-        raise ReleaseError(f"{args.folder} has neither release.json nor template.md: pass the folder of a release.")
+        raise ReleaseError(
+            f"{args.folder} has no release.json, no template.md, and is no variant of a release: pass one of these."
+        )
 
 
 if __name__ == "__main__":

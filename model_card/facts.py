@@ -32,6 +32,7 @@ UNKNOWN = "unknown"  # the licence in an account of text without a recorded lice
 OWN_FILES = ("path", "pairs")  # settings of a task's data that name the user's files
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")  # OWNER/NAME
 ROWS = 12  # of a table on a card; the smaller ones are added up
+NAMES = 4  # collections of a source; a table of sources counts the others
 
 
 def collect_corpora(run: Run) -> list[dict]:
@@ -162,6 +163,13 @@ def training_rows(corpus: dict) -> list[dict]:
     return [row for row in corpus["account"] if row["split"] == "train"]
 
 
+def with_spdx(rows: list[dict], corpora: list[dict]) -> list[dict]:
+    """Return rows with SPDX expressions for the labels of licences, as far as the manifests of corpora map them."""
+    counted = [row for corpus in corpora for row in corpus.get("by_source", ()) if "label" in row]
+    names = {row["label"]: row["license"] for row in counted}
+    return [{**row, "license": names.get(row["license"], row["license"])} for row in rows]
+
+
 def total(rows: list[dict]) -> dict:
     """Return the sums of documents, bytes and tokens."""
     return {measure: sum(row[measure] for row in rows) for measure in MEASURES}
@@ -194,14 +202,13 @@ def not_open(rows: list[dict], corpora: list[dict]) -> list[dict]:
 
 def of_corpus(corpus: dict) -> dict:
     """Return the numbers of one entry of data.json."""
-    rows = training_rows(corpus)
+    rows = with_spdx(training_rows(corpus), [corpus])
     return {
         "stages": " and ".join(corpus["stages"]),
         "train": total(rows),
         "held_out": total([row for row in corpus["account"] if row["split"] == "validation"]),
         **{f"by_{column}": totals_by(rows, column) for column in COLUMNS},
         "not_open": not_open(rows, [corpus]),
-        "sources": datasets(corpus),
         "left_out": left_out(corpus),
         "synthetic": synthetic(corpus),
         "own_data": corpus.get("own_data", False),
@@ -244,7 +251,7 @@ def distinct_rows(corpora: list[dict]) -> list[dict]:
 
 def text_of(corpora: list[dict]) -> dict:
     """Return the training text of all stages by language and by licence, each document counted once."""
-    rows = distinct_rows(corpora)
+    rows = with_spdx(distinct_rows(corpora), corpora)
     tables = {f"by_{column}": table(rows, column) for column in ("language", "license")}
     exact = all(row["exact"] for row in rows)
     return {"train": total(rows), "exact": exact, **tables, "not_open": not_open(rows, corpora)}
@@ -262,21 +269,34 @@ def left_out(corpus: dict) -> list[dict]:
 def datasets(corpus: dict) -> list[dict]:
     """Return the sources of a corpus, with their share of its bytes, the largest first.
 
-    The numbers are those of the training text, from the manifest. If it does not count by source, or names others
-    than the sources.json of the corpus, they are those of sources.json, without tokens.
+    The numbers are those of the training text, from the manifest: 0 for a source of which no document was selected.
+    If it does not count by source, or names others than sources.json, they are those of sources.json, without tokens.
+    `collected` has those of sources.json, before curation and selection.
     """
     # A source without statistics of its own is a folder's name.
     named = [source for source in (corpus.get("sources") or {}).get("sources", []) if isinstance(source, dict)]
-    sources = [source for source in named if source.get("bytes")]
+    sources = [{**source, "collected": source} for source in named if source.get("bytes")]
     known = {source_key(source): source for source in named}
     counted = [row for row in corpus.get("by_source", ()) if row["split"] == "train"]
     if counted and (not sources or all(row["source"] in known for row in counted)):
-        licences = {row["source"]: {} for row in counted}
-        for row in counted:
-            licences[row["source"]][row["license"]] = row["documents"]
+        licences: dict[str, Counter] = {row["source"]: Counter() for row in counted}
+        for row in counted:  # one licence may have several labels
+            licences[row["source"]][row["license"]] += row["documents"]
         sources = [
-            {**known.get(line["source"], split_source(line["source"])), "licences": licences[line["source"]], **line}
+            {
+                **known.get(line["source"], split_source(line["source"])),
+                "licences": licences[line["source"]],
+                "collected": known.get(line["source"]),
+                **line,
+            }
             for line in totals_by(counted, "source")
+        ]
+        used = {row["source"] for row in counted}
+        nothing = {"tokens": 0, "documents": 0, "bytes": 0}
+        sources += [
+            {**source, "collected": source, **nothing}
+            for key, source in known.items()
+            if key not in used and source.get("bytes")
         ]
     size = sum(source["bytes"] for source in sources)
     lines = [
@@ -284,17 +304,45 @@ def datasets(corpus: dict) -> list[dict]:
             "name": source["name"],
             "version": source.get("version"),
             "url": source.get("url"),
-            "license": source.get("licence") or source.get("license") or " and ".join(source.get("licences", {})),
+            "license": source.get("license") or source.get("licence") or " and ".join(source.get("licences", {})),
+            "collection": source.get("collection") or largest(source.get("collections", {})),
             "retrieved": source.get("retrieved"),
             "documents": source["documents"],
             "bytes": source["bytes"],
             "tokens": source.get("tokens"),
             "languages": " ".join(source.get("languages", {})),
+            "collected": {key: (source["collected"] or {}).get(key) for key in ("documents", "bytes")},
             "share": source["bytes"] / size,
         }
         for source in sources
     ]
     return sorted(lines, key=lambda line: (-line["bytes"], line["name"]))
+
+
+def largest(counts: dict[str, int]) -> str:
+    """Return the names with the largest counts, and the number of the others."""
+    names = sorted(counts, key=lambda name: (-counts[name], name))
+    others = [f"{len(names) - NAMES:,} others"] if len(names) > NAMES else []
+    return ", ".join([*names[:NAMES], *others])
+
+
+def distinct_datasets(corpora: list[dict]) -> list[dict]:
+    """Return the sources of all corpora, each once, the largest first.
+
+    Mixtures of one corpus choose documents by one hash, so the largest count includes the others. It is at most the
+    number collected, because a mixture may repeat documents.
+    """
+    lines: dict[tuple, dict] = {}
+    for line in (line for corpus in corpora for line in datasets(corpus)):
+        known = lines.setdefault((line["name"], line["version"]), line)
+        if line["documents"] > known["documents"]:
+            lines[line["name"], line["version"]] = line
+    for line in lines.values():
+        if (documents := line["collected"]["documents"]) and documents < line["documents"]:
+            line["bytes"] = min(line["bytes"], line["collected"]["bytes"] or line["bytes"])
+            line["tokens"] = line["tokens"] and round(line["tokens"] * documents / line["documents"])
+            line["documents"] = documents
+    return sorted(lines.values(), key=lambda line: (-line["bytes"], line["name"]))
 
 
 def split_source(text: str) -> dict:
@@ -385,7 +433,7 @@ def facts(release: dict, data: list[dict], lineage: dict) -> dict:
     tokens = sum(earlier["tokens"] for earlier in runs)
     bits = [score["bits_per_byte"] for score in ((run.get("validation") or {}).get("validation") or {}).values()]
     began = runs[0]["origin"] if runs else None
-    corpora = [{key: value for key, value in of_corpus(corpus).items() if key != "sources"} for corpus in data]
+    corpora = [of_corpus(corpus) for corpus in data]
     steps = [earlier["steps"] for earlier in runs]
     return {
         "command": runs[-1]["command"] if runs else None,

@@ -1,12 +1,15 @@
 """Write the public summary of training content (Article 53(1)(d) of the AI Act) and the Model Documentation Form.
 
     python -m model_card.public_summary --run runs/NAME --provider provider.yaml --out DIR
+    python -m model_card.public_summary --release dist/NAME/llama --provider provider.yaml --out DIR
 
-writes `public_summary` and `model_documentation_form`, each as .md, .json and a standalone .html that prints as PDF.
-Sections and fields are those of the Commission's template (24 July 2025; adopted as C(2025) 8311 on 5 December 2025).
-Facts come from the run's files; what only the provider can attest comes from provider.yaml, where every field is
-required. Nothing is guessed. In the .json each field lists its sources as FILE#POINTER, with FILE in the run's folder,
-the provider's file, or empty for the document's own `facts`, which are computed from the files in `inputs_sha256`.
+writes `public_summary` and, for a run, `model_documentation_form`, each as .md, .json and a standalone .html that
+prints as PDF, and public_summary.schema.json, a JSON Schema. The summary has the sections and fields of the
+Commission's template (disclosure/summary_template.py); its .md and .html are printed from its .json. The form is not
+for publication: authorities receive it on request.
+Facts come from the run's files, or from the evidence of a released folder; what only the provider can state comes from
+provider.yaml, where every field is required. Nothing is guessed. In the .json each field lists its sources as
+FILE#POINTER, with FILE in the run's folder or the release, the provider's file, or empty for the form's own `facts`.
 """
 
 if not __package__:  # run by path; same as `python -m model_card.public_summary`
@@ -16,131 +19,88 @@ if not __package__:  # run by path; same as `python -m model_card.public_summary
     sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "model_card"
 
 import argparse
-import math
+import sys
 from pathlib import Path
 
+from jsonschema import Draft202012Validator
+
 from .disclosure import documentation_form
-from .disclosure.ai_act_inputs import EXAMPLE, in_range, read_provider, read_run, rows_by
-from .disclosure.form_writers import document, to_html, to_markdown
-from .files import ReleaseError, locked, run_main, sha256, write_json, write_text
+from .disclosure.ai_act_inputs import (
+    EXAMPLE,
+    check_dependencies,
+    read_provider,
+    read_release,
+    read_run,
+    thin_answers,
+)
+from .disclosure.form_writers import form_document, printed_form, printed_summary, to_html, to_markdown
+from .disclosure.summary_form import fill_summary
+from .disclosure.summary_template import SCHEMA, summary_schema
+from .escaping import terminal_line
+from .files import locked, run_main, sha256, write_json, write_text
 from .run import Run
 
-TEXT_SIZES = (  # section 1.3: lower bound in tokens, name of the range
-    (0, "Less than 1 billion tokens"),
-    (10**9, "1 billion to 10 trillion tokens"),
-    (10**13, "More than 10 trillion tokens"),
-)
-LARGE = 0.03  # section 2.1: a dataset is large above this share of all publicly available datasets of its modality
-# Section 2.3: share of the domain names to list, by size of the content; small providers list at most 1,000.
-DOMAINS, DOMAINS_SME, DOMAINS_SME_MAX = 0.1, 0.05, 1000
+SUMMARY, FORM = "public_summary", "model_documentation_form"
+PUBLISHED = (*(f"{SUMMARY}{suffix}" for suffix in (".md", ".json", ".html")), SCHEMA)  # files of a released folder
+PRINTED = {SUMMARY: printed_summary, FORM: printed_form}
 
 
-def split_datasets(run: dict, public) -> tuple[list[dict], list[dict]]:
-    """Return the public and the other datasets of all corpora, each once, with its share of the bytes of its group.
+def fill_documents(source: Run | Path, provider_file: Path) -> dict[str, dict]:
+    """Return the content of the documents by name, and print a warning for each answer that leaves a field thin.
 
     Args:
-        run: Result of `read_run`.
-        public: "all", the names of the publicly available datasets, or None.
+        source: The run, for both documents; or a folder of a release, for the summary alone.
+        provider_file: Path of provider.yaml.
 
     Raises:
-        ReleaseError: If no dataset has one of the names.
+        ReleaseError: If provider.yaml or a file of the run is missing or incomplete, contradicts the model's history,
+            or the run is a fine-tuning.
     """
-    datasets = {}
-    for entry in (entry for corpus in run["corpora"] for entry in corpus["sources"]):
-        largest = datasets.setdefault((entry["name"], entry["version"]), entry)
-        if entry["documents"] > largest["documents"]:  # stages may read several mixtures of one corpus
-            datasets[entry["name"], entry["version"]] = entry
-    names = {name for name, _ in datasets}
-    chosen = names if public == "all" else set(public or ())
-    if unknown := chosen - names:
-        raise ReleaseError(f"data.publicly_available: no manifest lists a source {', '.join(sorted(unknown))}.")
-    ordered = sorted(datasets.values(), key=lambda entry: (-entry["bytes"], entry["name"]))
-    groups = [[entry for entry in ordered if (entry["name"] in chosen) == is_public] for is_public in (True, False)]
-    totals = [sum(entry["bytes"] for entry in group) for group in groups]
-    return tuple(
-        [{**entry, "share": entry["bytes"] / total} for entry in group]
-        for group, total in zip(groups, totals, strict=True)
-    )
-
-
-def summary_facts(provider: dict, run: dict) -> dict:
-    """Return the computed facts of the public summary."""
-    data, corpora = provider["data"], run["corpora"]
-    public, private = split_datasets(run, data["publicly_available"])
-    small = [entry for entry in public if entry["share"] <= LARGE]
-    languages = rows_by(run, "language")
-    tokens = sum(row["tokens"] for row in languages)
-    domains = data["crawlers"]["domains"] if data["crawlers"] else []  # largest first
-    count = math.ceil(len(domains) * (DOMAINS_SME if provider["provider"]["sme"] else DOMAINS))
-    count = min(count, DOMAINS_SME_MAX) if provider["provider"]["sme"] else count
-    return {
-        "tokens": tokens,
-        "size_range": in_range(tokens, TEXT_SIZES),
-        "latest_acquisition": max((row["retrieved"] for row in public + private if row["retrieved"]), default=None),
-        "undated": [row["name"] for row in public + private if not row["retrieved"]],
-        "languages": languages,
-        "licences": rows_by(run, "license"),
-        "public": len(public),
-        "large": [entry for entry in public if entry["share"] > LARGE],
-        "small": [entry["name"] for entry in small],
-        "small_share": sum(entry["share"] for entry in small),
-        "private": private,
-        "domains": domains[:count],
-        "synthetic": [corpus["synthetic"] for corpus in corpora if corpus["synthetic"]],
-        "dropped": [row for corpus in corpora for row in corpus["left_out"]],
-    }
-
-
-def write(run: Run, provider_file: Path, out: Path) -> list[Path]:
-    """Write both documents; return the paths of their files. Arguments and errors as in `fill_documents`."""
-    return write_documents(fill_documents(run, provider_file), out)
-
-
-def fill_documents(run: Run, provider_file: Path) -> dict[str, dict]:
-    """Return the content of both documents by name.
-
-    Raises:
-        ReleaseError: If provider.yaml or a file of the run is missing or incomplete, or the run is a fine-tuning.
-    """
-    provider, facts = read_provider(provider_file), read_run(run)
-    inputs = run.relative({**facts["inputs"], str(provider_file): sha256(provider_file)})
-    values = {section: (fields, f"{provider_file.name}#/{section}") for section, fields in provider.items()}
-    values |= {"config": (facts["config"], "config.yaml#"), "config_json": (facts["model"], "model/config.json#")}
-    forms = {
-        "public_summary": ("public_summary.md", summary_facts(provider, facts)),
-        "model_documentation_form": ("documentation_form.md", documentation_form.form_facts(facts)),
-    }
-    return {
-        name: document(
-            Path(__file__).parent / "disclosure" / template, values | {"facts": (computed, "#/facts")}, inputs
-        )
-        for name, (template, computed) in forms.items()
-    }
+    provider = read_provider(provider_file)
+    facts = read_run(source) if isinstance(source, Run) else read_release(source)
+    check_dependencies(provider_file, provider, facts)
+    for warning in thin_answers(provider):
+        print(f"warning: {terminal_line(f'{provider_file}: {warning}')}", file=sys.stderr)
+    facts["inputs"] |= {provider_file.name: sha256(provider_file)}
+    documents = {SUMMARY: fill_summary(provider, facts, provider_file.name)}
+    if isinstance(source, Run):
+        values = {section: (fields, f"{provider_file.name}#/{section}") for section, fields in provider.items()}
+        values |= {"config": (facts["config"], "config.yaml#"), "config_json": (facts["model"], "model/config.json#")}
+        values |= {"facts": (documentation_form.form_facts(facts), "#/facts")}
+        template = Path(__file__).parent / "disclosure" / "documentation_form.md"
+        documents[FORM] = source.relative(form_document(template, values, facts["inputs"]))
+    return documents
 
 
 def write_documents(documents: dict[str, dict], out: Path) -> list[Path]:
-    """Write each document as Markdown, JSON and HTML; return the paths of the files."""
+    """Write each document as Markdown, JSON and HTML, and the schema of the summary; return the paths of the files."""
     out.mkdir(parents=True, exist_ok=True)
-    files = []
+    schema = summary_schema()
+    Draft202012Validator(schema).validate(documents[SUMMARY])
+    write_json(out / SCHEMA, schema)
+    files = [out / SCHEMA]
     for name, content in documents.items():
+        printed = PRINTED[name](content)
         files += [out / f"{name}{suffix}" for suffix in (".md", ".json", ".html")]
-        write_text(out / f"{name}.md", to_markdown(content))
+        write_text(out / f"{name}.md", to_markdown(printed))
         write_json(out / f"{name}.json", content)
-        write_text(out / f"{name}.html", to_html(content))
+        write_text(out / f"{name}.html", to_html(printed))
     return files
 
 
 def main() -> None:
     """`python -m model_card.public_summary`: see the docstring of this file."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
-    parser.add_argument("--run", type=Path, required=True, help="Folder of a finished run.")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--run", type=Path, help="Folder of a finished run.")
+    source.add_argument("--release", type=Path, help="Folder of a release, such as dist/NAME/llama.")
     parser.add_argument(
         "--provider", type=Path, required=True, help=f"YAML file of what only the provider knows, such as {EXAMPLE}."
     )
     parser.add_argument("--out", type=Path, required=True, help="Folder for the documents.")
     args = parser.parse_args()
     with locked(args.out):
-        files = write(Run(args.run), args.provider, args.out)
+        files = write_documents(fill_documents(Run(args.run) if args.run else args.release, args.provider), args.out)
     for path in files:
         print(path)
 

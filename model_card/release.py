@@ -286,7 +286,7 @@ def build(args: argparse.Namespace, command: str) -> dict:
         run = Run(args.run) if args.run else None
         documents = public_summary.fill_documents(run, args.provider) if args.provider else {}
         named = read_provider(args.provider)["provider"] if args.provider else {}
-        provider = {key: named[key] for key in ("name", "contact")} if named else None
+        provider = {key: named[key] for key in ("name", "contact")} if named.get("name") else None
         source = open_run(run) if run else open_llama(args.from_llama)
         gguf_formats, impossible = choose_gguf_formats(args.gguf_formats, source) if "gguf" in formats else ([], {})
         skipped |= impossible
@@ -337,12 +337,14 @@ def build(args: argparse.Namespace, command: str) -> dict:
         # release.json does not describe the cards, because they are written from it.
         options = {"base_model": args.base_model, "relation": args.base_model_relation}
         options |= {"comparison": args.comparison, "repository": args.push_to_hub}
-        files = public_summary.write_documents(documents, out) if documents else []
+        if documents:
+            public_summary.write_documents(documents, out)
+        files = [out / name for name in public_summary.PUBLISHED if documents]
         write_cards(out, release["command"], run=run, documents=files, **options)
         for part in release["folders"]:
             if problems := validate(out / part, run=False):
                 raise ReleaseError(f"The card of {part} is not valid: {problems[0].message}.")
-        write_shard_metadata(out, args.push_to_hub)
+        write_shard_metadata(out / "llama", [out / part for part in release["folders"]], args.push_to_hub)
         write_boms(out, args.push_to_hub)
         write_sums(out)
         for part in release["folders"] if signer else ():

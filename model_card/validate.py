@@ -26,6 +26,7 @@ from urllib.parse import unquote, urlsplit
 import yaml
 
 from .card import python_blocks
+from .disclosure.attribution import ATTRIBUTION, attribution, list_sources
 from .escaping import terminal_line
 from .facts import HUB_NAME, facts
 from .files import ReleaseError, inside, read_json, run_main, sha256
@@ -266,6 +267,7 @@ def check_evidence(head: dict, folder: Path) -> Iterator[str]:
         yield f"evidence/release.json differs from {outer}: write the card again"
     yield from check_runs(release, folder)
     yield from check_manifests(inputs[0], folder)
+    yield from check_attribution(release["name"], inputs[0], folder)
     if (evidence / "comparison.json").is_file():
         yield from check_comparison(read_json(evidence / "comparison.json"))
     grams = (head.get("co2_eq_emissions") or {}).get("emissions")
@@ -300,9 +302,21 @@ def check_manifests(data: list[dict], folder: Path) -> Iterator[str]:
     for corpus in data:
         path, manifest = manifests.get(corpus["fingerprint"], (None, None))
         stated = {**manifest, **manifest["corpus"]} if manifest else {}
-        for key in ("account", "sources", "curation") if manifest else ():
+        for key in ("account", "by_source", "sources", "curation") if manifest else ():
             if corpus.get(key) != stated.get(key):
                 yield f"evidence/data.json: {key} differs from {path.relative_to(folder).as_posix()}"
+
+
+def check_attribution(name: str, data: list[dict], folder: Path) -> Iterator[str]:
+    """Check that sources.json and ATTRIBUTION.md, which earlier versions did not write, follow from data.json."""
+    path, credits = folder / "evidence" / "sources.json", folder / ATTRIBUTION
+    if not path.is_file() and not credits.is_file():
+        return
+    content = list_sources(data)
+    if not path.is_file() or read_json(path) != json.loads(json.dumps(content)):
+        yield "evidence/sources.json does not follow from data.json"
+    if not credits.is_file() or credits.read_text(encoding="utf-8") != attribution(name, content):
+        yield f"{ATTRIBUTION} does not follow from data.json"
 
 
 def check_comparison(content: dict) -> Iterator[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 # Folder with a README, and its packages that have a README of their own or none.
-FOLDERS = {"training": {"curation", "bench"}, "model_card": {"space"}}
+FOLDERS = {"training": {"curation", "bench"}, "model_card": set()}
 LIST = re.compile(r"(?<=<!-- modules -->\n```\n).*?(?=```\n)", re.DOTALL)
 
 

@@ -17,7 +17,7 @@ LAYERS = {
         ("run",),
         ("tasks",),
         ("curation",),
-        ("pretraining", "finetuning", "evaluation"),
+        ("pretraining", "finetuning", "evaluation", "space"),
         ("programs",),
         ("bench",),
     ),
@@ -28,7 +28,6 @@ LAYERS = {
         ("facts",),
         ("formats", "disclosure", "run_export"),
         ("programs",),
-        ("space",),
     ),
 }
 EXCEPTIONS = {("training.pretraining.prepare", f"training.{name}") for name in ("corpus", "tokenizer", "shards")}

@@ -44,6 +44,7 @@ _PROGRAMS = {  # name -> extra, line in `pleias --help`
     "evaluate": ("evaluation", "evaluate a model, or compare several"),
     "ocr": ("training", "correct OCR text, hOCR, ALTO, PAGE XML and searchable PDFs, with their coordinates"),
     "trace": ("training", "find passages of a text that occur verbatim in the training data"),
+    "app": ("app", "use a model in the browser: continuation, sources of a text, OCR correction and other tasks"),
     "nanotron": ("training", "convert a nanotron settings file to a config"),
     "nanotron_checkpoint": ("training", "convert a nanotron checkpoint to safetensors"),
     "demo": ("curation", "run the pipeline from text to a model in ten minutes on a laptop"),

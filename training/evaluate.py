@@ -30,6 +30,7 @@ from .common.files import fingerprint, lock_folder, read_json, write_json
 from .evaluation import compare, report
 from .evaluation.benchmarks import Continuation, Public, PublicConfig
 from .evaluation.bits_per_byte import BitsConfig, BitsPerByte
+from .evaluation.contamination import TaskContamination, check_index
 from .evaluation.held_out_text import TextConfig, held_out
 from .evaluation.language_adherence import Adherence, AdherenceConfig
 from .evaluation.memorisation import Memorisation, MemorisationConfig
@@ -40,6 +41,7 @@ from .evaluation.tasks import NAMES, GenerationTask, TasksConfig
 from .evaluation.toxicity import Toxicity, ToxicityEvalConfig
 from .run.results import write_result
 from .step.compute import configure_allocator
+from .tracing.search import TraceIndex
 
 SUITES = {
     "card": ["bits_per_byte", "language_adherence", "toxicity", "speed"],
@@ -49,6 +51,7 @@ SUITES = {
 CONTINUATIONS = 100  # examples per language
 TASKS = ("bits_per_byte", "language_adherence", "toxicity", "speed", "memorisation", *NAMES, "ocr_correction")
 TASKS += ("continuation", "public")
+WITH_TEST_TEXTS = ("bits_per_byte", *NAMES, "ocr_correction", "continuation", "public")
 
 
 @dataclass
@@ -72,6 +75,10 @@ class EvaluateConfig:
         ocr_correction: Pairs on disk of OCR text and truth, and clean text, for ocr_correction.
         public: Settings of public benchmarks and of continuation.
         index: Folder of an index of the training shards (training.trace). If set, memorisation is measured too.
+        contamination: Folder of an index of the training shards. If set, the share of test texts that occur verbatim
+            in them is printed and stored with each result (training.trace --benchmark reports any other text).
+        exclude_contaminated: Measure on the test texts that are not contaminated. The result also has each metric on
+            all texts, and the paired difference.
         device: Torch device. auto is a GPU if available.
         precision: Dtype of the weights. auto is bf16 on a GPU that supports it, and fp32 on a CPU, where bits per byte
             still uses bf16 matmuls if the CPU is fast in bf16 and the metric stays the same.
@@ -90,6 +97,8 @@ class EvaluateConfig:
     ocr_correction: OcrCorrectionConfig = field(default_factory=OcrCorrectionConfig)
     public: PublicConfig = field(default_factory=PublicConfig)
     index: Path | None = None
+    contamination: Path | None = None
+    exclude_contaminated: bool = False
     device: str = "auto"
     precision: Literal["auto", "bf16", "fp32"] = "auto"
 
@@ -98,7 +107,7 @@ def select_tasks(config: EvaluateConfig) -> list[str]:
     """Return the tasks of a suite, or of a comma-separated list.
 
     Raises:
-        InputError: If a task is unknown, or memorisation has no index.
+        InputError: If a task is unknown, memorisation or contamination has no index, or no task has test texts.
     """
     names = SUITES.get(config.suite) or [name.strip() for name in config.suite.split(",")]
     if unknown := [name for name in names if name not in TASKS]:
@@ -109,6 +118,10 @@ def select_tasks(config: EvaluateConfig) -> list[str]:
         raise InputError(
             "Memorisation needs an index of the training shards: build it with training.trace, pass --index."
         )
+    if config.exclude_contaminated and config.contamination is None:
+        raise InputError("--exclude_contaminated needs an index of the training shards: pass --contamination.")
+    if config.contamination is not None and not set(names) & set(WITH_TEST_TEXTS):
+        raise InputError(f"--contamination needs a task with test texts: {', '.join(WITH_TEST_TEXTS)}.")
     return names
 
 
@@ -130,8 +143,25 @@ def build_tasks(names: list[str], config: EvaluateConfig, runs: list[Path]) -> l
     return [builders[name]() if name in builders else GenerationTask(name, config.tasks, runs) for name in names]
 
 
-def evaluate(task, subject: EvaluatedModel, folder: Path) -> bool:
-    """Measure one model on one task and write the result; return False if an equal result exists."""
+def find_contamination(tasks: list, config: EvaluateConfig, finished: Path) -> dict[str, TaskContamination]:
+    """Return the contamination of the tasks that have test texts, by task, if an index is set.
+
+    Raises:
+        InputError: If the index cannot be used, or all texts of a task are contaminated and excluded.
+    """
+    if config.contamination is None:
+        return {}
+    index = TraceIndex(config.contamination)
+    check_index(index)
+    settings = {"exclude": config.exclude_contaminated, "finished": finished}
+    return {task.name: TaskContamination(task, index, **settings) for task in tasks if task.name in WITH_TEST_TEXTS}
+
+
+def evaluate(task, subject: EvaluatedModel, folder: Path, contamination: TaskContamination | None) -> bool:
+    """Measure one model on one task and write the result; return False if an equal result exists.
+
+    A record of the same measurement is reused, so that its contamination can be added later.
+    """
     identity = {
         "task": task.name,
         "settings": task.settings,
@@ -139,26 +169,36 @@ def evaluate(task, subject: EvaluatedModel, folder: Path) -> bool:
         "model": subject.fingerprint,
         "weights": [str(subject.dtype), subject.device.type],
     }
-    digest = fingerprint(identity)
+    measured = fingerprint(identity)
+    digest = fingerprint([measured, contamination.identity]) if contamination else measured
     result, record_path = folder / f"{task.name}.json", compare.record_path(folder, task.name)
-    if record_path.is_file() and result.is_file():
-        if read_json(result).get("fingerprint") == digest == read_json(record_path)["fingerprint"]:
-            return False
-    start = time.perf_counter()
-    record = task.measure(subject)
-    write_json(record_path, {"fingerprint": digest, "record": record})
-    facts = task.details(record)
-    groups = {by: with_intervals(metrics) for by, metrics in facts.pop("groups", {}).items()}
+    known = read_json(result) if result.is_file() else {}
+    stored = read_json(record_path) if record_path.is_file() else {}
+    if stored.get("fingerprint") == measured and known.get("fingerprint") == digest:
+        return False
+    if stored.get("fingerprint") == measured and known.get("measured", known.get("fingerprint")) == measured:
+        record, seconds = stored["record"], known["seconds"]
+    else:
+        start = time.perf_counter()
+        record = task.measure(subject)
+        seconds = round(time.perf_counter() - start, 1)
+        write_json(record_path, {"fingerprint": measured, "record": record})
+    facts, metrics = task.details(record), task.metrics(record)
+    groups = facts.pop("groups", {})
+    if contamination:
+        facts |= {"measured": measured, "contamination": contamination.facts_of(metrics)}
+        metrics = contamination.metrics(metrics)
+        groups = {by: contamination.metrics(group) for by, group in groups.items()}
     write_result(
         folder,
         task.name,
-        with_intervals(task.metrics(record)),
+        with_intervals(metrics),
         data=task.data,
         fingerprint=digest,
         model=subject.facts,
         settings=task.settings,
-        groups=groups,
-        seconds=round(time.perf_counter() - start, 1),
+        groups={by: with_intervals(group) for by, group in groups.items()},
+        seconds=seconds,
         **facts,
     )
     return True
@@ -202,15 +242,22 @@ def main(argv: list[str] | None = None) -> None:
     tasks = build_tasks(select_tasks(config), config, runs)
     folders = {name: out if len(subjects) == 1 else out / name for name in names}
     with lock_folder(out):
-        write_results(subjects, tasks, folders, out)
+        contamination = find_contamination(tasks, config, out / "records" / "contamination")
+        write_results(subjects, tasks, folders, out, contamination)
 
 
-def write_results(subjects: list[EvaluatedModel], tasks: list, folders: dict[str, Path], out: Path) -> None:
+def write_results(
+    subjects: list[EvaluatedModel],
+    tasks: list,
+    folders: dict[str, Path],
+    out: Path,
+    contamination: dict[str, TaskContamination],
+) -> None:
     """Measure every model on every task, and write results and reports."""
     facts = []
     for subject in subjects:
         for task in tasks:
-            measured = evaluate(task, subject, folders[subject.name])
+            measured = evaluate(task, subject, folders[subject.name], contamination.get(task.name))
             print(report.line(folders[subject.name] / f"{task.name}.json") + ("" if measured else " (cached)"))
         print(report.write_page(folders[subject.name]))
         facts.append(read_json(folders[subject.name] / f"{tasks[0].name}.json")["model"])
@@ -218,7 +265,9 @@ def write_results(subjects: list[EvaluatedModel], tasks: list, folders: dict[str
     if len(subjects) > 1:
         data = {task.name: task.data for task in tasks}
         data["fingerprint"] = fingerprint([task.data["fingerprint"] for task in tasks])
-        write_result(out, report.COMPARISON, {}, data=data, models=facts, tasks=compare.compare(tasks, folders))
+        write_result(
+            out, report.COMPARISON, {}, data=data, models=facts, tasks=compare.compare(tasks, folders, contamination)
+        )
         print(report.write_comparison(out))
 
 

@@ -76,6 +76,17 @@ class MixtureConfig:
     held_out: float = 0.01
 
 
+def repetitions(document: dict, rules: list[MixtureRule]) -> int:
+    """Return how often a mixture contains a document; a hash of its identifier decides on a fraction."""
+    epochs = next((rule.epochs for rule in rules if rule.matches(document)), 1)
+    return int(epochs) + (hash_fraction(document["identifier"]) < epochs % 1)
+
+
+def part_name(document: dict) -> str:
+    """Return the name of a document's file in a mixture, without suffix: its language, code or other."""
+    return CODES.get(document["language"], "code" if document["language_type"] == "Code" else "other")
+
+
 class MixtureWriter:
     """Writer of documents to FOLDER/LANGUAGE.parquet, which counts them."""
 
@@ -86,8 +97,7 @@ class MixtureWriter:
 
     def add(self, document: dict, size: int) -> None:
         """Append a document of `size` bytes."""
-        part = CODES.get(document["language"], "code" if document["language_type"] == "Code" else "other")
-        self._documents.add(part, document, size)
+        self._documents.add(part_name(document), document, size)
         for count, amount in (("documents", 1), ("bytes", size)):
             self.counts[document["language"], document["collection"], count] += amount
 
@@ -163,13 +173,13 @@ def _fill(config: MixtureConfig, settings: dict, building: Path) -> dict:
             size = len(document["text"].encode())
             source = str(source_of(document["identifier"]) or unnamed)
             language = CODES.get(document["language"], document["language"])
-            counts.add(source, language, document["license"], size)
+            described = {name: document[name] for name in ("collection", "creator", "date")}
+            counts.add(source, language, document["license"], size, **described)
             if document["identifier"] in chosen:
                 parts[HELD_OUT].add(document, size)
                 continue
             for name, rules in config.mixtures.items():
-                epochs = next((rule.epochs for rule in rules if rule.matches(document)), 1)
-                for _ in range(int(epochs) + (hash_fraction(document["identifier"]) < epochs % 1)):
+                for _ in range(repetitions(document, rules)):
                     parts[name].add(document, size)
     sources = root / "sources.json"
     command = shell_line(["python", *sys.orig_argv[1:]])

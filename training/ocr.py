@@ -179,13 +179,13 @@ def by_language(document: Document, config: OcrConfig, corrector: Corrector, sou
     return usable
 
 
-def correct_file(source: Path, target: Path, config: OcrConfig, settings: dict, load: CorrectorLoader) -> dict:
+def correct_file(source: Path, target: Path, config: OcrConfig, settings: dict, corrector: Corrector) -> dict:
     """Correct a file, and return the content of its record; unless it is a dry run, write both.
 
     Raises:
         InputError: If the file cannot be corrected.
     """
-    corrector, digest = cached(load), sha256(source)
+    digest = sha256(source)
     if source.suffix.lower() == ".pdf":
         if not config.language:
             raise InputError(f"{source} is a PDF, which is read in one language: pass --language.")
@@ -327,7 +327,7 @@ def attempt(source: Path, target: Path, config: OcrConfig, settings: dict, load:
     """Correct a file and return its record, or the message of the failure."""
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // config.workers))
     try:
-        return correct_file(source, target, config, settings, load)
+        return correct_file(source, target, config, settings, cached(load))
     except (InputError, OSError) as error:
         return str(error)
 

@@ -30,6 +30,7 @@ from .common.files import UNFINISHED, lock_folder, move_files, read_json, sha256
 from .common.language import CODES
 from .common.processes import SpawnProcessPoolExecutor
 from .data.documents import corpus_files, corpus_root, note_casts, read_rows
+from .data.licences import spdx_name
 from .data.shard_files import (
     GROUP_COLUMNS,
     SIDECARS,
@@ -268,12 +269,6 @@ def _manifest(config: ShardsConfig, records: dict[str, dict], facts: dict) -> di
                 f"{config.validation_share}."
             )
     rows = ({"split": shard["split"], **row} for shard in shards for row in shard["account"])
-    unnamed = str(default_source(root))
-    sources = [
-        {**row, "split": shard["split"], "source": row["source"] or unnamed}
-        for shard in shards
-        for row in shard.get("by_source", ())
-    ]
     counted = all("by_source" in shard for shard in shards)  # not in shards of an earlier version
     manifest = {
         "tokenizer": facts,
@@ -283,7 +278,7 @@ def _manifest(config: ShardsConfig, records: dict[str, dict], facts: dict) -> di
         else {"folder": str(config.validation_corpus)},
         "shards": shards,
         "account": sum_counts(rows, ("split", *GROUP_COLUMNS)),
-        **({"by_source": sum_counts(sources, ("source", "split", "license"))} if counted else {}),
+        **({"by_source": sum_sources(shards, str(default_source(root)))} if counted else {}),
         "corpus": {
             "files": [record["origin"] for record in records.values()],
             **{
@@ -297,6 +292,26 @@ def _manifest(config: ShardsConfig, records: dict[str, dict], facts: dict) -> di
     path = config.out / "manifest.json"
     earlier = read_json(path) if path.is_file() else None
     return earlier if earlier and earlier == manifest | {"command": earlier["command"]} else manifest
+
+
+def sum_sources(shards: list[dict], unnamed: str) -> list[dict]:
+    """Return the `by_source` of a manifest: documents, bytes and tokens by source, split and licence.
+
+    Args:
+        shards: Records of shards. Their licences are labels of the corpus, which become `label`; `license` is the SPDX
+            expression.
+        unnamed: Source of the documents whose identifiers name none.
+    """
+    rows = [
+        {
+            **row,
+            **{"split": shard["split"], "source": row["source"] or unnamed},
+            **{"license": spdx_name(row["license"]), "label": row["license"]},
+        }
+        for shard in shards
+        for row in shard["by_source"]
+    ]
+    return sum_counts(rows, ("source", "split", "license", "label"))
 
 
 def main() -> None:

@@ -2,8 +2,10 @@
 
     python -m training.trace --index INDEX --shards SHARDS --tokenizer TOKENIZER    # build, once
     python -m training.trace --index INDEX --text FILE
+    python -m training.trace --index INDEX --benchmark FILE --json REPORT.json
 
-Which passages are found: training/tracing/search.py. How the index is stored: training/tracing/trace_index.py.
+The last finds the contaminated texts of a benchmark: training/tracing/contamination.py. Which passages are found:
+training/tracing/search.py. How the index is stored: training/tracing/trace_index.py.
 """
 
 if not __package__:  # run by path; same as `python -m training.trace`
@@ -12,26 +14,34 @@ if not __package__:  # run by path; same as `python -m training.trace`
 
     sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "training"
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .common.config import InputError, parse, run_main
 from .common.escaping import terminal_line
-from .common.files import read_text, write_json
+from .common.files import UNFINISHED, read_text, write_json
+from .tracing.contamination import SHORT, find_overlaps
 from .tracing.search import THRESHOLDS, TraceIndex, build_report
 from .tracing.trace_index import build
+
+MIN_TOKENS = 20  # of a listed passage of a text
 
 
 @dataclass
 class TraceConfig:
-    """Build an index, search it for the passages of a text, or both.
+    """Build an index, search it for the passages of a text or of the test texts of a benchmark.
 
     Args:
         index: Folder of the index.
         text: Text file in UTF-8.
-        min_tokens: Minimum tokens of a listed passage.
+        benchmark: Test texts of an evaluation, each listed with its longest passage. JSON Lines or Parquet (file or
+            folder) with text, prompt and completion, prompt and answer, or ocr and truth; .txt files; a run folder,
+            for its held-out text; the name or YAML file of a task of lm-evaluation-harness.
+        min_tokens: Minimum tokens of a listed passage. Default: 20; for a benchmark 10, of a passage that counts as
+            contamination.
         max_documents: Maximum documents listed per passage.
-        json: JSON file for the complete result.
+        json: JSON file for the complete result. The report of a benchmark is also written as Markdown next to it.
         shards: Folder of token shards to build the index from, or several folders: '[A,B]'.
         tokenizer: Folder of the tokenizer of the shards.
         splits: Splits to index: train, or '[train,validation]'.
@@ -40,7 +50,8 @@ class TraceConfig:
 
     index: Path
     text: Path | None = None
-    min_tokens: int = 20
+    benchmark: str | None = None
+    min_tokens: int | None = None
     max_documents: int = 3
     json: Path | None = None
     shards: list[Path] | Path | None = None
@@ -61,6 +72,33 @@ def read_query(path: Path) -> str:
     if not text:
         raise InputError(f"--text {path} is empty: pass a file that contains text.")
     return text
+
+
+def report_benchmark(config: TraceConfig) -> None:
+    """Print the contamination of a benchmark, and write it to the JSON file and to Markdown."""
+    from .evaluation import contamination_report  # lazy imports: take seconds, which a search of a text need not wait
+    from .evaluation.benchmark_texts import read_test_texts
+    from .evaluation.contamination import MIN_TOKENS as CONTAMINATED
+    from .evaluation.contamination import check_index, lengths_for
+
+    index = TraceIndex(config.index)
+    check_index(index)
+    texts, finished, min_tokens = read_test_texts(config.benchmark), None, config.min_tokens or CONTAMINATED
+    if config.json:
+        finished = config.json.with_name(f".{config.json.name}.{UNFINISHED.strip('.')}")
+    overlaps = find_overlaps(
+        index,
+        [text.text for text in texts],
+        lengths_for(min_tokens),
+        finished=finished,
+        progress="contamination",
+    )
+    report = contamination_report.build_report(config.benchmark, index, texts, overlaps, min_tokens)
+    contamination_report.print_report(report)
+    if config.json:
+        contamination_report.write_markdown(report, config.json.with_suffix(".md"))
+        write_json(config.json, report)
+        shutil.rmtree(finished)
 
 
 def format_report(result: dict, *, min_tokens: int) -> str:
@@ -99,8 +137,14 @@ def format_report(result: dict, *, min_tokens: int) -> str:
 def main() -> None:
     """Run `python -m training.trace`."""
     config = parse(TraceConfig, description="Find passages of a text that occur verbatim in the training data.")
-    if config.shards is None and config.text is None:
-        raise InputError("Nothing to do: pass --text FILE, or --shards and --tokenizer to build the index.")
+    if config.shards is None and config.text is None and config.benchmark is None:
+        raise InputError(
+            "Nothing to do: pass --text FILE or --benchmark FILE, or --shards and --tokenizer to build the index."
+        )
+    if config.benchmark is not None and config.text is not None:
+        raise InputError("--text and --benchmark cannot be combined: pass one of them.")
+    if config.benchmark is not None and (config.min_tokens or SHORT) < SHORT:
+        raise InputError(f"--min_tokens must be at least {SHORT} for a benchmark, got {config.min_tokens}.")
     if config.shards is not None:
         if config.tokenizer is None:
             raise InputError("--tokenizer is missing: pass the folder that was passed to training.shards.")
@@ -114,12 +158,15 @@ def main() -> None:
         )
     if config.text is not None:
         text, index = read_query(config.text), TraceIndex(config.index)
-        smallest = min(config.min_tokens, *THRESHOLDS)
+        min_tokens = MIN_TOKENS if config.min_tokens is None else config.min_tokens
+        smallest = min(min_tokens, *THRESHOLDS)
         spans = index.spans(text, min_tokens=smallest, max_documents=config.max_documents)
         result = build_report(index, text, spans)
-        print(format_report(result, min_tokens=config.min_tokens))
+        print(format_report(result, min_tokens=min_tokens))
         if config.json:
             write_json(config.json, {"text": str(config.text), **result})
+    if config.benchmark is not None:
+        report_benchmark(config)
 
 
 if __name__ == "__main__":

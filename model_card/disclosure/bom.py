@@ -11,16 +11,13 @@ import hashlib
 import json
 import re
 import uuid
-from functools import cache
 from pathlib import Path
 from urllib.parse import quote
 
-from license_expression import ExpressionError, get_spdx_licensing
-
-from ..facts import source_key, split_source
 from ..files import BOM, SIGNATURE, SUMS, ReleaseError, read_json, sha256, write_json
 from ..hub import REPOSITORIES
 from ..provenance import resolve_pointer
+from .attribution import entries_of, licences_of, spdx_expression
 
 TASK = "text-generation"
 UNSTATED = "not assessed"
@@ -62,19 +59,11 @@ def weights_digest(files: dict[str, str]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest() if len(lines) != 1 else next(iter(weights.values()))
 
 
-@cache
-def spdx_licensing():
-    """Return the parser of SPDX expressions; one for each component would take most of the time of a BOM."""
-    return get_spdx_licensing()
-
-
 def licences(names: list[str]) -> list[dict]:
     """Return the entries of licences: an SPDX identifier, an SPDX expression, or the name that the source gives."""
-    entries, spdx = [], spdx_licensing()
+    entries = []
     for name in dict.fromkeys(filter(None, names)):
-        try:
-            text = str(spdx.parse(name, validate=True))
-        except ExpressionError:  # not of SPDX
+        if not (text := spdx_expression(name)):
             entries.append({"license": {"name": name}})
             continue
         single = " " not in text and not text.startswith("LicenseRef-")
@@ -372,31 +361,32 @@ class BomBuilder:
     def sources(self) -> list[dict]:
         """Return the components of the sources of the text, each once, with its numbers in each corpus."""
         entries: dict[str, dict] = {}
-        labels: dict[str, list[str]] = {}
+        rows: dict[str, list[dict]] = {}
         counts: dict[str, dict] = {}
         for corpus in self.data:
-            listed = (corpus.get("sources") or {}).get("sources", [])
-            for source in (source for source in listed if isinstance(source, dict)):
-                key = source_key(source) if source.get("kind") else source["name"]
-                entries[key] = source
-                labels.setdefault(key, []).extend(
-                    source.get("licences") or [source.get("licence") or source.get("license")]
-                )
+            entries |= entries_of(corpus)
             for row in corpus.get("by_source", ()):
                 key, prefix = row["source"], {"train": "", "validation": "held_out_"}[row["split"]]
-                entries.setdefault(key, split_source(key))
-                labels.setdefault(key, []).append(row["license"])
+                rows.setdefault(key, []).append(row)
                 sums = counts.setdefault(key, {})
                 for measure in ("documents", "bytes", "tokens"):
                     name = f"pleias:{prefix}{measure}:{corpus['fingerprint'][:12]}"
                     sums[name] = sums.get(name, 0) + row[measure]
-        return [self.source(key, entries[key], labels[key], counts.get(key, {})) for key in sorted(entries)]
+        return [self.source(key, entries[key], rows.get(key, []), counts.get(key, {})) for key in sorted(entries)]
 
-    def source(self, key: str, entry: dict, labels: list[str], counts: dict) -> dict:
-        """Return the component of a source."""
+    def source(self, key: str, entry: dict, rows: list[dict], counts: dict) -> dict:
+        """Return the component of a source.
+
+        Args:
+            key: Name of the source in `by_source`.
+            entry: Its entry in sources.json.
+            rows: Its rows of `by_source` in all corpora.
+            counts: Properties that count its text.
+        """
         url = entry.get("url") or ""
         address = url if ADDRESS.fullmatch(url) else None
         about = {f"pleias:{name}": entry.get(name) for name in ("kind", "languages", "retrieved", "ground")}
+        about["pleias:labels"] = entry.get("labels") or sorted({row["label"] for row in rows if "label" in row})
         return stated(
             type="data",
             bom_ref=f"data:{key}",
@@ -404,7 +394,7 @@ class BomBuilder:
             version=entry.get("version"),
             purl=entry.get("purl"),
             hashes=hashes(entry.get("sha256")),
-            licenses=licences(labels),
+            licenses=licences(licences_of(entry, rows)),
             data=[
                 stated(
                     type="dataset",
@@ -420,10 +410,7 @@ class BomBuilder:
         """Return the sources of each corpus."""
         known, links = {component["bom-ref"] for component in sources}, {}
         for corpus in self.data:
-            listed = (corpus.get("sources") or {}).get("sources", [])
-            keys = [row["source"] for row in corpus.get("by_source", ())]
-            keys += [source_key(s) if s.get("kind") else s["name"] for s in listed if isinstance(s, dict)]
-            rows = sorted({f"data:{key}" for key in keys} & known)
+            rows = sorted({f"data:{key}" for key in entries_of(corpus)} & known)
             links[f"data:shards:{corpus['fingerprint'][:12]}"] = rows
         return links
 

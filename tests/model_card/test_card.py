@@ -970,6 +970,7 @@ def test_numbers_that_do_not_follow_from_the_training_data_are_found(folder):
             f"evidence/facts.json: {key} does not follow from release.json, data.json and lineage.json"
             for key in ("corpora", "text")
         ),
+        "evidence/sources.json does not follow from data.json",
     ]
     card.write_cards(folder.parent, "the command")
     assert problems(folder, "number") == [changed]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from model_card.facts import datasets
+from model_card.facts import datasets, distinct_datasets
 
 SOURCES = {
     "sources": [
@@ -13,6 +13,7 @@ SOURCES = {
             "url": "https://pypi.org/project/a/1/",
             "retrieved": "2026-01-02",
             "languages": {"en": 9},
+            "collections": {"Tales": 4, "Sermons": 5},
             "documents": 9,
             "bytes": 900,
         },
@@ -32,12 +33,23 @@ def test_sources_have_the_training_text_of_the_manifest_and_the_facts_of_the_lis
         row("pip:a@1", "train", "CC0-1.0", 2),
         row("pip:a@1", "validation", "MIT", 3),
     ]
-    (source,) = datasets({"sources": SOURCES, "by_source": counted})
+    source, unused = datasets({"sources": SOURCES, "by_source": counted})
     assert source == {
         **{"name": "a", "version": "1", "url": "https://pypi.org/project/a/1/", "retrieved": "2026-01-02"},
         **{"license": "MIT and CC0-1.0", "languages": "en", "share": 1.0},
-        **{"documents": 6, "bytes": 60, "tokens": 12},
+        **{"documents": 6, "bytes": 60, "tokens": 12, "collection": "Sermons, Tales"},
+        "collected": {"documents": 9, "bytes": 900},
     }
+    assert (unused["name"], unused["documents"], unused["tokens"], unused["share"]) == ("unused", 0, 0, 0)
+
+
+def test_a_source_of_several_stages_counts_once_and_at_most_with_what_was_collected():
+    """The second stage reads half of each document's source; the third repeats documents."""
+    stages = [[row("pip:a@1", "train", "MIT", number)] for number in (6, 3, 18)]
+    corpora = [{"sources": SOURCES, "by_source": counted} for counted in stages]
+    for read, expected in ((corpora[:2], (6, 60, 12)), (corpora, (9, 180, 18))):
+        line, _ = distinct_datasets(read)
+        assert (line["documents"], line["bytes"], line["tokens"]) == expected
 
 
 def test_sources_of_a_corpus_without_a_list_are_those_of_the_manifest():

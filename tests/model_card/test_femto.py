@@ -4,6 +4,7 @@ import math
 import re
 import runpy
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from model_card import public_summary
+from model_card.facts import source_key
 from model_card.files import read_json, sha256, verify_sums
 from model_card.validate import validate
 
@@ -54,6 +57,20 @@ def test_the_weights_are_the_released_ones_and_fit_64_megabytes():
 @pytest.mark.parametrize("run", [False, pytest.param(True, marks=pytest.mark.slow)])  # the code of the card
 def test_its_card_is_valid(run):
     assert validate(FEMTO, run=run) == []
+
+
+def test_its_public_summary_is_what_the_program_makes_of_its_evidence(tmp_path):
+    """It lists every source of the shards, and states that nobody declares it."""
+    public_summary.write_documents(public_summary.fill_documents(FEMTO, FEMTO / "provider.yaml"), tmp_path)
+    for name in public_summary.PUBLISHED:
+        assert (tmp_path / name).read_bytes() == (FEMTO / name).read_bytes(), name
+    summary = read_json(FEMTO / "public_summary.json")
+    assert not summary["declaration"] and not summary["basis"]["required"]
+    tables = [summary["fields"][key]["answer"]["rows"] for key in ("2.1.c", "2.1.d.1")]
+    sources = read_json(FEMTO / "evidence" / "sources.json")
+    assert sum(map(len, tables)) == sources["count"] == 91
+    assert sum(row[-4] > 0 for rows in tables for row in rows) == sources["in_text"] == 89
+    assert all(row[1].startswith("https://") for rows in tables for row in rows)
 
 
 def test_its_card_is_one_page(text):
@@ -119,6 +136,20 @@ def test_the_training_data_on_the_card_contain_each_document_once(text):
     documents, corpora = derived["text"]["train"]["documents"], [corpus["train"] for corpus in derived["corpora"]]
     assert corpora[0]["documents"] < documents < 1.05 * corpora[0]["documents"]
     assert f"\n{documents:,} documents, " in text
+
+
+def test_its_manifests_count_every_token_by_source():
+    manifests = [read_json(path) for path in sorted((FEMTO / "runs").glob("*/manifests/*.json"))]
+    listed = {source_key(entry) for entry in read_json(FEMTO / "evidence" / "sources.json")["sources"]}
+    assert len(manifests) == 8 and len(listed) == 91
+    for manifest in manifests:
+        sums = {"account": Counter(), "by_source": Counter()}
+        for (name, counter), label in zip(sums.items(), ("license", "label"), strict=True):
+            for row in manifest[name]:
+                for measure in ("documents", "bytes", "tokens"):
+                    counter[row["split"], row[label], measure] += row[measure]
+        assert sums["by_source"] == sums["account"]
+        assert {row["source"] for row in manifest["by_source"]} <= listed
 
 
 @pytest.mark.parametrize("language", SENTENCES)

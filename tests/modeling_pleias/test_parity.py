@@ -399,3 +399,29 @@ def test_one_sequence_is_generated_as_llama_generates_it(dtype):
     for count in (1, 7):
         ids = tokens()[:1, :count]
         assert torch.equal(pleias.generate(ids, max_new_tokens=20), llama.generate(ids, max_new_tokens=20))
+
+
+@every_dtype
+@every_shape
+def test_a_token_attends_with_the_query_heads_of_a_key_as_rows_and_within_the_rounding_of_llama(
+    monkeypatch, shape, dtype
+):
+    queries, sdpa = [], torch.nn.functional.scaled_dot_product_attention
+
+    def spy(query, *args, **kwargs):
+        queries.append(query.shape)
+        return sdpa(query, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spy)
+    pleias, llama = pair(dtype=dtype, **shape)
+    H, G, K = (getattr(pleias.config, x) for x in ("num_attention_heads", "num_key_value_heads", "head_dim"))
+    for ids in (tokens(), tokens()[:1]):
+        outputs = []
+        for model, recorded in ((llama, True), (pleias, True), (llama, False), (pleias, False)):
+            with torch.set_grad_enabled(recorded):
+                cache = model(ids[:, :-1], use_cache=True)[CACHE]
+                outputs.append(model(ids[:, -1:], use_cache=True, **{CACHE: cache}).logits)
+        assert queries[-1] == (len(ids), G, H // G, K)
+        assert torch.equal(*outputs[:2])  # with gradients: as Llama, bit for bit
+        rounding = 1e-5 if dtype == torch.float32 else 2**-6
+        torch.testing.assert_close(outputs[3], outputs[2], rtol=0, atol=rounding * outputs[2].abs().max().item())

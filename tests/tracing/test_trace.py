@@ -326,6 +326,32 @@ def test_held_out_documents_are_excluded_unless_requested(traced, documents, tok
     assert span.documents[0].split == "validation"
 
 
+def test_repeated_documents_are_indexed_once(traced, documents, tmp_path, write_corpus):
+    """The shards of a later run have two epochs of the first documents, a new one, and one under another licence."""
+    new = {"identifier": "new", "text": documents["work/50"]["text"][::-1]}
+    relabelled = documents["work/0"] | {"license": "CC0-1.0"}
+    repeated = [document for name, document in documents.items() if name != "work/5"]
+    write_corpus(tmp_path / "corpus" / "a.parquet", [*repeated, new, *repeated, relabelled])
+    settings = {"corpus": tmp_path / "corpus", "tokenizer": traced / "tokenizer", "validation_share": 0.05}
+    build_shards(ShardsConfig(**settings, out=tmp_path / "shards", workers=1))
+    settings = {"tokenizer": traced / "tokenizer", "out": tmp_path / "index", "block_megabytes": 0.03}
+    folders = [tmp_path / "shards", traced / "shards"]
+    facts = build(folders, **settings)
+    index, expected = TraceIndex(tmp_path / "index"), [*documents.values(), new, relabelled]
+    texts = b"".join(bytes(block.text)[1:] for block in index.blocks()).split(bytes([BREAK]))[:-1]
+    assert sorted(texts) == sorted(document["text"].encode() for document in expected)
+    assert facts["documents"] == len(expected)
+    for name in ("work/4", "work/5", "work/6", "work/59"):
+        [span] = index.spans(FOREIGN + documents[name]["text"] + FOREIGN, min_tokens=700)
+        assert [document.identifier for document in span.documents] == [name]
+    [span] = index.spans(FOREIGN + relabelled["text"] + FOREIGN, min_tokens=700)
+    assert {document.license for document in span.documents} == {documents["work/0"]["license"], "CC0-1.0"}
+    before = times(tmp_path / "index")
+    assert build(folders, **settings) == facts
+    unchanged = {name for name, time in times(tmp_path / "index").items() if before[name] == time}
+    assert len(facts["blocks"]) > 5 and {f"{block:05}.text" for block in range(len(facts["blocks"]))} <= unchanged
+
+
 # If every byte is a token, the spans are all maximal passages ---------------------------------------
 
 
@@ -442,7 +468,7 @@ def test_a_text_that_cannot_be_read_is_rejected_with_its_path(traced, tmp_path, 
 
 
 def test_a_program_with_nothing_to_do_lists_its_options(traced, monkeypatch):
-    with pytest.raises(InputError, match="--text FILE, or --shards"):
+    with pytest.raises(InputError, match="--text FILE or --benchmark FILE, or --shards"):
         run(monkeypatch, "--index", traced / "index")
     with pytest.raises(InputError, match="--tokenizer is missing"):
         run(monkeypatch, "--index", traced / "index", "--shards", traced / "shards")

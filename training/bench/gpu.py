@@ -198,7 +198,7 @@ def main() -> None:
     device = arguments.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    command = [sys.executable, "-c", f"from {__package__}.gpu_parts import main; main()"]
+    command = [sys.executable, "-c", f"from {__package__}.gpu_parts.run_part import main; main()"]
     paths = (str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH"))
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     parts = [

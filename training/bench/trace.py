@@ -82,9 +82,9 @@ class PassageSampler:
             long = np.flatnonzero(shard.tokens >= tokens + 2)
             if len(long):
                 row = int(self.rng.choice(long))
-                first = int(shard.tokens[:row].sum()) + 1 + self.rng.randint(0, int(shard.tokens[row]) - 2 - tokens)
+                first = int(shard.starts[row]) + 1 + self.rng.randint(0, int(shard.tokens[row]) - 2 - tokens)
                 ids = shard.file.tokens[first : first + tokens]
-                return ids, self.names[shard.file.path].slice(row, 1).to_pylist()[0]
+                return ids, self.names[shard.file.path].slice(shard.rows[row], 1).to_pylist()[0]
 
 
 def build_index(config: TraceBench, folder: Path, megabytes: float) -> None:

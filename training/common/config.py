@@ -48,7 +48,7 @@ def parse(
         config_class: Dataclass, possibly nested; the `Args:` of its docstring are the `--help` texts.
         argv: Arguments. Default: those of the process.
         description: First paragraph of `--help`.
-        positional: Field, a list of paths, that the arguments without a name are. Default: none.
+        positional: Field, a path or a list of paths, that the arguments without a name are. Default: none.
     """
     from jsonargparse import ArgumentParser  # lazy import: images of rented GPUs lack it
 
@@ -68,7 +68,9 @@ def parse(
     parser = ArgumentParser(description=description, prog=prog)
     parser.add_argument("--config", action="config", help="YAML file, or the name of a packaged config.")
     if positional:
-        parser.add_argument(positional, nargs="+", type=Path, help="Files and folders.")
+        kind = next(field.type for field in fields(config_class) if field.name == positional)
+        how = {"help": "Folder or file."} if kind is Path else {"help": "Files and folders.", "nargs": "+"}
+        parser.add_argument(positional, type=Path, **how)
     parser.add_class_arguments(config_class, skip={positional} if positional else None)
     parsed = parser.instantiate(parser.parse_args(argv))
     del parsed["config"]

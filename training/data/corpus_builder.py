@@ -127,7 +127,8 @@ class CorpusWriter:
         filled["token_count"] = row.get("token_count") or 0
         self._documents.add(language, {**filled, "text": row["text"]}, size)
         self.bytes[language] += size
-        self.sources.add(source, language, filled["license"], size)
+        described = {name: filled[name] for name in ("collection", "creator", "date")}
+        self.sources.add(source, language, filled["license"], size, **described)
         self.progress.update(size)
         return size
 
@@ -139,9 +140,10 @@ def build_corpus(config: CorpusConfig, out: Path) -> dict:
     sources.json to try again.
 
     Returns:
-        The content of sources.json: `sources` (name, kind, version or commit, address, sha256, licence, retrieval
-        date, languages, documents, bytes), `languages` (documents and bytes of each file), `dropped` (documents by
-        reason), `skipped` (unavailable packages), settings, command and package version.
+        The content of sources.json: `sources` (name, kind, version or commit, address, sha256, retrieval date, the
+        `ground` of the licence, and the statistics of `SourceCounts.account`), `languages` (documents and bytes of
+        each file), `dropped` (documents by reason), `skipped` (unavailable packages), settings, command and package
+        version.
 
     Raises:
         InputError: If a setting is invalid, or a requested language has no text.

@@ -93,6 +93,11 @@ def decide_document(document: dict, *, year: int = YEAR) -> LicenceDecision:
     return decide(document.get("license"), **columns, published_in_us=american, year=year)
 
 
+def spdx_name(label: str) -> str:
+    """Return the SPDX expression of a corpus's licence label, or the label if it identifies no licence."""
+    return _by_label((label or "").strip()).spdx or label
+
+
 def common_crawl_source(collection: str, identifier: str) -> str | None:
     """Return the Common Crawl derivative that a collection or identifier contains, if any."""
     return _crawled_collection(collection) or _named_crawl(normalize_names(identifier))

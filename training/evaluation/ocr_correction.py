@@ -15,7 +15,7 @@ from ..data.split import hash_fraction
 from ..tasks import ocr
 from ..tasks.ocr.metrics import correction_metrics, defined, match_errors
 from ..tasks.sources import read_user_files
-from .held_out_text import TextConfig, held_out
+from .held_out_text import Text, TextConfig, held_out
 from .models import EvaluatedModel
 
 COLUMNS = ("ocr", "truth", "language")
@@ -106,6 +106,24 @@ class OcrCorrection:
             "fingerprint": fingerprint(self.units),
         }
         self.settings = {"window": config.window}
+
+    def test_texts(self) -> dict[str, list[Text]]:
+        """Return the OCR text and the truth of each pair, and each clean text, whose metrics begin with clean_."""
+        texts = {
+            kind: [
+                Text(
+                    unit["id"],
+                    unit["language"],
+                    unit["source"],
+                    "",
+                    "\n".join(dict.fromkeys((unit["ocr"], unit["truth"]))),
+                )
+                for unit in self.units
+                if unit["kind"] == kind
+            ]
+            for kind in ("pair", "clean")
+        }
+        return {prefix: texts[kind] for prefix, kind in (("", "pair"), ("clean_", "clean")) if texts[kind]}
 
     def measure(self, subject: EvaluatedModel) -> dict:
         """Correct every unit."""

@@ -7,6 +7,7 @@ from ..common.escaping import Markdown, code_span, markdown_cell, terminal_line
 from ..common.files import atomic, read_json
 from ..curation.statistics_report import table
 from ..run.results import read_results
+from .contamination import describe, summary
 
 PAGE, CHART, COMPARISON = "EVALUATION.md", "evaluation.png", "comparison"
 ABOUT = {
@@ -60,6 +61,16 @@ def section(result: dict) -> list[str]:
     name = result["task"]
     parts = [f"## {title(name)}", ABOUT.get(name, "")]
     parts.append(table(("", "value", "95% interval"), [_row(*item) for item in result["metrics"].items()]))
+    if contamination := result.get("contamination"):
+        text = describe(contamination)
+        parts.append(f"{text[0].upper()}{text[1:]}.")
+        if groups := contamination.get("groups"):
+            parts.append(table(("", "contamination"), [(name, summary(total)) for name, total in groups.items()]))
+        if compared := contamination.get("compared"):
+            rows = [
+                (name, _row(name, row["all"])[1], _difference(row["difference"])) for name, row in compared.items()
+            ]
+            parts.append(table(("", "with contaminated texts", "difference without them"), rows))
     for by, group in result.get("groups", {}).items():
         if group:
             rows = [_row(*item) for item in list(group.items())[:MAX_ROWS]]
@@ -119,7 +130,8 @@ def line(path: Path) -> str:
     """Format a result as one line: its file and its first metric."""
     result = read_json(path)
     name, value, between = _row(*next(iter(result["metrics"].items())))
-    return terminal_line(f"{path}: {name} {value}" + (f" ({between})" if between else ""))
+    contamination = f"; {describe(result['contamination'])}" if "contamination" in result else ""
+    return terminal_line(f"{path}: {name} {value}" + (f" ({between})" if between else "") + contamination)
 
 
 def machine(result: dict) -> str:

@@ -1,5 +1,6 @@
 """Evaluate a fine-tuned or base model, zero-shot or few-shot, on the tasks of training.tasks."""
 
+import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +12,12 @@ from ..common.files import fingerprint
 from ..common.generation import complete
 from ..common.intervals import Metric
 from ..data.split import hash_fraction
+from .held_out_text import Text
 from .models import EvaluatedModel
 
 NAMES = ("ocr", "translation", "rag")
 LISTED = 40  # sources listed
+MARKER = re.compile(r"<\|\w+\|>")
 
 
 @dataclass
@@ -62,6 +65,16 @@ class GenerationTask:
         }
         decoding = {key: getattr(value, "__qualname__", value) for key, value in self.decoding.items()}
         self.settings = {"examples": config.examples, "num_fewshot": config.num_fewshot, "decoding": decoding}
+
+    def test_texts(self) -> dict[str, list[Text]]:
+        """Return prompt and completion of each row without the markers of the task's format."""
+        texts = [MARKER.sub("\n", f"{row['prompt']}{row['completion']}") for row in self.rows]
+        return {
+            "": [
+                Text(row["id"], row["language"], row["source"], "", text)
+                for row, text in zip(self.rows, texts, strict=True)
+            ]
+        }
 
     def measure(self, subject: EvaluatedModel) -> dict:
         """Generate a completion of each prompt."""

@@ -9,12 +9,13 @@ is looked up.
 
 import mmap
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from tokenizers import Tokenizer
 
 from ..common.config import InputError
@@ -102,26 +103,75 @@ class IndexedBlock(Block):
         bits = np.unpackbits(self.begins[position // 8 : (position + size) // 8 + 1])
         return max(0, int(bits[position % 8 : position % 8 + size + 1].sum()) - 1)
 
-    def documents_at(self, positions: np.ndarray) -> Iterator[MatchedDocument]:
-        """Yield each document that contains one of the ascending positions, with the first position in it."""
+    def rows_at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows of the documents that contain the ascending positions, and the first position in each."""
         starts = self.documents["start"].to_numpy()
         rows, first = np.unique(np.searchsorted(starts, positions, side="right") - 1, return_index=True)
+        return rows, positions[first]
+
+    def documents_at(self, rows: np.ndarray, positions: np.ndarray) -> Iterator[MatchedDocument]:
+        """Yield the documents of some rows, each matched at a position."""
         columns = ("identifier", "collection", "language", "license", "split", "shard")
-        for row, position in zip(self.documents.take(rows).to_pylist(), positions[first].tolist(), strict=True):
+        for row, position in zip(self.documents.take(rows).to_pylist(), positions.tolist(), strict=True):
             decision = decide(row["license"], collection=row["collection"], identifier=row["identifier"]).decision
             fields = {name: row[name] for name in columns}
             yield MatchedDocument(**fields, decision=decision, position=position - row["start"])
+
+
+class Query:
+    """A text under search: from each of its bytes, the end of the longest passage in the blocks searched so far.
+
+    Args:
+        text: The text.
+        tokenizer: Tokenizer of the index.
+        overlapped: Minimum tokens of the text that a passage overlaps.
+    """
+
+    def __init__(self, text: str, tokenizer: Tokenizer, overlapped: int):
+        self.bytes = text.encode()
+        values = np.frombuffer(self.bytes, np.uint8)
+        self.anchor = anchors(values)
+        self.ends = np.zeros(len(self.anchor), np.int64)
+        # Character starts, and the end. The bytes of a token are those of its characters.
+        self.characters = np.append(np.flatnonzero((values & 0xC0) != 0x80), len(values))
+        offsets = tokenizer.encode(text, add_special_tokens=False).offsets
+        self.tokens = self.characters[np.array(offsets, np.int64).reshape(-1, 2)]  # start and end of each in bytes
+        if not len(self.anchor):
+            return
+        # A passage from a byte overlaps the token at that byte (the first one: a character may be several tokens) and
+        # the following tokens; `needed` is the end at which it overlaps enough of them.
+        starts, first = self.tokens[:, 0], np.arange(len(self.anchor))
+        current = starts[np.searchsorted(starts, first, side="right") - 1]
+        last = np.searchsorted(starts, current) + overlapped - 1
+        needed = np.where(last < len(starts), starts[np.minimum(last, len(starts) - 1)] + 1, len(values) + 1)
+        self.needed = np.maximum(needed, first + SHORTEST)
+
+    def search(self, block: Block) -> None:
+        """Search another block."""
+        if len(self.anchor):
+            block.reach(self.bytes, self.anchor, self.needed, self.ends)
+
+    def passages(self) -> list[tuple[int, int]]:
+        """Return (start, end) bytes of the maximal passages that begin and end at character boundaries."""
+        if not len(self.anchor):
+            return []
+        starts = self.characters[self.characters < len(self.anchor)]
+        ends = self.characters[np.searchsorted(self.characters, self.ends[starts], side="right") - 1]
+        maximal = (ends > np.concatenate([[0], ends[:-1]])) & (ends >= self.needed[starts])
+        return list(zip(starts[maximal].tolist(), ends[maximal].tolist(), strict=True))
 
 
 @dataclass
 class _SpanMatches:
     """A passage of a query that occurs in the index, and its matches block by block."""
 
+    query: Query
     start: int
     passage: bytes
     length: int = 0
     counted: int = 0
     positions: list[np.ndarray] = field(default_factory=list)
+    in_documents: int = 0
     documents: list[MatchedDocument] = field(default_factory=list)
 
     def search(self, block: IndexedBlock) -> None:
@@ -130,6 +180,14 @@ class _SpanMatches:
         for position in self.positions[-1][: COUNTED - self.counted].tolist():
             self.length = max(self.length, block.tokens(position, len(self.passage)))
             self.counted += 1
+
+    def identify(self, number: int, block: IndexedBlock, most: int | None) -> None:
+        """Add the documents of a block that contain it, until there are `most`."""
+        if len(self.positions[number]):
+            rows, first = block.rows_at(self.positions[number])
+            self.in_documents += len(rows)
+            more = None if most is None else max(0, most - len(self.documents))
+            self.documents.extend(block.documents_at(rows[:more], first[:more]))
 
 
 class TraceIndex:
@@ -200,51 +258,58 @@ class TraceIndex:
         if min_tokens < SHORTEST:
             raise InputError(f"min_tokens must be at least {SHORTEST} (bytes of a match), got {min_tokens}.")
         text = text if isinstance(text, str) else self.text(text)
-        query = text.encode()
-        matches = [_SpanMatches(start, query[start:end]) for start, end in self._longest(text, query, min_tokens)]
+        # Half of the tokens, because the training document may be tokenized otherwise.
+        query = Query(text, self.tokenizer, (min_tokens + 1) // 2)
         for block in self.blocks():
+            query.search(block)
+        matches = self.match([(query, start, end) for start, end in query.passages()], min_tokens=min_tokens)
+        return [replace(match, documents=match.documents[:max_documents]) for match in matches]
+
+    def match(
+        self, passages: list[tuple[Query, int, int]], *, min_tokens: int = 0, max_documents: int | None = None
+    ) -> list[MatchedSpan]:
+        """Return passages, (text, start, end) in bytes, with their occurrences and documents.
+
+        Args:
+            passages: Passages that occur in the index.
+            min_tokens: Minimum complete tokens of a training document; passages with fewer are not returned.
+            max_documents: Maximum documents per passage, also of those that are `outside`.
+        """
+        matches = [_SpanMatches(query, start, query.bytes[start:end]) for query, start, end in passages]
+        for block in self.blocks() if matches else ():
             for match in matches:
                 match.search(block)
         matches = [match for match in matches if match.length >= min_tokens]
         for number, block in enumerate(self.blocks() if matches else ()):
             for match in matches:
-                if len(match.positions[number]):
-                    match.documents.extend(block.documents_at(match.positions[number]))
+                match.identify(number, block, max_documents)
         return [
             MatchedSpan(
-                start=len(query[: match.start].decode()),
+                start=len(match.query.bytes[: match.start].decode()),
                 length=match.length,
                 text=match.passage.decode(),
                 occurrences=sum(map(len, match.positions)),
-                in_documents=len(match.documents),
-                documents=match.documents[:max_documents],
+                in_documents=match.in_documents,
+                documents=match.documents,
                 outside=[document for document in match.documents if document.decision == "refused"],
             )
             for match in matches
         ]
 
-    def _longest(self, text: str, query: bytes, min_tokens: int) -> list[tuple[int, int]]:
-        """Return (start, end) bytes of the maximal passages with half of `min_tokens` tokens in the text."""
-        values = np.frombuffer(query, np.uint8)
-        anchor = anchors(values)
-        if not len(anchor):
-            return []
-        characters = np.append(np.flatnonzero((values & 0xC0) != 0x80), len(query))  # character starts, and the end
-        offsets = self.tokenizer.encode(text, add_special_tokens=False).offsets
-        tokens = characters[[start for start, _ in offsets]]
-        # A passage from a byte overlaps the token at that byte (the first one: a character may be several tokens) and
-        # the following tokens; `needed` is the end at which it overlaps enough of them.
-        current = tokens[np.searchsorted(tokens, np.arange(len(anchor)), side="right") - 1]
-        last = np.searchsorted(tokens, current) + (min_tokens + 1) // 2 - 1
-        needed = np.where(last < len(tokens), tokens[np.minimum(last, len(tokens) - 1)] + 1, len(query) + 1)
-        needed = np.maximum(needed, np.arange(len(anchor)) + SHORTEST)
-        ends = np.zeros(len(anchor), np.int64)
+    def around(self, passage: str, document: MatchedDocument, size: int) -> tuple[str, str]:
+        """Return at most `size` characters of a document before and after a passage that was found in it."""
+        length, most = len(passage.encode()), 4 * size  # bytes
         for block in self.blocks():
-            block.reach(query, anchor, needed, ends)
-        starts = characters[characters < len(anchor)]
-        ends = characters[np.searchsorted(characters, ends[starts], side="right") - 1]  # back to a character boundary
-        maximal = (ends > np.concatenate([[0], ends[:-1]])) & (ends >= needed[starts])
-        return list(zip(starts[maximal].tolist(), ends[maximal].tolist(), strict=True))
+            table = block.documents
+            named = pc.equal(table["identifier"], document.identifier)
+            for row in table.filter(pc.and_(named, pc.equal(table["shard"], document.shard))).to_pylist():
+                first, last = row["start"], row["start"] + row["bytes"]
+                start, end = first + document.position, first + document.position + length
+                if block.text[start:end] == passage.encode():
+                    before = block.text[max(first, start - most) : start].decode("utf-8", "replace")
+                    after = block.text[end : min(end + most, last)].decode("utf-8", "replace")
+                    return before[-size:], after[:size]
+        raise AssertionError(f"{document.identifier} does not contain the passage")
 
 
 def copied_characters(spans: list[MatchedSpan], *, min_tokens: int = 0) -> int:

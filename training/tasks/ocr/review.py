@@ -5,6 +5,7 @@ import hashlib
 import html
 import io
 import itertools
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -113,19 +114,22 @@ def _marked(changes: list[dict], numbers: list[int]) -> str:
     return "".join([*parts, escape(unit[position:])])
 
 
-def _percent(change: dict) -> str:
-    return f"{int(100 * change['probability'])}"
+def _percent(change: dict, unit: str = "") -> str:
+    """Return the probability of a change; nothing for one of a fine-tuned model, which states none."""
+    return "" if math.isnan(change["probability"]) else f"{int(100 * change['probability'])}{unit}"
 
 
 def _row(change: dict, number: int, where: str, crop: str) -> str:
     picture = f'<img src="data:image/jpeg;base64,{crop}" alt="">' if crop else ""
     start, end, unit = change["start"], change["end"], change["unit"]
     before, after = escape(unit[:start]), escape(unit[end:])
+    probability = "" if math.isnan(change["probability"]) else f"{change['probability']:.4f}"
+    percent = _percent(change, "%")
     return (
-        f'<tr id="r{number}" data-kind="{change["kind"]}" data-probability="{change["probability"]:.4f}">'
+        f'<tr id="r{number}" data-kind="{change["kind"]}" data-probability="{probability}">'
         f"<td>{picture}</td><td><del>{before}<b>{escape(change['before'])}</b>{after}</del></td>"
         f"<td><ins>{before}<b>{escape(change['after'])}</b>{after}</ins></td>"
-        f'<td class="{change["kind"]}"><span>{change["kind"]}</span></td><td>{_percent(change)}%</td>'
+        f'<td class="{change["kind"]}"><span>{change["kind"]}</span></td><td>{percent}</td>'
         f"<td>{escape(where)}</td></tr>"
     )
 
