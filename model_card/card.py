@@ -336,7 +336,9 @@ def rewrite_variant(folder: Path, part: str, command: str, **options) -> None:
     write_attribution(folder)
     inputs = (read_json(evidence / f"{name}.json") for name in ("release", "data", "lineage"))
     write_json(evidence / "facts.json", facts(*inputs))
+    write_benchmark_results(folder, options["repository"])
     write_folder_card(folder, part, command, **options)
+    write_shard_metadata(folder, [folder], options["repository"])
     write_json(folder / BOM, BomBuilder(folder, folder, options["repository"]).build())
     write_text(folder / SUMS, "\n".join(sums(folder)[Path()]) + "\n")
 
@@ -454,7 +456,8 @@ def write_folder(args: argparse.Namespace) -> None:
         options = {"repository": args.repository, "base_model": args.base_model, "relation": args.base_model_relation}
         run = Run(args.run) if args.run else None
         write_cards(args.folder, command, run=run, comparison=args.comparison, **options)
-        write_shard_metadata(args.folder, args.repository)
+        parts = [args.folder / part for part in read_json(args.folder / "release.json")["folders"]]
+        write_shard_metadata(args.folder / "llama", parts, args.repository)
         write_boms(args.folder, args.repository)
         write_sums(args.folder)
     elif part := variant_in(args.folder):

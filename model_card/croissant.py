@@ -13,11 +13,10 @@ if not __package__:  # run by path; same as `python -m model_card.croissant`
     sys.path[0], __package__ = str(Path(__file__).resolve().parents[1]), "model_card"
 
 import argparse
-import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from .disclosure.dataset_metadata import CROISSANT, INSTALL, corpus_metadata
+from .disclosure.dataset_metadata import CROISSANT, INSTALL, corpus_metadata, is_date
 from .files import ReleaseError, run_main, write_json
 
 
@@ -36,7 +35,7 @@ def main() -> None:
         raise ReleaseError(f"croissant needs mlcroissant: {INSTALL}")
     if not args.folder.is_dir():
         raise ReleaseError(f"{args.folder} is not a folder: pass that of a corpus.")
-    if args.published and not re.fullmatch(r"\d{4}-\d\d-\d\d", args.published):
+    if args.published and not is_date(args.published):
         raise ReleaseError(f"--published {args.published} is not a date: write it as YYYY-MM-DD.")
     creator = {"name": args.creator} if args.creator else None
     name = args.name or args.folder.resolve().name

@@ -344,7 +344,7 @@ def build(args: argparse.Namespace, command: str) -> dict:
         for part in release["folders"]:
             if problems := validate(out / part, run=False):
                 raise ReleaseError(f"The card of {part} is not valid: {problems[0].message}.")
-        write_shard_metadata(out, args.push_to_hub)
+        write_shard_metadata(out / "llama", [out / part for part in release["folders"]], args.push_to_hub)
         write_boms(out, args.push_to_hub)
         write_sums(out)
         for part in release["folders"] if signer else ():

@@ -188,7 +188,8 @@ from modeling_pleias import PleiasConfig
 from transformers import AutoConfig
 print(type(AutoConfig.for_model("pleias")) is PleiasConfig)
 """
-    programs = "corpus mixture shards plan trace tokenizer curation nanotron card validate public_summary".split()
+    programs = "corpus mixture shards plan trace tokenizer curation nanotron card croissant validate".split()
+    programs.append("public_summary")
     lines = ["--help", "--version", *(f"{name} --help" for name in programs)]
     output = run(installed, tmp_path, sys.executable, "-c", code, ",".join(lines))
     assert output.splitlines() == [*lines, "True"]

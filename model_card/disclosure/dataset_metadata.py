@@ -4,8 +4,11 @@ mlcroissant checks what it writes, and reads the text of a corpus back with `Dat
 What no file states is omitted.
 """
 
+import re
 import shutil
 from collections import Counter
+from collections.abc import Iterable
+from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -36,6 +39,7 @@ SCHEMA_ORG = {  # column of Common Corpus -> property of schema.org; `license` i
 GROUPS = ("language", "license", "collection")  # columns by which documents are counted
 RECORDS = "http://www.wikidata.org/entity/Q4049983"  # number of records
 MANY = 50  # files; beyond, each as a record set of its own takes mlcroissant minutes
+PURL = re.compile(r"pkg:[!-~]+")
 
 
 class TrainingText(NamedTuple):
@@ -86,6 +90,24 @@ def licence_urls(names: list[str]) -> list[str]:
     return list(dict.fromkeys(urls))
 
 
+def listed_sources(content: dict) -> list[dict]:
+    """Return the entries of sources.json; those of earlier versions may be a folder's name."""
+    return [source for source in content.get("sources", []) if isinstance(source, dict)]
+
+
+def retrieval_dates(content: dict) -> list[str]:
+    """Return the ISO dates on which the sources of sources.json were retrieved, in order."""
+    return sorted({day for source in listed_sources(content) if is_date(day := source.get("retrieved"))})
+
+
+def is_date(text: str | None) -> bool:
+    """Return whether a text is an ISO date."""
+    try:
+        return date.fromisoformat(text or "").isoformat() == text
+    except ValueError:
+        return False
+
+
 def count_documents(rows: list[dict], column: str) -> dict[str, int]:
     """Return the number of documents by a column, the largest first."""
     counts = Counter()
@@ -112,8 +134,8 @@ def describe(text: TrainingText, context, distribution: list, record_sets: list)
 
     codes = {name: code for code, name in LANGUAGE_NAMES.items()}
     by_language, by_licence = (count_documents(text.rows, column) for column in ("language", "license"))
-    sources = [source for source in text.sources.get("sources", []) if isinstance(source, dict)]
-    dates = sorted({source["retrieved"] for source in sources if source.get("retrieved")})
+    sources = listed_sources(text.sources)
+    dates = retrieval_dates(text.sources)
     settings, changes = text.curation.get("settings") or {}, text.curation.get("changes") or {}
     personal = {name: n for name, n in changes.items() if name.startswith("pii")}
     dropped = (text.sources.get("dropped") or {}).items()
@@ -173,8 +195,8 @@ def entity(source: dict) -> dict:
     licences = source.get("licences") or [source.get("licence") or source.get("license") or ""]
     values = {
         "@type": "prov:Entity",
-        "@id": source.get("purl"),
-        "prov:label": " ".join(filter(None, [source["name"], source.get("version")])),
+        "@id": source["purl"] if PURL.fullmatch(source.get("purl") or "") else None,
+        "prov:label": " ".join(filter(None, [source.get("name"), source.get("version")])),
         "url": source.get("url"),
         "license": licence_urls(list(licences)),
     }
@@ -211,13 +233,12 @@ def corpus_metadata(folder: Path, name: str, url: str | None, creator: dict | No
         for path in (folder / "sources.json", folder / "curation.json")
     ]
     sources, curation = stated
-    dates = [source.get("retrieved") or "" for source in sources.get("sources", []) if isinstance(source, dict)]
     text = TrainingText(
         name=name,
         fingerprint=json_sha256(hashes),
         url=url,
         creator=creator,
-        published=published or max(dates, default="") or None,
+        published=published or max(retrieval_dates(sources), default=None),
         rows=[{**dict(zip(GROUPS, group, strict=True)), "documents": n} for group, n in rows.items()],
         sources=sources,
         curation=curation,
@@ -308,19 +329,19 @@ def record_set(context, file: str, columns: dict[str, bool], records: int):
 # The shards of a release --------------------------------------------------------------------------
 
 
-def write_shard_metadata(out: Path, repository: str | None) -> None:
-    """Write evidence/croissant/ in each folder of a release whose evidence is written.
+def write_shard_metadata(variant: Path, folders: Iterable[Path], repository: str | None) -> None:
+    """Write evidence/croissant/ in folders of a release whose evidence is written.
 
     Args:
-        out: Folder of the release.
-        repository: OWNER/NAME on the Hub of the `llama` folder, if known.
+        variant: Folder of a variant, as for `shard_metadata`.
+        folders: The folders.
+        repository: OWNER/NAME on the Hub, if known.
     """
     if find_spec("mlcroissant") is None:
         print(f"skip  evidence/croissant needs mlcroissant: {INSTALL}")
         return
-    contents = shard_metadata(out / "llama", repository)
-    for part in read_json(out / "release.json")["folders"]:
-        folder = out / part / "evidence" / "croissant"
+    contents = shard_metadata(variant, repository)
+    for folder in (part / "evidence" / "croissant" for part in folders):
         shutil.rmtree(folder, ignore_errors=True)  # of another run
         for name, content in contents.items():
             folder.mkdir(exist_ok=True)

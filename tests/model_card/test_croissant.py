@@ -37,7 +37,7 @@ def corpus(tiny_corpus, tmp_path):
         (folder / left_out).mkdir()
         shutil.copyfile(folder / "en.parquet", folder / left_out / "en.parquet")
     command = f"python -m training.corpus --out '{folder}'"
-    write_json(folder / "sources.json", {"command": command, "sources": [SOURCE], "dropped": {"short": 7}})
+    write_json(folder / "sources.json", {"command": command, "sources": [SOURCE, "../x"], "dropped": {"short": 7}})
     reasons = {"near duplicate": {"documents": 3, "bytes": 99}}
     curation = {"command": "python -m training.curation", "settings": {"toxicity": "lexicon", "pii": True}}
     changes = {"pii: EMAIL_ADDRESS": 52, "documents with a licence label made SPDX": 4}
@@ -116,6 +116,14 @@ def test_sources_licences_curation_and_counts_are_stated_and_no_path_of_the_mach
     assert str(corpus.parent.parent) not in (text := (corpus / "croissant.json").read_text())
     describe(corpus, "--url", "https://example.org/c", "--creator", "A Library")
     assert (corpus / "croissant.json").read_text() == text
+
+
+def test_what_strangers_write_into_sources_keeps_the_file_valid(corpus, describe):
+    strange = {"name": None, "purl": "a b", "url": "\x07", "retrieved": "2026-13-45", "licences": {"<>": 1, "": 2}}
+    write_json(corpus / "sources.json", {"sources": [strange, {}]})
+    assert "datePublished" not in describe(corpus)
+    describe(corpus, "--published", "2026-11-30")
+    opened(corpus / "croissant.json")
 
 
 def test_many_files_are_listed_without_a_record_set_for_each(corpus, describe, monkeypatch):
