@@ -104,23 +104,28 @@ def check_index(index: TraceIndex, subject: EvaluatedModel) -> None:
     """
     if not index.tokenizer.get_vocab().items() <= subject.tokenizer.get_vocab().items():
         raise InputError(f"--index {index.folder} has another tokenizer than {subject.name}: pass that of its shards.")
+    blocks = (read_json(index.folder / f"{number:05}.json") for number in range(len(index.facts["blocks"])))
+    indexed = {shards["fingerprint"] for shards in index.facts["shards"]}
+    indexed |= {sha256 for block in blocks for sha256, *_ in block["origin"]["pieces"]}
     read = read_shards(subject)
-    if read and not read & {shards["fingerprint"] for shards in index.facts["shards"]}:
+    if read and not read & indexed:
         raise InputError(
             f"--index {index.folder} is of shards that {subject.name} was not trained on: pass that of its shards."
         )
 
 
 def read_shards(subject: EvaluatedModel) -> set[str]:
-    """Return the fingerprints of the manifests of all shards that a model has read; none if its files do not tell."""
+    """Return the hashes of all shards that a model has read, and of their manifests; none if its files do not tell."""
+    folder = Path(subject.source)
     if subject.run:
-        records = [read_json(subject.run / "run.json")]
+        sessions = read_json(subject.run / "run.json")["sessions"]
         # The shards of the model from which a fine-tuning or a continuation started are unknown.
-        if not all(session.get("init_from", "unknown") is None for session in records[0]["sessions"]):
+        if not all(session.get("init_from", "unknown") is None for session in sessions):
             return set()
-    else:
-        records = map(read_json, Path(subject.source).glob("runs/*/run.json"))  # of a release, all runs of its weights
-    return {shards for record in records for session in record["sessions"] for shards in session.get("data", ())}
+    else:  # a release has all runs of its weights
+        sessions = [session for path in folder.glob("runs/*/run.json") for session in read_json(path)["sessions"]]
+    shards = [shard for path in folder.glob("runs/*/manifests/*.json") for shard in read_json(path).get("shards", ())]
+    return {shard["sha256"] for shard in shards} | {hash for session in sessions for hash in session.get("data", ())}
 
 
 def open_corrector(subject: EvaluatedModel) -> Corrector | FineTunedCorrector:

@@ -174,7 +174,7 @@ def test_an_empty_text_is_one_sentence(page, name):
         list(handler(page, name)(*arguments.get(name, (" \n", 20))))
 
 
-def test_an_index_of_another_tokenizer_or_of_other_shards_is_refused(run, index, base_model, tmp_path):
+def test_an_index_of_another_tokenizer_or_of_other_shards_is_refused(run, index, base_model, tiny_shards, tmp_path):
     other = TraceIndex(shutil.copytree(index, tmp_path / "other"))
     tokenizer = AutoTokenizer.from_pretrained(base_model).train_new_from_iterator(["une autre langue"] * 9, 300)
     tokenizer.save_pretrained(tmp_path / "tokenizer")
@@ -187,6 +187,13 @@ def test_an_index_of_another_tokenizer_or_of_other_shards_is_refused(run, index,
         app.open_page(app.AppConfig(moved, index))
     write_json(moved / "run.json", {"name": "tiny", "sessions": [{"data": ["0" * 64], "init_from": {"a": "b"}}]})
     app.check_index(TraceIndex(index), EvaluatedModel(str(moved)))  # its first model may have read them
+    released = shutil.copytree(run / "model", tmp_path / "released")
+    write_json(released / "runs" / "tiny" / "run.json", {"sessions": [{"data": ["0" * 64]}]})
+    with pytest.raises(InputError, match="is of shards that released was not trained on: pass that of its shards.$"):
+        app.check_index(TraceIndex(index), EvaluatedModel(str(released)))
+    manifest = {"shards": read_json(tiny_shards / "manifest.json")["shards"]}  # of an earlier version
+    write_json(released / "runs" / "tiny" / "manifests" / "base.json", manifest)
+    app.check_index(TraceIndex(index), EvaluatedModel(str(released)))
 
 
 def test_an_index_without_its_shards_works_and_the_first_screen_says_what_is_missing(run, index, tmp_path):
