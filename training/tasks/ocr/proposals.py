@@ -22,6 +22,7 @@ FEATURES = (
 JUDGED = ("gain", "before", "after", "tokens_before", "tokens_after")  # features from the language model
 FORMS = {"word": 0, "accent": 1, "split": 2, "merge": 3, "divided": 4, "gap": 5, "drop": 6}
 LONGEST_GAP = 12  # characters
+LINE = 160  # mean characters of a line above which it is none of a page
 SEVERAL = 3  # long s or old vowels in a document that writes them
 UNSEEN = 10.0  # bits of a reading of punctuation that the table lacks
 KEPT_GAPS = 3  # proposals for one gap
@@ -68,6 +69,7 @@ class Document:
         self.accented = sum(
             not unit.folded.isascii() and known for unit, known in zip(self.units, self.known, strict=True)
         )
+        self.paragraphs = len(text) > LINE * (text.count("\n") + 1)  # the lines of the page are joined
         self.divided = self._divided()
         unknown = {unit.folded: unit for unit, known in zip(self.units, self.known, strict=True) if not known}
         for i, joined in self.divided.items():
