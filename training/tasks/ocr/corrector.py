@@ -143,8 +143,12 @@ class Corrector:
         return apply_changes(text, self.changes(text, language, threshold=threshold))
 
     def abstains(self, document: Document, language: str) -> bool:
-        """Return whether a text as a whole is better left alone: historical spelling, another language, illegible."""
-        return document.unknown > FOREIGN or document.plausible > self.settings.plausible[language]
+        """Return whether a text as a whole is better left alone.
+
+        It is no prose (a receipt, a table), in old spelling, in another language, or illegible.
+        """
+        limit = self.settings.plausible[language]
+        return not document.prose or document.unknown > FOREIGN or document.plausible > limit
 
     def _least(self, document: Document, language: str, minimum: dict[str, float]) -> dict[str, float]:
         """Return the kinds of changes that are made in a text, with the minimum probability of each.

@@ -23,6 +23,7 @@ JUDGED = ("gain", "before", "after", "tokens_before", "tokens_after")  # feature
 FORMS = {"word": 0, "accent": 1, "split": 2, "merge": 3, "divided": 4, "gap": 5, "drop": 6}
 LONGEST_GAP = 12  # characters
 LINE = 160  # mean characters of a line above which it is none of a page
+LETTERS, CAPITALS = 0.7, 0.5  # minimum fraction of letters in prose, and maximum fraction of capitals among them
 SEVERAL = 3  # long s or old vowels in a document that writes them
 UNSEEN = 10.0  # bits of a reading of punctuation that the table lacks
 KEPT_GAPS = 3  # proposals for one gap
@@ -70,6 +71,10 @@ class Document:
             not unit.folded.isascii() and known for unit, known in zip(self.units, self.known, strict=True)
         )
         self.paragraphs = len(text) > LINE * (text.count("\n") + 1)  # the lines of the page are joined
+        letters = [character for character in text if character.isalpha()]
+        self.prose = len(letters) >= LETTERS * len(SPACES.sub("", text)) and (
+            sum(map(str.isupper, letters)) <= CAPITALS * len(letters)
+        )
         self.divided = self._divided()
         unknown = {unit.folded: unit for unit, known in zip(self.units, self.known, strict=True) if not known}
         for i, joined in self.divided.items():
