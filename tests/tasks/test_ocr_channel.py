@@ -384,6 +384,7 @@ def test_a_text_decides_which_kinds_of_changes_are_made(packaged, monkeypatch):
     assert made(page.replace("\n", " ") * 3) == ["word", "accent", "punctuation"]  # a line end may have been there
     assert made(garbled) == ["word", "accent"]
     assert made(noise) == made(page.upper()) == made(page + "0.79 2.33 10,29 " * 12) == []
+    assert made(page + "vpon") == []
 
 
 def test_accents_are_removed_from_a_text_without_and_not_added(packaged, lexicon, channel):

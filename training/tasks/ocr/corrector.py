@@ -145,10 +145,10 @@ class Corrector:
     def abstains(self, document: Document, language: str) -> bool:
         """Return whether a text as a whole is better left alone.
 
-        It is no prose (a receipt, a table), in old spelling, in another language, or illegible.
+        It is no prose (a receipt, a table), early modern print, in old spelling, in another language, or illegible.
         """
-        limit = self.settings.plausible[language]
-        return not document.prose or document.unknown > FOREIGN or document.plausible > limit
+        strange = document.unknown > FOREIGN or document.plausible > self.settings.plausible[language]
+        return strange or document.early or not document.prose
 
     def _least(self, document: Document, language: str, minimum: dict[str, float]) -> dict[str, float]:
         """Return the kinds of changes that are made in a text, with the minimum probability of each.

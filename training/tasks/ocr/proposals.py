@@ -29,6 +29,7 @@ UNSEEN = 10.0  # bits of a reading of punctuation that the table lacks
 KEPT_GAPS = 3  # proposals for one gap
 COMMON = 6.0  # log2 of the frequency per million of words that are not joined to others
 SPACES = re.compile(r"\s+")
+EARLY = re.compile(r"\b[Vv][np]")  # vnd, vpon: v for u at the beginning of a word, as in early modern print
 LONG_S_INSIDE = re.compile(r"s(?=[^\W\d_])")
 
 
@@ -75,6 +76,7 @@ class Document:
         self.prose = len(letters) >= LETTERS * len(SPACES.sub("", text)) and (
             sum(map(str.isupper, letters)) <= CAPITALS * len(letters)
         )
+        self.early = EARLY.search(text) is not None
         self.divided = self._divided()
         unknown = {unit.folded: unit for unit, known in zip(self.units, self.known, strict=True) if not known}
         for i, joined in self.divided.items():
