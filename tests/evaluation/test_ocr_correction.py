@@ -126,16 +126,18 @@ def test_clean_text_counts_in_its_own_metrics(pairs, tmp_path):
     (tmp_path / "en.txt").write_text("the river rose in the night")
     task = OcrCorrection(OcrCorrectionConfig(pairs=pairs, clean=tmp_path / "en.txt"))
     outputs = {"tbe old hou5e": "the old hou5e", "the river rose in the night": "the river rose in the might"}
-    record = {"outputs": [outputs.get(unit["ocr"], unit["ocr"]) for unit in task.units]}
+    record = {"outputs": [outputs.get(unit["ocr"], unit["ocr"]) for unit in task.units], "how": {}}
     measured, characters = values(task.metrics(record)), len("nobody came") + len("the river rose in the night")
     assert measured["error_reduction"] == 1 / 4 and measured["preference"] == 1 / 2
     assert (measured["clean_edits"], measured["clean_touched"]) == (1 / characters, 1 / 2)
     groups = {by: values(metrics) for by, metrics in task.details(record)["groups"].items()}
+    assert groups["language, errors removed"] == {"en": 1 / 2, "fr": 0}
+    assert groups["source, worsened of changed"] == {"book": 0}
     assert groups["language, match errors removed"] == {"en": 1 / 2, "fr": 0}
     assert groups["source, match error rate"] == pytest.approx({"book": 1 / 13, "fr": 2 / 10})
     alone = OcrCorrection(OcrCorrectionConfig(clean=tmp_path / "en.txt"))
     assert values(alone.metrics({"outputs": [alone.units[0]["ocr"]]})) == {"clean_edits": 0, "clean_touched": 0}
-    assert alone.details({"outputs": [""]})["units"] == []
+    assert alone.details({"outputs": [""], "how": {}})["units"] == []
 
 
 def test_a_model_is_measured_as_users_correct_with_it(run, pairs, tmp_path):  # noqa: F811

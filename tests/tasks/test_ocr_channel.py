@@ -37,6 +37,7 @@ from training.tasks.ocr.units import fold, recase, units
 
 SYLLABLES = "ma ne li so tu ra ce pi do va men tor sil".split()
 WORDS = ["".join(random.Random(i).choices(SYLLABLES, k=random.Random(-i).randint(2, 4))) for i in range(1, 160)]
+SMALL_GATES = {"ROUNDS": 8, "RATE": 0.4, "SMALLEST": 5}
 TEXTS = st.lists(
     st.one_of(
         st.sampled_from(WORDS),
@@ -96,10 +97,15 @@ def learned(recipe, tmp_path_factory):
     """Folder of a corrector that was learned from these with small gates."""
     out = tmp_path_factory.mktemp("learned") / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learning, "ROUNDS", 8)
-        patch.setattr(learning, "SMALLEST", 5)
+        for name, value in SMALL_GATES.items():
+            patch.setattr(learning, name, value)
         learn(ChannelConfig(out=out, **recipe))
     return out
+
+
+@pytest.fixture(scope="session")
+def packaged():
+    return Corrector.load(PACKAGED)
 
 
 @pytest.fixture(scope="session")
@@ -347,6 +353,47 @@ def test_a_full_cache_of_candidates_changes_nothing(lexicon, channel, words):
         assert len(small._words) <= 3
 
 
+def change_of(kind: str, before: str, after: str, **features: float) -> Proposal:
+    return Proposal(0, len(before), before, after, kind, [features.get(name, 0.0) for name in FEATURES])
+
+
+def test_sure_changes_support_others_that_undo_the_same_confusion():
+    proposals = [change_of("word", *words) for words in (("wbole", "whole"), ("band", "hand"), ("bat", "hat"))]
+    proposals.append(change_of("word", "tlie", "the"))
+    proposals += [change_of("word", *words, spelling=1) for words in (("vnd", "und"), ("vns", "uns"))]
+    before = np.array([0.95, 0.95, 0.5, 0.5, 0.95, 0.5])
+    after = corrector.supported(proposals, before)
+    assert np.allclose(after[3:], before[3:]) and after[2] == pytest.approx(1 / (1 + np.exp(-2)))
+    assert corrector.supported([proposals[0]] * 2, np.array([0.95, 0.95])) == pytest.approx(0.95)  # one word, twice
+
+
+def test_a_text_decides_which_kinds_of_changes_are_made(packaged, monkeypatch):
+    page = "It was a bright morning in the\nspring, and the people of the\nvillage stood before the church.\n"
+    garbled = page + "qxvr wrtz bdfg hjkl mnpq rstv wxzb cdfg hjkm npqr tvwx zbcf dghj klmn pqrs tvwz xbcd\n" * 2
+    noise = "\n".join("".join(random.Random(i).choices("bcdfghjklmnpqrtvwxz", k=5)) for i in range(60))
+
+    def made(text: str) -> list[str]:
+        kinds = []
+        for kind in KINDS:
+            change = Proposal(0, 2, text[:2], "In", kind, [0.0] * len(FEATURES))
+            monkeypatch.setattr(packaged, "judged", lambda *_, change=change: ([change], np.array([1.0])))
+            kinds += [change.kind for change in packaged.changes(text, "en")]
+        return kinds
+
+    assert made(page) == ["word", "split", "accent", "punctuation"]  # the first gate knows no sure merge
+    assert made(page.replace("\n", " ") * 3) == ["word", "accent", "punctuation"]  # a line end may have been there
+    assert made(garbled) == ["word", "accent"]
+    assert made(noise) == made(page.upper()) == made(page + "0.79 2.33 10,29 " * 12) == []
+    assert made(page + "vpon") == []
+
+
+def test_accents_are_removed_from_a_text_without_and_not_added(packaged, lexicon, channel):
+    text = "It was a bright morning in th\xe9 spring, and the people of the village stood before th\xe9 old church."
+    assert packaged.correct(text, "en") == text.replace("\xe9", "e")
+    document = Document("etat", open_resources(lexicon, channel))
+    assert corrector._is_spelling(change_of("accent", "etat", "\xe9tat", accent=1), document, False)
+
+
 def test_a_foreign_text_is_left_alone(learned):
     assert Corrector.load(learned).changes("wer hat denn das getan und warum nicht jetzt gleich hier", "en") == []
 
@@ -356,7 +403,12 @@ def test_bad_input_is_refused_in_one_sentence(learned, tmp_path):
         Corrector.load(learned).changes("text", "xx")
     with pytest.raises(InputError, match="contains no OCR corrector"):
         Corrector.load(tmp_path)
-    for name, content in (("gates.safetensors", b"no"), ("corrector.json", b'{"version": 1}')):
+    lexicon = (learned / "en.lexicon").read_bytes()
+    for name, content in (
+        ("gates.safetensors", b"no"),
+        ("corrector.json", b'{"version": 1}'),
+        ("en.lexicon", lexicon[:-1] + bytes([lexicon[-1] ^ 1])),  # found before the first text
+    ):
         folder = shutil.copytree(learned, tmp_path / name, ignore=shutil.ignore_patterns("stages"))
         (folder / name).write_bytes(content)
         with pytest.raises(InputError, match="contains no OCR corrector"):
@@ -364,8 +416,8 @@ def test_bad_input_is_refused_in_one_sentence(learned, tmp_path):
 
 
 def test_stopped_learning_resumes_to_equal_files(learned, recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(learning, "ROUNDS", 8)
-    monkeypatch.setattr(learning, "SMALLEST", 5)
+    for name, value in SMALL_GATES.items():
+        monkeypatch.setattr(learning, name, value)
     out = shutil.copytree(learned, tmp_path / "out")
     for name in ("corrector.json", "gates.safetensors", "stages/en.verdicts.safetensors", "stages/en.measured3.json"):
         (out / name).unlink()
@@ -397,8 +449,7 @@ def test_examples_survive_their_files(learned, recipe):
         assert examples.samples[number].ocr[proposal.start : proposal.end] == proposal.before
 
 
-def test_the_packaged_corrector_corrects_eight_languages():
-    packaged = Corrector.load(PACKAGED)
+def test_the_packaged_corrector_corrects_eight_languages(packaged):
     assert packaged.languages == list(LANGUAGES)
     clean = "It was a bright morning in the spring, and the people of the village stood before the church."
     assert packaged.correct(clean, "en") == clean

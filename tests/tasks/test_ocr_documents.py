@@ -167,6 +167,17 @@ def test_page_xml_of_2013_has_one_text_per_word_and_a_comment(tmp_path):
     assert word.get("comments") == "before correction: hamne (word, probability 0.970)"
 
 
+def test_corrected_page_xml_is_valid_by_its_official_schema(tmp_path):
+    """The package ocrd contains it (pagecontent 2019-07-15); no package on PyPI contains that of ALTO."""
+    validators = pytest.importorskip("ocrd_validators", reason="ocrd contains the schema of PAGE XML")
+    schema = etree.XMLSchema(etree.parse(Path(validators.__path__[0]) / "page.xsd"))
+    data = (SAMPLES / "page.xml").read_text(encoding="utf-8")
+    for text in (data, re.sub(r"(?s)\s*<Word .*?</Word>", "", data)):
+        (tmp_path / "page.xml").write_text(text, encoding="utf-8")
+        corrected(tmp_path / "page.xml", TABLE, tmp_path / "new.xml")
+        schema.assertValid(etree.parse(tmp_path / "new.xml"))
+
+
 def test_page_xml_with_lines_alone_is_corrected_in_its_lines(tmp_path):
     data = re.sub(r"(?s)\s*<Word .*?</Word>", "", (SAMPLES / "page.xml").read_text(encoding="utf-8"))
     (tmp_path / "lines.xml").write_text(data, encoding="utf-8")

@@ -1,5 +1,6 @@
 """OCR correction of pairs on disk: error rates, the measures of HIPE-OCRepair, and what happens to clean text."""
 
+import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,12 +9,13 @@ import numpy as np
 from tqdm import tqdm
 
 from ..common.config import InputError
+from ..common.environment import peak_memory
 from ..common.files import fingerprint
 from ..common.intervals import Metric, ratios_by
 from ..data.documents import as_text, checked_languages
 from ..data.split import hash_fraction
 from ..tasks import ocr
-from ..tasks.ocr.metrics import correction_metrics, defined, match_errors
+from ..tasks.ocr.metrics import correction_metrics, defined, edit_errors, match_errors
 from ..tasks.sources import read_user_files
 from .held_out_text import Text, TextConfig, held_out
 from .models import EvaluatedModel
@@ -129,38 +131,47 @@ class OcrCorrection:
         """Correct every unit."""
         bar = tqdm(self.units, desc=f"{subject.name}: {self.name}", unit="text")
         options = {"window": self.window}
-        return {
-            "outputs": [
-                ocr.correct(subject.model, subject.tokenizer, unit["ocr"], language=unit["language"], **options)
-                for unit in bar
-            ]
-        }
+        start = time.perf_counter()
+        outputs = [
+            ocr.correct(subject.model, subject.tokenizer, unit["ocr"], language=unit["language"], **options)
+            for unit in bar
+        ]
+        speed = sum(len(unit["ocr"]) for unit in self.units) / (time.perf_counter() - start)
+        how = {"characters per second": speed, "peak memory, GB": peak_memory(subject.device) / 1e9}
+        return {"outputs": outputs, "how": how}
 
     def metrics(self, record: dict) -> dict[str, Metric]:
         """Return the metrics over all units."""
         return correction_metrics(self.units, record["outputs"])
 
     def details(self, record: dict) -> dict:
-        """Return fraction of errors removed and match error rate by language and source, and every unit's numbers."""
+        """Return errors removed, error rates and worsened texts by language and source, and every unit's numbers."""
         pairs = [
             (unit, text) for unit, text in zip(self.units, record["outputs"], strict=True) if unit["kind"] == "pair"
         ]
         before = np.array([match_errors(unit["truth"], unit["ocr"]) for unit, _ in pairs]).reshape(-1, 2)
         after = np.array([match_errors(unit["truth"], text) for unit, text in pairs]).reshape(-1, 2)
+        edits = np.array([[edit_errors(u["truth"], text) for text in (u["ocr"], t)] for u, t in pairs]).reshape(-1, 2)
+        changed = np.array([text != unit["ocr"] for unit, text in pairs], dtype=bool)
         groups = {}
         for by, names in (
             ("language", [unit["language"] for unit, _ in pairs]),
             ("source", [_collection(unit) for unit, _ in pairs]),
         ):
-            groups[f"{by}, match errors removed"] = defined(ratios_by(names, before[:, 0] - after[:, 0], before[:, 0]))
-            groups[f"{by}, match error rate"] = defined(ratios_by(names, after[:, 0], after[:, 1]))
+            for title, numerator, denominator in (
+                ("errors removed", edits[:, 0] - edits[:, 1], edits[:, 0]),
+                ("worsened of changed", edits[:, 1] > edits[:, 0], changed),
+                ("match errors removed", before[:, 0] - after[:, 0], before[:, 0]),
+                ("match error rate", after[:, 0], after[:, 1]),
+            ):
+                groups[f"{by}, {title}"] = defined(ratios_by(names, numerator, denominator))
         numbers = {"match_errors": after[:, 0], "match_errors_uncorrected": before[:, 0], "match_size": after[:, 1]}
         units = [
             {name: unit[name] for name in ("id", "language", "source")}
             | {key: int(n[i]) for key, n in numbers.items()}
             for i, (unit, _) in enumerate(pairs)
         ]
-        return {"groups": groups, "units": units, "examples": _examples(pairs)}
+        return {"groups": groups, "how": record["how"], "units": units, "examples": _examples(pairs)}
 
 
 def _collection(unit: dict) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from copy import copy
 from pathlib import Path
@@ -13,12 +13,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from ...common.config import InputError
-from ...common.files import atomic, read_json, write_json
+from ...common.files import atomic, inside, read_json, sha256, write_json
 from .changes import KINDS, Change, apply_changes
-from .channel import Channel
+from .channel import Channel, segments
 from .lexicon import Lexicon
 from .proposals import FEATURES, JUDGED, Document, Proposal, Resources, open_resources, rows
 from .trees import Trees
+from .units import accents, fold
 
 if TYPE_CHECKING:  # torch takes seconds and 300 MB, which the workers of curation, without a model, are spared
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -31,7 +32,13 @@ GATES = ("first", "judged")  # alone, and after the language model
 VERSION = 1
 PIECE = 4000  # characters of a text that are judged as one document, as gates have learned from pages
 POSSIBLE = 0.06  # probability of the first gate above which the language model is asked
-OLD, CAREFUL = 0.75, 0.9  # share of the limit of unknown words above which a change must be this probable
+OLD = 0.75  # share of the limit of unknown words that look like words above which a text may be old
+FOREIGN = 0.9  # share of unknown words above which a text is not touched: another language, or nothing is legible
+WORDS = ("word", "accent")  # kinds of changes that replace letters
+# Least probabilities of changes in texts unlike the pages that the gates have learned from.
+IN_OLD, IN_ILLEGIBLE, LONE = 0.9, 0.85, 0.95  # the last: of the only change of a text, which is probably clean
+IN_PARAGRAPHS = {"word": 0.8, "accent": 0.8, "punctuation": 0.97}
+SURE, SUPPORT, SUPPORTERS = 0.9, 1.0, 4  # log-odds that each sure change adds to others of its confusion; their number
 ACCENTED = 3  # known words with accents in a text that writes accents
 ACCENT, SPELLING = FEATURES.index("accent"), FEATURES.index("spelling")
 VARIANTS = 2  # changes of a place that it is asked about
@@ -42,8 +49,8 @@ class Settings(NamedTuple):
 
     Args:
         thresholds: Gate (first or judged) -> kind -> minimum probability of a change.
-        unknown: Share of unknown words above which a text is not touched: it is in no language of the lexicon, or
-            nothing of it is legible.
+        unknown: Share of unknown words above which a text is hardly legible: only words are changed, and only if that
+            is almost certain.
         plausible: Language -> share of unknown words that look like words above which a text is not touched: its
             spelling is old, or a dialect's. Above half of it, no change between spellings (y and i, u and v, accents)
             is made.
@@ -123,22 +130,39 @@ class Corrector:
             document = Document(text[start:end], resources)
             if self.abstains(document, language):
                 yield None
-            else:
-                proposals, probabilities = self.judged(document, language)
-                old = document.plausible > OLD * self.settings.plausible[language]
-                least = {kind: max(CAREFUL, minimum[kind]) for kind in KINDS} if old else minimum
-                yield [
-                    change._replace(start=change.start + start, end=change.end + start)
-                    for change in selected(proposals, probabilities, least)
-                ]
+                continue
+            proposals, probabilities = self.judged(document, language)
+            least = self._least(document, language, minimum)
+            changes = selected(proposals, supported(proposals, probabilities), least)
+            if len(changes) == 1 and changes[0].probability < scaled(LONE, threshold):
+                changes = []
+            yield [change._replace(start=change.start + start, end=change.end + start) for change in changes]
 
     def correct(self, text: str, language: str, *, threshold: float = 1.0) -> str:
         """Return the corrected text; see `changes`."""
         return apply_changes(text, self.changes(text, language, threshold=threshold))
 
     def abstains(self, document: Document, language: str) -> bool:
-        """Return whether a text as a whole is better left alone: historical spelling, another language, illegible."""
-        return document.unknown > self.settings.unknown or document.plausible > self.settings.plausible[language]
+        """Return whether a text as a whole is better left alone.
+
+        It is no prose (a receipt, a table), early modern print, in old spelling, in another language, or illegible.
+        """
+        strange = document.unknown > FOREIGN or document.plausible > self.settings.plausible[language]
+        return strange or document.early or not document.prose
+
+    def _least(self, document: Document, language: str, minimum: dict[str, float]) -> dict[str, float]:
+        """Return the kinds of changes that are made in a text, with the minimum probability of each.
+
+        In paragraphs, a space inside a word may be where a line ended, and its lack between words too.
+        """
+        least = dict(minimum)
+        if document.paragraphs:
+            least = {kind: max(least[kind], value) for kind, value in IN_PARAGRAPHS.items()}
+        if document.unknown > self.settings.unknown:
+            least = {kind: max(least[kind], IN_ILLEGIBLE) for kind in WORDS}
+        if document.plausible > OLD * self.settings.plausible[language]:
+            least = {kind: max(value, IN_OLD) for kind, value in least.items()}
+        return least
 
     def judged(self, document: Document, language: str) -> tuple[list[Proposal], np.ndarray]:
         """Return the possible changes of a text and their probabilities."""
@@ -178,6 +202,8 @@ class Corrector:
         for language, lexicon in self._lexicons.items():
             if isinstance(lexicon, Lexicon):
                 lexicon.save(folder / f"{language}.lexicon")
+        names = ["gates.safetensors", *(f"{language}.lexicon" for language in self._lexicons)]
+        content["sha256"] = {name: sha256(folder / name) for name in names}
         write_json(folder / "corrector.json", content)
 
     @classmethod
@@ -210,6 +236,9 @@ class Corrector:
             languages = {language: folder / f"{language}.lexicon" for language in content["languages"]}
             if missing := [path.name for path in languages.values() if not path.is_file()]:
                 raise ValueError(f"it has no {missing[0]}")
+            for name, known in content.get("sha256", {}).items():  # older correctors record none
+                if sha256(inside(folder, name)) != known:
+                    raise ValueError(f"{name} is damaged: its sha256 is not the recorded one")
         except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
             raise InputError(
                 f"{folder} contains no OCR corrector that this version reads ({error}): learn or download it again."
@@ -219,10 +248,37 @@ class Corrector:
 
 
 def _is_spelling(proposal: Proposal, document: Document, spelled: bool) -> bool:
-    """Return whether a change may be one of spelling: accents on capitals or in a text without; if `spelled`, all."""
+    """Return whether a change may be one of spelling.
+
+    These are new accents in a text without, accents of capitals, and all others if the text's spelling is old.
+    """
     if not proposal.features[ACCENT]:
-        return spelled and bool(proposal.features[SPELLING])
-    return spelled or document.accented < ACCENTED or (len(proposal.before) > 1 and proposal.before.isupper())
+        loses_e = fold(proposal.before) == fold(proposal.after) + "e"  # looke, poore
+        return spelled and (bool(proposal.features[SPELLING]) or loses_e)
+    if spelled or len(proposal.before) > 1 and proposal.before.isupper():
+        return True
+    return document.accented < ACCENTED and accents(proposal.after) > accents(proposal.before)
+
+
+def supported(proposals: list[Proposal], probabilities: np.ndarray) -> np.ndarray:
+    """Return the probabilities of changes, higher where sure changes of other words undo the same confusion.
+
+    Changes of spelling stay as they are: a print in old spelling has many of one kind.
+    """
+    confusions, words = [], defaultdict(set)
+    for proposal, probability in zip(proposals, probabilities, strict=True):
+        is_spelling = proposal.features[SPELLING] and not proposal.features[ACCENT]
+        before, after = proposal.before.lower(), proposal.after.lower()
+        undone = proposal.kind in WORDS and not is_spelling
+        confusions.append({(before[a:b], after[c:d]) for a, b, c, d in segments(before, after)} if undone else set())
+        for confusion in confusions[-1] if probability >= SURE else ():
+            words[confusion].add(before)
+    others = [
+        min((len(words[confusion] - {proposal.before.lower()}) for confusion in undone), default=0)
+        for proposal, undone in zip(proposals, confusions, strict=True)
+    ]
+    odds = probabilities / np.maximum(1 - probabilities, 1e-12) * np.exp(SUPPORT * np.minimum(others, SUPPORTERS))
+    return odds / (1 + odds)
 
 
 def worth_judging(proposals: list[Proposal], odds: np.ndarray) -> np.ndarray:
@@ -262,11 +318,11 @@ def pieces(text: str) -> Iterator[tuple[int, int]]:
 
 
 def selected(proposals: list[Proposal], probabilities: np.ndarray, minimum: dict[str, float]) -> list[Change]:
-    """Return the most probable changes that do not overlap, each at least as probable as its kind demands."""
+    """Return the most probable changes that do not overlap, of the kinds in `minimum`, each at least so probable."""
     taken: list[Change] = []
     for i in np.argsort(-probabilities, kind="stable"):
         proposal, probability = proposals[i], float(probabilities[i])
-        if probability < minimum[proposal.kind]:
+        if probability < minimum.get(proposal.kind, math.inf):
             continue
         change = Change(*proposal[:4], proposal.kind, probability)
         place = bisect(taken, change)

@@ -62,6 +62,11 @@ def match_errors(truth: str, text: str) -> tuple[int, int]:
     return len(edits), len(truth) + sum(edit.tag == "insert" for edit in edits)
 
 
+def edit_errors(truth: str, text: str) -> int:
+    """Return the edits between two texts; runs of whitespace count as one space."""
+    return Levenshtein.distance(" ".join(truth.split()), " ".join(text.split()))
+
+
 def correction_metrics(units: list[dict], texts: list[str]) -> dict[str, Metric]:
     """Compute the metrics of corrected texts.
 

@@ -22,11 +22,14 @@ FEATURES = (
 JUDGED = ("gain", "before", "after", "tokens_before", "tokens_after")  # features from the language model
 FORMS = {"word": 0, "accent": 1, "split": 2, "merge": 3, "divided": 4, "gap": 5, "drop": 6}
 LONGEST_GAP = 12  # characters
+LINE = 160  # mean characters of a line above which it is none of a page
+LETTERS, CAPITALS = 0.7, 0.5  # minimum fraction of letters in prose, and maximum fraction of capitals among them
 SEVERAL = 3  # long s or old vowels in a document that writes them
 UNSEEN = 10.0  # bits of a reading of punctuation that the table lacks
 KEPT_GAPS = 3  # proposals for one gap
 COMMON = 6.0  # log2 of the frequency per million of words that are not joined to others
 SPACES = re.compile(r"\s+")
+EARLY = re.compile(r"\b[Vv][np]")  # vnd, vpon: v for u at the beginning of a word, as in early modern print
 LONG_S_INSIDE = re.compile(r"s(?=[^\W\d_])")
 
 
@@ -68,6 +71,12 @@ class Document:
         self.accented = sum(
             not unit.folded.isascii() and known for unit, known in zip(self.units, self.known, strict=True)
         )
+        self.paragraphs = len(text) > LINE * (text.count("\n") + 1)  # the lines of the page are joined
+        letters = [character for character in text if character.isalpha()]
+        self.prose = len(letters) >= LETTERS * len(SPACES.sub("", text)) and (
+            sum(map(str.isupper, letters)) <= CAPITALS * len(letters)
+        )
+        self.early = EARLY.search(text) is not None
         self.divided = self._divided()
         unknown = {unit.folded: unit for unit, known in zip(self.units, self.known, strict=True) if not known}
         for i, joined in self.divided.items():

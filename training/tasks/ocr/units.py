@@ -49,6 +49,11 @@ def plain(word: str) -> str:
     return "".join(c for c in unicodedata.normalize("NFD", word) if not unicodedata.combining(c))
 
 
+def accents(word: str) -> int:
+    """Return the number of accents of a word."""
+    return 0 if word.isascii() else sum(map(bool, map(unicodedata.combining, unicodedata.normalize("NFD", word))))
+
+
 def recase(word: str, like: str, capital: bool) -> str:
     """Return a folded word in the case of the OCR's word; `capital` decides where that begins with no letter."""
     letters = [c for c in like if c.isalpha()]
