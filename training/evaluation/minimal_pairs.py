@@ -45,8 +45,8 @@ def read_pairs(config: MinimalPairsConfig) -> tuple[list[dict], list[dict]]:
         InputError: If there is no pair, or a row is none.
     """
     languages = checked_languages(config.languages)
-    if config.examples is not None and config.examples < 1:
-        raise InputError(f"--minimal_pairs.examples must be at least 1, got {config.examples}.")
+    if config.examples is not None and config.examples < 2:
+        raise InputError(f"--minimal_pairs.examples must be at least 2, got {config.examples}.")
     if config.pairs is None:
         return agreement_pairs(languages, config.examples or PAIRS)
     groups: dict[tuple[str, str], list[dict]] = {}
