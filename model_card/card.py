@@ -9,7 +9,8 @@ README.md, its file and JSON pointer, and its format. `model_card.validate` read
 
 The evidence of a release is in `evidence/` of each folder, so that the card can be checked wherever the folder is:
 `release.json`; `data.json`, `lineage.json` and `facts.json` (see facts.py); `generation_config.json`; `eval/TASK.json`
-of the run; and, if they exist, `samples.json` and `comparison.json` (see run_files.py).
+of the run; and, if they exist, `samples.json`, `comparison.json` (see run_files.py) and
+`minimal_pairs.json`, a comparison on minimal pairs alone.
 """
 
 if not __package__:  # run by path; same as `python -m model_card.card`
@@ -65,6 +66,7 @@ PURPOSES = {  # of the tasks that a model is tuned for
 }
 BEFORE, CHANGE = "_before", "_change"  # after the name of a metric: the base model's value, and the difference
 PAGE_ONLY = ("speed", "toxicity")  # tasks whose results depend on the machine, or need the explanation on the page
+COMPARED = ("bits_per_byte", "minimal_pairs")  # tasks with a table beside other models
 RELATIONS = ("adapter", "finetune", "merge", "quantized")  # that the Hub knows between a model and its base
 FORMATS = {"gguf": "GGUF", "onnx": "ONNX", "openvino": "OpenVINO"}  # folders besides the variants -> name on the Hub
 PARTS = ("llama", "custom", *FORMATS)  # the folders of a release
@@ -349,7 +351,7 @@ def card_inputs(folder: Path, part: str, **options) -> tuple[dict[str, Path], Ca
     sources["generation_config"] = folder / EVIDENCE / "generation_config.json"
     results = sorted((folder / EVIDENCE / "eval").glob("*.json"))
     sources |= {f"task_{i}": path for i, path in enumerate(results)}
-    optional = {name: folder / EVIDENCE / f"{name}.json" for name in ("samples", "comparison")}
+    optional = {name: folder / EVIDENCE / f"{name}.json" for name in ("samples", "comparison", "minimal_pairs")}
     optional["origins"] = folder / EVIDENCE / "sources.json"
     sources |= {name: path for name, path in optional.items() if path.is_file()}
 
@@ -357,8 +359,10 @@ def card_inputs(folder: Path, part: str, **options) -> tuple[dict[str, Path], Ca
         files = [quote(path.relative_to(folder).as_posix()) for path in results]
         values["tasks"] = [task_results(values.pop(f"task_{i}"), file) for i, file in enumerate(files)]
         metadata = metadata_of(part, values, **options)
-        for task in values["tasks"]:  # the table of the comparison shows them
-            task["names"] = [] if "comparison" in values and task["task"] == "bits_per_byte" else task["names"]
+        comparisons = [values[name] for name in ("comparison", "minimal_pairs") if name in values]
+        values["compared"] = {name: content for content in comparisons for name in COMPARED if name in content.tasks}
+        for task in values["tasks"]:  # the tables of the comparisons show them
+            task["names"] = [] if task["task"] in values["compared"] else task["names"]
         return metadata
 
     runs = [row["name"] for row in read_json(sources["lineage"])["runs"]]

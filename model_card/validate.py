@@ -268,8 +268,9 @@ def check_evidence(head: dict, folder: Path) -> Iterator[str]:
     yield from check_runs(release, folder)
     yield from check_manifests(inputs[0], folder)
     yield from check_attribution(release["name"], inputs[0], folder)
-    if (evidence / "comparison.json").is_file():
-        yield from check_comparison(read_json(evidence / "comparison.json"))
+    for name in ("comparison.json", "minimal_pairs.json"):
+        if (evidence / name).is_file():
+            yield from check_comparison(f"evidence/{name}", read_json(evidence / name))
     grams = (head.get("co2_eq_emissions") or {}).get("emissions")
     if isinstance(grams, int | float) and stored.get("watt_hours"):
         kwh = stored["watt_hours"] / 1000
@@ -319,14 +320,14 @@ def check_attribution(name: str, data: list[dict], folder: Path) -> Iterator[str
         yield f"{ATTRIBUTION} does not follow from data.json"
 
 
-def check_comparison(content: dict) -> Iterator[str]:
+def check_comparison(file: str, content: dict) -> Iterator[str]:
     """Check that the differences between models follow from their values."""
     first = content["models"][0]["name"]
-    for text, row in content["tasks"]["bits_per_byte"].items():
+    for text, row in (item for metrics in content["tasks"].values() for item in metrics.items()):
         values = {name: value["value"] if isinstance(value, dict) else value for name, value in row["values"].items()}
         for name, difference in row["differences"].items():
             if abs(values[first] - values[name] - difference["value"]) > ROUNDING:
-                yield f"evidence/comparison.json: the difference to {name} ({text}) does not follow from the values"
+                yield f"{file}: the difference to {name} ({text}) does not follow from the values"
 
 
 def check_code(body: str, folder: Path, *, run: bool) -> Iterator[tuple[int, str]]:

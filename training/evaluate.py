@@ -34,6 +34,7 @@ from .evaluation.contamination import TaskContamination, check_index
 from .evaluation.held_out_text import TextConfig, held_out
 from .evaluation.language_adherence import Adherence, AdherenceConfig
 from .evaluation.memorisation import Memorisation, MemorisationConfig
+from .evaluation.minimal_pairs import MinimalPairs, MinimalPairsConfig
 from .evaluation.models import EvaluatedModel
 from .evaluation.ocr_correction import OcrCorrection, OcrCorrectionConfig
 from .evaluation.speed import Speed, SpeedConfig
@@ -50,7 +51,7 @@ SUITES = {
 }
 CONTINUATIONS = 100  # examples per language
 TASKS = ("bits_per_byte", "language_adherence", "toxicity", "speed", "memorisation", *NAMES, "ocr_correction")
-TASKS += ("continuation", "public")
+TASKS += ("minimal_pairs", "continuation", "public")
 WITH_TEST_TEXTS = ("bits_per_byte", *NAMES, "ocr_correction", "continuation", "public")
 
 
@@ -62,7 +63,7 @@ class EvaluateConfig:
         model: Model folder, run folder, .gguf file, or OWNER/NAME on the Hub. Repeat it to compare models, as in
             --model A --model B.
         suite: card, tasks or public, or comma-separated tasks: bits_per_byte, language_adherence, toxicity, speed,
-            memorisation, ocr, translation, rag, ocr_correction, continuation, public.
+            memorisation, ocr, translation, rag, ocr_correction, minimal_pairs, continuation, public.
         out: Results folder. Defaults to eval/ in the run folder (comparison/ for several models), or to eval/ in the
             working directory for a model without a run.
         data: Held-out text for bits per byte and for prompts.
@@ -73,6 +74,7 @@ class EvaluateConfig:
         memorisation: Settings of memorisation.
         tasks: Settings of ocr, translation and rag.
         ocr_correction: Pairs on disk of OCR text and truth, and clean text, for ocr_correction.
+        minimal_pairs: Minimal pairs on disk, or made from lexicons in packages.
         public: Settings of public benchmarks and of continuation.
         index: Folder of an index of the training shards (training.trace). If set, memorisation is measured too.
         contamination: Folder of an index of the training shards. If set, the share of test texts that occur verbatim
@@ -95,6 +97,7 @@ class EvaluateConfig:
     memorisation: MemorisationConfig = field(default_factory=MemorisationConfig)
     tasks: TasksConfig = field(default_factory=TasksConfig)
     ocr_correction: OcrCorrectionConfig = field(default_factory=OcrCorrectionConfig)
+    minimal_pairs: MinimalPairsConfig = field(default_factory=MinimalPairsConfig)
     public: PublicConfig = field(default_factory=PublicConfig)
     index: Path | None = None
     contamination: Path | None = None
@@ -137,6 +140,7 @@ def build_tasks(names: list[str], config: EvaluateConfig, runs: list[Path]) -> l
         "speed": lambda: Speed(config.speed),
         "memorisation": lambda: Memorisation(texts, config.memorisation, config.index),
         "ocr_correction": lambda: OcrCorrection(config.ocr_correction),
+        "minimal_pairs": lambda: MinimalPairs(config.minimal_pairs),
         "continuation": lambda: Continuation(texts, config.data, config.public, run, examples=CONTINUATIONS),
         "public": lambda: Public(config.public),
     }

@@ -497,6 +497,24 @@ def test_a_difference_that_does_not_follow_from_the_values_is_found(folder):
     assert "the difference to peer-2 (mean) does not follow" in message
 
 
+def test_minimal_pairs_of_a_comparison_of_their_own_have_a_table_and_are_checked(folder):
+    path, content = folder / "evidence" / "minimal_pairs.json", read_json(folder / "evidence" / "comparison.json")
+    rows = content["tasks"].pop("bits_per_byte")
+    content["tasks"]["minimal_pairs"] = {"mean": rows["mean"], "la": rows["la"], "subject_verb": rows["mean"]}
+    write_json(path, content | {"command": "the command of the pairs"})
+    write_json(
+        folder / "evidence" / "eval" / "minimal_pairs.json", {"task": "minimal_pairs", "metrics": {"mean": 0.5}}
+    )
+    card.write_card(folder.parent, "llama", "", repository=None, base_model=None, relation="finetune")
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    row = "2.250 | 2.500 (2.375 to 2.625) | -0.250 (-0.500 to +0.125) |\n"
+    assert f"| mean | {row}| Latin | {row}| subject verb | {row}" in text and "`the command of the pairs`" in text
+    assert "[minimal_pairs]" not in text and problems(folder, "number") == []
+    change(path, "-0.25", "-0.75")
+    card.write_card(folder.parent, "llama", "", repository=None, base_model=None, relation="finetune")
+    assert "minimal_pairs.json: the difference to peer-2 (mean) does not follow" in problems(folder, "number")[0]
+
+
 def test_a_comparison_of_other_weights_is_refused_and_another_folder_s_is_taken(dist, run, tmp_path):
     out = shutil.copytree(dist, tmp_path / "tiny")
     content = read_json(run / "comparison" / "comparison.json")

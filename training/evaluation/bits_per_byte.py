@@ -208,7 +208,7 @@ class BitsPerByte:
         """Return the mean over languages, then each language, then code."""
         metrics = groups(record["documents"], "language")
         languages = [metric.rows for language, metric in metrics.items() if language != CODE]
-        mean = {"mean": Metric(np.concatenate(languages, axis=1), _mean_of_ratios)} if languages else {}
+        mean = {"mean": Metric(np.concatenate(languages, axis=1), mean_of_ratios)} if languages else {}
         return mean | metrics
 
     def details(self, record: dict) -> dict:
@@ -226,5 +226,6 @@ def groups(rows: list[dict], by: str) -> dict[str, Metric]:
     return ratios_by((row[by] for row in rows), bits, [row["bytes"] for row in rows])
 
 
-def _mean_of_ratios(sums: np.ndarray) -> np.ndarray:
+def mean_of_ratios(sums: np.ndarray) -> np.ndarray:
+    """Return the mean of ratios whose numerators and denominators alternate on the last axis."""
     return (sums[..., 0::2] / sums[..., 1::2]).mean(-1)
