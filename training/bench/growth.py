@@ -16,7 +16,6 @@ import csv
 import gc
 import json
 import random
-import runpy
 import sys
 import tempfile
 import time
@@ -339,16 +338,6 @@ def _read_packages(text: str) -> None:
             list(reader(Path(folder), [file.name], tag))
 
 
-def _app() -> dict[str, Callable[[str], object]]:
-    app = runpy.run_path(str(ROOT / "model_card" / "space" / "formats.py"))
-    return {
-        "app.escape": lambda text: app["unescape"](app["escape"](text)),
-        "app.prompts": lambda text: (app["ocr"](text), app["translation"](text, ""), app["rag"](text, {"1": text})),
-        "app.sources_in": app["sources_in"],
-        "app.shown": lambda text: app["shown"](text, {"1": text[:WINDOW]}),
-    }  # fmt: skip
-
-
 def _each(function: Callable[[str], Iterable]) -> Callable[[str], int]:
     """Return a function that exhausts the iterator of another."""
     return lambda text: sum(1 for _ in function(text))
@@ -395,7 +384,6 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "translation.score": _translation_scores,
     "instruct.remove_markers": remove_markers,
     "scoring.language_match": lambda text: language_match(text, text, "en"),
-    **_app(),
 }
 
 
