@@ -9,13 +9,25 @@ PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 CORE := model parity tokenizer loss options loader checkpoint card
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test test-core test-slow test-versions quality bench constraints clean
+.PHONY: help demo index index-femto test test-core test-slow test-versions quality bench constraints clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/.curation  ## corpus, curation, tokenizer, shards, pretraining, continuation of the shipped model (10 minutes)
 	.venv/bin/python -m training.demo
+
+index: .venv/.training  ## after make demo: what its models were trained on, for pleias app --index
+	.venv/bin/python -m training.trace --index data/demo/index --shards data/demo/shards --tokenizer data/demo/tokenizer
+	.venv/bin/python -m training.trace --index data/continued/index --shards data/continued/shards \
+		--tokenizer modeling_pleias/tokenizer
+
+index-femto: .venv/.training  ## the same for the base text of femto, whose corpus is not in the clone: CORPUS=FOLDER
+	@[ -n "$(CORPUS)" ] || { echo "error: pass the corpus of femto: make index-femto CORPUS=FOLDER"; exit 2; }
+	.venv/bin/python -m training.mixture --config model_card/femto/runs/1/mixture.yaml --corpus $(CORPUS) --out data/femto/mixture
+	.venv/bin/python -m training.shards --corpus data/femto/mixture/base --validation_corpus data/femto/mixture/held_out \
+		--tokenizer modeling_pleias/tokenizer --out data/femto/base
+	.venv/bin/python -m training.trace --index data/femto/index --shards data/femto/base --tokenizer modeling_pleias/tokenizer
 
 test: .venv/.dev  ## the whole suite, except the slow tests (10 minutes)
 	.venv/bin/python tests/fetch_transformers_tests.py

@@ -107,7 +107,7 @@ def test_the_base_install_requires_four_libraries(metadata):
 
 
 def test_the_extras_are_those_of_the_design(metadata):
-    extras = {"training", "curation", "evaluation", "release", "dev"}
+    extras = {"training", "curation", "evaluation", "app", "release", "dev"}
     assert set(metadata.metadata.get_all("Provides-Extra")) == extras
 
 
@@ -127,6 +127,7 @@ def test_the_constraints_pin_each_direct_dependency_within_its_range(metadata, e
         ("training", "training"),
         ("training/curation", "curation"),
         ("training/evaluation", "evaluation"),
+        ("training/space", "app"),
         ("training/bench", "dev"),  # in checkouts only
         ("model_card", "release"),
         ("tests", "dev"),
@@ -138,8 +139,9 @@ def test_a_package_imports_only_what_its_extra_declares(metadata, package, extra
     local = {"modeling_pleias", "training", "model_card"} | {
         path.stem for path in (REPOSITORY / "tests").rglob("*.py")
     }
-    # Packages with another extra; the app has a requirements.txt.
-    apart = {"training": ("bench", "curation", "evaluation"), "model_card": ("space",)}.get(package, ())
+    # Packages with another extra; the page of a Space has a requirements.txt.
+    programs = ("app.py", "bench", "curation", "evaluation", "space")
+    apart = {"training": programs, "training/space": ("app.py",)}.get(package, ())
     for path in sorted((REPOSITORY / package).rglob("*.py")):
         if path.relative_to(REPOSITORY / package).parts[0] in apart:
             continue

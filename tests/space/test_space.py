@@ -22,7 +22,7 @@ from transformers import AutoTokenizer
 from model_card.formats import gguf_writer
 from modeling_pleias import PleiasForCausalLM
 from training.common.config import InputError
-from training.common.files import read_json, write_json
+from training.common.files import read_json, sha256, write_json
 from training.evaluation.models import EvaluatedModel
 from training.tasks import ocr, rag, translation
 from training.tasks.ocr.changes import apply_changes
@@ -212,8 +212,12 @@ def test_the_page_of_a_space_imports_nothing_of_this_project_unless_it_is_instal
         "modeling_pleias.training.app"
     ]
     model = space.Torch.load(str(base_model), trust_remote_code=False)
-    page = space.build(model, "tiny", {})
-    texts = list(handler(page, "continue_text")("the old house", 8, 0, 1))
+    mark = space.origin("tiny", space.find_weights(str(base_model)))
+    digest = sha256(base_model / "model.safetensors")
+    assert mark == {"ai_generated": True, "model": "tiny", "sha256": digest}
+    page = space.build(model, "tiny", {}, mark)
+    texts, marks = zip(*handler(page, "continue_text")("the old house", 8, 0, 1), strict=True)
+    assert all(returned is mark for returned in marks)
     ids = model.tokenizer("the old house", return_tensors="pt")
     generated = model.model.generate(**ids, max_new_tokens=8, do_sample=False, repetition_penalty=1.0)
     assert texts[-1] == model.tokenizer.decode(generated[0], skip_special_tokens=True)

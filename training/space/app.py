@@ -8,6 +8,7 @@ correction, translation, answers. No GPU is needed.
 """
 
 import argparse
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -117,13 +118,31 @@ def complete(model: Torch | Gguf, text: str, count: int, temperature: float, pen
         yield text + new
 
 
-def build(model: Torch | Gguf, name: str, tabs: Mapping[str, Callable[[], None]]) -> gr.Blocks:
+def origin(name: str, weights: list[Path]) -> dict:
+    """Return what accompanies each completion: that a model wrote it, its name, and the sha256 of its weights.
+
+    Of several files, it is the sha256 of the sorted lines `HASH  FILE`, as in the BOM of a release.
+    """
+    lines = []
+    for path in weights:
+        digest = hashlib.sha256()
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        lines.append(f"{digest.hexdigest()}  {path.name}\n")
+    text = "".join(sorted(lines))
+    digest = text.partition(" ")[0] if len(lines) == 1 else hashlib.sha256(text.encode()).hexdigest()
+    return {"ai_generated": True, "model": name, "sha256": digest}
+
+
+def build(model: Torch | Gguf, name: str, tabs: Mapping[str, Callable[[], None]], mark: dict) -> gr.Blocks:
     """Build the page.
 
     Args:
         model: Model that continues texts.
         name: Title of the page.
         tabs: Title of each further tab, and a function that adds its components.
+        mark: Result of `origin`, which each continuation returns, too.
     """
     with gr.Blocks(title=name, analytics_enabled=False) as page:
         gr.Markdown(f"# {name}\nA base model: it continues text, and may state what is not so. Greedy as it stands.")
@@ -139,14 +158,24 @@ def build(model: Torch | Gguf, name: str, tabs: Mapping[str, Callable[[], None]]
             out = gr.Textbox(lines=8, label="Continued (AI-generated)")
             language.change(PROMPTS.get, language, text)
 
-            def continue_text(*values) -> Iterator[str]:
-                yield from complete(model, *values)
+            def continue_text(*values) -> Iterator[tuple[str, dict]]:
+                for continued in complete(model, *values):
+                    yield continued, mark
 
-            gr.Button("Continue", variant="primary").click(continue_text, [text, *settings], out)
+            button = gr.Button("Continue", variant="primary")
+            button.click(continue_text, [text, *settings], [out, gr.JSON(label="Origin")])
         for title, add in tabs.items():
             with gr.Tab(title):
                 add()
     return page
+
+
+def find_weights(model: str) -> list[Path]:
+    """Return the files of weights of a GGUF file, a folder, or a model on the Hub that was just loaded."""
+    from transformers.utils import cached_file
+
+    path = Path(model) if Path(model).exists() else Path(cached_file(model, "config.json")).parent
+    return [path] if path.is_file() else sorted(path.glob("*.safetensors"))
 
 
 def launch(page: gr.Blocks, **options) -> None:
@@ -172,7 +201,8 @@ def main() -> None:
     else:
         is_gguf = args.model.endswith(".gguf")
         model = Gguf(args.model) if is_gguf else Torch.load(args.model, trust_remote_code=args.trust_remote_code)
-        page = build(model, Path(args.model).resolve().name if Path(args.model).exists() else args.model, {})
+        name = Path(args.model).resolve().name if Path(args.model).exists() else args.model
+        page = build(model, name, {}, origin(name, find_weights(args.model)))
     launch(page, server_port=args.port)
 
 
