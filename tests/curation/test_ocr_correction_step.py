@@ -20,7 +20,8 @@ from training.tasks.ocr import corrector
 from training.tasks.ocr.changes import Change, apply_changes
 
 ROOT = Path(__file__).parents[2]
-FOREIGN = "upon yonder mountains shepherds gathered their flocks before dreadful storms destroyed several villages"
+RARE = "upon yonder mountains shepherds gathered their flocks before dreadful storms destroyed several villages"
+FOREIGN = "yonder mountains shepherds gathered flocks dreadful storms destroyed villages"
 
 
 def prose(words: list[str], seed: int, count: int = 150) -> str:
@@ -38,7 +39,7 @@ def texts(known, confused):
         "errors": confused(clean[1], 0.15, 1),
         "other errors": confused(clean[2], 0.15, 2),
         "poor": confused(clean[3], 0.9, 3),
-        "unknown words": confused(prose(FOREIGN.split(), 4), 0.15, 4),
+        "unknown words": confused(prose(RARE.split(), 4), 0.15, 4),
         "short": confused(clean[5][:120], 0.15, 5),
         "letter": confused(clean[6], 0.15, 6) + " Write to john.smith@company-mail.com today.",
     }
@@ -70,7 +71,7 @@ def test_documents_in_the_band_are_corrected_and_all_others_stay_byte_for_byte(s
         "errors": "corrected",
         "other errors": "corrected",
         "poor": "outside the band",
-        "unknown words": "abstained",
+        "unknown words": "no error found",
         "short": "outside the band",
         "letter": "corrected",
     }
