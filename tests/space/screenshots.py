@@ -35,7 +35,7 @@ def show_sources(page: Page) -> None:
     page.get_by_label("Text; a continuation").fill(OPENING)
     page.get_by_label("number input for Tokens of a passage, at least").fill("10")
     page.get_by_role("button", name="Continue, then find sources").click()
-    page.get_by_text("Word for word in").wait_for(timeout=120_000)
+    page.get_by_text("Verbatim in").wait_for(timeout=120_000)
     page.locator("#sources mark", has_text="die Aktivit\u00e4ten").last.click()
     page.locator("#documents blockquote").first.wait_for()
 

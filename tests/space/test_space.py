@@ -1,4 +1,4 @@
-"""The page marks what stands in training shards and corrects OCR as the library does; bad input is one sentence."""
+"""The page marks what occurs in training shards and corrects OCR as the library does; bad input is one sentence."""
 
 import ast
 import html
@@ -100,7 +100,7 @@ def test_a_passage_of_a_training_document_is_marked_with_its_licence_and_shown_i
     text, passage, row = planted
     marked, summary, _, parts = handler(page, "mark")(text, 20)
     marks = re.findall(r'<mark [^>]* data-number="\d+">([^<]*)</mark>', marked)
-    assert html.escape(passage) in "".join(marks) and marked.endswith("qqz</div>") and "Word for word in" in summary
+    assert html.escape(passage) in "".join(marks) and marked.endswith("qqz</div>") and "Verbatim in" in summary
     number = next(i for i, part in enumerate(parts) if part.spans)
     span = max(parts[number].spans, key=lambda span: span.length)
     shown = handler(page, "show")(parts, gr.EventData(None, {"number": number}))
@@ -318,7 +318,7 @@ def test_the_page_in_a_browser(program, planted, tmp_path):
         field = page.get_by_label("Text; a continuation is added to it (AI-generated)")
         field.fill(text)
         page.get_by_role("button", name="Continue, then find sources").click()
-        page.get_by_text("Word for word in").wait_for()
+        page.get_by_text("Verbatim in").wait_for()
         assert field.input_value().startswith(text) and field.input_value() != text
         assert "<b>{{1}} ${1}" in page.locator("#sources").inner_text()
         page.locator("#sources mark", has_text=passage[20:60]).first.click()

@@ -121,7 +121,7 @@ def add_sources_tab(index: TraceIndex, complete: Callable[[str, int], Iterator[s
         parts = segments(text, spans)
         share = copied_characters(spans) / len(text)
         summary = (
-            f"Word for word in {index.facts['documents']:,} training documents: {share:.0%} of the text, in "
+            f"Verbatim in {index.facts['documents']:,} training documents: {share:.0%} of the text, in "
             f"{len(spans)} passage{'s' * (len(spans) != 1)} of at least {minimum} tokens (found in {seconds:.2f} s)."
         )
         return marked_text(parts), summary, "", parts
