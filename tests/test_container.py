@@ -28,7 +28,7 @@ def can_mount() -> bool:
 @pytest.mark.skipif(not can_mount(), reason="needs root, unshare and setpriv")
 @pytest.mark.parametrize(
     ("path", "home"),
-    [("/nonexistent", True), ("/usr/bin:/bin", False)],
+    [("/nonexistent", True), pytest.param("/usr/bin:/bin", False, marks=pytest.mark.slow)],
     ids=["no git, no compiler, a read-only home", "no home, and a compiler whose library cannot be loaded"],
 )
 def test_a_run_from_corpus_to_model_needs_no_tools_no_home_and_no_executable_files(path, home):

@@ -87,6 +87,7 @@ def test_an_interrupted_run_keeps_its_steps(tmp_path):
     assert choose_steps(config, ["--no_such_option", "if this run were timed"], 180) == 90
 
 
+@pytest.mark.slow
 def test_steps_on_the_command_line_win(run_demo, capfd):
     stages = [{"name": "base", "steps": 5, "sequences": 2}]
     assert run_demo("--stages", json.dumps(stages))["stages"][0]["steps"] == 5

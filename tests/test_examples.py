@@ -162,6 +162,7 @@ def test_generate_prints_a_continuation_in_the_language_of_each_prompt(run):
         assert identify(output[start + len(prompt) : end])[0] == language
 
 
+@pytest.mark.slow
 def test_generate_prints_the_greedy_continuations_of_another_model(model, run):
     tokenizer = AutoTokenizer.from_pretrained(model)
     loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)

@@ -428,6 +428,7 @@ def test_a_killed_worker_stops_the_run_with_a_message_and_a_second_run_completes
     assert "1,560 documents in" in printed
 
 
+@pytest.mark.slow
 def test_with_drop_a_file_that_kills_its_worker_twice_is_dropped(wide, tmp_path):
     deaths = Counter()
 

@@ -145,7 +145,9 @@ def build(model: Torch | Gguf, name: str, tabs: Mapping[str, Callable[[], None]]
         mark: Result of `origin`, which each continuation returns, too.
     """
     with gr.Blocks(title=name, analytics_enabled=False) as page:
-        gr.Markdown(f"# {name}\nA base model: it continues text, and may state falsehoods. Decoding is greedy by default.")
+        gr.Markdown(
+            f"# {name}\nA base model: it continues text, and may state falsehoods. Decoding is greedy by default."
+        )
         with gr.Tab("Continue"):
             with gr.Accordion("Decoding", open=False):
                 settings = [
