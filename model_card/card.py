@@ -52,7 +52,7 @@ from .files import (
     write_text,
 )
 from .hub import write_benchmark_results
-from .provenance import FENCE, TracedValue, fence, locate, render, resolve_pointer, unwrap, unwrap_metadata
+from .provenance import FENCE, TracedValue, fence, locate, render_with_marks, resolve_pointer, unwrap, unwrap_metadata
 from .run import Run
 from .run_export import last_samples, read_comparison
 
@@ -73,7 +73,9 @@ PARTS = ("llama", "custom", *FORMATS)  # the folders of a release
 BITS = {"2": "two", "3": "three", "4": "four", "5": "five", "6": "six", "8": "eight"}
 
 
-def write(folder: Path, template: Path, sources: dict[str, Path], metadata, command: str, **context) -> None:
+def write_card_files(
+    folder: Path, template: Path, sources: dict[str, Path], metadata, command: str, **context
+) -> None:
     """Write README.md and card.json of a folder.
 
     Args:
@@ -87,7 +89,7 @@ def write(folder: Path, template: Path, sources: dict[str, Path], metadata, comm
     traced, traced_metadata = [], []
     values = trace(folder, sources, traced)
     head = unwrap_metadata(metadata(values), "", traced_metadata)
-    body, numbers = locate(render(template, values, head=head, **context), traced)
+    body, numbers = locate(render_with_marks(template, values, head=head, **context), traced)
     text = f"---\n{yaml_dump(head, sort_keys=False)}---\n{body}"
     shift = text[: len(text) - len(body)].count("\n")
     write_text(folder / "README.md", text)
@@ -320,7 +322,7 @@ def write_card(out: Path, part: str, command: str, **options) -> None:
 def write_folder_card(folder: Path, part: str, command: str, **options) -> None:
     """Write the card of a folder, whatever its name, as that of one folder of a release."""
     sources, head, names = card_inputs(folder, part, **options)
-    write(folder, TEMPLATES / "card.md", sources, head, command, **names)
+    write_card_files(folder, TEMPLATES / "card.md", sources, head, command, **names)
 
 
 def variant_in(folder: Path) -> str | None:
@@ -346,7 +348,7 @@ def rewrite_variant(folder: Path, part: str, command: str, **options) -> None:
 
 
 def card_inputs(folder: Path, part: str, **options) -> tuple[dict[str, Path], Callable, dict]:
-    """Return the sources, the metadata and the further names of the card of a folder, as for `write`."""
+    """Return the sources, the metadata and the further names of the card of a folder, as for `write_card_files`."""
     sources = {name: folder / EVIDENCE / f"{name}.json" for name in ("release", "facts", "lineage", "data")}
     sources["generation_config"] = folder / EVIDENCE / "generation_config.json"
     results = sorted((folder / EVIDENCE / "eval").glob("*.json"))
@@ -390,10 +392,10 @@ def python_blocks(folder: Path) -> set[str]:
         for part in PARTS:
             sources, head, names = card_inputs(folder, part, repository=None, base_model=None, relation="finetune")
             values = trace(folder, sources, [])
-            rendered.append(render(TEMPLATES / "card.md", values, head=head(values), **names))
+            rendered.append(render_with_marks(TEMPLATES / "card.md", values, head=head(values), **names))
     elif template.is_file():
         values = trace(template.parent, {"facts": template.with_name("facts.json")}, [])
-        rendered.append(render(template, values, head={}, language_names=LANGUAGE_NAMES))
+        rendered.append(render_with_marks(template, values, head={}, language_names=LANGUAGE_NAMES))
     return {code for text in rendered for _, language, code in FENCE.findall(text) if language.strip() == "python"}
 
 
@@ -415,7 +417,7 @@ def write_standalone_card(folder: Path, command: str) -> None:
         pointer = value.removeprefix("=") if isinstance(value, str) and value.startswith("=/") else None
         return resolve_pointer(values["facts"], pointer) if pointer else value
 
-    write(
+    write_card_files(
         folder,
         folder / "template.md",
         {"facts": folder / "facts.json"},

@@ -147,7 +147,7 @@ def fence(texts: Iterable[str]) -> str:
     return "`" * max(3, 1 + max((len(run) for text in texts for run in re.findall("`+", text)), default=0))
 
 
-def render(template: Path, values: dict, **context) -> str:
+def render_with_marks(template: Path, values: dict, **context) -> str:
     """Render a template, with a mark for each traced value.
 
     Args:

@@ -216,7 +216,7 @@ def run_metadata(run: Run) -> dict:
     }
 
 
-def describe(source: ReleaseSource) -> dict:
+def describe_source(source: ReleaseSource) -> dict:
     """Return the `source`, `model` and `languages` of release.json."""
     config, folder = source.model.config, source.run.folder if source.run else source.folder
     shape = {name: getattr(config, name) for name in SHAPE}
@@ -269,7 +269,7 @@ def open_signer(args: argparse.Namespace):
     return signing.make_signer(args.sign, args.certificate, args.chain)
 
 
-def build(args: argparse.Namespace, command: str) -> dict:
+def build_release(args: argparse.Namespace, command: str) -> dict:
     """Write and verify `args.out`; return the content of release.json.
 
     Raises:
@@ -324,7 +324,7 @@ def build(args: argparse.Namespace, command: str) -> dict:
                 **{name: version(name) for name in packages},
             },
             "hardware": {"cpu": cpu_name(), "cpus": len(os.sched_getaffinity(0))},
-            **describe(source),
+            **describe_source(source),
             "license": args.license,
             "provider": provider,
             "signature": {"public_key_sha256": signing.fingerprint(args.sign)} if signer else None,
@@ -377,9 +377,9 @@ def write_format(
             languages=reference.source.languages,
         )
     else:
-        from .formats.exports import check_export, export
+        from .formats.exports import check_export, export_format
 
-        export(out / "llama", out / format, format=format)
+        export_format(out / "llama", out / format, format=format)
         check_export(checks, fp32, out / format, format=format)
 
 
@@ -404,7 +404,7 @@ def main() -> None:
     """`python -m model_card.release`: see the docstring of this file."""
     args = options()
     transformers.logging.disable_progress_bar()
-    release = build(args, shell_line(["python", "-m", "model_card.release", *sys.argv[1:]]))
+    release = build_release(args, shell_line(["python", "-m", "model_card.release", *sys.argv[1:]]))
     laps = ", ".join(f"{name} {value:g} s" for name, value in release["seconds"].items())
     print(f"\n{len(release['checks'])} checks passed. Time: {laps}.")
     for name, part in release["folders"].items():

@@ -130,7 +130,7 @@ def convert(folder: Path, out: Path) -> Path:
         release = read_json(folder / "evidence" / "release.json")
         about = {key: release[key] for key in about}
     print(f"Writing {name} as a temporary GGUF file ...", flush=True)
-    gguf_writer.write(folder, path := out / "model.gguf", format="BF16", **about)
+    gguf_writer.write_gguf(folder, path := out / "model.gguf", format="BF16", **about)
     return path
 
 

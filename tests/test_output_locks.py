@@ -26,7 +26,7 @@ def programs(tiny_corpus, tiny_tokenizer, tiny_shards):
         "tokenizer": lambda out: tokenizer.train(
             tokenizer.TokenizerConfig(corpus=tiny_corpus, out=out, vocab_size=340)
         ),
-        "trace": lambda out: trace_index.build([tiny_shards], tokenizer=tiny_tokenizer, out=out),
+        "trace": lambda out: trace_index.build_index([tiny_shards], tokenizer=tiny_tokenizer, out=out),
     }
 
 

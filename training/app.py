@@ -30,7 +30,7 @@ from .common.files import fingerprint, model_sha256, read_json
 from .common.generation import token_id
 from .evaluation.models import EvaluatedModel
 from .ocr import OcrConfig, correct_file
-from .space.app import Torch, build, complete, find_weights, launch, origin
+from .space.app import Torch, build_page, complete, find_weights, launch, origin
 from .space.sources import add_sources_tab
 from .space.tasks import FineTunedCorrector, add_ocr_tab, add_rag_tab, add_translation_tab
 from .tasks.ocr import format as ocr_format
@@ -191,7 +191,7 @@ def open_page(config: AppConfig) -> tuple[gr.Blocks, str]:
     lines.append(f"tabs      {', '.join(['Continue', *tabs])}")
     source = str(Path(subject.source) / subject.gguf) if subject.gguf else str(subject.source)
     mark = origin(subject.name, find_weights(source))
-    return build(model, subject.name, tabs, mark), "\n".join(map(terminal_line, lines))
+    return build_page(model, subject.name, tabs, mark), "\n".join(map(terminal_line, lines))
 
 
 def free_port(host: str, port: int) -> int:

@@ -94,12 +94,12 @@ def main() -> None:
     elif name in PROGRAMS:
         sys.argv = [f"pleias {name}", *arguments]
         end_on_signals()  # importing the program takes seconds
-        run(PROGRAMS[name])
+        run_installed(PROGRAMS[name])
     else:
         exit_with_error(f"unknown program {name!r}: choose from {', '.join(PROGRAMS)}.")
 
 
-def run(program: Program) -> None:
+def run_installed(program: Program) -> None:
     """Import a program and run its `main`; importing, not executing it, lets worker processes find its functions."""
     try:
         module = import_module(ROOT + program.module)

@@ -113,7 +113,7 @@ def stream(shards: list[ShardReader], block: int) -> Iterator[np.ndarray]:
                 bar.update(len(shard.tokens[first : first + block]))
 
 
-def build(config: EmbeddingsConfig) -> None:
+def build_embeddings(config: EmbeddingsConfig) -> None:
     """Count co-occurrences, factorise them, and write the model.
 
     Raises:
@@ -153,7 +153,7 @@ def main() -> None:
     """Run `python -m training.embeddings`."""
     config = parse(EmbeddingsConfig, description=__doc__.split("\n\n")[0])
     with lock_folder(config.out):
-        build(config)
+        build_embeddings(config)
 
 
 if __name__ == "__main__":

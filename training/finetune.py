@@ -69,7 +69,7 @@ class Run:
 
     def __init__(self, config: FinetuneConfig):
         config.check()
-        self.config, self.folder, self.task = config, config.folder, tasks.load(config.task)
+        self.config, self.folder, self.task = config, config.folder, tasks.load_task(config.task)
         self.base_folder = base_model.resolve_base_model(config.base_model)
         self.base_files = model_sha256(self.base_folder)
         self.tokenizer = base_model.open_tokenizer(self.base_folder)
@@ -356,7 +356,7 @@ def write_results(
         manifests["replay"] = data_manifest.build_manifest(
             parts["replay"], None, model_folder, path=config.replay.path
         )
-    data_manifest.write(run.folder, manifests)
+    data_manifest.write_data_manifests(run.folder, manifests)
     run.record.write(data=[manifest["fingerprint"] for manifest in manifests.values()])
     metrics = model_selection.compare_metrics(run.task.score(rows, before), run.task.score(rows, after))
     write_result(

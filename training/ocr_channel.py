@@ -98,7 +98,7 @@ def learn(config: ChannelConfig) -> None:
         judge_hash = fingerprint(model_sha256(config.model)) if config.model else None
         stages.fit_gates(settings, judge, config.judged, judge_hash)
         command = shell_line(["python", "-m", "training.ocr_channel", *sys.argv[1:]])
-        write_report(config.out, stages.measure(settings, judge, config.measured), command)
+        write_report(config.out, stages.measure_corrector(settings, judge, config.measured), command)
 
 
 def _check_settings(config: ChannelConfig) -> None:

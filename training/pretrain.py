@@ -361,7 +361,7 @@ def pretrain(config: PretrainConfig) -> None:
     configure_allocator()
     flush_denormals()
     layout = parallel.ParallelLayout.from_launcher()
-    trackers.check(config.trackers)
+    trackers.check_trackers(config.trackers)
     # NextTokenLoss handles precision. On CPU, Accelerate joins the other processes only with cpu=True.
     accelerator = Accelerator(
         mixed_precision="no",

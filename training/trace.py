@@ -23,7 +23,7 @@ from .common.escaping import terminal_line
 from .common.files import UNFINISHED, read_text, write_json
 from .tracing.contamination import SHORT, find_overlaps
 from .tracing.search import THRESHOLDS, TraceIndex, build_report
-from .tracing.trace_index import build
+from .tracing.trace_index import build_index
 
 MIN_TOKENS = 20  # of a listed passage of a text
 
@@ -150,7 +150,7 @@ def main() -> None:
             raise InputError("--tokenizer is missing: pass the folder that was passed to training.shards.")
         settings = {"splits": config.splits, "block_megabytes": config.block_megabytes}
         folders = config.shards if isinstance(config.shards, list) else [config.shards]
-        facts = build(folders, tokenizer=config.tokenizer, out=config.index, **settings)
+        facts = build_index(folders, tokenizer=config.tokenizer, out=config.index, **settings)
         size = sum(sum(block["files"].values()) for block in facts["blocks"])
         print(
             f"wrote {config.index / 'index.json'}: {facts['documents']:,} documents, {facts['tokens']:,} tokens, "

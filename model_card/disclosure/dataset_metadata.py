@@ -121,7 +121,7 @@ def sentence_of(counts: dict[str, int], column: str) -> str:
     return f"Documents by {column}: " + ", ".join(f"{name or 'not stated'} {n:,}" for name, n in counts.items()) + "."
 
 
-def describe(text: TrainingText, context, distribution: list, record_sets: list) -> dict:
+def describe_text(text: TrainingText, context, distribution: list, record_sets: list) -> dict:
     """Return the content of a Croissant file.
 
     Args:
@@ -246,7 +246,7 @@ def corpus_metadata(folder: Path, name: str, url: str | None, creator: dict | No
         measures=f"{rows.total():,} documents in {len(paths):,} Parquet files with the columns of Common Corpus.",
         steps=[],
     )
-    return describe(text, context, files, sets)
+    return describe_text(text, context, files, sets)
 
 
 def corpus_files(folder: Path) -> list[Path]:
@@ -391,5 +391,5 @@ def shard_metadata(folder: Path, repository: str | None) -> dict[str, dict]:
             for shard in shards
         ]
         name = f"{'-'.join(corpus['stages'])}-{fingerprint[:12]}.json"
-        contents[name] = describe(text, context, nodes, [])
+        contents[name] = describe_text(text, context, nodes, [])
     return contents

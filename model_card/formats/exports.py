@@ -52,7 +52,7 @@ def hide_export_warnings() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def export(variant: Path, out: Path, *, format: str) -> None:
+def export_format(variant: Path, out: Path, *, format: str) -> None:
     """Export the folder of the `llama` variant to `out`; `format` is `onnx` or `openvino`."""
     model = LlamaForCausalLM.from_pretrained(variant, dtype=torch.float32).eval()
     # Two rows, one padded: the exporter would make a batch of one or a mask of ones a constant.

@@ -47,7 +47,7 @@ def write_and_check(
     Args:
         variant: Folder of the `llama` variant.
         formats: Keys of `gguf_writer.FORMATS`, always with BF16.
-        faults: `pre` and `permute` of `gguf_writer.write`, for tests of these checks.
+        faults: `pre` and `permute` of `gguf_writer.write_gguf`, for tests of these checks.
     """
     out.mkdir()
     about = {"name": name, "license": license, "languages": languages, **faults}
@@ -55,7 +55,7 @@ def write_and_check(
     rows = []
     for format in ("F32", *formats):
         path = out / f"{name}-{format}.gguf"
-        gguf_writer.write(variant, path, format=format, **about)
+        gguf_writer.write_gguf(variant, path, format=format, **about)
         if format == "BF16" and lossless:
             check_bits(checks, variant, path)
         with LlamaCppServer(path, context=fp32.context) as engine:

@@ -33,7 +33,7 @@ FORMATS = {
 K_TYPES = (Type.Q4_K, Type.Q5_K, Type.Q6_K)  # gguf-py only reads these, so llama.cpp's library quantises
 
 
-def write(
+def write_gguf(
     variant: Path,
     path: Path,
     *,

@@ -66,7 +66,7 @@ def open_run(run: Run) -> ReleaseSource:
         raise ReleaseError(
             f"{run.folder} has no model/ yet. Repeat the command that started the run, and let it finish."
         )
-    model = load(model_folder)
+    model = load_complete_model(model_folder)
     codes = languages(collect_corpora(run), LISTS["languages"].split()) or (config.get("corpus") or {}).get(
         "languages"
     )
@@ -85,10 +85,10 @@ def open_llama(folder: Path) -> ReleaseSource:
         raise ReleaseError(f"model_type in {folder}/config.json must be 'llama', got {config.get('model_type')!r}.")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         read_json(folder / name)
-    return ReleaseSource(folder, None, load(folder), list(LANGUAGE_NAMES))
+    return ReleaseSource(folder, None, load_complete_model(folder), list(LANGUAGE_NAMES))
 
 
-def load(folder: Path) -> PleiasForCausalLM:
+def load_complete_model(folder: Path) -> PleiasForCausalLM:
     """Load the model of a folder in the dtype that its config specifies, else in float32.
 
     Raises:

@@ -220,7 +220,7 @@ output_faults.main()
 
 @pytest.mark.slow
 def test_the_dtypes_benchmark_times_the_same_work_in_both_dtypes(base_model):
-    report = dtypes.measure(dtypes.DtypesBench(model=base_model, prompt_tokens=8, new_tokens=4, rounds=2))
+    report = dtypes.measure_dtypes(dtypes.DtypesBench(model=base_model, prompt_tokens=8, new_tokens=4, rounds=2))
     assert [row["unit"] for row in report.values()] == ["FLOP/s", "per second", "tokens/s", "tokens/s"]
     assert all(row[str(dtype)] > 0 for row in report.values() for dtype in (torch.bfloat16, torch.float32))
     model = {dtype: dtypes.workloads(dtypes.DtypesBench(model=base_model), dtype) for dtype in dtypes.DTYPES}

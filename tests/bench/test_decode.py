@@ -8,7 +8,7 @@ import torch
 from transformers import AutoTokenizer
 
 from modeling_pleias import PleiasConfig, PleiasForCausalLM
-from training.bench.decode import LLAMA_CPP, WRITE_GGUF, DecodeBench, llama_cpp, measure
+from training.bench.decode import LLAMA_CPP, WRITE_GGUF, DecodeBench, llama_cpp, measure_decoding
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_llama_cpp_continues_each_prompt_of_a_batch_by_the_tokens_of_the_model(t
 
 def test_each_way_of_generating_is_measured_at_each_batch_size(tiny):
     _, folder, gguf = tiny
-    report = measure(DecodeBench(batches=[1, 2], prompt_tokens=8, new_tokens=4, rounds=2), folder, gguf)
+    report = measure_decoding(DecodeBench(batches=[1, 2], prompt_tokens=8, new_tokens=4, rounds=2), folder, gguf)
     kinds = ("transformers' Llama, fp32", "Pleias, fp32", "transformers' Llama, bf16", "Pleias, bf16")
     ways = [*kinds, "Llama, read_bf16_weights", "Pleias, read_bf16_weights", LLAMA_CPP]
     assert {batch: list(rows) for batch, rows in report.items()} == {1: ways, 2: ways}

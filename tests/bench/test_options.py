@@ -34,10 +34,10 @@ def bench(tmp_path, tiny_shards, tiny_tokenizer, monkeypatch) -> options.Options
 
 def test_the_benchmark_measures_the_speed_of_each_option_and_keeps_it(bench):
     bench.parts = ["speed"]
-    report = options.measure(bench)
+    report = options.measure_options(bench)
     assert {name: len(rounds) for name, rounds in report["speed"].items()} == {"baseline": 1, "muon": 1}
     assert options.relative(report, "baseline") == 1 and options.relative(report, "muon") > 0
-    assert read_json(bench.json) == report == options.measure(bench) | {"config": report["config"]}
+    assert read_json(bench.json) == report == options.measure_options(bench) | {"config": report["config"]}
 
 
 @pytest.mark.parametrize("relative_speed, fewer", [(0.5, 1), (0.1, 1), (0.99, 2)])
@@ -46,7 +46,7 @@ def test_a_slower_option_trains_for_fewer_steps_at_equal_time_and_for_one_at_lea
 ):
     monkeypatch.setattr(options, "quality", lambda config: config.stages[0].steps + (config.optimizer.name == "muon"))
     write_json(bench.json, {"speed": {"baseline": [100.0], "muon": [100.0 * relative_speed]}, "quality": {}})
-    quality = options.measure(bench)["quality"]
+    quality = options.measure_options(bench)["quality"]
     assert quality["baseline"]["equal steps"] == quality["baseline"]["equal time"]
     assert quality["muon"]["equal steps"] == {"steps": 2, "bits_per_byte": 3}
     assert quality["muon"]["equal time"] == {"steps": fewer, "bits_per_byte": fewer + 1}

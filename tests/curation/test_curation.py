@@ -367,7 +367,7 @@ def test_a_full_disk_while_files_are_published_leaves_the_earlier_result(origina
     (settings.work / "published.json").unlink()
     step = statistics.PublishStep(settings, settings={}, fingerprint="new")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="No space left"):
-        patch.setattr(statistics.statistics_report, "write", no_space)
+        patch.setattr(statistics.statistics_report, "write_statistics", no_space)
         step.run()
     assert published(out) == earlier
     with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="No space left"):

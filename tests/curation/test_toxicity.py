@@ -20,7 +20,7 @@ from training.common.language import LANGUAGES
 from training.curation import lexicon
 from training.curation.celadon import Celadon, CeladonScorer
 from training.curation.lexicon import KINDS, LexiconScorer, endings, lists, score_passage
-from training.curation.toxicity import POLICIES, action, load, measure_corpus, measure_sentences, verdict
+from training.curation.toxicity import POLICIES, action, load_scorer, measure_corpus, measure_sentences, verdict
 from training.curation.toxicity_axes import AXES, MIN_SHARE, PASSAGE, Scores, combine, passages
 from training.data.documents import SCHEMA
 
@@ -180,14 +180,14 @@ def test_a_document_in_another_language_is_scored_as_english():
 
 
 def test_texts_without_words_have_zero_scores():
-    assert load().score(["", "\n\n", "12 + 30 = 42"], ["en", "la", "de"]) == [Scores()] * 3
+    assert load_scorer().score(["", "\n\n", "12 + 30 = 42"], ["en", "la", "de"]) == [Scores()] * 3
 
 
 def test_a_hostile_sentence_is_detected_anywhere_in_a_long_document():
     filler = "The weather was fine and the road was long. "
     for before in (0, 40, 44, 45, 46, 90):
         text = filler * before + "I hate immigrants. " + filler * 50
-        assert load().score([text], ["en"])[0].race == 3, before
+        assert load_scorer().score([text], ["en"])[0].race == 3, before
 
 
 # Accuracy -----------------------------------------------------------------------------------------
@@ -326,7 +326,7 @@ def test_celadon_has_the_published_size_and_parameter_names():
 def test_celadon_returns_the_same_five_levels_after_loading_again(checkpoint):
     with safe_open(checkpoint / "model.safetensors", "pt") as weights:
         assert "heads.4.bias" in weights.keys()
-    first, second = load(str(checkpoint)), CeladonScorer(str(checkpoint))
+    first, second = load_scorer(str(checkpoint)), CeladonScorer(str(checkpoint))
     texts = ["the cat sat.", "a dog ran, and ran.", "x" * 50]
     assert first.score(texts, ["en"] * 3) == second.score(texts, ["en"] * 3)
     ids = first.tokenizer(texts[0], return_tensors="pt")["input_ids"]
@@ -374,4 +374,4 @@ def test_a_model_without_the_five_heads_is_an_error(checkpoint, tmp_path):
 def test_a_folder_without_a_checkpoint_is_an_error(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "deberta-v2"}))
     with pytest.raises(InputError, match=str(tmp_path)):
-        load(str(tmp_path))
+        load_scorer(str(tmp_path))

@@ -164,7 +164,7 @@ def test_a_gguf_file_has_the_ids_and_metrics_of_its_source_folder(tmp_path, tiny
     )
     folder = save(tmp_path / "folder", model, tiny_tokenizer)
     path = tmp_path / "tiny.gguf"
-    gguf_writer.write(tmp_path / "folder", path, format="F32", name="tiny", license="cc0-1.0", languages=["fr"])
+    gguf_writer.write_gguf(tmp_path / "folder", path, format="F32", name="tiny", license="cc0-1.0", languages=["fr"])
     gguf, original = EvaluatedModel(str(path)), EvaluatedModel(folder)
     for text in (NASTY, "a 1234 b12 c  d\n\n e's"):
         assert bits_per_byte.encode(gguf, text) == bits_per_byte.encode(original, text)

@@ -22,7 +22,7 @@ from training.common.files import read_json
 from training.evaluation import held_out_text as texts_module
 from training.evaluation.held_out_text import TextConfig, held_out
 from training.evaluation.models import EvaluatedModel
-from training.tracing.trace_index import build
+from training.tracing.trace_index import build_index
 
 SHAPE = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 SMALL = "--adherence.prompts 2 --adherence.new_tokens 24 --toxicity.new_tokens 4 --toxicity.languages [en,la]"
@@ -129,7 +129,7 @@ def test_two_models_are_compared_on_the_same_examples(run, tiny_tokenizer, tiny_
 def test_contaminated_texts_are_counted_and_can_be_excluded_without_measuring_again(
     run, tiny_tokenizer, tiny_corpus, tiny_shards, tmp_path, monkeypatch, capsys
 ):
-    build([tiny_shards], tokenizer=tiny_tokenizer, out=tmp_path / "index", splits=["train"])
+    build_index([tiny_shards], tokenizer=tiny_tokenizer, out=tmp_path / "index", splits=["train"])
     unseen = {text.identifier for text in held_out(TextConfig(), run)}
     rows = texts_module.read_documents(tiny_corpus, columns=["identifier", "language", "text"])
     trained = [row["text"] for row in rows if row["language"] == "French" and row["identifier"] not in unseen]
@@ -258,7 +258,7 @@ def test_contamination_without_an_index_or_a_test_text_is_rejected(run, tiny_sha
     rejected("needs an index of the training shards: pass --contamination", *model, "--exclude_contaminated")
     rejected("--contamination needs a task with test texts: bits", *model, *index, "--suite", "speed")
     rejected("index.json is missing", *model, *index)
-    build([tiny_shards], tokenizer=tiny_tokenizer, out=tmp_path, splits=["train", "validation"])
+    build_index([tiny_shards], tokenizer=tiny_tokenizer, out=tmp_path, splits=["train", "validation"])
     rejected("contains the held-out documents too", *model, *index)
 
 

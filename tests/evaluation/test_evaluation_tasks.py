@@ -18,7 +18,7 @@ from modeling_pleias import PleiasTokenizer
 from training.common.config import InputError
 from training.common.generation import complete
 from training.common.language import LANGUAGES, identify
-from training.curation.toxicity import load
+from training.curation.toxicity import load_scorer
 from training.curation.toxicity_axes import AXES
 from training.evaluation import bits_per_byte
 from training.evaluation.benchmarks import Continuation, Public, PublicConfig, continuations, example_texts
@@ -42,7 +42,7 @@ from training.tasks import translation
 from training.tasks.ocr.metrics import correction_metrics
 from training.tasks.translation.format import STOP
 from training.tracing.search import TraceIndex
-from training.tracing.trace_index import build
+from training.tracing.trace_index import build_index
 
 FRENCH = "Le vieux roi habitait un château au bord de la mer, et tous les matins il regardait partir les bateaux. "
 GERMAN = "Der alte König wohnte in einem Schloss am Meer, und jeden Morgen sah er den Schiffen nach, die fuhren. "
@@ -110,7 +110,7 @@ def test_toxicity_prompts_are_harmless_and_in_their_language_ten_of_each_kind():
     assert {axis: sum(row["axis"] == axis for row in rows) for axis in AXES} == dict.fromkeys(AXES, 2 * len(LANGUAGES))
     assert len({row["prompt"] for row in rows}) == len(rows)
     assert [row["prompt"] for row in rows if identify(row["prompt"])[0] != row["language"]] == []
-    scored = load().score([row["prompt"] for row in rows], [row["language"] for row in rows])
+    scored = load_scorer().score([row["prompt"] for row in rows], [row["language"] for row in rows])
     assert [row["prompt"] for row, scores in zip(rows, scored, strict=True) if scores.total] == []
 
 
@@ -141,10 +141,10 @@ def test_a_continuation_is_scored_with_its_prompt_by_the_scorer_of_curation(run,
         lambda model, tokenizer, prompts, **_: [" vermin."] * len(prompts),
     )
     rows = Toxicity(ToxicityEvalConfig(languages=["en"])).measure(EvaluatedModel(str(run)))["continuations"]
-    expected = load().score([f"{row['prompt']} vermin." for row in rows], ["en"] * len(rows))
+    expected = load_scorer().score([f"{row['prompt']} vermin." for row in rows], ["en"] * len(rows))
     assert [tuple(row["levels"]) for row in rows] == [scores.levels for scores in expected]
     assert next(row for row in rows if row["prompt"].startswith("The foreigners"))["levels"] == [3, 0, 0, 0, 0]
-    assert load().score([" vermin."], ["en"])[0].total == 0
+    assert load_scorer().score([" vermin."], ["en"])[0].total == 0
 
 
 # lm-evaluation-harness ----------------------------------------------------------------------------
@@ -362,7 +362,7 @@ def memorised(tmp_path_factory, tiny_tokenizer, write_corpus):
     write_corpus(folder / "held" / "fr.parquet", validation)
     config = {"corpus": folder / "corpus", "validation_corpus": folder / "held", "tokenizer": tiny_tokenizer}
     build_shards(ShardsConfig(**config, out=folder / "shards", workers=1))
-    build([folder / "shards"], tokenizer=tiny_tokenizer, out=folder / "index", splits=["train"])
+    build_index([folder / "shards"], tokenizer=tiny_tokenizer, out=folder / "index", splits=["train"])
     run = make_run(folder / "run", tiny_tokenizer, folder / "shards")  # noqa: F811
     tokenizer = PleiasTokenizer.from_pretrained(tiny_tokenizer)
     ids = torch.tensor([tokenizer(FRENCH + GERMAN).input_ids])

@@ -30,7 +30,7 @@ def build():
 
         def make(out: Path, *arguments: object) -> Path:
             words = ["--out", str(out), "--formats", *map(str, arguments)]
-            release.build(release.options(words), "python -m model_card.release --run runs/tiny")
+            release.build_release(release.options(words), "python -m model_card.release --run runs/tiny")
             return out
 
         yield make
@@ -359,7 +359,7 @@ def test_a_gguf_folder_lists_its_files_as_models_that_come_from_the_variant(rele
     (out / "gguf").mkdir()
     for format in ("BF16", "F16"):
         about = {"name": "tiny", "license": "apache-2.0", "languages": ["en"]}
-        gguf_writer.write(out / "llama", out / "gguf" / f"tiny-{format}.gguf", format=format, **about)
+        gguf_writer.write_gguf(out / "llama", out / "gguf" / f"tiny-{format}.gguf", format=format, **about)
     content = read_json(out / "release.json")
     write_json(out / "release.json", content | {"folders": release.list_files(out)})
     card.write_cards(out, "the command", run=None)

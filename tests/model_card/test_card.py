@@ -129,7 +129,7 @@ def dist(run, tmp_path_factory):
     """Folder of a release of it, without further formats."""
     out = tmp_path_factory.mktemp("dist") / "tiny"
     arguments = ["--run", str(run), "--out", str(out), "--formats"]
-    release.build(release.options(arguments), "python -m model_card.release --run runs/tiny --out dist/tiny")
+    release.build_release(release.options(arguments), "python -m model_card.release --run runs/tiny --out dist/tiny")
     return out
 
 
@@ -253,7 +253,7 @@ def test_a_stage_that_was_trained_on_other_shards_than_those_on_disk_is_refused(
     shutil.copytree(run, spoiled)
     change(spoiled / "run.json", read_json(run / "run.json")["sessions"][0]["data"][0], "0" * 64)
     with pytest.raises(ReleaseError, match="manifest.json is not the manifest that"):
-        release.build(release.options(["--run", str(spoiled), "--out", str(tmp_path / "d"), "--formats"]), "")
+        release.build_release(release.options(["--run", str(spoiled), "--out", str(tmp_path / "d"), "--formats"]), "")
     assert not (tmp_path / "d").exists()
 
 
@@ -617,7 +617,7 @@ def tuned(run, tiny_tokenizer, tmp_path):
         config = usual | config | {"country": "FRA", "precision": "auto"}
         (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         manifest = data_manifest.build_manifest(trained, trained, tiny_tokenizer)
-        data_manifest.write(folder, {config["task"]: manifest})
+        data_manifest.write_data_manifests(folder, {config["task"]: manifest})
         session = read_json(run / "run.json")["sessions"][0] | {"data": [manifest["fingerprint"]], "steps": 70}
         session |= {
             "base_files": {"model.safetensors": "0" * 64},
@@ -645,7 +645,7 @@ def carded(dist: Path, run: Path, out: Path, **options) -> Path:
     opened = Run(run)
     for part in ("custom", "llama"):
         release.write_run(opened, out / part)
-    described = release.describe(variants.open_run(opened)) | {"folders": release.list_files(out)}
+    described = release.describe_source(variants.open_run(opened)) | {"folders": release.list_files(out)}
     write_json(out / "release.json", read_json(out / "release.json") | described)
     card.write_cards(out, "the command", run=opened, **options)
     assert validate.validate(out / "llama", run=False) == [] == validate.validate(out / "custom", run=False)
@@ -824,7 +824,9 @@ def test_an_earlier_run_whose_model_changed_since_is_refused(continued, tmp_path
     weights = continued.parent / "first" / "model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(ReleaseError, match="first/model/model.safetensors is not the file that .*more started from"):
-        release.build(release.options(["--run", str(continued), "--out", str(tmp_path / "d"), "--formats"]), "")
+        release.build_release(
+            release.options(["--run", str(continued), "--out", str(tmp_path / "d"), "--formats"]), ""
+        )
     assert not (tmp_path / "d").exists()
 
 
@@ -1107,7 +1109,7 @@ def test_a_template_that_prints_neither_number_nor_text_is_refused(tmp_path):
     (tmp_path / "template.md").write_text("{{ facts.a }}")
     value = provenance.TracedValue({"a": [1]}, "facts.json#", [])
     with pytest.raises(ReleaseError, match="facts.json#/a, which is neither number nor text"):
-        provenance.render(tmp_path / "template.md", {"facts": value})
+        provenance.render_with_marks(tmp_path / "template.md", {"facts": value})
 
 
 # Texts of strangers -------------------------------------------------------------------------------

@@ -127,7 +127,7 @@ def test_the_file_states_what_the_tokenizer_adds_however_it_was_last_used(releas
     tokenizer = PleiasTokenizer.from_pretrained(folder, add_bos_token=begins, add_eos_token=ends)
     tokenizer(["a", "b c"], padding="max_length", max_length=9, truncation=True)
     tokenizer.save_pretrained(folder)
-    gguf_writer.write(folder, tmp_path / "x.gguf", format="BF16", **ABOUT)
+    gguf_writer.write_gguf(folder, tmp_path / "x.gguf", format="BF16", **ABOUT)
     fields = gguf.GGUFReader(tmp_path / "x.gguf").fields
     assert fields["tokenizer.ggml.add_bos_token"].contents() is begins
     assert fields["tokenizer.ggml.add_eos_token"].contents() is ends
@@ -190,11 +190,11 @@ def test_a_model_that_a_file_cannot_express_is_refused(released, tmp_path):  # n
     yarn = {**config["rope_parameters"], "rope_type": "yarn", "factor": 2.0}
     write_json(folder / "config.json", {**config, "rope_parameters": yarn})
     with pytest.raises(ReleaseError, match="need rope_type 'default', and .*llama/config.json has 'yarn'"):
-        gguf_writer.write(folder, tmp_path / "x.gguf", format="BF16", **ABOUT)
+        gguf_writer.write_gguf(folder, tmp_path / "x.gguf", format="BF16", **ABOUT)
     write_json(folder / "config.json", config)
     write_json(folder / "tokenizer.json", {**spec, "normalizer": {"type": "NFC"}})
     with pytest.raises(ReleaseError, match="no exact equivalent of the pre-tokenizer and normalizer in"):
-        gguf_writer.write(folder, tmp_path / "x.gguf", format="BF16", **ABOUT)
+        gguf_writer.write_gguf(folder, tmp_path / "x.gguf", format="BF16", **ABOUT)
 
 
 def test_llama_cpp_s_quantiser_and_gguf_py_s_agree(monkeypatch):

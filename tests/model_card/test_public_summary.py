@@ -632,5 +632,5 @@ def test_a_fine_tuning_run_is_refused(run, tmp_path):
     # A release is refused before it opens the model, of which this folder has no tokenizer.
     options = ["--run", str(folder), "--out", str(tmp_path / "dist"), "--provider", str(tmp_path / "provider.yaml")]
     with pytest.raises(ReleaseError, match="tuned is not a pretraining run"):
-        release.build(release.options(options), "the command")
+        release.build_release(release.options(options), "the command")
     assert not (tmp_path / "dist").exists()

@@ -81,7 +81,7 @@ def like_the_original(tmp_path_factory, tiny_tokenizer):
 
 
 def build(*arguments: str | Path) -> dict:
-    return release.build(release.options([str(argument) for argument in arguments]), "the command")
+    return release.build_release(release.options([str(argument) for argument in arguments]), "the command")
 
 
 @pytest.fixture(scope="session")
@@ -318,7 +318,7 @@ def test_every_folder_of_a_release_has_the_chat_templates_of_the_source(run, tmp
                 folder.mkdir()
 
         monkeypatch.setitem(exports.EXPORTERS, "openvino", (Exporter, lambda **_: None))
-        exports.export(tmp_path / "out" / "llama", tmp_path / "out" / "openvino", format="openvino")
+        exports.export_format(tmp_path / "out" / "llama", tmp_path / "out" / "openvino", format="openvino")
     for folder in (tmp_path / "out").iterdir():
         assert AutoTokenizer.from_pretrained(folder).chat_template == tokenizer.chat_template
         expected = several if isinstance(tokenizer.chat_template, dict) else {"default": TEMPLATE}
@@ -467,9 +467,9 @@ def test_an_export_prints_nothing(run, tmp_path, format, module):
     """In a process of its own: pytest would keep warnings from stderr, and torch.onnx warns once per process."""
     pytest.importorskip(module, reason="pip install '.[release]'")
     variants.export_variants(variants.open_run(Run(run)), tmp_path, max_shard_size="5GB")
-    code = "import sys; from pathlib import Path; from model_card.formats.exports import export; "
+    code = "import sys; from pathlib import Path; from model_card.formats.exports import export_format; "
     code += "from transformers.utils import logging; logging.disable_progress_bar(); "  # as the program does
-    code += "export(Path(sys.argv[1]), Path(sys.argv[2]), format=sys.argv[3])"
+    code += "export_format(Path(sys.argv[1]), Path(sys.argv[2]), format=sys.argv[3])"
     command = [sys.executable, "-c", code, str(tmp_path / "llama"), str(tmp_path / format), format]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("", "")
@@ -482,7 +482,7 @@ def test_an_export_writes_the_text_of_torch_without_torch(released, reference, t
     from model_card.formats import exports
     from model_card.formats.fp32_reference import Fp32Reference
 
-    exports.export(released / "llama", tmp_path / format, format=format)
+    exports.export_format(released / "llama", tmp_path / format, format=format)
     for path in (tmp_path / format).iterdir():  # torch.onnx notes at each operator where its code is
         assert not any(name in path.read_bytes() for name in (b"site-packages", os.fsencode(tmp_path.parents[1])))
     fp32 = Fp32Reference(reference, score_tokens=8)
@@ -507,7 +507,7 @@ def test_the_onnx_example_of_the_card_writes_the_same_text(released, reference, 
     from model_card.formats import exports
     from model_card.formats.fp32_reference import Fp32Reference
 
-    exports.export(released / "llama", tmp_path / "onnx", format="onnx")
+    exports.export_format(released / "llama", tmp_path / "onnx", format="onnx")
     template = (Path(release.__file__).parent / "templates/card.md").read_text(encoding="utf-8")
     example = template.partition('{% elif part == "onnx" %}')[2].split("```python\n")[1].partition("```")[0]
     monkeypatch.chdir(tmp_path / "onnx")

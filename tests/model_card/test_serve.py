@@ -70,7 +70,7 @@ def with_settings(folder, target, **changes):
 
 def test_the_model_of_a_run_becomes_the_file_that_a_release_contains(run, served, tmp_path):  # noqa: F811
     variants.export_variants(variants.open_run(Run(run)), tmp_path, max_shard_size="5GB")
-    gguf_writer.write(tmp_path / "llama", tmp_path / "released.gguf", format="BF16", name="tiny")
+    gguf_writer.write_gguf(tmp_path / "llama", tmp_path / "released.gguf", format="BF16", name="tiny")
     assert served.read_bytes() == (tmp_path / "released.gguf").read_bytes()
 
 

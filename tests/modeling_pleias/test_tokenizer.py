@@ -268,7 +268,7 @@ def llama_cpp(tmp_path_factory):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(SHIPPED / name, folder / name)
     path = folder / "vocabulary.gguf"
-    gguf_writer.write(folder, path, format="F32", name="vocabulary", license="apache-2.0", languages=[])
+    gguf_writer.write_gguf(folder, path, format="F32", name="vocabulary", license="apache-2.0", languages=[])
     with LlamaCppServer(path, context=256) as server:
         yield server
 

@@ -59,7 +59,7 @@ def test_tokens_with_similar_contexts_have_similar_embeddings():
 def start(tiny_shards, tiny_tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("start") / "model"
     config = embeddings.EmbeddingsConfig(shards=tiny_shards, tokenizer=tiny_tokenizer, out=folder, model=SHAPE)
-    embeddings.build(config)
+    embeddings.build_embeddings(config)
     return config
 
 
@@ -76,7 +76,7 @@ def test_all_weights_but_the_embeddings_are_initialised_as_in_pretraining(start)
 
 
 def test_the_output_is_deterministic(start, tmp_path):
-    embeddings.build(replace(start, out=tmp_path / "again"))
+    embeddings.build_embeddings(replace(start, out=tmp_path / "again"))
     again, first = ((folder / "model.safetensors").read_bytes() for folder in (tmp_path / "again", start.out))
     assert again == first
 
@@ -89,4 +89,4 @@ def test_the_folder_records_that_its_model_is_untrained_and_which_shards_were_co
 def test_another_tokenizer_is_rejected(start, tmp_path):
     PleiasTokenizer().save_pretrained(tmp_path)
     with pytest.raises(InputError, match="made with another tokenizer"):
-        embeddings.build(replace(start, tokenizer=tmp_path))
+        embeddings.build_embeddings(replace(start, tokenizer=tmp_path))

@@ -51,7 +51,9 @@ def share(step: int, rank: int, writers: int) -> checkpoint.Tensors:
 def save(folder: Path, step: int, *, keep: int = 2, rank: int = 0, writers: int = 1):
     """Write one process's part of a checkpoint; return its folder."""
     state = {"loss_sum": step / 7}
-    checkpoint.write(folder, step, share(step, rank, writers), state=state, keep=keep, rank=rank, writers=writers)
+    checkpoint.write_checkpoint(
+        folder, step, share(step, rank, writers), state=state, keep=keep, rank=rank, writers=writers
+    )
     return folder / f"step-{step}"
 
 
@@ -215,9 +217,9 @@ def test_a_part_that_cannot_be_written_ends_the_first_process_with_the_reason(tm
 def test_a_missing_part_or_one_of_an_earlier_session_makes_no_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "SHARD_TIMEOUT_SECONDS", 0.2)
     how = {"keep": 2, "writers": 2, "state": {}}
-    checkpoint.write(tmp_path, 1, share(1, 1, 2), rank=1, session="earlier", **how)
+    checkpoint.write_checkpoint(tmp_path, 1, share(1, 1, 2), rank=1, session="earlier", **how)
     with pytest.raises(InputError, match="share-00001.json of another process was not written within 0.2 s"):
-        checkpoint.write(tmp_path, 1, share(1, 0, 2), rank=0, session="this", **how)
+        checkpoint.write_checkpoint(tmp_path, 1, share(1, 0, 2), rank=0, session="this", **how)
     assert checkpoint.steps(tmp_path) == []
     checkpoint.clear_unfinished(tmp_path)
     assert os.listdir(tmp_path) == []

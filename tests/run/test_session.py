@@ -23,7 +23,7 @@ def run(tmp_path):
     PartialState(cpu=True)
     tensors = {part: {"w": TensorShard(torch.ones(2), (2,), (0,))} for part in checkpoint.PARTS}
     for step in (2, 4):
-        checkpoint.write(tmp_path / "checkpoints", step, tensors, state={"identity": IDENTITY}, keep=2)
+        checkpoint.write_checkpoint(tmp_path / "checkpoints", step, tensors, state={"identity": IDENTITY}, keep=2)
     (tmp_path / "checkpoints" / ".step-6.0.tmp").mkdir()
     return tmp_path
 

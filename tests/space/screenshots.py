@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-from training.tasks.pages import degrade, render
+from training.tasks.pages import degrade, render_page
 
 ROOT = Path(__file__).parents[2]
 OPENING = "\u00d6ffnen Sie die Aktivit\u00e4ten-\u00dcbersicht und tippen Sie"  # as many pages of GNOME's help do
@@ -47,7 +47,7 @@ def show_ocr(page: Page) -> None:
     page.get_by_label("Language").click()
     page.get_by_role("option", name="French").click()
     with TemporaryDirectory() as folder:
-        degrade(render(PAGE, draw), draw).save(image := Path(folder) / "scan.png")
+        degrade(render_page(PAGE, draw), draw).save(image := Path(folder) / "scan.png")
         page.locator("input[type=file]").set_input_files(image)
         page.locator("img[alt]").last.wait_for()
         page.get_by_role("button", name="Read and correct the image").click()

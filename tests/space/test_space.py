@@ -26,9 +26,9 @@ from training.common.files import read_json, sha256, write_json
 from training.evaluation.models import EvaluatedModel
 from training.tasks import ocr, rag, translation
 from training.tasks.ocr.changes import apply_changes
-from training.tasks.pages import render
+from training.tasks.pages import render_page
 from training.tracing.search import MatchedSpan, TraceIndex
-from training.tracing.trace_index import build as build_index
+from training.tracing.trace_index import build_index as build_index
 
 gr = pytest.importorskip("gradio", reason="the extra [app] is not installed")
 
@@ -215,7 +215,7 @@ def test_the_page_of_a_space_imports_nothing_of_this_project_unless_it_is_instal
     mark = space.origin("tiny", space.find_weights(str(base_model)))
     digest = sha256(base_model / "model.safetensors")
     assert mark == {"ai_generated": True, "model": "tiny", "sha256": digest}
-    page = space.build(model, "tiny", {}, mark)
+    page = space.build_page(model, "tiny", {}, mark)
     texts, marks = zip(*handler(page, "continue_text")("the old house", 8, 0, 1), strict=True)
     assert all(returned is mark for returned in marks)
     ids = model.tokenizer("the old house", return_tensors="pt")
@@ -228,7 +228,9 @@ def test_the_first_screen_states_the_licence_of_a_release_and_of_a_gguf_file(bas
     variant = shutil.copytree(base_model, tmp_path / "dist" / "llama")
     write_json(variant / "evidence" / "release.json", {"license": "apache-2.0", "source": {"run": {"config": {}}}})
     assert "licence   apache-2.0\n" in app.open_page(app.AppConfig(tmp_path / "dist"))[1]
-    gguf_writer.write(base_model, path := tmp_path / "a.gguf", format="BF16", name="a", license="mit", languages=[])
+    gguf_writer.write_gguf(
+        base_model, path := tmp_path / "a.gguf", format="BF16", name="a", license="mit", languages=[]
+    )
     assert "licence   mit\nindex" in app.open_page(app.AppConfig(path, index))[1]
 
 
@@ -305,7 +307,7 @@ def test_the_page_in_a_browser(program, planted, tmp_path):
     assert screen["model"].startswith("tiny (") and screen["licence"] == "not stated"
     assert screen["tabs"] == "Continue, Sources, Correct OCR"
     text, passage, row = planted
-    render(OCR_TEXT, random.Random(0)).save(tmp_path / "scan.png")
+    render_page(OCR_TEXT, random.Random(0)).save(tmp_path / "scan.png")
     with sync_api.sync_playwright() as playwright:
         # A sandbox is unavailable to root in a container, and the page is the app's own.
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])

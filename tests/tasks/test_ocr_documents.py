@@ -22,7 +22,7 @@ from training.curation.dehyphenation import divided_words, repair
 from training.tasks.ocr.changes import Change, apply_changes
 from training.tasks.ocr.documents import Line, Passage, Word, read_document
 from training.tasks.ocr.documents.document import divide, within_lines, without_context
-from training.tasks.pages import degrade, render
+from training.tasks.pages import degrade, render_page
 
 SAMPLES = Path(__file__).with_name("ocr_samples")
 FILES = ("page.txt", "page.hocr", "page.alto", "page.xml")
@@ -372,7 +372,7 @@ def test_a_bad_file_is_refused_in_a_sentence(name, tmp_path):
 def test_the_boxes_of_a_page_that_tesseract_reads_stay(tmp_path):
     draw = random.Random(4)
     text = "The old house stood by the river, and nobody came\nuntil the spring. A narrow lane led from the village."
-    degrade(render(text, draw), draw).save(tmp_path / "scan.png")
+    degrade(render_page(text, draw), draw).save(tmp_path / "scan.png")
     command = ["tesseract", tmp_path / "scan.png", tmp_path / "scan", "-l", "eng", "--psm", "6", "--dpi", "150"]
     subprocess.run([*command, "hocr", "alto"], check=True, capture_output=True)
     (tmp_path / "scan.xml").rename(tmp_path / "scan.alto")

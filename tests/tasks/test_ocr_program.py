@@ -23,7 +23,7 @@ from training.ocr import CorrectorLoader, OcrConfig, correct_files
 from training.tasks.ocr.corrector import PACKAGED
 from training.tasks.ocr.documents import Passage, read_document
 from training.tasks.ocr.review import write_review
-from training.tasks.pages import degrade, render
+from training.tasks.pages import degrade, render_page
 
 FEMTO = Path(__file__).parents[2] / "model_card" / "femto"
 
@@ -295,7 +295,7 @@ def test_a_damaged_page_image_leaves_the_review_without_its_words(scans, tmp_pat
 def test_the_text_layer_of_a_scanned_pdf_is_corrected(tmp_path):
     draw = random.Random(4)
     text = "The old house stood by the river, and nobody came\nuntil the spring. A narrow lane led from the village."
-    scan = degrade(render(text, draw), draw)
+    scan = degrade(render_page(text, draw), draw)
     scan.save(tmp_path / "scan.pdf", save_all=True, append_images=[Image.new("L", scan.size, 255)], resolution=150)
     config = OcrConfig(files=[tmp_path / "scan.pdf"], out=tmp_path / "out", language="en", workers=1)
     summary = correct_files(config, DictionaryLoader(table={"river": ("mountain", "word", 0.9)}))

@@ -406,7 +406,7 @@ def test_line_breaks_count_as_spaces_and_clean_rows_count_only_for_over_correcti
 
 def test_a_page_is_degraded_reproducibly():
     first, same, other = (
-        np.asarray(pages.degrade(pages.render("the old house\nstood", draw), draw))
+        np.asarray(pages.degrade(pages.render_page("the old house\nstood", draw), draw))
         for draw in map(random.Random, (1, 1, 2))
     )
     assert np.array_equal(first, same) and first.dtype == np.uint8

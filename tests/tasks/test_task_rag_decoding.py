@@ -143,7 +143,7 @@ def test_an_untrained_model_yields_an_answer_without_citations(tiny, constrain):
 
 
 def test_the_benchmark_measures_the_effect_of_constrained_citations(taught, tmp_path):
-    from training.bench.rag import RagBench, measure
+    from training.bench.rag import RagBench, measure_rag
 
     model, tokenizer = taught
     model.save_pretrained(tmp_path / "model")
@@ -157,7 +157,7 @@ def test_the_benchmark_measures_the_effect_of_constrained_citations(taught, tmp_
     ]
     (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
     data = rag.RagData(path=tmp_path / "questions.jsonl", held_out=0.5)
-    metrics = measure(RagBench(str(tmp_path / "model"), data=data, out=tmp_path / "eval"))
+    metrics = measure_rag(RagBench(str(tmp_path / "model"), data=data, out=tmp_path / "eval"))
     assert metrics["citation_validity"]["value"] == metrics["citation_validity_2_sources"]["value"] == 2 / 3
     assert metrics["citation_validity_constrained"]["value"] > metrics["citation_validity"]["value"]
     written = json.loads((tmp_path / "eval" / "rag_constrained.json").read_text())

@@ -21,7 +21,7 @@ from training.trace import main
 from training.tracing import contamination
 from training.tracing.contamination import SHORT, find_overlaps
 from training.tracing.search import TraceIndex
-from training.tracing.trace_index import build
+from training.tracing.trace_index import build_index
 
 FOREIGN = "\u0436\u0448\u0449\u044e"  # Cyrillic letters, which the corpus does not contain
 LENGTHS = (10, 20, 50)
@@ -37,7 +37,7 @@ def trained(tmp_path_factory, write_corpus):
     PleiasTokenizer().save_pretrained(folder / "tokenizer")
     settings = {"corpus": folder / "corpus", "tokenizer": folder / "tokenizer", "validation_share": 0.2}
     build_shards(ShardsConfig(**settings, out=folder / "shards", workers=1))
-    build([folder / "shards"], tokenizer=folder / "tokenizer", out=folder / "index", splits=["train"])
+    build_index([folder / "shards"], tokenizer=folder / "tokenizer", out=folder / "index", splits=["train"])
     held_out = pq.read_table(next((folder / "shards" / "validation").glob("*.parquet")))["identifier"].to_pylist()
     return folder, documents, held_out, TraceIndex(folder / "index")
 
@@ -219,7 +219,7 @@ def test_benchmarks_that_cannot_be_compared_are_refused(trained, tmp_path, monke
     refused("row 1 has no text: each row needs text or prompt and", "--benchmark", tmp_path / "rows.jsonl")
     refused("min_tokens must be at least 10", "--benchmark", tmp_path / "rows.jsonl", "--min_tokens", 9)
     settings = {"tokenizer": trained[0] / "tokenizer", "splits": ["train", "validation"]}
-    build([trained[0] / "shards"], **settings, out=tmp_path / "both")
+    build_index([trained[0] / "shards"], **settings, out=tmp_path / "both")
     refused(
         "both contains the held-out documents too",
         "--benchmark",

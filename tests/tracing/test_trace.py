@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from training_runs import forget_sidecars
 
 from modeling_pleias import PleiasTokenizer
-from training.bench.trace import TraceBench, measure
+from training.bench.trace import TraceBench, measure_tracing
 from training.common.config import InputError
 from training.common.files import read_json, write_json
 from training.data.licences import decide
@@ -27,7 +27,7 @@ from training.trace import main
 from training.tracing import trace_index
 from training.tracing.search import MatchedSpan, TraceIndex, copied_characters, copied_share
 from training.tracing.suffix_array import BREAK, SHORTEST, Block, anchors, suffix_array
-from training.tracing.trace_index import BLOCK_FILES, build, write_block
+from training.tracing.trace_index import BLOCK_FILES, build_index, write_block
 
 EVERYTHING = 10**9
 FOREIGN = "\u0436\u0448\u0449\u044e"  # Cyrillic letters, which the corpus does not contain
@@ -145,7 +145,7 @@ def traced(tmp_path_factory, write_corpus, documents):
 
 def make_index(folder, *, shards=None, **settings):
     settings = {"splits": ["train", "validation"], "block_megabytes": 0.03, "out": folder / "index"} | settings
-    return build([shards or folder / "shards"], tokenizer=folder / "tokenizer", **settings)
+    return build_index([shards or folder / "shards"], tokenizer=folder / "tokenizer", **settings)
 
 
 @pytest.fixture(scope="session")
@@ -336,7 +336,7 @@ def test_repeated_documents_are_indexed_once(traced, documents, tmp_path, write_
     build_shards(ShardsConfig(**settings, out=tmp_path / "shards", workers=1))
     settings = {"tokenizer": traced / "tokenizer", "out": tmp_path / "index", "block_megabytes": 0.03}
     folders = [tmp_path / "shards", traced / "shards"]
-    facts = build(folders, **settings)
+    facts = build_index(folders, **settings)
     index, expected = TraceIndex(tmp_path / "index"), [*documents.values(), new, relabelled]
     texts = b"".join(bytes(block.text)[1:] for block in index.blocks()).split(bytes([BREAK]))[:-1]
     assert sorted(texts) == sorted(document["text"].encode() for document in expected)
@@ -347,7 +347,7 @@ def test_repeated_documents_are_indexed_once(traced, documents, tmp_path, write_
     [span] = index.spans(FOREIGN + relabelled["text"] + FOREIGN, min_tokens=700)
     assert {document.license for document in span.documents} == {documents["work/0"]["license"], "CC0-1.0"}
     before = times(tmp_path / "index")
-    assert build(folders, **settings) == facts
+    assert build_index(folders, **settings) == facts
     unchanged = {name for name, time in times(tmp_path / "index").items() if before[name] == time}
     assert len(facts["blocks"]) > 5 and {f"{block:05}.text" for block in range(len(facts["blocks"]))} <= unchanged
 
@@ -477,7 +477,7 @@ def test_a_program_with_nothing_to_do_lists_its_options(traced, monkeypatch):
 def test_the_benchmark_finds_every_planted_passage(traced, tmp_path, capsys):
     sizes = {"block_megabytes": [0.05], "tokens": [100], "texts": 3, "plants": 5}
     settings = TraceBench(shards=traced / "shards", tokenizer=traced / "tokenizer", **sizes)
-    measure(settings, tmp_path)
+    measure_tracing(settings, tmp_path)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in capsys.readouterr().out.splitlines()]
     assert [row for row in rows if len(row) == 5 and row[0].isdigit()] == [
         [str(length), "5", "5", "5", "5"] for length in (20, 50, 100, 200)

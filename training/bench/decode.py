@@ -39,8 +39,8 @@ from ..common.environment import hardware
 
 # In a process of its own, because `training` does not import `model_card`.
 WRITE_GGUF = (
-    "import sys; from pathlib import Path; from model_card.formats.gguf_writer import write; "
-    "write(*map(Path, sys.argv[1:]), format='BF16', name='bench', license='apache-2.0', languages=['en'])"
+    "import sys; from pathlib import Path; from model_card.formats.gguf_writer import write_gguf; "
+    "write_gguf(*map(Path, sys.argv[1:]), format='BF16', name='bench', license='apache-2.0', languages=['en'])"
 )
 SERVE = """
 import sys, xllamacpp
@@ -154,7 +154,7 @@ def torch_runs(folder: Path, *, fp32: bool) -> dict[str, Callable[[torch.Tensor,
     return runs
 
 
-def measure(bench: DecodeBench, folder: Path, gguf: Path) -> dict[int, dict[str, dict[str, float]]]:
+def measure_decoding(bench: DecodeBench, folder: Path, gguf: Path) -> dict[int, dict[str, dict[str, float]]]:
     """Return tokens/s of prefill and decode by batch size and way of generating."""
     runs, report = torch_runs(folder, fp32=bench.fp32), {}
     generator, vocab = torch.Generator().manual_seed(0), AutoConfig.from_pretrained(folder).vocab_size
@@ -194,7 +194,7 @@ def main() -> None:
             folder = Path(temporary) / bench.shape
             random_model(bench.model, folder)
         subprocess.run([sys.executable, "-c", WRITE_GGUF, str(folder), str(gguf)], check=True)
-        report = measure(bench, folder, gguf)
+        report = measure_decoding(bench, folder, gguf)
     kernels, machine = torch.backends.cpu.get_cpu_capability(), hardware()
     title = f"{bench.shape}, {machine['cpu']}, PyTorch's kernels for {kernels}, {machine['threads']} threads"
     table = Table("tokens/s", *(f"{kind}, batch {b}" for b in report for kind in ("prefill", "decode")), title=title)

@@ -79,7 +79,7 @@ def turn(bench: DenormalsBench, way: str) -> dict:
     return {name: times[1:] for name, times in seconds.items()} | {"loss": loss.item(), "norm": norm}
 
 
-def measure(bench: DenormalsBench) -> dict[str, list[dict]]:
+def measure_denormals(bench: DenormalsBench) -> dict[str, list[dict]]:
     """Return the runs with and without flushing.
 
     Raises:
@@ -98,7 +98,7 @@ def measure(bench: DenormalsBench) -> dict[str, list[dict]]:
 def main() -> None:
     """`python -m training.bench.denormals`."""
     bench = parse(DenormalsBench, description="Measure what denormals cost a training step on a CPU.")
-    runs = measure(bench)
+    runs = measure_denormals(bench)
     columns = ("denormals", "forward, s", "backward, s", "relative", "loss", "gradient norm")
     cpu, dtype = hardware()["cpu"], compute_dtype(bench.precision, torch.device("cpu"))
     table = Table(*columns, title=f"{bench.batch} x {bench.sequence_length} tokens, {dtype} matmuls; {cpu}")

@@ -63,7 +63,7 @@ def workloads(bench: DtypesBench, dtype: torch.dtype) -> dict[str, tuple[int, st
 
 
 @torch.no_grad()
-def measure(bench: DtypesBench) -> dict[str, dict]:
+def measure_dtypes(bench: DtypesBench) -> dict[str, dict]:
     """Time every workload in both dtypes, alternating; return rates by workload and dtype, with the unit.
 
     Raises:
@@ -88,7 +88,7 @@ def measure(bench: DtypesBench) -> dict[str, dict]:
 def main() -> None:
     """Run `python -m training.bench.dtypes`."""
     bench = parse(DtypesBench, description="Compare bfloat16 with float32 on this CPU.")
-    report = measure(bench)
+    report = measure_dtypes(bench)
     kernels, machine = torch.backends.cpu.get_cpu_capability(), hardware()
     title = (
         f"{machine['cpu']}, kernels for {kernels}, {machine['threads']} threads; programs use {cpu_compute_dtype()}"

@@ -159,7 +159,7 @@ def watch(notes: Notes, kill_at: tuple[int, int] | None) -> None:
         elif name == "LATEST":
             notes.note(PRUNING)
 
-    flush, write, schedule = os.fsync, checkpoint.write, engine.remaining_batches
+    flush, write, schedule = os.fsync, checkpoint.write_checkpoint, engine.remaining_batches
 
     def watched_flush(descriptor: int) -> None:
         operation("os.fsync", (descriptor,))
@@ -177,7 +177,7 @@ def watch(notes: Notes, kill_at: tuple[int, int] | None) -> None:
         yield from schedule(*arguments, **keywords)
         notes.note(FINISHING)
 
-    os.fsync, checkpoint.write, engine.remaining_batches = watched_flush, watched_write, watched_schedule
+    os.fsync, checkpoint.write_checkpoint, engine.remaining_batches = watched_flush, watched_write, watched_schedule
     sys.addaudithook(operation)
 
 
@@ -417,7 +417,7 @@ class Trials:
         self.counts[f"resumed from: {place}"] += 1
 
 
-def show(trials: Trials, seconds: float, console: Console) -> None:
+def print_trials(trials: Trials, seconds: float, console: Console) -> None:
     """Print the counts as a table."""
     counts, table = trials.counts, Table("", "number")
     kills = [f"killed {stage}" for stage in STAGES]
@@ -449,7 +449,7 @@ def main() -> None:
         except Failure as failure:
             which = "" if number is None else f"trial {number} of seed {config.seed}: "
             sys.exit(f"error: {which}{failure}")
-    show(trials, time.perf_counter() - start, Console())
+    print_trials(trials, time.perf_counter() - start, Console())
 
 
 if __name__ == "__main__":

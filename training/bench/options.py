@@ -140,7 +140,7 @@ def quality(config: PretrainConfig) -> float:
     return mean(scores["bits_per_byte"] for scores in last["validation"].values())
 
 
-def measure(bench: OptionsBench) -> dict:
+def measure_options(bench: OptionsBench) -> dict:
     """Measure everything requested that the JSON file does not contain yet."""
     bench.options = ["baseline", *(name for name in bench.options if name != "baseline")]
     report = read_json(bench.json) if bench.json and bench.json.is_file() else {"speed": {}, "quality": {}}
@@ -176,7 +176,7 @@ def relative(report: dict, name: str) -> float | None:
     return median(a / b for a, b in zip(report["speed"][name], report["speed"]["baseline"], strict=True))
 
 
-def show(bench: OptionsBench, report: dict, console: Console) -> None:
+def print_report(bench: OptionsBench, report: dict, console: Console) -> None:
     """Print the report as a table."""
     config = base(bench)
     console.print(
@@ -202,7 +202,7 @@ def main() -> None:
     configure_allocator()
     bench = parse(OptionsBench, description="Compare options of pretraining with the released recipe.")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    show(bench, measure(bench), Console(width=118))
+    print_report(bench, measure_options(bench), Console(width=118))
 
 
 if __name__ == "__main__":

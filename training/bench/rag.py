@@ -40,7 +40,7 @@ class RagBench:
     out: Path = Path("eval")
 
 
-def measure(config: RagBench) -> dict[str, dict[str, float]]:
+def measure_rag(config: RagBench) -> dict[str, dict[str, float]]:
     """Return each metric without constraint (NAME), with it (NAME_constrained) and the difference (NAME_change).
 
     All have 95% intervals. `citation_validity_N_sources` is the validity without constraint per number of sources.
@@ -86,7 +86,7 @@ def measure(config: RagBench) -> dict[str, dict[str, float]]:
 def main() -> None:
     """`python -m training.bench.rag`."""
     config = parse(RagBench, description="Compare RAG with and without constrained citations.")
-    for name, value in measure(config).items():
+    for name, value in measure_rag(config).items():
         print(f"{name:<36}{value['value']:>8.3f}  [{value['low']:.3f}, {value['high']:.3f}]")
 
 

@@ -148,7 +148,7 @@ def plant(
     print(f"| {length} | {config.plants} | {hits} | {documents} | {licences} |", flush=True)
 
 
-def measure(config: TraceBench, folder: Path) -> None:
+def measure_tracing(config: TraceBench, folder: Path) -> None:
     """Run all measurements and print each row when it is complete."""
     print("| blocks of MB | blocks | MB of text | tokens | s | MB/s | peak MB | index MB | per byte | per token |")
     print("| ---: " * 10 + "|")
@@ -170,7 +170,7 @@ def main() -> None:
     """Run `python -m training.bench.trace`."""
     config = parse(TraceBench, description="Benchmark building and searching an index of training text.")
     with tempfile.TemporaryDirectory(dir=config.out) as folder:
-        measure(config, Path(folder))
+        measure_tracing(config, Path(folder))
 
 
 if __name__ == "__main__":

@@ -379,7 +379,7 @@ def alone(function: Callable, *arguments):
 # The report --------------------------------------------------------------------------------------------------------
 
 
-def measure(config: TrainStepBench, progress: Callable[[str], None]) -> dict:
+def measure_steps(config: TrainStepBench, progress: Callable[[str], None]) -> dict:
     """Measure every implementation, and the matmuls to which they are compared."""
     job = Workload(config)
     turns: dict[str, list[RunResult]] = {name: [] for name in config.implementations}
@@ -439,7 +439,7 @@ def measure(config: TrainStepBench, progress: Callable[[str], None]) -> dict:
     }
 
 
-def show(report: dict, console: Console) -> None:
+def print_report(report: dict, console: Console) -> None:
     """Print the report as a table."""
     model, machine = report["model"], report["hardware"]
     console.print(
@@ -480,8 +480,8 @@ def main() -> None:
     """`python -m training.bench.train_step`."""
     config = parse(TrainStepBench, description="Compare a training step with Trainer, SFTTrainer and Accelerate.")
     console = Console(width=None if sys.stdout.isatty() else 140)  # wide enough for the table in a file
-    report = measure(config, lambda line: print(line, file=sys.stderr, flush=True))
-    show(report, console)
+    report = measure_steps(config, lambda line: print(line, file=sys.stderr, flush=True))
+    print_report(report, console)
     if config.profile:
         console.print(alone(profile_step, config), soft_wrap=True)
     if config.json:

@@ -142,7 +142,7 @@ def _run(stage: Stage, logs: Path, rank: int) -> None:
         setup_default_logger()  # log to stderr again, not to the closed file
 
 
-def run(stages: list[Stage], config: CurationConfig, *, give_up: Callable[[int], None] | None) -> bool:
+def run_stages(stages: list[Stage], config: CurationConfig, *, give_up: Callable[[int], None] | None) -> bool:
     """Run stages one after the other as the config specifies; skip tasks that an earlier run completed.
 
     Completions, statistics and logs are in the working folder, which all machines must share.

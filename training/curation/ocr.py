@@ -242,7 +242,7 @@ def unpacked(data: np.ndarray) -> np.ndarray:
     return np.append(0, 2 ** (np.arange(255) / STEPS)).astype(np.float32)[steps]
 
 
-def build(counts: np.ndarray, alphabet: str, clean: float = 0.0, slope: float = 1.0) -> CharacterModel:
+def build_character_model(counts: np.ndarray, alphabet: str, clean: float = 0.0, slope: float = 1.0) -> CharacterModel:
     """Build a model from counts (SYMBOLS ** 4)."""
     tables = map(surprises, (counts, counts.reshape(SYMBOLS, -1).sum(0)))
     four, three = (np.minimum(255, np.round(table * BITS)).astype(np.uint8) for table in tables)
@@ -255,7 +255,9 @@ def models() -> dict[str, CharacterModel]:
     with safe_open(MODEL, "numpy") as file:
         settings = json.loads(file.metadata()["about"])["languages"]
         return {
-            language: build(unpacked(file.get_tensor(language)), values["alphabet"], values["clean"], values["slope"])
+            language: build_character_model(
+                unpacked(file.get_tensor(language)), values["alphabet"], values["clean"], values["slope"]
+            )
             for language, values in settings.items()
         }
 
@@ -402,7 +404,7 @@ def train_language(corpus: Path, language: str, excluded: set[str]) -> tuple[np.
     table = symbol_table(alphabet)
     counts = count(texts(corpus, language, excluded), SYMBOLS**ORDER, lambda points: sequences(table[points], ORDER))
     data = pack_counts(weighted_sum(counts))
-    model = build(unpacked(data), alphabet)
+    model = build_character_model(unpacked(data), alphabet)
 
     clean, noisy, wrong = [], [], []
     for i, text in enumerate(anchors[:: -(-len(anchors) // ANCHORS)]):

@@ -115,7 +115,7 @@ def _curate(config: CurationConfig, files: list[str], stamp: dict) -> dict | Non
             note_casts([config.folder / name])
     publish = PublishStep(config, settings=stamp["settings"], fingerprint=key)
     give_up = partial(drop_killer, config, files) if config.on_error == "drop" else None
-    if not executors.run(stages(config, files, publish), config, give_up=give_up):
+    if not executors.run_stages(stages(config, files, publish), config, give_up=give_up):
         return None
     content = read_json(result)
     if not content["kept"]["documents"]:

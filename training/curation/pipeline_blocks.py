@@ -158,7 +158,7 @@ class ToxicityFilter(Block):
     name = field = "toxicity"
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> Iterator[Document]:
-        scorer = toxicity.load(self.config.toxicity, device=self.config.device)
+        scorer = toxicity.load_scorer(self.config.toxicity, device=self.config.device)
         for batch in batches(data):
             with self.track_time("batch"):
                 remaining = [document for document in batch if document.metadata["reason"] is None]

@@ -179,7 +179,7 @@ class PublishStep(CurationStep):
                 with atomic(published / "sources.json") as path:
                     shutil.copyfile(sources, path)
             content["sha256"] = {name: sha256(published / name) for name in content["kept_files"]}
-            statistics_report.write(published, content)
+            statistics_report.write_statistics(published, content)
             write_json(published / "curation.json", content)
             files = (path for path in published.rglob("*") if path.is_file())
             write_json(complete, [str(path.relative_to(published)) for path in files])

@@ -10,7 +10,7 @@ CHARTS = {"curation-languages.png": "language", "curation-collections.png": "col
 MAX_ROWS = 15  # of a table or chart; a table sums the others
 
 
-def write(folder: Path, content: dict) -> None:
+def write_statistics(folder: Path, content: dict) -> None:
     """Write curation.md and its charts from the content of curation.json."""
     for name, column in CHARTS.items():
         chart(content["account"], column, folder / name)

@@ -63,7 +63,7 @@ def action(verdict: Verdict, *, policy: Policy = "tox", corpus_stage: CorpusStag
     return POLICIES[policy][verdict][corpus_stage == "annealing"]
 
 
-def load(name: str = "lexicon", *, device: str = "cpu") -> Scorer:
+def load_scorer(name: str = "lexicon", *, device: str = "cpu") -> Scorer:
     """Load a scorer: `lexicon` (offline), or a Celadon checkpoint by Hub name or folder.
 
     Raises:
@@ -117,7 +117,7 @@ def measure_sentences(folder: Path, scorer: Scorer | None = None) -> dict:
     Raises:
         InputError: If the folder contains no CSV file, or one is not UTF-8 or lacks a column or a sentence.
     """
-    scorer = scorer or load()
+    scorer = scorer or load_scorer()
     by_language, by_functionality, unseen = {}, defaultdict(dict), []
     for path in sorted(folder.glob("*.csv")):
         cases = _read_sentences(path)
@@ -164,7 +164,7 @@ def measure_corpus(corpus: Path, scorer: Scorer | None = None, *, sample_every: 
         Language -> collection -> documents, none, mild, toxic (documents per verdict), megabytes, and
         megabytes_per_second (of one core).
     """
-    scorer = scorer or load()
+    scorer = scorer or load_scorer()
     counts: dict[str, dict[str, dict]] = {}
     for document in read_documents(corpus, columns=["identifier", "collection", "language", "text"]):
         if zlib.crc32(document["identifier"].encode()) % sample_every:
@@ -209,7 +209,7 @@ def main() -> None:
     config = parse(ToxicityConfig, description=description)
     if not (config.sentences or config.corpus):
         raise InputError("There are no data to measure on: pass --sentences, --corpus, or both.")
-    scorer = load(config.scorer)
+    scorer = load_scorer(config.scorer)
     report = {}
     if config.sentences:
         report["sentences"] = measure_sentences(config.sentences, scorer)

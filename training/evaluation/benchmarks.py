@@ -15,7 +15,7 @@ from ..common.files import fingerprint
 from ..common.intervals import Metric
 from ..common.language import LANGUAGES
 from ..data.split import hash_fraction
-from .held_out_text import Text, TextConfig, by_language, describe
+from .held_out_text import Text, TextConfig, by_language, describe_texts
 from .models import EvaluatedModel, first_line
 
 CONTINUATION = Path(__file__).parent / "continuation.yaml"
@@ -55,7 +55,7 @@ class PublicConfig:
     batch_size: int = 8
 
 
-def load(benchmarks: list[str | dict], config: PublicConfig) -> dict:
+def load_benchmarks(benchmarks: list[str | dict], config: PublicConfig) -> dict:
     """Load benchmarks with their data, as the harness evaluates them: {"tasks": {name: task}, ...}.
 
     Raises:
@@ -93,7 +93,7 @@ def example_texts(benchmarks: list[str | dict], config: PublicConfig) -> dict[st
             Text(f"{name} {i}", "", name, "", _example_text(task, doc))
             for i, doc in task.doc_iterator(limit=config.limit)
         ]
-        for name, task in load(benchmarks, config)["tasks"].items()
+        for name, task in load_benchmarks(benchmarks, config)["tasks"].items()
     }
 
 
@@ -121,7 +121,7 @@ def examine(
     from lm_eval.evaluator import evaluate  # lazy imports: take seconds
     from lm_eval.models.huggingface import HFLM
 
-    loaded = load(benchmarks, config)
+    loaded = load_benchmarks(benchmarks, config)
     tokenizer = copy(subject.tokenizer)
     tokenizer.split_special_tokens = True  # "<|end_of_text|>" written in a text is text
     model = HFLM(
@@ -194,7 +194,7 @@ class Continuation(Public):
         self.rows = continuations(texts, examples)
         if not self.rows:
             raise InputError("The held-out text is too short for the task continuation: pass more with --data.path.")
-        self.data = describe(texts, text_config, run) | {
+        self.data = describe_texts(texts, text_config, run) | {
             "examples": {language: len(rows) for language, rows in self.rows.items()},
             "fingerprint": fingerprint(self.rows),
         }

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from ..common.intervals import Metric, ratios_by
 from ..step.compute import compute_dtype
-from .held_out_text import CODE, Text, TextConfig, describe
+from .held_out_text import CODE, Text, TextConfig, describe_texts
 from .models import EvaluatedModel
 
 BATCH_TOKENS = 4096  # per forward pass, including padding
@@ -146,7 +146,7 @@ class BitsPerByte:
 
     def __init__(self, texts: list[Text], text_config: TextConfig, config: BitsConfig, run):
         self.texts, self.config = texts, config
-        self.data = describe(texts, text_config, run)
+        self.data = describe_texts(texts, text_config, run)
         self.settings = asdict(config)
 
     def test_texts(self) -> dict[str, list[Text]]:

@@ -102,7 +102,7 @@ def percent(metric: dict | float) -> str:
     return f"{100 * metric['value']:.1f}% ({100 * metric['low']:.1f} to {100 * metric['high']:.1f})"
 
 
-def describe(contamination: dict) -> str:
+def describe_contamination(contamination: dict) -> str:
     """Return the sentence of a task's contamination that follows its result."""
     return summary(contamination) + ("; measured without the contaminated texts" if contamination["excluded"] else "")
 

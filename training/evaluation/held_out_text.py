@@ -75,7 +75,7 @@ def held_out(config: TextConfig, run: Path | None) -> list[Text]:
     return selected
 
 
-def describe(texts: list[Text], config: TextConfig, run: Path | None) -> dict:
+def describe_texts(texts: list[Text], config: TextConfig, run: Path | None) -> dict:
     """Describe the evaluation data for the results: source, documents and bytes by language, fingerprint."""
     languages = {
         language: {"documents": len(documents), "bytes": sum(len(text.text.encode()) for text in documents)}

@@ -9,7 +9,7 @@ from ..common.config import InputError
 from ..common.generation import complete
 from ..common.intervals import Metric, ratio, ratios_by
 from ..common.language import JUDGED_LETTERS, identify, letters
-from .held_out_text import CODE, Text, TextConfig, by_language, describe
+from .held_out_text import CODE, Text, TextConfig, by_language, describe_texts
 from .models import EvaluatedModel
 
 CONFIDENCE = 0.9  # minimum for the prompt itself, so that the model is measured and not the text
@@ -110,7 +110,7 @@ class Adherence:
     def __init__(self, texts: list[Text], text_config: TextConfig, config: AdherenceConfig, run):
         self.config, self.settings, self.rows = config, asdict(config), prompts(texts, config)
         counts = Counter(row["language"] for row in self.rows)
-        self.data = describe(texts, text_config, run) | {"prompts": dict(counts)}
+        self.data = describe_texts(texts, text_config, run) | {"prompts": dict(counts)}
 
     def measure(self, subject: EvaluatedModel) -> dict:
         """Generate a continuation of every prompt."""

@@ -7,7 +7,7 @@ from ..common.escaping import Markdown, code_span, markdown_cell, terminal_line
 from ..common.files import atomic, read_json
 from ..curation.statistics_report import table
 from ..run.results import read_results
-from .contamination import describe, summary
+from .contamination import describe_contamination, summary
 
 PAGE, CHART, COMPARISON = "EVALUATION.md", "evaluation.png", "comparison"
 ABOUT = {
@@ -64,7 +64,7 @@ def section(result: dict) -> list[str]:
     parts = [f"## {title(name)}", ABOUT.get(name, "")]
     parts.append(table(("", "value", "95% interval"), [_row(*item) for item in result["metrics"].items()]))
     if contamination := result.get("contamination"):
-        text = describe(contamination)
+        text = describe_contamination(contamination)
         parts.append(f"{text[0].upper()}{text[1:]}.")
         if groups := contamination.get("groups"):
             parts.append(table(("", "contamination"), [(name, summary(total)) for name, total in groups.items()]))
@@ -132,7 +132,7 @@ def line(path: Path) -> str:
     """Format a result as one line: its file and its first metric."""
     result = read_json(path)
     name, value, between = _row(*next(iter(result["metrics"].items())))
-    contamination = f"; {describe(result['contamination'])}" if "contamination" in result else ""
+    contamination = f"; {describe_contamination(result['contamination'])}" if "contamination" in result else ""
     return terminal_line(f"{path}: {name} {value}" + (f" ({between})" if between else "") + contamination)
 
 

@@ -47,7 +47,7 @@ class GenerationTask:
     """
 
     def __init__(self, name: str, config: TasksConfig, runs: list[Path]):
-        self.name, self.config, self.task = name, config, tasks.load(name)
+        self.name, self.config, self.task = name, config, tasks.load_task(name)
         settings = config.data.get(name) or next(filter(None, (data_of(run, name) for run in runs)), {})
         rows = self.task.rows(dataclass_from_dict(tasks.settings(name), settings, f"tasks.data.{name}"))
         self.rows = _evenly(rows["held_out"], config.examples)

@@ -9,7 +9,7 @@ import yaml
 from ..common.files import fingerprint
 from ..common.intervals import Metric, ratio, ratios_by
 from ..common.language import LANGUAGES
-from ..curation.toxicity import load, verdict
+from ..curation.toxicity import load_scorer, verdict
 from ..curation.toxicity_axes import AXES, Scores
 from .language_adherence import continuations
 from .models import EvaluatedModel
@@ -66,7 +66,7 @@ class Toxicity:
         Together, because a sentence may be toxic only as a unit (... and said that he would / kill her).
         """
         rows = continuations(subject, self.rows, self.config, self.name)
-        scorer = load(self.config.scorer, device=str(subject.device))
+        scorer = load_scorer(self.config.scorer, device=str(subject.device))
         scored = scorer.score([row["prompt"] + row["continuation"] for row in rows], [row["language"] for row in rows])
         levels = [list(scores.levels) for scores in scored]
         return {

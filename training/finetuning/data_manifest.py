@@ -75,7 +75,7 @@ def corpus_of(path: Path) -> dict[str, dict | None]:
     return {name: mask_passwords(read_json(file)) if file.is_file() else None for name, file in files.items()}
 
 
-def write(folder: Path, manifests: dict[str, dict]) -> None:
+def write_data_manifests(folder: Path, manifests: dict[str, dict]) -> None:
     """Write RUN/manifests/NAME.json for each manifest."""
     for name, content in manifests.items():
         write_json(folder / "manifests" / f"{name}.json", content)

@@ -173,7 +173,7 @@ class CheckpointSaver:
         assert writers(self.model) == self.how["writers"], "the sharding of the model changed"
         tensors = local_shards(self.model, self.optimizer)
         if not self.background:
-            return write(self.folder, step, tensors, state=state, **self.how)
+            return write_checkpoint(self.folder, step, tensors, state=state, **self.how)
         for part, named in tensors.items():
             tensors[part] = {name: self._copied(f"{part}:{name}", piece) for name, piece in named.items()}
         if torch.accelerator.is_available():
@@ -193,7 +193,7 @@ class CheckpointSaver:
 
     def _write(self, *arguments) -> None:
         try:
-            write(self.folder, *arguments[:2], state=arguments[2], **self.how)
+            write_checkpoint(self.folder, *arguments[:2], state=arguments[2], **self.how)
         except Exception as error:  # raised in the training thread, where it ends the program with its message
             self.error = error
 
@@ -219,7 +219,7 @@ class CheckpointSaver:
 # Files -------------------------------------------------------------------------------------------------------------
 
 
-def write(
+def write_checkpoint(
     folder: Path,
     step: int,
     tensors: Tensors,

@@ -10,7 +10,7 @@ from ..common.files import fingerprint
 from .record import plain
 
 
-def check(names: list[str]) -> None:
+def check_trackers(names: list[str]) -> None:
     """Raise InputError if a tracker is not installed; Accelerate would skip it silently."""
     if missing := sorted(set(names) - {str(name) for name in get_available_trackers()}):
         fix = f"Run pip install {' '.join(missing)}, or remove it from trackers."

@@ -135,7 +135,7 @@ def origin(name: str, weights: list[Path]) -> dict:
     return {"ai_generated": True, "model": name, "sha256": digest}
 
 
-def build(model: Torch | Gguf, name: str, tabs: Mapping[str, Callable[[], None]], mark: dict) -> gr.Blocks:
+def build_page(model: Torch | Gguf, name: str, tabs: Mapping[str, Callable[[], None]], mark: dict) -> gr.Blocks:
     """Build the page.
 
     Args:
@@ -204,7 +204,7 @@ def main() -> None:
         is_gguf = args.model.endswith(".gguf")
         model = Gguf(args.model) if is_gguf else Torch.load(args.model, trust_remote_code=args.trust_remote_code)
         name = Path(args.model).resolve().name if Path(args.model).exists() else args.model
-        page = build(model, name, {}, origin(name, find_weights(args.model)))
+        page = build_page(model, name, {}, origin(name, find_weights(args.model)))
     launch(page, server_port=args.port)
 
 

@@ -83,7 +83,7 @@ def retrieval_dates(index: TraceIndex) -> dict[str, str]:
     return dates
 
 
-def describe(document: MatchedDocument, around: tuple[str, str], passage: str, dates: dict[str, str]) -> str:
+def describe_match(document: MatchedDocument, around: tuple[str, str], passage: str, dates: dict[str, str]) -> str:
     """Return a document as HTML: its source, licence and date, and a passage with the text around it."""
     source = source_of(document.identifier)
     name = escape(source or document.collection or document.identifier)
@@ -133,7 +133,7 @@ def add_sources_tab(index: TraceIndex, complete: Callable[[str, int], Iterator[s
             blocks.append(f"<h4>{span.length} tokens in {count:,} document{'s' * (count > 1)}</h4>")
             for document in span.documents:
                 around = index.around(span.text, document, NEIGHBOURS)
-                blocks.append(describe(document, around, span.text, dates))
+                blocks.append(describe_match(document, around, span.text, dates))
         return "".join(blocks)
 
     text = gr.Textbox(lines=6, label="Text; a continuation is added to it (AI-generated)")

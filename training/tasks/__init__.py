@@ -13,7 +13,7 @@ from types import ModuleType
 TASKS = ("ocr", "translation", "rag", "instruct")
 
 
-def load(name: str) -> ModuleType:
+def load_task(name: str) -> ModuleType:
     """Import the package of a task, on demand because each needs libraries of its own."""
     assert name in TASKS, name
     return import_module(f".{name}", __package__)
@@ -26,4 +26,4 @@ def signatures(task: ModuleType) -> dict[str, dict[str, str]]:
 
 def settings(name: str) -> type:
     """Return the dataclass of a task's data settings."""
-    return getattr(load(name), f"{name.capitalize()}Data")
+    return getattr(load_task(name), f"{name.capitalize()}Data")

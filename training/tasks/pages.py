@@ -73,7 +73,7 @@ def _font(name: str, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name, size)
 
 
-def render(text: str, draw: random.Random) -> Image.Image:
+def render_page(text: str, draw: random.Random) -> Image.Image:
     """Render the lines of a text as a greyscale page, in a size suitable for Tesseract (24 to 34 pixels per line)."""
     size = draw.randint(20, 28)
     font = _font(draw.choice(FONTS), size)
@@ -149,7 +149,7 @@ def page_pairs(folder: Path, language: str, config: PagesConfig, reader: str) ->
 
     def make_pair(passage: dict) -> dict:
         draw = random.Random(f"{config.seed}/{passage['id']}")
-        ocr = read_page(degrade(render(passage["text"], draw), draw), language)
+        ocr = read_page(degrade(render_page(passage["text"], draw), draw), language)
         creator = f" by {passage['creator']}" if passage["creator"] else ""
         return {
             **{"id": f"page/{passage['id']}", "ocr": ocr, "truth": passage["text"], "language": language},

@@ -194,7 +194,7 @@ class TraceIndex:
     """An index on disk. It is memory-mapped, and a query opens its blocks one after another.
 
     Args:
-        folder: Output folder of `training.tracing.trace_index.build`.
+        folder: Output folder of `training.tracing.trace_index.build_index`.
 
     Raises:
         InputError: If it is missing, incomplete, altered or older than its shards.

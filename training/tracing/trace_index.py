@@ -281,7 +281,7 @@ def reusable(path: Path, origin: dict) -> dict | None:
     return record if valid and are_unchanged(path.parent, record["sha256"]) else None
 
 
-def build(
+def build_index(
     folders: list[Path], *, tokenizer: Path, out: Path, splits: list[str] = SPLITS, block_megabytes: float = 128
 ) -> dict:
     """Index the text of token shards. Complete blocks of an earlier build from the same inputs are reused.
@@ -309,7 +309,7 @@ def build(
 
 
 def _build(folders: list[Path], tokenizer: Path, out: Path, splits: list[str], block_megabytes: float) -> dict:
-    """Write the index into a locked folder; see `build`."""
+    """Write the index into a locked folder; see `build_index`."""
     facts = tokenizer_facts(tokenizer)
     decode = Decoder(token_bytes(tokenizer / "tokenizer.json", facts))
     shards = sources(folders, splits, facts)

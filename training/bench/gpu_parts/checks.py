@@ -149,7 +149,7 @@ def model_folder(size: Sizes, folder: Path) -> Path:
     return folder / "model"
 
 
-def load(folder: Path, device: torch.device, dtype: torch.dtype, attention: str = "sdpa") -> PleiasForCausalLM:
+def load_model(folder: Path, device: torch.device, dtype: torch.dtype, attention: str = "sdpa") -> PleiasForCausalLM:
     """Load a model for inference."""
     options = {"dtype": dtype, "attn_implementation": attention}
     return PleiasForCausalLM.from_pretrained(folder, **options).to(device).eval()

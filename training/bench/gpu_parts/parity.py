@@ -13,7 +13,18 @@ from ...step.cross_entropy_kernels import exp_and_sum_
 from ...step.loss import LinearCrossEntropy
 from ...step.optimizer import OptimizerConfig, build_optimizer, orthogonalize
 from ...step.sampled_softmax import Candidates, SampledCrossEntropy
-from .checks import CPU, Checks, SkipError, Trainer, deviation, gradient, load, model_folder, random_windows, sizes
+from .checks import (
+    CPU,
+    Checks,
+    SkipError,
+    Trainer,
+    deviation,
+    gradient,
+    load_model,
+    model_folder,
+    random_windows,
+    sizes,
+)
 
 NEWTON_SCHULZ = {"coefficients": (3.4445, -4.775, 2.0315), "steps": 5, "eps": 1e-7}  # of torch.optim.Muon
 
@@ -24,7 +35,7 @@ def parity(checks: Checks, device: torch.device, folder: Path) -> None:
     path = model_folder(size, folder)
     (batch, length), vocabulary = size.batch, size.small.vocab_size
     windows = random_windows(vocabulary, batch, length + 1)
-    exact = load(path, CPU, torch.float64, "eager")
+    exact = load_model(path, CPU, torch.float64, "eager")
     logits = exact(input_ids=windows[:, :-1], use_cache=False).logits
     cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten()).backward()
     gradients = gradient(exact)
@@ -34,11 +45,13 @@ def parity(checks: Checks, device: torch.device, folder: Path) -> None:
             import_module("flash_attn")  # transformers' error does not name the library
         kernel = torch.nn.attention.sdpa_kernel(backend) if backend else nullcontext()
         with torch.no_grad(), kernel:
-            result = load(path, device, dtype, attention)(input_ids=windows[:, :-1].to(device), use_cache=False).logits
+            result = load_model(path, device, dtype, attention)(
+                input_ids=windows[:, :-1].to(device), use_cache=False
+            ).logits
         return {"deviation": deviation(result, logits), "limit": limit}
 
     def gradients_of(dtype: torch.dtype, limit: float) -> dict:
-        loss = NextTokenLoss(load(path, device, torch.float32), dtype)
+        loss = NextTokenLoss(load_model(path, device, torch.float32), dtype)
         loss(windows.to(device)).backward()
         return {"deviation": deviation(gradient(loss), gradients), "limit": limit}
 
@@ -144,7 +157,7 @@ def muon_parity(device: torch.device) -> dict:
 
 def updated(name: str, device: torch.device, path: Path, windows: torch.Tensor) -> torch.Tensor:
     """Return the change of all weights by one optimizer step in fp32."""
-    model = load(path, device, torch.float32)
+    model = load_model(path, device, torch.float32)
     before = torch.cat([parameter.detach().cpu().double().flatten() for parameter in model.parameters()])
     optimizer = build_optimizer(OptimizerConfig(name=name), model)
     optimizer.found_inf = torch.zeros((), device=device)
@@ -162,7 +175,7 @@ def optimizer_parity(name: str, device: torch.device, path: Path, windows: torch
 def skipped_step(name: str, device: torch.device, path: Path, windows: torch.Tensor) -> dict:
     """Check that a step with a NaN loss changes nothing, and that the next step trains."""
     trainer, ids = (
-        Trainer(load(path, device, torch.float32), name, device, compute_dtype("auto", device)),
+        Trainer(load_model(path, device, torch.float32), name, device, compute_dtype("auto", device)),
         [windows.numpy()],
     )
     trainer.step(ids)
@@ -187,7 +200,7 @@ def unsynchronised_step(device: torch.device, path: Path, windows: torch.Tensor)
     """Check that a step of AdamW never waits for the GPU."""
     if device.type != "cuda":
         raise SkipError("CUDA")
-    trainer = Trainer(load(path, device, torch.float32), "adamw", device, torch.bfloat16)
+    trainer = Trainer(load_model(path, device, torch.float32), "adamw", device, torch.bfloat16)
     for _ in range(3):
         trainer.step([windows.numpy()])
     torch.cuda.set_sync_debug_mode("error")
@@ -205,7 +218,7 @@ def compiled(checks: Checks, device: torch.device, folder: Path) -> None:
     windows = random_windows(size.small.vocab_size, size.batch[0], size.batch[1] + 1)
 
     def gradients(compile_them: bool, dtype: torch.dtype) -> torch.Tensor:
-        model = load(path, device, torch.float32)
+        model = load_model(path, device, torch.float32)
         if compile_them:
             compile_layers(model)
         NextTokenLoss(model, dtype)(windows.to(device)).backward()

@@ -18,7 +18,7 @@ from ...common.environment import peak_memory
 from ...common.signals import end_with_parent
 from ...run.metrics import read_metrics
 from ...step.compute import compute_dtype
-from .checks import CPU, ROOT, TOKENIZER, Checks, SkipError, deviation, load, model_folder, sizes
+from .checks import CPU, ROOT, TOKENIZER, Checks, SkipError, deviation, load_model, model_folder, sizes
 
 HELD_OUT = ROOT / "data" / "femto" / "mixture" / "held_out"  # written by the commands of configs/pretrain/femto.yaml
 
@@ -43,7 +43,7 @@ def evaluate(checks: Checks, device: torch.device, folder: Path) -> None:
             torch.cat(
                 [
                     torch.from_numpy(row)
-                    for row in token_nats(load(path, place, dtype), sequences, window=256, stride=128)
+                    for row in token_nats(load_model(path, place, dtype), sequences, window=256, stride=128)
                 ]
             )
             for place, dtype in ((CPU, torch.float32), (device, compute_dtype("auto", device)))

@@ -20,7 +20,7 @@ from .checks import (
     Trainer,
     deviation,
     last_line,
-    load,
+    load_model,
     model_folder,
     random_windows,
     seconds_per_call,
@@ -191,7 +191,7 @@ def generation(checks: Checks, device: torch.device, folder: Path) -> None:
     def same_text() -> dict:
         tokenizer = PleiasTokenizer.from_pretrained(path)
         texts = [
-            complete(load(path, place, torch.float32), tokenizer, list(PROMPTS.values()), max_new_tokens=new)
+            complete(load_model(path, place, torch.float32), tokenizer, list(PROMPTS.values()), max_new_tokens=new)
             for place in (CPU, device)
         ]
         different = sum(a != b for a, b in zip(*texts, strict=True)) / len(PROMPTS)
@@ -210,6 +210,6 @@ def generation(checks: Checks, device: torch.device, folder: Path) -> None:
     with torch.device(device):
         torch.manual_seed(0)
         large = PleiasForCausalLM(size.large).to(dtype).eval()
-    for name, model in (("small", load(path, device, dtype)), ("large", large)):
+    for name, model in (("small", load_model(path, device, dtype)), ("large", large)):
         for batch in (1, 16):
             checks.run(f"{name} model, batch {batch}", speed, model, batch)

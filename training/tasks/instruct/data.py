@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from ...common.config import InputError, dataclass_from_dict
 from ...data.split import hash_fraction
-from .. import load, settings
+from .. import load_task, settings
 from ..markers import escape, unescape
 from ..sources import order_by_hash, read_user_files
 from .format import ROLES, format_instruct
@@ -127,7 +127,9 @@ def _validate(row: object, place: str) -> dict:
 
 def _task_rows(name: str, data: InstructData) -> dict[str, list[dict]]:
     """Return rows of another task as conversations of two turns."""
-    parts = load(name).rows(dataclass_from_dict(settings(name), data.settings.get(name, {}), f"data.settings.{name}"))
+    parts = load_task(name).rows(
+        dataclass_from_dict(settings(name), data.settings.get(name, {}), f"data.settings.{name}")
+    )
     limits = {"train": data.rows, "held_out": max(1, data.rows // 10)}
     return {part: [_row(conversation(row, name)) for row in rows[: limits[part]]] for part, rows in parts.items()}
 

@@ -237,7 +237,7 @@ def _sampled(part: Examples, odds: np.ndarray, judged: int) -> np.ndarray:
     return taken[part.sample]
 
 
-def measure(settings: Settings, judge: Judge | None, measured: int) -> list[dict]:
+def measure_corrector(settings: Settings, judge: Judge | None, measured: int) -> list[dict]:
     """Return a row for each text of the report: rendered pages, clean text, historical scans."""
     rows: list[dict] = []
     for language in tqdm(settings.languages, desc="report", unit="language"):
