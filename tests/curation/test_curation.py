@@ -385,7 +385,7 @@ def no_space(folder, *arguments, **options):
 
 def test_an_interrupted_run_over_an_earlier_result_is_resumed(original, curated, tmp_path, monkeypatch):
     out = Path(shutil.copytree(curated[0], tmp_path / "out"))
-    monkeypatch.setattr("training.curation.executors.run", lambda *arguments, **options: False)  # as Slurm
+    monkeypatch.setattr("training.curation.executors.run_stages", lambda *arguments, **options: False)  # as Slurm
     again = config(original, out, languages=["en"])
     assert curate(again) is None
     write_json(again.work / "selected" / "work.json", "done")
