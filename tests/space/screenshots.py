@@ -1,6 +1,6 @@
 """Save the screenshots of the README: the tabs Sources and Correct OCR of `pleias app`, in a headless Chromium.
 
-python tests/space/screenshots.py --model runs/continued --index data/continued/index --out examples
+PYTHONPATH=. python tests/space/screenshots.py --model runs/continued --index data/continued/index --out examples
 """
 
 import argparse
