@@ -16,7 +16,7 @@ PROGRAMS = sorted(
     str(path.relative_to(ROOT))
     for package in ("training", "model_card")
     for path in (ROOT / package).rglob("*.py")
-    if GUARD in path.read_text(encoding="utf-8") and path.parent.name != "space" and path.name != "probe.py"
+    if GUARD in path.read_text(encoding="utf-8") and path.parent.name != "space" and path.name != "load_probe.py"
 ) + ["training/curation"]
 QUICK = ("model_card/validate.py", "training/mixture.py")  # each starts in half a second
 

@@ -12,6 +12,12 @@ settings, in a process of its own: in that of PyTorch, even idle, it slows decod
 probably because the OpenMP library counts the threads of both and so lets them sleep between products.
 """
 
+if not __package__:  # run by path; same as `python -m training.bench.decode`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[2]), "training.bench"
+
 import http.client
 import json
 import subprocess

@@ -6,6 +6,12 @@
 The programs compute in the dtype that `modeling_pleias.cpu_compute_dtype` returns: this shows whether it is faster.
 """
 
+if not __package__:  # run by path; same as `python -m training.bench.dtypes`
+    import sys
+    from pathlib import Path
+
+    sys.path[0], __package__ = str(Path(__file__).resolve().parents[2]), "training.bench"
+
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
