@@ -457,12 +457,13 @@ def write_folder(args: argparse.Namespace) -> None:
     if (args.folder / "template.md").is_file():
         write_standalone_card(args.folder, command)
     elif (args.folder / "release.json").is_file():
-        if read_json(args.folder / "release.json").get("signature"):
+        release = read_json(args.folder / "release.json")
+        if release.get("signature"):
             raise ReleaseError(f"{args.folder} is signed, and a new card would break its signature: release it again.")
         options = {"repository": args.repository, "base_model": args.base_model, "relation": args.base_model_relation}
         run = Run(args.run) if args.run else None
         write_cards(args.folder, command, run=run, comparison=args.comparison, **options)
-        parts = [args.folder / part for part in read_json(args.folder / "release.json")["folders"]]
+        parts = [args.folder / part for part in release["folders"]]
         write_shard_metadata(args.folder / "llama", parts, args.repository)
         write_boms(args.folder, args.repository)
         write_sums(args.folder)

@@ -27,7 +27,7 @@ from .common.escaping import shell_line, terminal_line
 from .common.files import are_unchanged, fingerprint, lock_folder, move_files, read_json, sha256, write_json
 from .common.language import CODES, LANGUAGES
 from .data.documents import DocumentWriter, corpus_files, corpus_root, read_documents
-from .data.source_names import SourceCounts, default_source, source_of
+from .data.source_names import SourceCounts, default_source
 from .data.split import hash_fraction, select_held_out
 
 HELD_OUT = "held_out"
@@ -171,10 +171,7 @@ def _fill(config: MixtureConfig, settings: dict, building: Path) -> dict:
         unnamed = default_source(root)
         for document in tqdm(read_documents(config.corpus), desc="mixture", unit="document"):
             size = len(document["text"].encode())
-            source = str(source_of(document["identifier"]) or unnamed)
-            language = CODES.get(document["language"], document["language"])
-            described = {name: document[name] for name in ("collection", "creator", "date")}
-            counts.add(source, language, document["license"], size, **described)
+            counts.add_document(document, size, unnamed)
             if document["identifier"] in chosen:
                 parts[HELD_OUT].add(document, size)
                 continue

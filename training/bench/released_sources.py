@@ -31,7 +31,7 @@ from ..data.shard_files import (
     manifest_fingerprint,
     sum_counts,
 )
-from ..data.source_names import SourceCounts, default_source, source_of
+from ..data.source_names import SourceCounts, default_source
 from ..data.split import in_validation_split, select_held_out
 from ..mixture import MixtureRule, part_name, repetitions
 from ..shards import ShardsConfig, build_shards, sum_sources
@@ -83,10 +83,7 @@ def list_sources(documents: list[dict], corpus: Path) -> list[dict]:
         return read_json(path)["sources"]
     counts, unnamed = SourceCounts(), default_source(corpus)
     for document in documents:
-        language = CODES.get(document["language"], document["language"])
-        described = {name: document[name] for name in ("collection", "creator", "date")}
-        source = str(source_of(document["identifier"]) or unnamed)
-        counts.add(source, language, document["license"], document["bytes"], **described)
+        counts.add_document(document, document["bytes"], unnamed)
     return counts.describe(corpus)
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from ..common.files import read_json
+from ..common.language import CODES
 from .creators import parse_lives, parse_year
 from .licences import spdx_name
 
@@ -145,6 +146,13 @@ class SourceCounts:
         elif creator:
             counts["others"] = 1
         self._counts.setdefault(source, Counter()).update(counts)
+
+    def add_document(self, document: dict, size: int, unnamed: Source) -> None:
+        """Count a document of `size` bytes for the source in its identifier, or `unnamed` if that names none."""
+        source = str(source_of(document["identifier"]) or unnamed)
+        language = CODES.get(document["language"], document["language"])
+        described = {name: document[name] for name in ("collection", "creator", "date")}
+        self.add(source, language, document["license"], size, **described)
 
     def account(self, source: str) -> dict:
         """Return the statistics of one source.
