@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import test_card
 
 from model_card import card, public_summary, release
 from model_card.disclosure import ai_act_inputs, bom
@@ -17,7 +16,6 @@ from model_card.provenance import resolve_pointer
 from model_card.run import Run
 from model_card.run_export import trim_manifest
 
-run, tuned = test_card.run, test_card.tuned
 HUB = ("--push_to_hub", "someone/tiny")
 PROVIDER = ("--provider", str(ai_act_inputs.EXAMPLE))
 

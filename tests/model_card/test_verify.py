@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import test_bom
 
-from model_card import card, signing, verify
+from model_card import card, release, signing, verify
 from model_card.files import (
     BOM,
     SIGNATURE,
@@ -18,11 +18,12 @@ from model_card.files import (
     present_files,
     read_json,
     sha256,
+    verify_sums,
     write_json,
     write_sums,
 )
 
-build, released, run = test_bom.build, test_bom.released, test_bom.run
+build, released = test_bom.build, test_bom.released
 
 
 @pytest.fixture(scope="module")
@@ -297,3 +298,25 @@ def test_a_card_of_a_signed_release_is_not_rewritten(signed, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["card", str(signed)])
     with pytest.raises(ReleaseError, match="is signed, and a new card would break its signature"):
         card.main()
+
+
+@pytest.mark.parametrize(
+    "alter",
+    [
+        lambda out: (out / "llama" / "config.json").write_text("other"),
+        lambda out: (out / "llama" / "config.json").unlink(),
+        lambda out: (out / "llama" / "more.bin").touch(),
+        lambda out: (out / "more" / "deep").mkdir(parents=True) or (out / "more" / "deep" / "file").touch(),
+        lambda out: (out / "llama" / "SHA256SUMS").write_text(f"{'0' * 64}  config.json\n"),
+        lambda out: (out / "llama" / "runs" / "SHA256SUMS").write_text("x"),
+        lambda out: (out / "SHA256SUMS").write_text(""),
+        lambda out: (out / "SHA256SUMS").unlink(),
+        lambda out: (out / "SHA256SUMS").write_text((out / "SHA256SUMS").read_text() * 2),
+    ],
+)
+def test_a_release_that_differs_from_its_lists_is_not_uploaded(dist, tmp_path, alter):
+    out = shutil.copytree(dist, tmp_path / "tiny")
+    verify_sums(out)
+    alter(out)
+    with pytest.raises(ReleaseError, match="is not the file that was verified"):
+        release.push(out, "someone/tiny", private=True, api=lambda: pytest.fail("uploaded"))
