@@ -77,24 +77,27 @@ def list_sources(data: list[dict]) -> dict:
     """
     entries: dict[str, dict] = {}
     uncounted: set[str] = set()  # of a corpus that does not count by source, so that all are taken for used
+    rows: dict[str, list[dict]] = {}
+    shards: dict[str, dict] = {}
+    corpora, sources = [], []
     for corpus in data:
         entries |= (listed := entries_of(corpus))
         uncounted |= set() if "by_source" in corpus else listed.keys()
-    corpora, sources = [], []
-    for corpus in data:
         numbers = {split: total([row for row in corpus["account"] if row["split"] == split]) for split in SPLITS}
         corpora.append({"fingerprint": corpus["fingerprint"], "stages": corpus["stages"], **numbers})
+        counted: dict[str, list[dict]] = {}
+        for row in corpus.get("by_source", ()):
+            counted.setdefault(row["source"], []).append(row)
+        for key, part in counted.items():
+            rows.setdefault(key, []).extend(part)
+            splits = {split: [row for row in part if row["split"] == split] for split in SPLITS}
+            numbers = {split: total(some) for split, some in splits.items() if some}
+            shards.setdefault(key, {})[corpus["fingerprint"][:12]] = numbers
     for key in sorted(entries):
-        rows, shards = [], {}
-        for corpus in data:
-            counted = [row for row in corpus.get("by_source", ()) if row["source"] == key]
-            parts = {split: [row for row in counted if row["split"] == split] for split in SPLITS}
-            if counted:
-                shards[corpus["fingerprint"][:12]] = {split: total(part) for split, part in parts.items() if part}
-            rows += counted
-        license = entries[key].get("license") or all_of(licences_of(entries[key], rows))
-        in_text = bool(shards) or key in uncounted
-        sources.append({**entries[key], "license": license, "in_text": in_text, "shards": shards})
+        license = entries[key].get("license") or all_of(licences_of(entries[key], rows.get(key, [])))
+        in_text = key in shards or key in uncounted
+        described = {"license": license, "in_text": in_text, "shards": shards.get(key, {})}
+        sources.append({**entries[key], **described})
     counts = {"count": len(sources), "in_text": sum(source["in_text"] for source in sources)}
     return {**counts, "corpora": corpora, "sources": sources}
 

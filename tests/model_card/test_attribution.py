@@ -1,5 +1,7 @@
 """The sources of a release's text add up to its manifests, and each is credited with version, licence and link."""
 
+from collections import Counter
+
 import pytest
 
 from model_card.disclosure.attribution import (
@@ -52,6 +54,24 @@ def test_the_numbers_of_sources_add_up_to_those_of_the_corpora(data):
     repository, package = content["sources"]
     assert repository["license"] == "MIT AND (MIT OR Apache-2.0)" and repository["version"] == "1234567"
     assert package["documents"] == 30 and len(package["creators"]) == CREATORS + 3
+
+
+def test_the_rows_of_a_corpus_are_read_as_often_for_many_sources_as_for_few(data):
+    read = Counter()
+
+    class Row(dict):
+        def __getitem__(self, name):
+            read[name] += 1
+            return super().__getitem__(name)
+
+    for count in (10, 200):
+        rows = [Row(row(f"pip:p{i}@1", "train", "MIT", i)) for i in range(count)]
+        data[0] |= {"by_source": rows, "account": []}
+        read.clear()
+        content = list_sources(data[:1])
+        assert read["source"] == 2 * count and content["in_text"] == count
+        parts = [source["shards"]["base" * 3]["train"]["tokens"] for source in content["sources"] if source["in_text"]]
+        assert sorted(parts) == [*range(count)]
 
 
 def test_every_source_is_credited(data):
