@@ -22,7 +22,7 @@ from ..files import read_json, write_json, write_text
 
 ATTRIBUTION = "ATTRIBUTION.md"
 SPLITS = ("train", "validation")
-CREATORS = 12  # names of a source in ATTRIBUTION.md; sources.json has all
+CREATORS = 12  # maximum number of names per source in ATTRIBUTION.md; sources.json has more
 IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 SCANCODE = "LicenseRef-scancode-"  # licences that ScanCode's list describes, not SPDX's
 
@@ -139,13 +139,14 @@ def attribution(name: str, content: dict) -> str:
         tokens = sum(split["tokens"] for numbers in entry["shards"].values() for split in numbers.values())
         creators = [markdown_cell(creator["name"]) for creator in entry.get("creators", ())]
         shown, others = "; ".join(creators[:CREATORS]), len(creators) - CREATORS
+        more = "more than " if entry.get("documents_of_other_creators") else ""
         cells = [
             linked_source(entry),
             markdown_cell(entry.get("version") or "-"),
             linked_licence(entry["license"]) if entry["license"] else "-",
             *(f"{entry[measure]:,}" if entry.get(measure) else "-" for measure in MEASURES[:2]),
             f"{tokens:,}" if tokens else "-",
-            shown + (f" and {others:,} others" if others > 0 else "") or "-",
+            shown + (f" and {more}{others:,} others" if others > 0 else "") or "-",
         ]
         lines.append((-tokens, entry["name"], f"| {' | '.join(cells)} |\n"))
     return (
@@ -154,7 +155,8 @@ def attribution(name: str, content: dict) -> str:
         "credited here, as licences such as CC BY ask. They have not endorsed the model.\n\n"
         "Documents and bytes are those of the corpus. Tokens are those of the shards of all stages, with repetitions "
         "and held-out text. [`evidence/sources.json`](evidence/sources.json) adds for each source its hash, the "
-        "sentence that gives the licence, the licences as the source names them, and all creators.\n\n"
+        "sentence that gives the licence, the licences as the source names them, and further creators; if it has "
+        "more than are listed, `documents_of_other_creators` counts the documents of the others.\n\n"
         "| source | version | licence | documents | bytes | tokens | creators |\n|---|---|---|--:|--:|--:|---|\n"
         + "".join(line for *_, line in sorted(lines))
     )

@@ -81,6 +81,8 @@ def test_every_source_is_credited(data):
         "| [a_b](https://pypi.org/project/a_b/1.0/) | 1.0 | [CC-BY-4.0](https://spdx.org/licenses/CC-BY-4.0.html) | "
         f"30 | 3,000 | 82 | {shown} and 3 others |"
     )
+    data[0]["sources"]["sources"][0]["documents_of_other_creators"] = 7
+    assert attribution("tiny", list_sources(data)).splitlines()[-2].endswith(f"{shown} and more than 3 others |")
     assert lines[-1].startswith("| a/b | 1234567 | [MIT](https://spdx.org/licenses/MIT.html) AND (")
     assert lines[-1].endswith(" | - | - | 11 | - |")
 
