@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from ..facts import LANGUAGE_NAMES, commands, left_out
+from ..facts import LANGUAGE_NAMES, commands, left_out, with_spdx
 from ..files import ReleaseError, read_json, relativize_paths, sha256, write_json
 from ..run import json_sha256, path_roots
 from .attribution import IDENTIFIER, licence_address, spdx_expression
@@ -373,7 +373,7 @@ def shard_metadata(folder: Path, repository: str | None) -> dict[str, dict]:
             url=f"https://huggingface.co/{repository}" if repository else None,
             creator={"name": release["provider"]["name"]} if release.get("provider") else None,
             published=release["created"][:10],
-            rows=corpus["account"],
+            rows=with_spdx(corpus["account"], [corpus]),
             sources=corpus.get("sources") or {},
             curation=corpus.get("curation") or {},
             commands=commands([corpus], []),

@@ -13,7 +13,17 @@ import re
 from collections import Counter
 from datetime import date
 
-from ..facts import distinct_datasets, distinct_rows, largest, left_out, synthetic, total, totals_by, training_rows
+from ..facts import (
+    distinct_datasets,
+    distinct_rows,
+    largest,
+    left_out,
+    synthetic,
+    total,
+    totals_by,
+    training_rows,
+    with_spdx,
+)
 from ..files import ReleaseError
 from .ai_act_inputs import in_range, value_of
 from .summary_template import FIELDS, LAW, SCHEMA, SECTIONS, TEMPLATE
@@ -186,7 +196,7 @@ class SummaryAnswers:
         placed = model["placed_on_union_market"]
         comment = None if placed else "No placement on the Union market is stated."
         self.put("1.2.c", placed, "model.placed_on_union_market", comment=comment)
-        rows = distinct_rows(self.run["data"])
+        rows = with_spdx(distinct_rows(self.run["data"]), self.run["data"])
         tokens, exact = total(rows)["tokens"], all(row["exact"] for row in rows)
         bound = "" if exact else "at least "
         size = f"{in_range(tokens, TEXT_SIZES)} ({bound}{tokens:,} tokens, each document counted once)"

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from training.bench.released_sources import ReleasedSourcesConfig, fill_release
+from training.bench.released_sources import ReleasedSourcesConfig, correct_licences, fill_release
 from training.common.config import InputError
 from training.common.files import read_json, sha256, write_json
 from training.data.shard_files import tokens_fingerprint
@@ -84,3 +84,13 @@ def test_a_manifest_gets_the_sources_that_a_new_one_has_and_keeps_the_rest(relea
     folder = read_json(path.parents[3] / "evidence" / "release.json")["folders"]["llama"]
     size = path.stat().st_size
     assert folder == {"bytes": size, "files": {"runs/1/manifests/best.json": {"bytes": size, "sha256": sha256(path)}}}
+
+
+def test_a_licence_that_the_copyright_file_of_a_package_contradicts_is_corrected_and_the_label_stays():
+    guide, label, licence = "installation-guide-amd64", "GPL-2.0-or-later", "GPL-2.0-only"
+    rows = [{"source": f"deb:{name}@1", "license": label, "label": label} for name in (guide, "other")]
+    entries = [{"name": name, "license": label, "licences": {label: 3}, "documents": 3} for name in (guide, "other")]
+    corrected, other = [rows[0] | {"license": licence}, rows[1]], entries[1].copy()
+    correct_licences(rows, entries)
+    assert rows == corrected
+    assert entries == [{"name": guide, "license": licence, "licences": {licence: 3}, "documents": 3}, other]

@@ -31,11 +31,13 @@ from ..data.shard_files import (
     manifest_fingerprint,
     sum_counts,
 )
-from ..data.source_names import SourceCounts, default_source
+from ..data.source_names import SourceCounts, default_source, parse_source
 from ..data.split import in_validation_split, select_held_out
 from ..mixture import MixtureRule, part_name, repetitions
 from ..shards import ShardsConfig, build_shards, sum_sources
 
+# Source -> label of the corpus, which the copyright file of the package contradicts, and the licence in that file.
+CORRECTIONS = {"installation-guide-amd64": ("GPL-2.0-or-later", "GPL-2.0-only")}
 COLUMNS = ["identifier", *GROUP_COLUMNS, "creator", "date", "open_type", "language_type"]
 
 
@@ -87,6 +89,17 @@ def list_sources(documents: list[dict], corpus: Path) -> list[dict]:
     return counts.describe(corpus)
 
 
+def correct_licences(by_source: list[dict], sources: list[dict]) -> None:
+    """Correct the licences in the `by_source` and the entries of sources of a manifest; the corpus's labels stay."""
+    for entry in sources:
+        label, licence = CORRECTIONS.get(entry["name"], (None, None))
+        if label and entry["license"] == label:
+            entry |= {"license": licence, "licences": {licence: entry["documents"]}}
+    for row in by_source:
+        label, licence = CORRECTIONS.get(parse_source(row["source"]).name, (None, None))
+        row["license"] = licence if row["license"] == label else row["license"]
+
+
 def mix(documents: list[dict], mixture: dict) -> dict[str, list[dict]]:
     """Return the documents of each shard of a mixture, with repetitions, as mixture and shards write them."""
     rules = [MixtureRule(**rule) for rule in mixture["mixtures"][mixture["name"]]]
@@ -126,6 +139,7 @@ def add_sources(manifest: dict, documents: list[dict], sources: list[dict], conf
     if shards or sum_counts(rows, ("split", *GROUP_COLUMNS)) != manifest["account"]:
         raise InputError(f"The statistics of {manifest['fingerprint'][:12]} differ from its shards.")
     new = {"by_source": sum_sources(counted, str(default_source(config.corpus)))}
+    correct_licences(new["by_source"], sources)
     new["corpus"] = manifest["corpus"] | {"sources": known | {"sources": sources}}
     filled = follow(manifest, "account", new)
     assert manifest_fingerprint(filled) == manifest["fingerprint"]
