@@ -24,7 +24,7 @@ from modeling_pleias import PleiasForCausalLM
 from training.common.config import InputError
 from training.common.files import read_json, sha256, write_json
 from training.evaluation.models import EvaluatedModel
-from training.tasks import ocr, rag, translation
+from training.tasks import ocr, pages, rag, translation
 from training.tasks.ocr.changes import apply_changes
 from training.tasks.pages import render_page
 from training.tracing.search import MatchedSpan, TraceIndex
@@ -35,7 +35,7 @@ gr = pytest.importorskip("gradio", reason="the extra [app] is not installed")
 from training import app  # noqa: E402
 from training.space import app as space  # noqa: E402
 from training.space.sources import segments  # noqa: E402
-from training.space.tasks import changes_between  # noqa: E402
+from training.space.tasks import changes_between, read_page  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 OCR_TEXT = (
@@ -295,6 +295,15 @@ def program(run, index):
                 yield process, list(iter(process.stdout.readline, "Ctrl-C ends it.\n")), elsewhere
             finally:
                 process.kill()
+
+
+def test_a_missing_language_pack_is_reported_in_the_words_of_the_program_that_renders_pages(tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "tesseract_languages", lambda: {"eng"})
+    message = "^Tesseract has no language pack for French: install tesseract-ocr-fra.$"
+    with pytest.raises(InputError, match=message):
+        read_page(tmp_path / "scan.png", "fr", tmp_path)
+    with pytest.raises(InputError, match=message):
+        pages.build_pairs(pages.PagesConfig(out=tmp_path, languages=["fr"]))
 
 
 @pytest.mark.slow

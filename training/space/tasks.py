@@ -17,7 +17,7 @@ from ..common.config import InputError
 from ..common.language import CODES, LANGUAGES, identify
 from ..tasks import ocr, rag, translation
 from ..tasks.ocr.changes import Change
-from ..tasks.pages import TESSERACT_LANGUAGES, tesseract_languages
+from ..tasks.pages import TESSERACT_LANGUAGES, missing_language_packs
 from ..tasks.text_windows import align_characters
 from .messages import one_sentence
 
@@ -63,9 +63,9 @@ def read_page(image: Path, language: str, folder: Path) -> Path:
     Raises:
         InputError: If Tesseract lacks the language or does not read the image.
     """
-    if TESSERACT_LANGUAGES[language] not in tesseract_languages():
-        pack = f"tesseract-ocr-{TESSERACT_LANGUAGES[language]}"
-        raise InputError(f"Tesseract has no language pack for {LANGUAGES[language]}: install {pack}.")
+    missing, message = missing_language_packs([language])
+    if missing:
+        raise InputError(message)
     page = shutil.copyfile(image, folder / f"page{image.suffix}")
     command = ["tesseract", page, folder / "page", "-l", TESSERACT_LANGUAGES[language], "hocr"]
     # one thread: Tesseract's own threads mostly wait for each other

@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from ..common.config import InputError, parse, run_main
 from ..common.files import lock_folder, write_json
+from ..common.language import LANGUAGES
 from ..data.documents import checked_languages, write_parquet
 from ..data.ocr_pairs import PAIR_COLUMNS
 from .ocr.passages import read_passages
@@ -127,6 +128,19 @@ def tesseract_languages() -> set[str]:
     return set(listed.split("\n")[1:])
 
 
+def missing_language_packs(languages: list[str]) -> tuple[list[str], str]:
+    """Return the languages without an installed language pack, and a message with the packages that provide them.
+
+    Raises:
+        InputError: If Tesseract is not installed.
+    """
+    installed = tesseract_languages()
+    missing = [language for language in languages if TESSERACT_LANGUAGES[language] not in installed]
+    packs = ", ".join(f"tesseract-ocr-{TESSERACT_LANGUAGES[language]}" for language in missing)
+    names = ", ".join(LANGUAGES[language] for language in missing)
+    return missing, f"Tesseract has no language pack for {names}: install {packs}."
+
+
 def read_page(page: Image.Image, language: str) -> str:
     """Return the OCR text of a page, recognised as one block of text, without empty lines."""
     picture = io.BytesIO()
@@ -173,13 +187,12 @@ def build_pairs(config: PagesConfig) -> dict:
     Raises:
         InputError: If Tesseract or the language packs of all requested languages are missing.
     """
-    languages, installed = checked_languages(config.languages), tesseract_languages()
-    missing = [language for language in languages if TESSERACT_LANGUAGES[language] not in installed]
-    packs = ", ".join(f"tesseract-ocr-{TESSERACT_LANGUAGES[language]}" for language in missing)
+    languages = checked_languages(config.languages)
+    missing, message = missing_language_packs(languages)
     if missing == languages:
-        raise InputError(f"tesseract has no language pack for {', '.join(languages)}: install {packs}.")
+        raise InputError(message)
     if missing:
-        print(f"skipping {', '.join(missing)}: install {packs}.", file=sys.stderr)
+        print(f"skipping {', '.join(missing)}: {message}", file=sys.stderr)
     languages = [language for language in languages if language not in missing]
     folder, reader = corpus_folder(config.path, languages), tesseract_version()
     statistics = {}
