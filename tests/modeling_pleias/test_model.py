@@ -148,6 +148,15 @@ def test_packed_sequences_do_not_see_each_other(attention):
     assert not torch.allclose(packed, model(row).logits)
 
 
+def test_a_pass_without_positions_looks_at_no_value_of_a_tensor():
+    """Looking whether positions restart would wait for a GPU; tensors of the device `meta` have no values."""
+    with torch.device("meta"):
+        model, row = PleiasForCausalLM(tiny()), torch.zeros(2, 5, dtype=torch.long)
+        assert model(row, use_cache=False).logits.shape == (2, 5, 320)
+        with pytest.raises((NotImplementedError, RuntimeError), match="meta tensors"):
+            model(row, position_ids=torch.arange(5).expand(2, 5), use_cache=False)
+
+
 def test_left_padding_changes_nothing():
     model = seeded(PleiasForCausalLM, tiny())
     alone = model(IDS[1:, 2:]).logits
