@@ -3,6 +3,7 @@
 A soft hyphen or a narrow space is not visible on the page, but makes another text of the same words. What decides
 about a text (language, OCR quality, duplicates, toxicity, personal data, line repair) reads this view: without
 invisible characters, with one kind of space, hyphen, digit and accented letter. The text itself does not change.
+It is none of the normal forms of Unicode, which unicode_forms.py computes.
 """
 
 import re

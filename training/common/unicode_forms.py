@@ -1,4 +1,8 @@
-"""Unicode normalisation in linear time: that of the standard library takes the square of a run of combining marks."""
+"""Unicode normal forms (NFC, NFD, NFKC, NFKD) of any text, in time linear in its length.
+
+`unicodedata.normalize` takes the square of the length of a run of combining marks. normalization.py has the view that
+recognisers read, which drops and replaces more characters and leads back to the original text.
+"""
 
 import unicodedata
 from typing import Literal
