@@ -9,7 +9,7 @@ README.md, its file and JSON pointer, and its format. `model_card.validate` read
 
 The evidence of a release is in `evidence/` of each folder, so that the card can be checked wherever the folder is:
 `release.json`; `data.json`, `lineage.json` and `facts.json` (see facts.py); `generation_config.json`; `eval/TASK.json`
-of the run; and, if they exist, `samples.json`, `comparison.json` (see run_files.py) and
+of the run; and, if they exist, `samples.json`, `comparison.json` (see run_export.py) and
 `minimal_pairs.json`, a comparison on minimal pairs alone.
 """
 

@@ -8,7 +8,7 @@ leaves only its message. The result:
 
     custom/    model_type pleias, its code, auto_map     llama/     LlamaForCausalLM, no code
     gguf/      NAME-FORMAT.gguf, results.json            onnx/, openvino/
-    runs/NAME/ in both variants, for each pretraining run that the weights come from (run_files.py)
+    runs/NAME/ in both variants, for each pretraining run that the weights come from (run_export.py)
     release.json, and SHA256SUMS here and in each folder; README.md, card.json and evidence/ in each folder (card.py);
     bom.cdx.json in each folder (disclosure/bom.py), and model.sig (signing.py) with --sign
 

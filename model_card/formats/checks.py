@@ -149,7 +149,7 @@ def as_llama(model: PreTrainedModel) -> LlamaForCausalLM:
 
 
 def run_probe(folder: Path, questions: dict) -> dict:
-    """Run probe.py on a released folder, in a fresh interpreter without this project; return its outputs.
+    """Run load_probe.py on a released folder, in a fresh interpreter without this project; return its outputs.
 
     Raises:
         ReleaseError: If the folder does not load there.

@@ -1,7 +1,7 @@
 """Load a released folder as a user does, and write its outputs: run by path, with transformers alone.
 
-`python -I probe.py FOLDER QUESTIONS.json OUTPUTS.json`; a release runs it on each variant in a fresh interpreter, and
-calls `measure_outputs` itself on the source of the release.
+`python -I load_probe.py FOLDER QUESTIONS.json OUTPUTS.json`; a release runs it on each variant in a fresh interpreter,
+and calls `measure_outputs` itself on the source of the release.
 """
 
 import hashlib

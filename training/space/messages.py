@@ -1,4 +1,4 @@
-"""Messages of the page: bad input is one sentence in the browser, as it is in a terminal."""
+"""Messages of the page: bad input is a one-line message in the browser, as in a terminal."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
