@@ -194,6 +194,19 @@ def test_a_model_is_the_same_after_the_block_even_if_it_fails(dtype):
 
 
 @needs_compiler
+@every_kind
+@torch.no_grad()
+def test_a_converted_model_is_not_converted_again(kind):
+    model = read_bf16_weights(tiny(kind))
+    ids, modules = tokens(2, 9), [type(module) for module in model.modules()]
+    before = model(ids).logits
+    with reading_bf16_weights(model):
+        assert torch.equal(model(ids).logits, before)
+    assert torch.equal(read_bf16_weights(model)(ids).logits, before)
+    assert [type(module) for module in model.modules()] == modules
+
+
+@needs_compiler
 def test_weights_that_bf16_does_not_represent_remain_in_fp32():
     model = tiny()
     with torch.no_grad():

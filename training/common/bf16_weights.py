@@ -236,6 +236,8 @@ def _convert(model: PreTrainedModel) -> tuple[dict[nn.Module, type], dict[nn.Par
         return classes, dtypes
     exact = {}  # by matrix: head and embedding may share one
     for module in model.modules():
+        if isinstance(module, (Bf16Linear, Bf16Embedding)):  # converted already, by the user or an enclosing block
+            continue
         kind = CLASSES.get(type(module))
         weight = module.weight if kind else None
         if kind and weight not in exact:
