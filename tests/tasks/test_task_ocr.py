@@ -219,6 +219,23 @@ def test_a_correction_ends_before_its_input_only_if_that_outweighs_the_rest(toke
         assert (near(torch.tensor([[1, a]]), scores).argmax().item() == stop) == ends
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.text(alphabet="ab\u00e9 c\u20ac", max_size=12), st.sampled_from([0.0, 0.5, 5.0]))
+def test_a_draft_is_scored_in_one_call_as_token_by_token(tokenizer, seed, text, penalty):
+    stop, draw = tokenizer.convert_tokens_to_ids(STOP), torch.Generator().manual_seed(seed)
+    draft = [*tokenizer(text, add_special_tokens=False).input_ids, stop]
+    scores = torch.randn(len(draft) + 1, len(tokenizer), generator=draw).mul(3).round().bfloat16()
+    scores[range(len(draft)), draft] += torch.randint(12, (len(draft),), generator=draw).bfloat16()
+    one_by_one, together = (EditPenaltyLogitsProcessor(tokenizer, [text], [stop], penalty) for _ in range(2))
+    tokens, last = [], 1
+    for expected, scores_V in zip([*draft, None], scores.float(), strict=True):
+        last = one_by_one(torch.tensor([[last]]), scores_V[None]).argmax().item()
+        tokens.append(last)
+        if last != expected:
+            break
+    assert together.choose(draft, scores) == tokens
+
+
 def test_each_prompt_of_a_batch_is_compared_with_its_own_text(model, tokenizer):
     texts = ["the old house", "stood", "by the river <|text_end|> and nobody came", "l'été revint"]
     prompts = [format_ocr(text)[0] for text in texts]

@@ -9,7 +9,7 @@ transformers' assisted generation takes no batches, and no draft of one's own th
 calls the logits processors after rejected tokens, too, which those with a state do not undo.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from inspect import signature
 
@@ -46,8 +46,9 @@ class InputDraft:
         """Return at most `size` tokens that may follow an output, which extends that of the call before."""
         new = self._characters(output[self.seen :])
         self.output, self.seen, self.place = (self.output + new)[-MATCH:], len(output), self.place + len(new)
-        near = range(max(0, self.place - REACH), min(self.place + REACH, len(self.input)) + 1)
-        self.place = max(near, key=self._score, default=len(self.input))
+        if self.place > len(self.input) or not self.input[: self.place].endswith(self.output):
+            near = range(max(0, self.place - REACH), min(self.place + REACH, len(self.input)) + 1)
+            self.place = max(near, key=self._score, default=len(self.input))
         rest = self.input[self.place : self.place + CHARACTERS * size]
         ids = self._encode(self.tokenizer.convert_tokens_to_string([rest])) if rest and size else []
         return (ids + self.stop)[:size] if self.place + len(rest) == len(self.input) else ids[:size]
@@ -83,6 +84,17 @@ class PromptDraft:
         ends = (self.after.get(tuple(output[-n:])) for n in NGRAMS)
         place = next((end for end in ends if end is not None), len(self.ids))
         return self.ids[place : place + size]
+
+
+class DraftLogitsProcessor(LogitsProcessor):
+    """Logits processor that can score a whole draft in one call. In Python, a call takes as long as a token's pass."""
+
+    def choose(self, draft: list[int], scores: torch.FloatTensor) -> list[int]:
+        """Return what greedy decoding of one row appends by (T + 1, V) scores, those after each token of its draft.
+
+        These are the tokens of the draft up to the first that is not chosen, and the token that is chosen after them.
+        """
+        raise NotImplementedError
 
 
 @dataclass
@@ -166,19 +178,26 @@ class DraftDecoder:
 
     def _accept(self, i: int, draft: list[int], logits_TV: torch.Tensor, width: int) -> int:
         """Append the tokens that follow from a pass to a row's output; return how many of the draft they accept."""
-        row = self.rows[i]
-        for accepted in range(len(draft) + 1):
-            place = width + len(row.output)
-            ids_BT, scores_BV = self.ids_BT[i : i + 1, :place], logits_TV[accepted : accepted + 1].float()
-            for processor in (*self.processors, *row.processors):  # a LogitsProcessorList inspects their signatures
-                scores_BV = processor(ids_BT, scores_BV)
-            token = int(scores_BV.argmax())
-            self.ids_BT[i, place] = token
+        row, processors = self.rows[i], [*self.processors, *self.rows[i].processors]
+        if len(processors) == 1 and isinstance(processors[0], DraftLogitsProcessor):
+            tokens = iter(processors[0].choose(draft, logits_TV))
+        else:
+            tokens = self._choose(i, processors, logits_TV, width)
+        for accepted, token in enumerate(tokens):
+            self.ids_BT[i, width + len(row.output)] = token
             row.output.append(token)
             if token in self.ends or draft[accepted : accepted + 1] != [token]:
                 break
         row.size = min(LONGEST, max(SHORTEST, 2 * accepted))
         return accepted
+
+    def _choose(self, i: int, processors: list[LogitsProcessor], logits_TV: torch.Tensor, width: int) -> Iterator[int]:
+        """Yield the token that is chosen after each token of a draft, once the row's output contains those before."""
+        for scores_BV in logits_TV.float().split(1):
+            ids_BT = self.ids_BT[i : i + 1, : width + len(self.rows[i].output)]
+            for processor in processors:  # a LogitsProcessorList inspects their signatures
+                scores_BV = processor(ids_BT, scores_BV)
+            yield int(scores_BV.argmax())
 
 
 def accepts_drafts(model: PreTrainedModel) -> bool:

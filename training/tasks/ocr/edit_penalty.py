@@ -12,21 +12,24 @@ estimate of the cost of the remaining input at the same rate, as A* search does 
 """
 
 from codecs import getincrementaldecoder
+from collections.abc import Iterator
 
 import numpy as np
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedTokenizerBase
+from transformers import LogitsProcessorList, PreTrainedTokenizerBase
 
+from ...common.drafting import DraftLogitsProcessor
 from ...common.generation import token_id
 from ..token_bytes import is_byte_level, token_bytes
 from .format import STOP, input_of
 
 EDIT_PENALTY = 5.0  # per changed byte; training.bench.ocr_price finds the best one for a model
 CANDIDATES = 8  # most probable tokens considered per step, in addition to the tokens that continue the input
+CONTINUATION = bytes(range(0x80, 0xC0))  # bytes of UTF-8 that continue a character
 PRIOR = (20.0, 20)  # nats and bytes assumed before a row begins: small models need about 1 nat per byte
 
 
-class EditPenaltyLogitsProcessor(LogitsProcessor):
+class EditPenaltyLogitsProcessor(DraftLogitsProcessor):
     """Score the tokens that continue close to each row's input, with an edit penalty; exclude all other tokens.
 
     Args:
@@ -44,27 +47,45 @@ class EditPenaltyLogitsProcessor(LogitsProcessor):
         self.decoders = [getincrementaldecoder("utf-8")() for _ in texts]  # a character may span several tokens
         self.spent = np.full(len(texts), PRIOR[0])  # nats
         self.stops, self.penalty = stops, penalty
-        self.logits: torch.Tensor | None = None
+        self.logits: np.ndarray | None = None
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         """Return the (B, V) scores with the penalties applied."""
-        last_ids = input_ids[:, -1].tolist()
         if self.logits is not None:
-            for row, last in enumerate(last_ids):
-                if last in self.bytes_of:
-                    self.distances[row] = self._after(row, self.bytes_of[last])
-                    self.decoders[row].decode(self.bytes_of[last])
-                    self.spent[row] -= self.logits[row, last].item()
-        self.logits = scores.float().log_softmax(-1)
-        penalized = torch.full_like(self.logits, -torch.inf)
-        best = self.logits.topk(min(CANDIDATES, scores.shape[-1])).indices.tolist()
-        for row, candidates in enumerate(best):
-            costs = self._costs(row, candidates)
-            ids = torch.tensor(list(costs), device=scores.device)
-            penalized[row, ids] = self.logits[row, ids] - torch.tensor(list(costs.values()), device=scores.device)
+            for row, last in enumerate(input_ids[:, -1].tolist()):
+                self._advance(row, last, self.logits[row])
+        self.logits = _log_softmax(scores)
+        penalized = torch.full_like(scores, -torch.inf, dtype=torch.float32)
+        for row, logits_V in enumerate(self.logits):
+            ids, penalized_scores = self._penalize(row, logits_V)
+            penalized[row, torch.from_numpy(ids).to(scores.device)] = torch.from_numpy(penalized_scores).to(penalized)
         return penalized
 
-    def _costs(self, row: int, candidates: list[int]) -> dict[int, float]:
+    def choose(self, draft: list[int], scores: torch.FloatTensor) -> list[int]:
+        """Return the tokens of the only row that `__call__` would lead to: a draft, as far as chosen, and the next."""
+        tokens: list[int] = []
+        for logits_V in _log_softmax(scores):
+            ids, penalized_scores = self._penalize(0, logits_V)
+            tokens.append(int(ids[penalized_scores.argmax()]))
+            self._advance(0, tokens[-1], logits_V)
+            if draft[len(tokens) - 1 : len(tokens)] != tokens[-1:]:
+                break
+        return tokens
+
+    def _advance(self, row: int, token: int, logits_V: np.ndarray) -> None:
+        """Extend a row's output by a token that was chosen by some log-probabilities."""
+        if token in self.bytes_of:
+            self.distances[row] = self._after(row, self.bytes_of[token])
+            self.decoders[row].decode(self.bytes_of[token])
+            self.spent[row] -= logits_V[token]
+
+    def _penalize(self, row: int, logits_V: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the possible tokens, in ascending order, and their log-probabilities less their costs."""
+        costs = self._costs(row, logits_V)
+        ids = np.array(sorted(costs))
+        return ids, logits_V[ids] - np.array([costs[token] for token in ids.tolist()], dtype=np.float32)
+
+    def _costs(self, row: int, logits_V: np.ndarray) -> dict[int, float]:
         """Return token -> penalty of its changes minus the cost of the input that it completes, per possible token."""
         text, distances = self.inputs[row], self.distances[row]
         least, here = distances.min(), int(distances.argmin())
@@ -77,11 +98,12 @@ class EditPenaltyLogitsProcessor(LogitsProcessor):
         costs = {stop: cost(distances[-1] - least, len(text)) for stop in self.stops if at_character_end}
         for place in np.flatnonzero(distances == least):
             ahead = text[place : place + self.longest].tobytes()
+            fits = at_character_end and ahead[:1] not in CONTINUATION  # any part of the input from a character on
             for length in range(1, len(ahead) + 1):
                 token = self.ids.get(ahead[:length])
-                if token is not None and token not in costs and self._fits(row, ahead[:length]):
+                if token is not None and token not in costs and (fits or self._fits(row, ahead[:length])):
                     costs[token] = cost(0, place + length)
-        for token in candidates:
+        for token in _most_probable(logits_V):
             if token in costs:
                 break  # less probable tokens with more changes cannot rank above it
             if token in self.bytes_of and self._fits(row, self.bytes_of[token], complete=True):
@@ -110,9 +132,20 @@ class EditPenaltyLogitsProcessor(LogitsProcessor):
         return distances
 
 
+def _log_softmax(scores: torch.Tensor) -> np.ndarray:
+    return scores.float().log_softmax(-1).cpu().numpy()
+
+
+def _most_probable(logits_V: np.ndarray) -> Iterator[int]:
+    """Yield the most probable tokens; the first, often the only one that is needed, is found without sorting."""
+    yield (best := int(logits_V.argmax()))
+    candidates = torch.from_numpy(logits_V).topk(min(CANDIDATES, len(logits_V))).indices.tolist()
+    yield from (token for token in candidates if token != best)
+
+
 def edit_penalty_processor(
     tokenizer: PreTrainedTokenizerBase, prompts: list[str], penalty: float = EDIT_PENALTY
-) -> LogitsProcessor:
+) -> DraftLogitsProcessor | LogitsProcessorList:
     """Build the logits processor of a batch of prompts: an edit penalty; none if the vocabulary is not byte-level."""
     if not is_byte_level(tokenizer):
         return LogitsProcessorList()
