@@ -6,7 +6,7 @@ SHELL := bash
 PYTHON ?= python3
 # A worker that has finished takes over half of what another has left.
 PARALLEL := -n auto --maxprocesses 4 --dist worksteal
-CORE := model parity tokenizer loss options loader checkpoint card
+CORE := model parity tokenizer loss options loader checkpoint card* validate
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help demo index index-femto test test-core test-slow test-versions quality bench constraints clean
