@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+BLOCK = 256  # rows that are evaluated at a time, which bounds the memory
+
 
 class Trees(NamedTuple):
     """Binary classifier of T trees of at most N nodes: leaves have themselves as children.
@@ -42,15 +44,20 @@ class Trees(NamedTuple):
 
     def log_odds(self, rows: np.ndarray) -> np.ndarray:
         """Return the log-odds of (R, F) rows of features."""
-        number = np.arange(len(rows))[:, None]
-        tree = np.arange(len(self.feature))[None, :]
-        node = np.zeros((len(rows), len(self.feature)), dtype=np.int64)
-        while True:
-            goes_left = rows[number, self.feature[tree, node]] <= self.threshold[tree, node]
-            following = np.where(goes_left, self.left[tree, node], self.right[tree, node])
-            if (following == node).all():
-                return self.value[tree, node].sum(axis=1) + self.baseline[0]
-            node = following
+        trees, size = self.feature.shape
+        roots = np.arange(trees) * size  # nodes are numbered over all trees
+        feature, threshold, value = self.feature.ravel().astype(np.int64), self.threshold.ravel(), self.value.ravel()
+        left, right = ((children + roots[:, None]).ravel() for children in (self.left, self.right))
+        result = np.zeros(len(rows))
+        for start in range(0, len(rows), BLOCK):
+            block = rows[start : start + BLOCK]
+            offsets = np.arange(len(block))[:, None] * rows.shape[1]
+            node, previous = np.broadcast_to(roots, (len(block), trees)), None
+            while previous is None or (node != previous).any():
+                goes_left = block.take(offsets + feature.take(node)) <= threshold.take(node)
+                node, previous = np.where(goes_left, left.take(node), right.take(node)), node
+            result[start : start + BLOCK] = value.take(node).sum(axis=1) + self.baseline[0]
+        return result
 
     def probability(self, rows: np.ndarray) -> np.ndarray:
         """Return the probability of the second class for (R, F) rows of features."""
