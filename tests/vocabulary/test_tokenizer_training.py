@@ -4,6 +4,7 @@ import io
 import json
 import random
 import tarfile
+from collections import Counter
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +18,7 @@ from training.common.config import InputError, parse, resolve_config
 from training.data import ocr_noise
 from training.data.documents import COLUMNS
 from training.data.split import in_tokenizer_evaluation
+from training.tasks.ocr.channel import segments
 from training.tokenizer import TokenizerConfig, source_shares, train, weighted_counts
 from training.vocabulary.piece_counts import TextSource, count_pieces
 from training.vocabulary.tokenizer_report import (
@@ -191,6 +193,14 @@ def test_wrapped_lines_join_to_the_same_text():
         page = ocr_noise.wrap_lines(TEXT, random.Random(seed))
         assert max(map(len, page.split("\n"))) <= 72
         assert page.replace("-\n", "").replace("¬\n", "").replace("\n", " ") == TEXT
+
+
+@pytest.mark.parametrize("seed", [0, 2, 5, 8, 9])
+def test_few_confusions_recur_on_a_page(seed):
+    page = ocr_noise.recurring_confusions(TEXT, random.Random(seed))
+    assert page == ocr_noise.recurring_confusions(TEXT, random.Random(seed)) != TEXT
+    kinds = Counter((page[a:b], TEXT[c:d]) for a, b, c, d in segments(page, TEXT))
+    assert kinds.total() > 4 * len(kinds)
 
 
 @pytest.mark.parametrize("rate", ocr_noise.ERROR_RATES)

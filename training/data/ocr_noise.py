@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections.abc import Iterable
 
 # Kinds of pages: (share, historical typography, OCR errors).
 PAGES = ((0.25, True, False), (0.20, True, True), (0.40, False, True), (0.15, False, False))
@@ -31,6 +32,10 @@ BLACKLETTER = (
     ("k", "f", 0.30),
     ("ſ", "j", 0.10),
 )
+# Confusions that recur on a page besides those of letters: capital I, and marks at the end of a sentence.
+HABITUAL = (("I", "1"), ("I", "|"), ("!", "l"), ("!", " 1"), ("!", "t"), ("!", " t"), ("?", "2"), ("?", " 1"))
+HABITS = (1, 4)  # minimum and maximum number of confusions that recur on a page
+HABIT_SHARE = (0.03, 0.35)  # of the places where one can occur
 SPECKS = (".", " ", ":", "i", "-", "'", "‘", "_ ", "| ", "© ")  # recognised where nothing is printed
 
 LETTER = r"[^\W\d_]"
@@ -64,10 +69,7 @@ def wrap_lines(text: str, draw: random.Random) -> str:
 def simulate_ocr(text: str, rate: float, draw: random.Random, *, blackletter: bool = False) -> str:
     """Confuse, delete or insert about `rate` of the characters, as OCR does; long s is mostly read as f."""
     if blackletter:
-        for right, wrong, share in BLACKLETTER:
-            parts = text.split(right)
-            joints = (wrong if draw.random() < share else right for _ in parts[1:])
-            text = parts[0] + "".join(joint + part for joint, part in zip(joints, parts[1:], strict=True))
+        text = _confuse(text, BLACKLETTER, draw)
     if draw.random() < 0.8:
         text = text.replace("ſ", "f")
     out, at = [], 0
@@ -85,6 +87,21 @@ def simulate_ocr(text: str, rate: float, draw: random.Random, *, blackletter: bo
         else:
             out.append(draw.choice(SPECKS))
             at = error
+
+
+def recurring_confusions(text: str, draw: random.Random) -> str:
+    """Confuse characters as an OCR engine does that misreads one typeface: few confusions, each of them often."""
+    letters = [(right, wrong) for right, wrongs in CONFUSIONS.items() if right.isalpha() for wrong in wrongs if wrong]
+    habits = draw.sample(letters, draw.randint(*HABITS)) + draw.sample(HABITUAL, 2)
+    return _confuse(text, [(*habit, draw.uniform(*HABIT_SHARE)) for habit in habits], draw)
+
+
+def _confuse(text: str, confusions: Iterable[tuple[str, str, float]], draw: random.Random) -> str:
+    for right, wrong, share in confusions:
+        parts = text.split(right)
+        joints = (wrong if draw.random() < share else right for _ in parts[1:])
+        text = parts[0] + "".join(joint + part for joint, part in zip(joints, parts[1:], strict=True))
+    return text
 
 
 def simulate_page(text: str, *, seed: str, blackletter: bool = False) -> str:
