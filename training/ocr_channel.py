@@ -19,18 +19,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-import modeling_pleias
 
 from .common.config import InputError, parse, run_main
 from .common.escaping import shell_line
-from .common.files import fingerprint, lock_folder, model_sha256, read_json, write_json
+from .common.files import lock_folder, read_json, write_json
 from .common.processes import SpawnProcessPoolExecutor
 from .data.documents import checked_languages
 from .tasks.ocr import stages
 from .tasks.ocr.channel_report import write_report
-from .tasks.ocr.judge import Judge
 
 
 @dataclass
@@ -56,24 +52,10 @@ class ChannelConfig:
     model: Path | None = None
     languages: list[str] | None = None
     passages: int = 400
-    judged: int = 2500
-    measured: int = 40
+    judged: int = 4000
+    measured: int = 60
     workers: int = 2
     seed: int = 0
-
-
-def load_judge(folder: Path | None) -> Judge | None:
-    """Load the language model in the precision in which this CPU computes fast.
-
-    Raises:
-        InputError: If the folder contains no model.
-    """
-    if folder is None:
-        return None
-    if not (folder / "config.json").is_file():
-        raise InputError(f"--model {folder} is not a model folder: it has no config.json.")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=modeling_pleias.cpu_compute_dtype())
-    return Judge(model, AutoTokenizer.from_pretrained(folder))
 
 
 def learn(config: ChannelConfig) -> None:
@@ -83,9 +65,12 @@ def learn(config: ChannelConfig) -> None:
         InputError: If another program writes to OUT, OUT was begun with other settings, or an input is missing.
     """
     languages = checked_languages(config.languages)
+    if config.model and not (config.model / "config.json").is_file():
+        raise InputError(f"--model {config.model} is not a model folder: it has no config.json.")
     settings = stages.Settings(
-        config.corpus, config.pairs, config.out / "stages", config.out, tuple(languages), config.passages, config.seed
-    )
+        config.corpus, config.pairs, config.out / "stages", config.out, tuple(languages), config.passages,
+        config.seed, config.model, config.judged, config.measured,
+    )  # fmt: skip
     with lock_folder(config.out):
         _check_settings(config)
         pool = SpawnProcessPoolExecutor(min(config.workers, len(languages))) if config.workers > 1 else nullcontext()
@@ -94,11 +79,12 @@ def learn(config: ChannelConfig) -> None:
             stages.write_lexicons(settings)
             stages.learn_channel(settings)
             _each(executor, stages.propose, settings, languages, "changes proposed")
-        judge = load_judge(config.model)
-        judge_hash = fingerprint(model_sha256(config.model)) if config.model else None
-        stages.fit_gates(settings, judge, config.judged, judge_hash)
+            stages.fit_first(settings)
+            _each(executor, stages.judge_examples, settings, languages, "changes judged")
+            stages.fit_gates(settings)
+            _each(executor, stages.measure, settings, languages, "corrector measured")
         command = shell_line(["python", "-m", "training.ocr_channel", *sys.argv[1:]])
-        write_report(config.out, stages.measure_corrector(settings, judge, config.measured), command)
+        write_report(config.out, stages.measured_rows(settings), command)
 
 
 def _check_settings(config: ChannelConfig) -> None:

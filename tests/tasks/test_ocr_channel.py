@@ -25,8 +25,9 @@ from training.ocr_channel import ChannelConfig, learn
 from training.tasks import ocr
 from training.tasks.ocr import candidates, corrector, learning, stages
 from training.tasks.ocr.candidates import Candidates, is_accent_change, is_spelling_change
-from training.tasks.ocr.changes import KINDS, apply_changes
+from training.tasks.ocr.changes import KINDS, Change, apply_changes, compose
 from training.tasks.ocr.channel import Channel, segments
+from training.tasks.ocr.context import context_features
 from training.tasks.ocr.corrector import PACKAGED, Corrector, scaled, selected
 from training.tasks.ocr.judge import Judge
 from training.tasks.ocr.labels import gains, punctuation_readings
@@ -130,6 +131,10 @@ def test_units_are_the_text_at_their_places(text):
         assert text[unit.start : unit.end] == unit.text and not unit.text.isspace()
 
 
+def test_a_digit_or_bar_alone_may_be_a_letter():
+    assert [unit.text for unit in units("| said 1, a|b 12 1t 0")] == ["|", "said", "1", "a", "b", "1t", "0"]
+
+
 def test_folding_resolves_old_letters_and_case_is_restored():
     assert fold("Po\u017f\u017fe\u017f\u017fion") == "possession" and fold("fa\u0364hrt") == "f\xe4hrt"
     assert recase("the", "Tbe", False) == "The" and recase("the", "TBE", False) == "THE"
@@ -222,6 +227,22 @@ def test_selected_changes_leave_the_rest_byte_for_byte(lexicon, channel, text, s
     assert after[position + moved :] == text[position:]
 
 
+@given(st.text("ab ", max_size=20), st.data())
+def test_composed_changes_equal_one_correction_after_the_other(text, data):
+    def some_changes(text: str) -> list[Change]:
+        cuts = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=6)))
+        return [
+            Change(start, end, text[start:end], data.draw(st.sampled_from(["", "x", "yz", "abc"])), "word", 0.9)
+            for start, end in zip(cuts[::2], cuts[1::2], strict=False)
+        ]
+
+    first = some_changes(text)
+    corrected = apply_changes(text, first)
+    second = some_changes(corrected)
+    assert apply_changes(text, compose(text, first, second)) == apply_changes(corrected, second)
+    assert compose(text, first, []) == first and compose(text, [], first) == [c for c in first if c.before != c.after]
+
+
 @given(st.text("ab \n", min_size=0, max_size=60))
 def test_pieces_are_the_text(text):
     with pytest.MonkeyPatch.context() as patch:
@@ -229,6 +250,33 @@ def test_pieces_are_the_text(text):
         places = list(corrector.pieces(text))
     assert "".join(text[start:end] for start, end in places) == text
     assert all(0 < end - start <= 8 for start, end in places)
+
+
+@pytest.fixture
+def english():
+    """Resources of few words, with the confusions of 1 and bar."""
+    counts = Counter({"i": 900, "said": 500, "go": 300, "back": 200, "a": 900, "home": 90})
+    return open_resources(
+        Lexicon.from_counts(counts, Counter({"i": 900})), Channel({"1": {"i": 9}, "|": {"i": 9}}, {})
+    )
+
+
+def proposed(text: str, resources) -> set[tuple[str, str]]:
+    return {(proposal.before, proposal.after) for proposal in Document(text, resources).proposals()}
+
+
+def test_signs_become_letters_and_marks_but_not_in_numbers(english):
+    assert {("1", "I"), (" 1", "!"), (" 1", "?")} <= proposed("said 1 go", english)
+    assert {("|", "I"), (" |", "!")} <= proposed("said | go", english)
+    assert {("backl", "back!"), ("homet", "home!")} <= proposed("go backl said homet go", english)
+    for text in ("said 12 go", "said 1,000 go", "said 1.5 go", "go 3.1"):
+        assert proposed(text, english) == set(), text
+
+
+def test_a_dash_after_a_comma_stays(english):
+    channel = Channel({}, {",- ": {", ": 0.9}, ", ": {". ": 0.5}})
+    resources = open_resources(english.lexicon, channel)
+    assert proposed("said,- go", resources) == set() and proposed("said, go", resources) >= {(", ", ". ")}
 
 
 def test_words_divided_at_a_line_end_stay_divided(lexicon, channel):
@@ -273,20 +321,25 @@ def test_the_judge_gives_the_probability_that_the_model_gives_each_passage(lexic
     proposals = Document(text, open_resources(lexicon, channel)).proposals()
     verdict = Judge(model, tokenizer).features(text, proposals)
 
-    def log_probability(passage: str) -> float:
-        ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(passage, add_special_tokens=False).input_ids]])
+    def log_probabilities(passage: str, right: str) -> np.ndarray:
+        """Of all tokens, and of those on the right of the change."""
+        encoded = tokenizer(passage, add_special_tokens=False, return_offsets_mapping=True)
+        ids = torch.tensor([[tokenizer.bos_token_id, *encoded.input_ids]])
         with torch.no_grad():
             scores = model(ids).logits.log_softmax(-1)[0, :-1]
-        return scores.gather(1, ids[0, 1:, None]).sum().item()
+        scores = scores.gather(1, ids[0, 1:, None])[:, 0]
+        later = torch.tensor([start >= len(passage) - len(right) for start, _ in encoded.offset_mapping])
+        return np.array([scores.sum().item(), scores[later].sum().item()])
 
     assert len(proposals) > 2
-    for proposal, (gain, *_) in zip(proposals, verdict, strict=True):
+    for proposal, (gain, word_gain, right_gain, *_) in zip(proposals, verdict, strict=True):
         end = proposal.end + 16
         right = text[proposal.end : end]
         right = right[: right.rfind(" ")] if end < len(text) and right.rfind(" ") > 0 else right
         before, after = (text[: proposal.start] + part + right for part in (proposal.before, proposal.after))
-        expected = log_probability(after.strip()) - log_probability(before.strip())
-        assert gain == pytest.approx(expected, abs=2e-3), proposal
+        expected = log_probabilities(after.strip(), right) - log_probabilities(before.strip(), right)
+        assert (gain, right_gain) == pytest.approx(tuple(expected), abs=2e-3), proposal
+        assert word_gain == pytest.approx(gain - right_gain, abs=2e-3)
 
 
 # The corrector and its program ------------------------------------------------------------------------------------
@@ -367,6 +420,24 @@ def test_sure_changes_support_others_that_undo_the_same_confusion():
     assert corrector.supported([proposals[0]] * 2, np.array([0.95, 0.95])) == pytest.approx(0.95)  # one word, twice
 
 
+def test_context_counts_recurring_confusions_errors_and_rivals():
+    pairs = [("tbe", "the"), ("tbe", "toe"), ("wbo", "who"), ("Tbe", "The"), ("hos", "has")]
+    places = [0, 0, 50, 400, 460]
+    proposals = [
+        change_of("word", *words)._replace(start=start, end=start + 3)
+        for start, words in zip(places, pairs, strict=True)
+    ]
+    proposals.append(change_of("punctuation", ".", ",")._replace(start=420, end=421))
+    probabilities = np.array([0.9, 0.2, 0.5, 0.6, 0.05, 0.3])
+    odds, possible = np.log(probabilities / (1 - probabilities)), np.array([0, 1, 2, 3, 5])
+    support, errors, near, margin = context_features(proposals, odds, possible, 10).T
+    assert support == pytest.approx([0.5, 0, 0.9, 0.5, -1])  # of a word that is read twice, the most probable reading
+    assert errors == pytest.approx((0.9 + 0.5 + 0.6 + 0.05 + 0.3) / 10)
+    assert near == pytest.approx([0.5, 0.5, 0.9, 0.35, 0.65])
+    alone = odds + 9
+    assert margin == pytest.approx([odds[0] - odds[1], odds[1] - odds[0], *alone[[2, 3, 5]]])
+
+
 def test_a_text_decides_which_kinds_of_changes_are_made(packaged, monkeypatch):
     page = "It was a bright morning in the\nspring, and the people of the\nvillage stood before the church.\n"
     garbled = page + "qxvr wrtz bdfg hjkl mnpq rstv wxzb cdfg hjkm npqr tvwx zbcf dghj klmn pqrs tvwz xbcd\n" * 2
@@ -380,7 +451,7 @@ def test_a_text_decides_which_kinds_of_changes_are_made(packaged, monkeypatch):
             kinds += [change.kind for change in packaged.changes(text, "en")]
         return kinds
 
-    assert made(page) == ["word", "split", "accent", "punctuation"]  # the first gate knows no sure merge
+    assert made(page) == list(KINDS)
     assert made(page.replace("\n", " ") * 3) == ["word", "accent", "punctuation"]  # a line end may have been there
     assert made(garbled) == ["word", "accent"]
     assert made(noise) == made(page.upper()) == made(page + "0.79 2.33 10,29 " * 12) == []
@@ -392,6 +463,11 @@ def test_accents_are_removed_from_a_text_without_and_not_added(packaged, lexicon
     assert packaged.correct(text, "en") == text.replace("\xe9", "e")
     document = Document("etat", open_resources(lexicon, channel))
     assert corrector._is_spelling(change_of("accent", "etat", "\xe9tat", accent=1), document, False)
+    removed = change_of("accent", "th\xe9", "the", accent=1)
+    assert not corrector._is_spelling(removed, document, True)  # old or not, the language has no accents
+    french = Lexicon.from_counts(Counter({"\xe9tat": 5, "the": 5}), Counter())
+    assert french.accented == pytest.approx(0.5, abs=0.05) and lexicon.accented == 0
+    assert corrector._is_spelling(removed, Document("th\xe9", open_resources(french, channel)), True)
 
 
 def test_a_foreign_text_is_left_alone(learned):
@@ -413,6 +489,17 @@ def test_bad_input_is_refused_in_one_sentence(learned, tmp_path):
         (folder / name).write_bytes(content)
         with pytest.raises(InputError, match="contains no OCR corrector"):
             Corrector.load(folder)
+
+
+def test_a_corrector_that_was_learned_without_a_model_refuses_one(learned, recipe, base_model, tmp_path, monkeypatch):
+    for name, value in SMALL_GATES.items():
+        monkeypatch.setattr(learning, name, value)
+    learn(ChannelConfig(out=tmp_path / "out", **{**recipe, "model": None}))
+    loaded, text = Corrector.load(tmp_path / "out"), confused(passage(random.Random(5), 120), random.Random(5))
+    assert loaded.changes(text, "en") == Corrector.load(learned).changes(text, "en") != []
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(base_model), AutoTokenizer.from_pretrained(base_model)
+    with pytest.raises(InputError, match="was learned without a language model"):
+        Corrector.load(tmp_path / "out", model, tokenizer)
 
 
 def test_stopped_learning_resumes_to_equal_files(learned, recipe, tmp_path, monkeypatch):
@@ -441,7 +528,9 @@ def test_historical_scans_are_measured_and_never_learned_from(learned):
 
 
 def test_examples_survive_their_files(learned, recipe):
-    stored = stages.Settings(recipe["corpus"], recipe["pairs"], learned / "stages", learned, ("en",), 24, 0)
+    stored = stages.Settings(
+        recipe["corpus"], recipe["pairs"], learned / "stages", learned, ("en",), 24, 0, None, 60, 3
+    )
     examples = stages.read_examples(stored, "en")
     assert len(examples.proposals) == len(examples.gain) == len(examples.features) > 100
     assert rows([]).shape == (0, len(FEATURES))

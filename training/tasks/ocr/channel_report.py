@@ -6,7 +6,7 @@ import numpy as np
 
 from ...common.files import atomic, write_json
 from ...common.intervals import Metric, bootstrap_interval, ratio
-from .learning import CLEAN_EDITS
+from .learning import CLEAN_EDITS, TUNED
 
 READABLE = 0.12  # edits a character: pages below it have a row of their lone
 
@@ -54,11 +54,19 @@ def render_markdown(rows: list[dict], command: str) -> str:
     return "\n".join([
         "# OCR corrector", "", f"Written by `{command}`. Intervals: 95%, bootstrap over texts.", "",
         "Rendered pages are of held-out authors or works, and the lexicon forgets the work of each. Historical scans",
-        "are measured only, those of half of the documents: on the others, constants of the corrector were chosen.",
-        "A unit is a change; untouched units are the other words.", "",
+        "are never learned from; on half of their documents, tuned on, constants of the corrector were chosen.",
+        "A unit is a change; untouched units are the other words. Where the OCR text has no long s, that of the truth",
+        f"counts as s; told apart, {_worse(rows)} touched historical texts not tuned on are worse.", "",
         *_table(head, pages), "", "Clean text, which has nothing to correct:", "",
         *_table(["text", "language", "texts", "characters", "edits per character", "texts touched"], clean), "",
     ])  # fmt: skip
+
+
+def _worse(rows: list[dict]) -> str:
+    """Return how many of the touched historical texts are worse, with long s and s told apart."""
+    historical = [row for row in rows if row["kind"] not in (*CLEAN_EDITS, "rendered")]
+    touched = [row for row in historical if row["changes"] and not row["kind"].endswith(TUNED)]
+    return f"{sum(row['strict_after'] > row['strict_before'] for row in touched)} of {len(touched)}"
 
 
 def _ratio(texts: list[dict], numerator: str, denominator: str) -> Metric:

@@ -14,10 +14,11 @@ from safetensors.numpy import save_file
 
 from ...common.config import InputError
 from ...common.files import atomic, inside, read_json, sha256, write_json
-from .changes import KINDS, Change, apply_changes
-from .channel import Channel, segments
+from .changes import KINDS, Change, apply_changes, compose
+from .channel import Channel
+from .context import CONTEXT, WORDS, confusions, context_features, second_rows
 from .lexicon import Lexicon
-from .proposals import FEATURES, JUDGED, Document, Proposal, Resources, open_resources, rows
+from .proposals import FEATURES, JUDGED, Document, Proposal, Resources, in_paragraphs, open_resources, rows
 from .trees import Trees
 from .units import accents, fold
 
@@ -28,27 +29,28 @@ if TYPE_CHECKING:  # torch takes seconds and 300 MB, which the workers of curati
 
 FOLDER = "ocr_channel"  # beside the weights of a model
 PACKAGED = Path(__file__).with_name("learned")  # the corrector of eight languages that the package ships
-GATES = ("first", "judged")  # alone, and after the language model
-VERSION = 1
+# The first gate rates all proposed changes; the others decide on those that are possible, without or with a model.
+GATES = ("first", "alone", "judged")
+VERSION = 2
 PIECE = 4000  # characters of a text that are judged as one document, as gates have learned from pages
-POSSIBLE = 0.06  # probability of the first gate above which the language model is asked
+POSSIBLE = 0.06  # probability of the first gate above which a change is possible
 OLD = 0.75  # share of the limit of unknown words that look like words above which a text may be old
 FOREIGN = 0.9  # share of unknown words above which a text is not touched: another language, or nothing is legible
-WORDS = ("word", "accent")  # kinds of changes that replace letters
 # Least probabilities of changes in texts unlike the pages that the gates have learned from.
-IN_OLD, IN_ILLEGIBLE, LONE = 0.9, 0.85, 0.95  # the last: of the only change of a text, which is probably clean
+IN_OLD, IN_ILLEGIBLE, LONE = 0.9, 0.9, 0.95  # the last: of the only change of a text, which is probably clean
 IN_PARAGRAPHS = {"word": 0.8, "accent": 0.8, "punctuation": 0.97}
 SURE, SUPPORT, SUPPORTERS = 0.9, 1.0, 4  # log-odds that each sure change adds to others of its confusion; their number
 ACCENTED = 3  # known words with accents in a text that writes accents
 ACCENT, SPELLING = FEATURES.index("accent"), FEATURES.index("spelling")
-VARIANTS = 2  # changes of a place that it is asked about
+PASSES = 2  # the second sees the words that the first has corrected
+VARIANTS = 2  # possible changes of a place
 
 
 class Settings(NamedTuple):
     """Calibrated settings of a corrector.
 
     Args:
-        thresholds: Gate (first or judged) -> kind -> minimum probability of a change.
+        thresholds: Gate (alone or judged) -> kind -> minimum probability of a change.
         unknown: Share of unknown words above which a text is hardly legible: only words are changed, and only if that
             is almost certain.
         plausible: Language -> share of unknown words that look like words above which a text is not touched: its
@@ -71,7 +73,7 @@ class Corrector:
         gates: Trees by name, those of `GATES`.
         settings: Calibrated thresholds.
         lexicons: Language -> lexicon, or the file to read it from.
-        judge: Language model as last judge. Default: the first gate decides.
+        judge: Language model as last judge. Default: none.
     """
 
     def __init__(
@@ -124,18 +126,22 @@ class Corrector:
     def by_piece(self, text: str, language: str, *, threshold: float = 1.0) -> Iterator[list[Change] | None]:
         """Yield the changes of each piece of a text; None for a piece that is better left alone. See `changes`."""
         resources = self.resources(language)
-        calibrated = self.settings.thresholds["judged" if self.judge else "first"]
+        calibrated = self.settings.thresholds[self._deciding]
         minimum = {kind: scaled(calibrated[kind], threshold) for kind in KINDS}
         for start, end in pieces(text):
-            document = Document(text[start:end], resources)
+            piece = text[start:end]
+            document, changes = Document(piece, resources), []
             if self.abstains(document, language):
                 yield None
                 continue
-            proposals, probabilities = self.judged(document, language)
-            least = self._least(document, language, minimum)
-            changes = selected(proposals, supported(proposals, probabilities), least)
-            if len(changes) == 1 and changes[0].probability < scaled(LONE, threshold):
-                changes = []
+            for _ in range(PASSES):
+                proposals, probabilities = self.judged(document, language)
+                probabilities, least = supported(proposals, probabilities), self._least(document, language, minimum)
+                made = made_changes(document.text, proposals, probabilities, least, threshold, lone=not changes)
+                if not made:
+                    break
+                changes = compose(piece, changes, made)
+                document = Document(apply_changes(piece, changes), resources)
             yield [change._replace(start=change.start + start, end=change.end + start) for change in changes]
 
     def correct(self, text: str, language: str, *, threshold: float = 1.0) -> str:
@@ -151,37 +157,43 @@ class Corrector:
         return strange or document.early or not document.prose
 
     def _least(self, document: Document, language: str, minimum: dict[str, float]) -> dict[str, float]:
-        """Return the kinds of changes that are made in a text, with the minimum probability of each.
-
-        In paragraphs, a space inside a word may be where a line ended, and its lack between words too.
-        """
+        """Return the kinds of changes that are made in a text, with the minimum probability of each."""
         least = dict(minimum)
-        if document.paragraphs:
-            least = {kind: max(least[kind], value) for kind, value in IN_PARAGRAPHS.items()}
         if document.unknown > self.settings.unknown:
             least = {kind: max(least[kind], IN_ILLEGIBLE) for kind in WORDS}
         if document.plausible > OLD * self.settings.plausible[language]:
             least = {kind: max(value, IN_OLD) for kind, value in least.items()}
         return least
 
+    @property
+    def _deciding(self) -> str:
+        return "judged" if self.judge else "alone"
+
     def judged(self, document: Document, language: str) -> tuple[list[Proposal], np.ndarray]:
         """Return the possible changes of a text and their probabilities."""
         proposals = document.proposals()
-        spelled = document.plausible > self.settings.plausible[language] / 2
-        proposals = [p for p in proposals if not _is_spelling(p, document, spelled)]
         features = rows(proposals)
         odds = self.gates["first"].log_odds(features)
-        if not self.judge:
-            return proposals, 1 / (1 + np.exp(-odds))
-        possible = worth_judging(proposals, odds)
+        possible = possible_changes(proposals, odds)
+        context = context_features(proposals, odds, possible, len(document.units))
         proposals = [proposals[i] for i in possible]
-        verdict = self.judge.features(document.text, proposals)
-        return proposals, self.gates["judged"].probability(judged_rows(features[possible], odds[possible], verdict))
+        verdict = self.judge.features(document.text, proposals) if self.judge else None
+        entries = second_rows(proposals, features[possible], odds[possible], context, verdict)
+        probabilities = self.gates[self._deciding].probability(entries)
+        spelled = document.plausible > self.settings.plausible[language] / 2
+        kept = [i for i, proposal in enumerate(proposals) if not _is_spelling(proposal, document, spelled)]
+        return [proposals[i] for i in kept], probabilities[kept]
 
     def judged_by(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> "Corrector":
-        """Return a corrector with a model as last judge, which shares what this one has read from its files."""
+        """Return a corrector with a model as last judge, which shares what this one has read from its files.
+
+        Raises:
+            InputError: If it was learned without a model.
+        """
         from .judge import Judge
 
+        if "judged" not in self.gates:
+            raise InputError("the OCR corrector was learned without a language model: no model can judge its changes.")
         corrector = copy(self)
         corrector.judge = Judge(model, tokenizer)
         return corrector
@@ -196,7 +208,8 @@ class Corrector:
         with atomic(folder / "gates.safetensors") as temporary:
             save_file(tensors, temporary)
         content = {
-            "version": VERSION, "languages": self.languages, "features": FEATURES, "judged": JUDGED,
+            "version": VERSION, "languages": self.languages,
+            "features": FEATURES, "context": CONTEXT, "judged": JUDGED,
             "settings": self.settings._asdict(), "costs": self.channel.costs, "gaps": self.channel.gaps,
         }  # fmt: skip
         for language, lexicon in self._lexicons.items():
@@ -225,13 +238,14 @@ class Corrector:
             )
         content = read_json(file)
         try:
-            if content["version"] != VERSION or tuple(content["features"]) != FEATURES:
+            if content["version"] != VERSION:
                 raise ValueError(f"version {content['version']}")
             settings = Settings(**content["settings"])
             channel = Channel(content["costs"], content["gaps"])
             with safe_open(folder / "gates.safetensors", "np") as tensors:
                 gates = {
-                    name: Trees(*(tensors.get_tensor(f"{name}.{field}") for field in Trees._fields)) for name in GATES
+                    name: Trees(*(tensors.get_tensor(f"{name}.{field}") for field in Trees._fields))
+                    for name in ("first", *settings.thresholds)
                 }
             languages = {language: folder / f"{language}.lexicon" for language in content["languages"]}
             if missing := [path.name for path in languages.values() if not path.is_file()]:
@@ -255,9 +269,12 @@ def _is_spelling(proposal: Proposal, document: Document, spelled: bool) -> bool:
     if not proposal.features[ACCENT]:
         loses_e = fold(proposal.before) == fold(proposal.after) + "e"  # looke, poore
         return spelled and (bool(proposal.features[SPELLING]) or loses_e)
+    added = accents(proposal.after) > accents(proposal.before)
+    if document.unaccented and not added:
+        return False
     if spelled or len(proposal.before) > 1 and proposal.before.isupper():
         return True
-    return document.accented < ACCENTED and accents(proposal.after) > accents(proposal.before)
+    return document.accented < ACCENTED and added
 
 
 def supported(proposals: list[Proposal], probabilities: np.ndarray) -> np.ndarray:
@@ -265,24 +282,22 @@ def supported(proposals: list[Proposal], probabilities: np.ndarray) -> np.ndarra
 
     Changes of spelling stay as they are: a print in old spelling has many of one kind.
     """
-    confusions, words = [], defaultdict(set)
+    undone, words = [], defaultdict(set)
     for proposal, probability in zip(proposals, probabilities, strict=True):
         is_spelling = proposal.features[SPELLING] and not proposal.features[ACCENT]
-        before, after = proposal.before.lower(), proposal.after.lower()
-        undone = proposal.kind in WORDS and not is_spelling
-        confusions.append({(before[a:b], after[c:d]) for a, b, c, d in segments(before, after)} if undone else set())
-        for confusion in confusions[-1] if probability >= SURE else ():
-            words[confusion].add(before)
+        undone.append(set() if is_spelling else confusions(proposal))
+        for confusion in undone[-1] if probability >= SURE else ():
+            words[confusion].add(proposal.before.lower())
     others = [
-        min((len(words[confusion] - {proposal.before.lower()}) for confusion in undone), default=0)
-        for proposal, undone in zip(proposals, confusions, strict=True)
+        min((len(words[confusion] - {proposal.before.lower()}) for confusion in pairs), default=0)
+        for proposal, pairs in zip(proposals, undone, strict=True)
     ]
     odds = probabilities / np.maximum(1 - probabilities, 1e-12) * np.exp(SUPPORT * np.minimum(others, SUPPORTERS))
     return odds / (1 + odds)
 
 
-def worth_judging(proposals: list[Proposal], odds: np.ndarray) -> np.ndarray:
-    """Return the numbers of the changes that the language model is asked about: possible, and of a place the best."""
+def possible_changes(proposals: list[Proposal], odds: np.ndarray) -> np.ndarray:
+    """Return the numbers of the possible changes by the log-odds of the first gate: of a place, the best."""
     variants: Counter = Counter()
     numbers = []
     for i in np.argsort(-odds, kind="stable"):
@@ -292,11 +307,6 @@ def worth_judging(proposals: list[Proposal], odds: np.ndarray) -> np.ndarray:
             variants[proposals[i].start] += 1
             numbers.append(i)
     return np.array(sorted(numbers), dtype=np.int64)
-
-
-def judged_rows(features: np.ndarray, odds: np.ndarray, verdict: np.ndarray) -> np.ndarray:
-    """Return the features of the second gate: those of the first, its log-odds, and the language model's verdict."""
-    return np.concatenate([features, odds[:, None], verdict], axis=1)
 
 
 def scaled(probability: float, caution: float) -> float:
@@ -315,6 +325,25 @@ def pieces(text: str) -> Iterator[tuple[int, int]]:
             end = (text.rfind("\n", start + PIECE // 2, end) + 1) or (text.rfind(" ", start + 1, end) + 1) or end
         yield start, end
         start = end
+
+
+def made_changes(
+    text: str,
+    proposals: list[Proposal],
+    probabilities: np.ndarray,
+    minimum: dict[str, float],
+    caution: float = 1.0,
+    lone: bool = True,
+) -> list[Change]:
+    """Return the changes that are made in a text; if `lone`, no single one that is not almost certain.
+
+    In paragraphs, a space inside a word may be where a line ended, and its lack between words too: none is split or
+    merged there.
+    """
+    if in_paragraphs(text):
+        minimum = {kind: max(minimum[kind], value) for kind, value in IN_PARAGRAPHS.items() if kind in minimum}
+    changes = selected(proposals, probabilities, minimum)
+    return [] if lone and len(changes) == 1 and changes[0].probability < scaled(LONE, caution) else changes
 
 
 def selected(proposals: list[Proposal], probabilities: np.ndarray, minimum: dict[str, float]) -> list[Change]:

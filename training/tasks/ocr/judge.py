@@ -1,10 +1,13 @@
 """Judgement of proposed changes by a causal language model: log-probability of the passage with and without each."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from modeling_pleias import cpu_compute_dtype  # the import also registers the model with transformers
 
 from .proposals import JUDGED, Proposal
 
@@ -19,7 +22,7 @@ class Judge:
 
     Args:
         model: Causal language model with a decoder and an output embedding.
-        tokenizer: Its tokenizer.
+        tokenizer: Its tokenizer, a fast one.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
@@ -27,33 +30,44 @@ class Judge:
         self.head = model.get_output_embeddings().weight
         self.begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
 
+    @classmethod
+    def load(cls, folder: Path) -> "Judge":
+        """Load a model in the precision in which this CPU computes fast."""
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=cpu_compute_dtype())
+        return cls(model, AutoTokenizer.from_pretrained(folder))
+
     def features(self, text: str, proposals: list[Proposal]) -> np.ndarray:
-        """Return `JUDGED` for each change: nats gained, of the passage before and after, and tokens of both."""
+        """Return `JUDGED` for each change: nats gained by it, in its place and on the right, and nats and tokens."""
         places: dict[str, list[int]] = {}
-        passages = []
-        for i, proposal in enumerate(proposals):
-            left, before, after = _passages(text, proposal)
-            passages.append((left, left + before, left + after))
+        passages = [_passages(text, proposal) for proposal in proposals]
+        for i, (left, *_) in enumerate(passages):
             places.setdefault(left, []).append(i)
-        texts = list(dict.fromkeys(passage for place in passages for passage in place[1:]))
-        encoded = self.tokenizer(texts, add_special_tokens=False).input_ids if texts else []
-        tokens = {passage: [self.begin, *ids] for passage, ids in zip(texts, encoded, strict=True)}
+        texts = list(dict.fromkeys(passage for _, before, after, _ in passages for passage in (before, after)))
+        encoded = self.tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True) if texts else {}
+        tokens = {text: [self.begin, *ids] for text, ids in zip(texts, encoded.get("input_ids", ()), strict=True)}
+        starts = {
+            text: np.array([0, *(start for start, _ in offsets)])
+            for text, offsets in zip(texts, encoded.get("offset_mapping", ()), strict=True)
+        }
         groups = []
         for left, numbers in places.items():
-            variants = list(dict.fromkeys(passage for i in numbers for passage in passages[i][1:]))
+            variants = list(dict.fromkeys(passage for i in numbers for passage in passages[i][1:3]))
             groups.append((left, variants, _shared([tokens[passage] for passage in variants])))
         scores: dict[tuple[str, str], tuple[int, np.ndarray]] = {}  # shared tokens, log-probabilities of the others
         order = sorted(groups, key=lambda group: sum(len(tokens[passage]) - group[2] for passage in group[1]))
         for first in range(0, len(order), BATCH):
             self._score(order[first : first + BATCH], tokens, scores)
         result = np.zeros((len(proposals), len(JUDGED)))
-        for i, (left, before, after) in enumerate(passages):
+        for i, (left, before, after, right) in enumerate(passages):
             shared = _shared([tokens[before], tokens[after]])
-            old, new = (
-                entries[shared - first :].sum()
-                for first, entries in (scores[left, passage] for passage in (before, after))
-            )
-            result[i] = new - old, old, new, len(tokens[before]) - shared, len(tokens[after]) - shared
+            sums = []
+            for passage in (before, after):
+                first, entries = scores[left, passage]
+                entries, changed = entries[shared - first :], starts[passage][shared:] < len(passage) - right
+                sums.append((entries[changed].sum(), entries[~changed].sum(), changed.sum()))
+            (word, rest, size), (new_word, new_rest, new_size) = sums
+            gains = new_word + new_rest - word - rest, new_word - word, new_rest - rest
+            result[i] = *gains, word, new_word, rest, new_rest, size, new_size
         return result
 
     @torch.inference_mode()
@@ -97,8 +111,11 @@ class Judge:
             scores[left, passage] = shared, part
 
 
-def _passages(text: str, proposal: Proposal) -> tuple[str, str, str]:
-    """Return the text before a change on one line, and what follows, as read and as changed."""
+def _passages(text: str, proposal: Proposal) -> tuple[str, str, str, int]:
+    """Return passages on one line: the text before a change, and all of it as read and as changed.
+
+    The last value is the number of characters after the change.
+    """
     start, end = max(0, proposal.start - LEFT), min(len(text), proposal.end + RIGHT)
     left, right = text[start : proposal.start], text[proposal.end : end]
     if start and (space := re.search(r"\s", left)):
@@ -108,7 +125,7 @@ def _passages(text: str, proposal: Proposal) -> tuple[str, str, str]:
     mark = "\x00"
     left = _line(left + mark)[:-1].lstrip()
     before, after = (_line(mark + inner + right)[1:].rstrip() for inner in (proposal.before, proposal.after))
-    return left, before, after
+    return left, left + before, left + after, len(_line(mark + right)[1:].rstrip())
 
 
 def _line(passage: str) -> str:

@@ -9,27 +9,31 @@ import numpy as np
 
 from ...data.documents import read_documents
 from ...data.licences import decide
-from ...data.ocr_noise import simulate_page, wrap_lines
+from ...data.ocr_noise import recurring_confusions, simulate_page, wrap_lines
 from ...data.split import author_key, hash_fraction, held_out_groups, register, work_id
 from .changes import KINDS
-from .corrector import judged_rows, worth_judging
+from .context import context_features, second_rows
+from .corrector import made_changes, possible_changes
 from .data import read_pairs
 from .judge import Judge
 from .labels import gains
+from .metrics import edit_errors
 from .passages import wrap_prose
-from .proposals import JUDGED, Document, Proposal, Resources, rows
+from .proposals import FEATURES, JUDGED, Document, Proposal, Resources, rows
 from .trees import Trees
 
 HELD_OUT = 0.3  # of the works of rendered pages: to report on, never learned from
 CLEAN_HELD_OUT = 0.5  # of the works of clean text: to calibrate the thresholds
+RECURRING = 0.6  # share of the simulated pages on which confusions recur
 PASSAGE, SLICE = 1200, 6000  # characters of a passage, and of a document of which it is the beginning
-ROUNDS, LEAVES, RATE, SMALLEST = 150, 24, 0.08, 30  # trees, leaves of one, learning rate, rows of a leaf
+ROUNDS, LEAVES, RATE, SMALLEST = 300, 24, 0.05, 30  # trees, leaves of one, learning rate, rows of a leaf
+COLUMNS = 0.3  # share of the features that a split chooses from
 CLEAN_EDITS = {"modern": 0.8e-4, "old": 3e-4}  # edits per character of clean text that thresholds allow in total
-SHARES = {"word": 0.4, "split": 0.15, "merge": 0.1, "accent": 0.1, "punctuation": 0.25}  # of them for each kind
 PAGES = ("rendered", "noise")
-PRECISION = 0.9  # of the changes of each kind on pages
+TUNED = " (tuned on)"
+PRECISION = 0.88  # of the changes of each kind on pages
 # Least thresholds, for print that the gates have not learned from.
-LEAST = {"word": 0.7, "split": 0.5, "merge": 0.5, "accent": 0.8, "punctuation": 0.5}
+LEAST = {"word": 0.7, "split": 0.6, "merge": 0.6, "accent": 0.8, "punctuation": 0.65}
 
 
 class Sample(NamedTuple):
@@ -96,13 +100,15 @@ def page_samples(pairs: Path, languages: list[str], seed: int = 0) -> list[Sampl
 def historical_samples(pairs: Path, language: str) -> list[Sample]:
     """Return historical scans, to measure on alone; the kind is the name of their collection.
 
-    They are of half of the documents: on the others, LEAST and the constants of the corrector were chosen.
+    `TUNED` follows it in half of the documents: on these, LEAST and the constants of the corrector were chosen.
     """
-    entries = [pair for pair in read_pairs(pairs, [language]) if pair["kind"] == "historical"]
-    entries = [pair for pair in entries if hash_fraction(f"half/{pair['id'].partition('#')[0]}") >= 0.5]
-    return [
-        Sample(p["id"], language, p["source"].partition(" via ")[0], "", True, p["ocr"], p["truth"]) for p in entries
-    ]
+    samples = []
+    for pair in read_pairs(pairs, [language]):
+        if pair["kind"] == "historical":
+            tuned = hash_fraction(f"half/{pair['id'].partition('#')[0]}") < 0.5
+            kind = pair["source"].partition(" via ")[0] + (TUNED if tuned else "")
+            samples.append(Sample(pair["id"], language, kind, "", True, pair["ocr"], pair["truth"]))
+    return samples
 
 
 def for_calibration(sample: Sample) -> bool:
@@ -162,6 +168,8 @@ def _clean(document: dict, name: str, kind: str, language: str, text: str, draw:
     yield Sample(name, language, kind, work, hidden, text, text)
     if not hidden:
         noise = simulate_page(text, seed=name, blackletter=language == "de")
+        if draw.random() < RECURRING:
+            noise = recurring_confusions(noise, draw)
         yield Sample(f"{name}/noise", language, "noise", work, hidden, noise, text)
 
 
@@ -210,7 +218,7 @@ def fit(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> Trees:
 
     model = HistGradientBoostingClassifier(
         max_iter=ROUNDS, max_leaf_nodes=LEAVES, learning_rate=RATE, min_samples_leaf=SMALLEST,
-        l2_regularization=1.0, early_stopping=False, random_state=seed,
+        max_features=COLUMNS, l2_regularization=1.0, early_stopping=False, random_state=seed,
     )  # fmt: skip
     return Trees.from_sklearn(model.fit(features, labels))
 
@@ -226,76 +234,96 @@ def learned_from(examples: Examples) -> np.ndarray:
     return ~np.array([sample.held_out for sample in examples.samples], dtype=bool)[examples.sample]
 
 
-def fit_first(examples: Examples) -> tuple[Trees, np.ndarray]:
-    """Fit the first gate; return it and the log-odds of all examples, each from trees that have not seen its work."""
-    usable, fold, labels = learned_from(examples), folds(examples), examples.gain > 0
-    trees = fit(examples.features[usable], labels[usable])
-    odds = trees.log_odds(examples.features)
+def fit_gate(examples: Examples, numbers: np.ndarray, features: np.ndarray) -> tuple[Trees, np.ndarray]:
+    """Fit a gate; return it and the log-odds of each example, from trees that have not seen its work.
+
+    Args:
+        examples: All examples.
+        numbers: Those that the gate rates; it learns from those of them that may be learned from.
+        features: Of each of these.
+    """
+    usable, fold, labels = (values[numbers] for values in (learned_from(examples), folds(examples), examples.gain > 0))
+    trees = fit(features[usable], labels[usable])
+    odds = trees.log_odds(features)
     for number in (0, 1):
-        other = usable & (fold != number)
-        odds[usable & (fold == number)] = fit(examples.features[other], labels[other]).log_odds(
-            examples.features[usable & (fold == number)]
-        )
+        other, lone = usable & (fold != number), usable & (fold == number)
+        odds[lone] = fit(features[other], labels[other]).log_odds(features[lone])
     return trees, odds
 
 
-def verdicts(examples: Examples, odds: np.ndarray, judge: Judge) -> tuple[np.ndarray, np.ndarray]:
-    """Return the numbers of the examples that the first gate thinks possible, and the model's features of them."""
-    parts = [(np.zeros(0, dtype=np.int64), np.zeros((0, len(JUDGED))))]
-    for sample, numbers in by_sample(examples, np.arange(len(odds))):
-        proposals = [examples.proposals[i] for i in numbers]
-        inside = numbers[worth_judging(proposals, odds[numbers])]
-        if len(inside):
-            parts.append((inside, judge.features(sample.ocr, [examples.proposals[i] for i in inside])))
-    return np.concatenate([inside for inside, _ in parts]), np.concatenate([verdict for _, verdict in parts])
+def possible_examples(examples: Examples, odds: np.ndarray) -> np.ndarray:
+    """Return the numbers of the examples that the first gate thinks possible."""
+    parts = [
+        numbers[possible_changes([examples.proposals[i] for i in numbers], odds[numbers])]
+        for _, numbers in by_sample(examples)
+    ]
+    return np.concatenate(parts)
 
 
-def fit_judged(
-    examples: Examples, odds: np.ndarray, possible: np.ndarray, verdict: np.ndarray
-) -> tuple[Trees, np.ndarray]:
-    """Fit the second gate; return it and the probability of each example, from trees that have not seen it."""
-    features = judged_rows(examples.features[possible], odds[possible], verdict)
-    usable, fold, labels = (
-        values[possible] for values in (learned_from(examples), folds(examples), examples.gain > 0)
-    )
-    trees = fit(features[usable], labels[usable])
-    probability = trees.probability(features)
-    for number in (0, 1):
-        other, lone = usable & (fold != number), usable & (fold == number)
-        probability[lone] = fit(features[other], labels[other]).probability(features[lone])
-    return trees, probability
+def verdicts(examples: Examples, possible: np.ndarray, judge: Judge) -> np.ndarray:
+    """Return the language model's features of possible changes."""
+    result = np.zeros((len(possible), len(JUDGED)))
+    for sample, places in by_sample(examples, possible):
+        result[places] = judge.features(sample.ocr, [examples.proposals[possible[i]] for i in places])
+    return result
+
+
+def gate_rows(
+    examples: Examples, odds: np.ndarray, possible: np.ndarray, verdict: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the features of a second gate for possible changes.
+
+    Args:
+        examples: All examples.
+        odds: Log-odds of each by the first gate.
+        possible: Numbers of all possible changes of some samples, or of all, in increasing order.
+        verdict: The language model's features of them. Default: none, for the gate without.
+    """
+    words, parts = FEATURES.index("words"), []
+    for (_, numbers), (_, places) in zip(by_sample(examples), by_sample(examples, possible), strict=True):
+        chosen = np.searchsorted(numbers, possible[places])
+        if len(chosen):
+            proposals, features = [examples.proposals[i] for i in numbers], examples.features[numbers]
+            context = context_features(proposals, odds[numbers], chosen, int(features[0, words]))
+            lone = None if verdict is None else verdict[places]
+            proposals = [proposals[i] for i in chosen]
+            parts.append(second_rows(proposals, features[chosen], odds[numbers][chosen], context, lone))
+    return np.concatenate(parts)
 
 
 def calibrate(examples: Examples, probability: np.ndarray) -> dict[str, float]:
-    """Return the least threshold of each kind at which clean held-out text and pages are changed rarely enough.
+    """Return the least threshold of each kind at which pages and clean held-out text are changed rightly enough.
+
+    Thresholds rise until, of the changes of a kind on pages, `PRECISION` are right, and then, beginning with the least
+    probable change, until clean text has no more edits than `CLEAN_EDITS`.
 
     Args:
         examples: Examples of clean held-out text, and of pages that may be learned from.
         probability: Of each, from trees that have not seen its work; -1 where the first gate thinks it impossible.
     """
     kinds = np.array([KINDS.index(proposal.kind) for proposal in examples.proposals])
-    of_kind = np.array([sample.kind for sample in examples.samples])[examples.sample]
-    held_out = ~learned_from(examples)
-    calibrating = np.array([s.held_out and s.kind in CLEAN_EDITS and for_calibration(s) for s in examples.samples])
-    texts = [sample for sample, used in zip(examples.samples, calibrating, strict=True) if used]
-    sizes = {kind: sum(len(sample.ocr) for sample in texts if sample.kind == kind) for kind in CLEAN_EDITS}
+    pages = np.array([sample.kind in PAGES and not sample.held_out for sample in examples.samples])[examples.sample]
     thresholds = {}
     for number, kind in enumerate(KINDS):
-        least = LEAST[kind]
-        for age, rate in CLEAN_EDITS.items():
-            inside = (kinds == number) & (of_kind == age) & calibrating[examples.sample] & (probability > 0)
-            order = np.flatnonzero(inside)[np.argsort(-probability[inside], kind="stable")]
-            edits = np.cumsum(-np.minimum(examples.gain[order], 0))
-            allowed = rate * SHARES[kind] * sizes[age]
-            above = np.flatnonzero(edits > allowed)
-            if len(above):
-                least = max(least, float(probability[order[above[0]]]) + 1e-6)
-        inside = (kinds == number) & np.isin(of_kind, PAGES) & ~held_out & (probability > 0)
-        order = np.flatnonzero(inside)[np.argsort(-probability[inside], kind="stable")]
+        inside = np.flatnonzero((kinds == number) & pages & (probability > 0))
+        order = inside[np.argsort(-probability[inside], kind="stable")]
         right = np.cumsum(examples.gain[order] > 0) / np.arange(1, len(order) + 1)
         good = np.flatnonzero(right >= PRECISION)
-        least = max(least, float(probability[order[good[-1]]]) if len(good) else 1.0)
-        thresholds[kind] = min(least, 1.0)
+        thresholds[kind] = max(LEAST[kind], float(probability[order[good[-1]]]) if len(good) else 1.0)
+    texts = [
+        (sample, [examples.proposals[i] for i in numbers if probability[i] > 0], probability[numbers])
+        for sample, numbers in by_sample(examples)
+        if sample.held_out and sample.kind in CLEAN_EDITS and for_calibration(sample)
+    ]
+    for age, rate in CLEAN_EDITS.items():
+        clean = [(text.ocr, proposals, values[values > 0]) for text, proposals, values in texts if text.kind == age]
+        allowed = rate * sum(len(text) for text, _, _ in clean)
+        while True:
+            made = [change for text in clean for change in made_changes(*text, thresholds)]
+            if sum(edit_errors(change.before, change.after) for change in made) <= allowed:
+                break
+            least = min(made, key=lambda change: change.probability)
+            thresholds[least.kind] = min(1.0, least.probability + 1e-6)
     return thresholds
 
 
@@ -304,9 +332,9 @@ def normalised(text: str) -> str:
     return " ".join(text.split())
 
 
-def by_sample(examples: Examples, numbers: np.ndarray) -> Iterator[tuple[Sample, np.ndarray]]:
-    """Yield each sample with the positions in `numbers` of its examples."""
-    of_samples = examples.sample[numbers]
+def by_sample(examples: Examples, numbers: np.ndarray | None = None) -> Iterator[tuple[Sample, np.ndarray]]:
+    """Yield each sample with the positions in `numbers` (default: all) of its examples."""
+    of_samples = examples.sample if numbers is None else examples.sample[numbers]
     order = np.argsort(of_samples, kind="stable")
     bounds = np.searchsorted(of_samples[order], np.arange(len(examples.samples) + 1))
     for i, sample in enumerate(examples.samples):

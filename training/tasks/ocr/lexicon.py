@@ -86,6 +86,12 @@ class Lexicon:
             self.values.update(saved)
 
     @cached_property
+    def accented(self) -> float:
+        """Fraction of the text that is words with letters other than a to z."""
+        shares = [2 ** self.frequencies[value] for word, value in self.values.items() if not word.isascii()]
+        return sum(shares) / 1e6
+
+    @cached_property
     def letters(self) -> "LetterModel":
         """Letter model of the words."""
         return LetterModel(self.values)

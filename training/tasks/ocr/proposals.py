@@ -19,16 +19,22 @@ FEATURES = (
     "left", "right", "gap_left", "gap_right", "line_start", "line_end", "unknown", "spelled", "plausible", "words",
     "gap_share", "next_capital",
 )  # fmt: skip
-JUDGED = ("gain", "before", "after", "tokens_before", "tokens_after")  # features from the language model
-FORMS = {"word": 0, "accent": 1, "split": 2, "merge": 3, "divided": 4, "gap": 5, "drop": 6}
+JUDGED = (
+    "gain", "word_gain", "right_gain", "word_before", "word_after", "right_before", "right_after", "tokens_before",
+    "tokens_after",
+)  # fmt: skip
+FORMS = {"word": 0, "accent": 1, "split": 2, "merge": 3, "divided": 4, "gap": 5, "drop": 6, "mark": 7}
 LONGEST_GAP = 12  # characters
 LINE = 160  # mean characters of a line above which it is none of a page
 LETTERS, CAPITALS = 0.7, 0.5  # minimum fraction of letters in prose, and maximum fraction of capitals among them
 SEVERAL = 3  # long s or old vowels in a document that writes them
 UNSEEN = 10.0  # bits of a reading of punctuation that the table lacks
 KEPT_GAPS = 3  # proposals for one gap
+UNACCENTED = 0.001  # fraction of words with accents below which a language has none
+MARKS = {"!": "lti1fI|", "?": "27Pp1"}  # what is read where the mark at the end of a sentence stands
 COMMON = 6.0  # log2 of the frequency per million of words that are not joined to others
 SPACES = re.compile(r"\s+")
+DASHED = re.compile(r"[,;:.]\s?[-\u2010-\u2015]")  # as in print of the 19th century
 EARLY = re.compile(r"\b[Vv][np]")  # vnd, vpon: v for u at the beginning of a word, as in early modern print
 LONG_S_INSIDE = re.compile(r"s(?=[^\W\d_])")
 
@@ -66,12 +72,13 @@ class Document:
         self.units = units(text)
         self.counts = Counter(unit.folded for unit in self.units)
         self.frequencies = [lexicon.frequency(unit.folded) for unit in self.units]
-        self.known = [unit.folded in lexicon.values for unit in self.units]
+        self.signs = [not any(map(str.isalpha, unit.text)) for unit in self.units]  # what may be a letter
+        self.known = [unit.folded in lexicon.values or sign for unit, sign in zip(self.units, self.signs, strict=True)]
         self.long_s, self.old_vowels = text.count(LONG_S) >= SEVERAL, text.count(OLD_UMLAUT) >= SEVERAL
         self.accented = sum(
             not unit.folded.isascii() and known for unit, known in zip(self.units, self.known, strict=True)
         )
-        self.paragraphs = len(text) > LINE * (text.count("\n") + 1)  # the lines of the page are joined
+        self.unaccented = lexicon.accented < UNACCENTED  # the language
         letters = [character for character in text if character.isalpha()]
         self.prose = len(letters) >= LETTERS * len(SPACES.sub("", text)) and (
             sum(map(str.isupper, letters)) <= CAPITALS * len(letters)
@@ -122,6 +129,7 @@ class Document:
             if i not in skipped:
                 result += self._words(i, unit)
                 result += self._splits(i, unit)
+                result += self._marks(i, unit)
             if i + 1 < len(self.units) and i not in self.divided:
                 result += self._merges(i)
                 result += self._gaps(i + 1)
@@ -140,7 +148,16 @@ class Document:
                 word = word.replace(new, old + OLD_UMLAUT)
         return word
 
+    def _in_number(self, i: int) -> bool:
+        """Return whether a word is the digit of a number, as in 1,000."""
+        start, end = self.units[i].start, self.units[i].end
+        return self.signs[i] and any(
+            c.isdigit() for c in self.text[max(0, start - 2) : start] + self.text[end : end + 2]
+        )
+
     def _words(self, i: int, unit: Unit) -> list[Proposal]:
+        if self._in_number(i):
+            return []
         result = []
         for rank, candidate in enumerate(self.resources.candidates.words(unit.text)):
             after = self._written(candidate.word, unit.text)
@@ -201,7 +218,9 @@ class Document:
         """Return proposals for the punctuation before word i."""
         gap = self.gap(i)
         inner = 0 < i < len(self.units)
-        if len(gap) > LONGEST_GAP or not gap.strip() or any(c.isalnum() for c in gap):
+        if len(gap) > LONGEST_GAP or not gap.strip() or any(c.isalnum() for c in gap) or DASHED.search(gap):
+            return []
+        if any(self.signs[max(0, i - 1) : i + 1]):  # a number
             return []
         short = gap_key(gap, i == 0, i == len(self.units))
         table = self.resources.channel.gaps.get(short, {})
@@ -229,7 +248,7 @@ class Document:
 
     def _drops(self, i: int, unit: Unit) -> list[Proposal]:
         """Return the removal of a short word that was read at the border of a line where nothing is printed."""
-        if len(unit.text) > 2 or self.frequencies[i] > 11.5 or not 0 < i < len(self.units) - 1:
+        if len(unit.text) > 2 or self.frequencies[i] > 11.5 or not 0 < i < len(self.units) - 1 or unit.text.isdigit():
             return []
         left, right = self.gap(i), self.gap(i + 1)
         if "\n" not in left + right or any(c.isdigit() for c in left + right):
@@ -239,6 +258,24 @@ class Document:
         features = self._features(i, i, "drop", candidate, 0, unit.folded)
         keep = re.match(r"[^\s\w]*", left)[0]
         return [Proposal(start, end, self.text[start:end], keep + "\n", "punctuation", features)]
+
+    def _marks(self, i: int, unit: Unit) -> list[Proposal]:
+        """Return marks of exclamation and question for the last letter of a word, or a letter alone."""
+        if self._in_number(i):
+            return []
+        if len(unit.text) == 1 and i and self.gap(i) == " ":
+            start, stem = self.units[i - 1].end, self.units[i - 1].folded
+        elif not self.known[i] and unit.folded[:-1] in self.resources.lexicon.values:
+            start, stem = unit.start, unit.folded[:-1]
+        else:
+            return []
+        before, result = self.text[start : unit.end], []
+        for rank, (mark, readings) in enumerate(MARKS.items()):
+            if unit.text[-1] in readings:
+                features = self._features(i, i, "mark", Candidate(stem, 0, 1, False, 0, 0), rank, unit.folded)
+                after = before[:-1].rstrip() + mark
+                result.append(Proposal(start, unit.end, before, after, "punctuation", features))
+        return result
 
     def _features(
         self, i: int, j: int, form: str, candidate: Candidate, rank: int, before: str, other: str = "",
@@ -278,6 +315,11 @@ class Document:
         if word not in cache:
             cache[word] = self.resources.lexicon.letters.surprise(word)
         return cache[word]
+
+
+def in_paragraphs(text: str) -> bool:
+    """Return whether the lines of the page are joined."""
+    return len(text) > LINE * (text.count("\n") + 1)
 
 
 GAP_CODES = {" ": 0, ", ": 1, ". ": 2, "; ": 3, ": ": 4, "": 5, ".": 6, ",": 7, "-": 8, "'": 9, "\u2019": 9,

@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from rapidfuzz.distance import Levenshtein
+import torch
 from safetensors.numpy import load_file, save_file
-from tqdm import tqdm
 
-from ...common.files import atomic, read_json, write_json
+from ...common.files import atomic, fingerprint, model_sha256, read_json, write_json
 from ...data.split import hash_fraction
 from .changes import apply_changes
 from .channel import Channel
@@ -24,24 +23,27 @@ from .learning import (
     Sample,
     calibrate,
     clean_samples,
-    fit_first,
-    fit_judged,
+    fit_gate,
     for_calibration,
+    gate_rows,
     historical_samples,
     joined,
     make_examples,
     normalised,
     page_samples,
     page_works,
+    possible_examples,
     verdicts,
 )
 from .lexicon import Lexicon
-from .proposals import FEATURES, JUDGED, Proposal, open_resources
+from .metrics import edit_errors
+from .proposals import FEATURES, Proposal, open_resources
+from .trees import Trees
+from .units import LONG_S
 from .word_counts import build_lexicons, count_words
 
 NOISE_PAGES = 150  # simulated pages of each language that the channel learns from
 UNREADABLE = 0.3  # edits a character above which a page is not learned from
-LIKELY = -2.5  # log-odds of the changes that are counted to choose pages
 UNKNOWN = 0.5  # share of unknown words above which a text is not touched
 USUAL, MARGIN = 98, 0.03  # percentile of unknown words that look like words in clean text, and what is added to it
 
@@ -57,6 +59,9 @@ class Settings(NamedTuple):
         languages: ISO codes.
         passages: Clean passages per language.
         seed: Seed of every choice.
+        model: Folder of the language model that judges changes. Default: none, the corrector has no gate for one.
+        judged: Possible changes per language on pages that the model judges to learn from.
+        measured: Texts of each kind and language in the report.
     """
 
     corpus: Path
@@ -66,6 +71,16 @@ class Settings(NamedTuple):
     languages: tuple[str, ...]
     passages: int
     seed: int
+    model: Path | None
+    judged: int
+    measured: int
+
+    def judge(self) -> Judge | None:
+        """Load the language model, if there is one, for a process that computes on one core."""
+        if self.model is None:
+            return None
+        torch.set_num_threads(1)
+        return Judge.load(self.model)
 
 
 def _samples(settings: Settings, language: str) -> list[Sample]:
@@ -163,30 +178,53 @@ def read_examples(settings: Settings, language: str) -> Examples:
     return Examples(samples, arrays["sample"], proposals, features, arrays["gain"])
 
 
-def fit_gates(settings: Settings, judge: Judge | None, judged: int, judge_hash: str | None) -> None:
-    """Fit both gates, calibrate their thresholds, and write the corrector.
-
-    Args:
-        settings: Inputs and outputs.
-        judge: Language model. Default: the corrector has the first gate alone.
-        judged: Changes per language on pages that the model judges; all of clean text that are possible.
-        judge_hash: Hash of the model, for the corrector.
-    """
-    if (settings.out / "corrector.json").is_file():
+def fit_first(settings: Settings) -> None:
+    """Fit the first gate, and rate all examples with it."""
+    file = settings.folder / "first.safetensors"
+    if file.is_file():
         return
     parts = [read_examples(settings, language) for language in settings.languages]
     examples = joined(parts)
-    first, odds = fit_first(examples)
-    gates, thresholds = {"first": first}, {"first": calibrate(examples, 1 / (1 + np.exp(-odds)))}
-    if judge:
-        possible, verdict = _judge(settings, parts, odds, judge, judged)
-        gates["judged"], entries = fit_judged(examples, odds, possible, verdict)
+    trees, odds = fit_gate(examples, np.arange(len(examples.gain)), examples.features)
+    entries = np.split(odds, np.cumsum([len(part.gain) for part in parts])[:-1])
+    names = [f"odds.{language}" for language in settings.languages]
+    with atomic(file) as temporary:
+        save_file({**trees._asdict(), **dict(zip(names, entries, strict=True))}, temporary)
+
+
+def judge_examples(settings: Settings, language: str) -> None:
+    """Write the language model's features of possible changes of a language, those of sampled texts."""
+    file = settings.folder / f"{language}.verdicts.safetensors"
+    if file.is_file() or settings.model is None:
+        return
+    examples = read_examples(settings, language)
+    possible = possible_examples(examples, load_file(settings.folder / "first.safetensors")[f"odds.{language}"])
+    possible = possible[_sampled(examples, possible, settings.judged)]
+    verdict = verdicts(examples, possible, settings.judge())
+    with atomic(file) as temporary:
+        save_file({"possible": possible, "verdict": verdict}, temporary)
+
+
+def fit_gates(settings: Settings) -> None:
+    """Fit the gates that decide, calibrate their thresholds, and write the corrector."""
+    if (settings.out / "corrector.json").is_file():
+        return
+    parts = [read_examples(settings, language) for language in settings.languages]
+    examples, arrays = joined(parts), load_file(settings.folder / "first.safetensors")
+    odds = np.concatenate([arrays.pop(f"odds.{language}") for language in settings.languages])
+    rated = {"alone": (possible_examples(examples, odds), None)}
+    if settings.model:
+        rated["judged"] = _verdicts(settings, parts)
+    gates, thresholds = {"first": Trees(**arrays)}, {}
+    for name, (possible, verdict) in rated.items():
+        gates[name], lone = fit_gate(examples, possible, gate_rows(examples, odds, possible, verdict))
         probability = np.full(len(odds), -1.0)
-        probability[possible] = entries
-        thresholds["judged"] = calibrate(examples, probability)
+        probability[possible] = 1 / (1 + np.exp(-lone))
+        thresholds[name] = calibrate(examples, probability)
     plausible = {language: _usual(part) for language, part in zip(settings.languages, parts, strict=True)}
     lexicons = {language: settings.out / f"{language}.lexicon" for language in settings.languages}
-    calibrated = CorrectorSettings(thresholds, UNKNOWN, plausible, judge_hash)
+    model_hash = fingerprint(model_sha256(settings.model)) if settings.model else None
+    calibrated = CorrectorSettings(thresholds, UNKNOWN, plausible, model_hash)
     Corrector(_channel(settings), gates, calibrated, lexicons).save(settings.out)
 
 
@@ -198,34 +236,22 @@ def _usual(examples: Examples) -> float:
     return round(float(np.percentile(shares, USUAL)) + MARGIN if len(shares) else 1.0, 3)
 
 
-def _judge(
-    settings: Settings, parts: list[Examples], odds: np.ndarray, judge: Judge, judged: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the numbers of judged examples and the model's features of them; each language is a file."""
-    numbers, features, offset = [], [], 0
-    for language, part in zip(settings.languages, tqdm(parts, desc="language model", unit="language"), strict=True):
-        file = settings.folder / f"{language}.verdicts.safetensors"
-        if not file.is_file():
-            lone = odds[offset : offset + len(part.proposals)].copy()
-            lone[~_sampled(part, lone, judged)] = -np.inf
-            possible, verdict = verdicts(part, lone, judge)
-            with atomic(file) as temporary:
-                save_file({"possible": possible, "verdict": verdict}, temporary)
-        arrays = load_file(file)
-        numbers.append(arrays["possible"] + offset)
-        features.append(arrays["verdict"])
-        offset += len(part.proposals)
-    return np.concatenate(numbers), np.concatenate(features).reshape(-1, len(JUDGED))
+def _verdicts(settings: Settings, parts: list[Examples]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the numbers of judged examples among those of all languages, and the model's features of them."""
+    offsets = np.cumsum([0, *(len(part.gain) for part in parts[:-1])])
+    arrays = [load_file(settings.folder / f"{language}.verdicts.safetensors") for language in settings.languages]
+    numbers = [entry["possible"] + offset for entry, offset in zip(arrays, offsets, strict=True)]
+    return np.concatenate(numbers), np.concatenate([entry["verdict"] for entry in arrays])
 
 
-def _sampled(part: Examples, odds: np.ndarray, judged: int) -> np.ndarray:
-    """Return which examples are judged.
+def _sampled(part: Examples, possible: np.ndarray, judged: int) -> np.ndarray:
+    """Return which of the possible changes are judged.
 
-    These are clean text to calibrate on, a third of other clean text, and pages until `judged` examples are possible.
+    These are clean text to calibrate on, a third of other clean text, and pages until `judged` changes are possible.
     """
     taken = np.zeros(len(part.samples), dtype=bool)
     remaining = judged
-    possible = np.bincount(part.sample[odds > LIKELY], minlength=len(part.samples))
+    counts = np.bincount(part.sample[possible], minlength=len(part.samples))
     for i in sorted(range(len(part.samples)), key=lambda i: hash_fraction(f"judged/{part.samples[i].id}")):
         sample = part.samples[i]
         if sample.kind in CLEAN_EDITS:
@@ -233,30 +259,36 @@ def _sampled(part: Examples, odds: np.ndarray, judged: int) -> np.ndarray:
             taken[i] = for_calibration(sample) if sample.held_out else third
         elif not sample.held_out and remaining > 0:
             taken[i] = True
-            remaining -= possible[i]
-    return taken[part.sample]
+            remaining -= counts[i]
+    return taken[part.sample[possible]]
 
 
-def measure_corrector(settings: Settings, judge: Judge | None, measured: int) -> list[dict]:
-    """Return a row for each text of the report: rendered pages, clean text, historical scans."""
-    rows: list[dict] = []
-    for language in tqdm(settings.languages, desc="report", unit="language"):
-        file = settings.folder / f"{language}.measured{measured}.json"
-        if not file.is_file():
-            corrector = Corrector.load(settings.out)
-            corrector.judge = judge
-            works = read_json(settings.folder / f"{language}.counts.json")["works"]
-            groups: dict[str, list[Sample]] = {}
-            for sample in [*_samples(settings, language), *historical_samples(settings.pairs, language)]:
-                if sample.held_out and (sample.kind not in CLEAN_EDITS or not for_calibration(sample)):
-                    groups.setdefault(sample.kind, []).append(sample)
-            lone = []
-            for samples in groups.values():
-                ordered = sorted(samples, key=lambda sample: hash_fraction(f"measured/{sample.id}"))
-                lone += [_measured(corrector, sample, works) for sample in ordered[:measured]]
-            _write(file, lone)
-        rows += read_json(file)
-    return rows
+def measure(settings: Settings, language: str) -> None:
+    """Write a row for each text of the report in a language: rendered pages, clean text, historical scans."""
+    file = _measured_file(settings, language)
+    if file.is_file():
+        return
+    corrector = Corrector.load(settings.out)
+    corrector.judge = settings.judge()
+    works = read_json(settings.folder / f"{language}.counts.json")["works"]
+    groups: dict[str, list[Sample]] = {}
+    for sample in [*_samples(settings, language), *historical_samples(settings.pairs, language)]:
+        if sample.held_out and (sample.kind not in CLEAN_EDITS or not for_calibration(sample)):
+            groups.setdefault(sample.kind, []).append(sample)
+    rows = []
+    for samples in groups.values():
+        ordered = sorted(samples, key=lambda sample: hash_fraction(f"measured/{sample.id}"))
+        rows += [_measured(corrector, sample, works) for sample in ordered[: settings.measured]]
+    _write(file, rows)
+
+
+def _measured_file(settings: Settings, language: str) -> Path:
+    return settings.folder / f"{language}.measured{settings.measured}.json"
+
+
+def measured_rows(settings: Settings) -> list[dict]:
+    """Return the rows of the report, written by `measure`."""
+    return [row for language in settings.languages for row in read_json(_measured_file(settings, language))]
 
 
 def _measured(corrector: Corrector, sample: Sample, works: dict[str, dict[str, int]]) -> dict:
@@ -269,17 +301,22 @@ def _measured(corrector: Corrector, sample: Sample, works: dict[str, dict[str, i
         changes = corrector.changes(sample.ocr, sample.language)
     if lone:
         resources.candidates.clear()
-    truth = normalised(sample.truth)
-    before, after = (normalised(text) for text in (sample.ocr, apply_changes(sample.ocr, changes)))
-    entries = gains(sample.ocr, sample.truth, changes)
+    read = sample.ocr, apply_changes(sample.ocr, changes)
+    # where the OCR text writes no long s, neither does the corrector
+    truth = sample.truth if LONG_S in sample.ocr else sample.truth.replace(LONG_S, "s")
+    entries = gains(sample.ocr, truth, changes)
+    before, after = (edit_errors(truth, text) for text in read)
+    strict_before, strict_after = (edit_errors(sample.truth, text) for text in read)
     return {
         "language": sample.language,
         "kind": sample.kind,
-        "characters": len(truth),
-        "before": Levenshtein.distance(before, truth),
-        "after": Levenshtein.distance(after, truth),
-        "edits": Levenshtein.distance(before, after),
-        "words": len(before.split()),
+        "characters": len(normalised(truth)),
+        "before": before,
+        "after": after,
+        "strict_before": strict_before,
+        "strict_after": strict_after,
+        "edits": edit_errors(*read),
+        "words": len(sample.ocr.split()),
         "better": sum(gain > 0 for gain in entries),
         "worse": sum(gain < 0 for gain in entries),
         "changes": len(changes),

@@ -7,8 +7,9 @@ from typing import NamedTuple
 # Everything that no word contains; other symbols between letters are taken for letters that were read wrongly.
 UNIT = re.compile(
     r"[^\s.,:;!?'\"()\[\]\-/|_=*~<>+^\xab\xbb\xac\xad\xb0\xb7\u2010-\u201f\u2022\u2026\u2032\u2033\u2039\u203a]+"
+    r"|(?<!\S)\|(?!\S)"  # a bar alone may be a letter
 )
-LETTER = re.compile(r"[^\W\d_]")
+WORD = re.compile(r"[^\W\d_]|^[\d|]$")
 LONG_S, OLD_UMLAUT = "\u017f", "\u0364"  # long s; small e above a vowel
 _OLD_FORMS = str.maketrans(
     {LONG_S: "s", "\ufb00": "ff", "\ufb01": "fi", "\ufb02": "fl", "\ufb03": "ffi", "\ufb04": "ffl", "\ufb05": "st"}
@@ -34,11 +35,11 @@ def fold(unit: str) -> str:
 
 
 def units(text: str) -> list[Unit]:
-    """Return the words of a text: runs without spaces and punctuation that contain a letter."""
+    """Return the words of a text: runs without spaces and punctuation with a letter, and what may be one letter."""
     return [
         Unit(match.start(), match.end(), match[0], fold(match[0]))
         for match in UNIT.finditer(text)
-        if LETTER.search(match[0])
+        if WORD.search(match[0])
     ]
 
 
