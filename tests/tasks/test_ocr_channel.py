@@ -31,6 +31,7 @@ from training.tasks.ocr.context import context_features
 from training.tasks.ocr.corrector import PACKAGED, Corrector, scaled, selected
 from training.tasks.ocr.judge import Judge
 from training.tasks.ocr.labels import gains, punctuation_readings
+from training.tasks.ocr.learning import Examples, Sample
 from training.tasks.ocr.lexicon import Lexicon
 from training.tasks.ocr.proposals import FEATURES, Document, Proposal, open_resources, rows
 from training.tasks.ocr.trees import Trees
@@ -313,6 +314,27 @@ def test_trees_equal_those_of_scikit_learn():
     model = HistGradientBoostingClassifier(max_iter=5, random_state=0).fit(features, labels)
     new = random_state.normal(size=(100, 5))
     assert np.allclose(Trees.from_sklearn(model).probability(new), model.predict_proba(new)[:, 1], atol=1e-9)
+
+
+def test_thresholds_rise_until_pages_are_changed_rightly_and_clean_text_hardly():
+    work = next(w for w in map(str, range(99)) if learning.for_calibration(Sample("", "", "", w, True, "", "")))
+    text = "the old house by the mill\n" * 20
+    clean, page = (Sample(kind, "en", kind, work, kind == "modern", text, text) for kind in ("modern", "rendered"))
+    changes = [
+        (page, "word", 0.99, 1), (page, "word", 0.72, 1), (page, "word", 0.71, -1), (page, "split", 0.9, -1),
+        (clean, "word", 0.8, -1), (clean, "word", 0.9, -1), (clean, "word", 0.75, -1), (clean, "accent", 0.99, -1),
+    ]  # fmt: skip
+    proposals = [
+        change_of(kind, "old", "odd")._replace(start=26 * i + 4, end=26 * i + 7)
+        for i, (_, kind, _, _) in enumerate(changes)
+    ]
+    numbers = np.array([int(sample is clean) for sample, *_ in changes])
+    gain = np.array([entry[3] for entry in changes])
+    examples = Examples([page, clean], numbers, proposals, np.zeros((len(changes), len(FEATURES))), gain)
+    thresholds = learning.calibrate(examples, np.array([probability for _, _, probability, _ in changes]))
+    # of the word changes the last is single and not almost certain; no accent or split on a page was right
+    assert 0.8 < thresholds["word"] == pytest.approx(0.8, abs=1e-5)
+    assert thresholds["split"] == thresholds["accent"] == 1
 
 
 def test_the_judge_gives_the_probability_that_the_model_gives_each_passage(lexicon, channel, base_model):

@@ -125,24 +125,28 @@ class Corrector:
 
     def by_piece(self, text: str, language: str, *, threshold: float = 1.0) -> Iterator[list[Change] | None]:
         """Yield the changes of each piece of a text; None for a piece that is better left alone. See `changes`."""
-        resources = self.resources(language)
+        self.resources(language)  # an unknown language is refused before the first piece
         calibrated = self.settings.thresholds[self._deciding]
         minimum = {kind: scaled(calibrated[kind], threshold) for kind in KINDS}
         for start, end in pieces(text):
-            piece = text[start:end]
-            document, changes = Document(piece, resources), []
-            if self.abstains(document, language):
-                yield None
-                continue
-            for _ in range(PASSES):
-                proposals, probabilities = self.judged(document, language)
-                probabilities, least = supported(proposals, probabilities), self._least(document, language, minimum)
-                made = made_changes(document.text, proposals, probabilities, least, threshold, lone=not changes)
-                if not made:
-                    break
-                changes = compose(piece, changes, made)
-                document = Document(apply_changes(piece, changes), resources)
-            yield [change._replace(start=change.start + start, end=change.end + start) for change in changes]
+            changes = self._piece_changes(text[start:end], language, minimum, threshold)
+            yield changes and [c._replace(start=c.start + start, end=c.end + start) for c in changes]
+
+    def _piece_changes(
+        self, piece: str, language: str, minimum: dict[str, float], threshold: float
+    ) -> list[Change] | None:
+        changes: list[Change] = []
+        for _ in range(PASSES):
+            document = Document(apply_changes(piece, changes), self.resources(language))
+            if not changes and self.abstains(document, language):
+                return None
+            proposals, probabilities = self.judged(document, language)
+            probabilities, least = supported(proposals, probabilities), self._least(document, language, minimum)
+            latest = made_changes(document.text, proposals, probabilities, least, threshold, lone=not changes)
+            if not latest:
+                break
+            changes = compose(piece, changes, latest)
+        return changes
 
     def correct(self, text: str, language: str, *, threshold: float = 1.0) -> str:
         """Return the corrected text; see `changes`."""
@@ -181,8 +185,8 @@ class Corrector:
         entries = second_rows(proposals, features[possible], odds[possible], context, verdict)
         probabilities = self.gates[self._deciding].probability(entries)
         spelled = document.plausible > self.settings.plausible[language] / 2
-        kept = [i for i, proposal in enumerate(proposals) if not _is_spelling(proposal, document, spelled)]
-        return [proposals[i] for i in kept], probabilities[kept]
+        errors = [i for i, proposal in enumerate(proposals) if not _is_spelling(proposal, document, spelled)]
+        return [proposals[i] for i in errors], probabilities[errors]
 
     def judged_by(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> "Corrector":
         """Return a corrector with a model as last judge, which shares what this one has read from its files.

@@ -319,10 +319,10 @@ def calibrate(examples: Examples, probability: np.ndarray) -> dict[str, float]:
         clean = [(text.ocr, proposals, values[values > 0]) for text, proposals, values in texts if text.kind == age]
         allowed = rate * sum(len(text) for text, _, _ in clean)
         while True:
-            made = [change for text in clean for change in made_changes(*text, thresholds)]
-            if sum(edit_errors(change.before, change.after) for change in made) <= allowed:
+            changes = [change for text in clean for change in made_changes(*text, thresholds)]
+            if sum(edit_errors(change.before, change.after) for change in changes) <= allowed:
                 break
-            least = min(made, key=lambda change: change.probability)
+            least = min(changes, key=lambda change: change.probability)
             thresholds[least.kind] = min(1.0, least.probability + 1e-6)
     return thresholds
 
