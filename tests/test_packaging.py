@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from versions import TESTS
 
 import modeling_pleias
 from training.cli import usage
@@ -210,6 +211,12 @@ def test_worker_processes_of_the_console_script_write_the_same_shards(
     run(installed, tmp_path, *command, "--validation_share", "0.1", "--workers", "2", "--out", "shards")
     shards = [read_json(folder / "manifest.json")["shards"] for folder in (tmp_path / "shards", tiny_shards)]
     assert shards[0] == shards[1]
+
+
+def test_the_tests_of_make_test_versions_exist():
+    for test in TESTS:
+        path, _, name = test.partition("::")
+        assert not name or f"def {name}(" in (REPOSITORY / path).read_text(encoding="utf-8"), test
 
 
 def test_ci_runs_the_test_command_of_the_readme():

@@ -39,7 +39,7 @@ TESTS = (
     "tests/modeling_pleias/test_tokenizer.py",
     "tests/common/test_generation.py",
     "tests/model_card/test_femto.py::test_it_knows_each_of_its_languages",
-    "tests/model_card/test_femto.py::test_the_example_writes_in_eight_languages_with_no_argument",
+    "tests/test_examples.py::test_generate_prints_a_continuation_in_the_language_of_each_prompt",
     # Pretraining
     "tests/run/test_launch.py",
     "tests/pretraining/test_pretrain.py::test_a_run_writes_every_file_of_its_contract",
