@@ -44,7 +44,7 @@ from .word_counts import build_lexicons, count_words
 
 NOISE_PAGES = 150  # simulated pages of each language that the channel learns from
 UNREADABLE = 0.3  # edits a character above which a page is not learned from
-UNKNOWN = 0.5  # share of unknown words above which a text is not touched
+UNKNOWN = 0.5  # share of unknown words above which a text is hardly legible
 USUAL, MARGIN = 98, 0.03  # percentile of unknown words that look like words in clean text, and what is added to it
 
 
