@@ -507,9 +507,12 @@ def test_bad_input_is_refused_in_one_sentence(learned, tmp_path):
     for name, content in (
         ("gates.safetensors", b"no"),
         ("corrector.json", b'{"version": 1}'),
+        ("corrector.json", (learned / "corrector.json").read_bytes().replace(b'"odds_margin"', b'"other_margin"')),
         ("en.lexicon", lexicon[:-1] + bytes([lexicon[-1] ^ 1])),  # found before the first text
     ):
-        folder = shutil.copytree(learned, tmp_path / name, ignore=shutil.ignore_patterns("stages"))
+        folder = shutil.copytree(
+            learned, tmp_path / "out", ignore=shutil.ignore_patterns("stages"), dirs_exist_ok=True
+        )
         (folder / name).write_bytes(content)
         with pytest.raises(InputError, match="contains no OCR corrector"):
             Corrector.load(folder)

@@ -18,13 +18,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from rapidfuzz.distance import Levenshtein
 
 from ..common.config import parse, run_main
 from ..curation import ocr
 from ..curation.statistics_report import table
 from ..tasks.ocr.corrector import PACKAGED, Corrector
 from ..tasks.ocr.learning import page_samples
+from ..tasks.ocr.metrics import edit_errors
 
 EDGES = (0, 0.8, 0.85, 0.9, 0.93, 0.95, 0.96, 0.97, 0.98, 1.01)
 POOR = 0.1  # character error rate, as of the threshold of curation
@@ -44,11 +44,6 @@ class BandConfig:
     corrector: Path = PACKAGED
 
 
-def errors(text: str, truth: str) -> int:
-    """Return the edits from text to truth; consecutive whitespace counts as one space."""
-    return Levenshtein.distance(" ".join(text.split()), " ".join(truth.split()))
-
-
 def main() -> None:
     """`python -m training.bench.ocr_correction_band`."""
     config = parse(BandConfig, description="Measure OCR correction by estimated OCR quality.")
@@ -63,7 +58,7 @@ def main() -> None:
             start = time.perf_counter()
             after = corrector.correct(text, sample.language)
             seconds = time.perf_counter() - start
-            before, left = (errors(version, sample.truth) for version in (text, after))
+            before, left = (edit_errors(sample.truth, version) for version in (text, after))
             quality, new = (ocr.quality(version, sample.language).score for version in (text, after))
             measured.append((quality, len(sample.truth), before, left, after != text, len(text), seconds))
             if quality < ocr.THRESHOLD <= new:

@@ -5,7 +5,7 @@ from collections import defaultdict
 import numpy as np
 
 from .channel import segments
-from .proposals import Proposal
+from .proposals import FEATURES, Proposal
 
 CONTEXT = ("support", "errors", "errors_near", "odds_margin")
 NEAR = 100  # characters
@@ -66,18 +66,24 @@ def above_rivals(proposals: list[Proposal], values: np.ndarray, alone: float) ->
 
 
 def second_rows(
-    proposals: list[Proposal], features: np.ndarray, odds: np.ndarray, context: np.ndarray, verdict: np.ndarray | None
+    proposals: list[Proposal],
+    features: np.ndarray,
+    odds: np.ndarray,
+    possible: np.ndarray,
+    verdict: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the features of a second gate for the possible changes of a text.
 
     Args:
-        proposals: Possible changes.
-        features: Features of the first gate.
-        odds: Its log-odds.
-        context: Features `CONTEXT`.
-        verdict: Features `JUDGED` of the language model; None for the gate without.
+        proposals: All proposed changes of the text.
+        features: Features of each for the first gate.
+        odds: Log-odds of each by it.
+        possible: Numbers of the possible changes.
+        verdict: Features `JUDGED` of these from the language model. Default: none, for the gate without.
     """
-    columns = [features, odds[:, None], context]
+    words = int(features[:1, FEATURES.index("words")].sum())  # of the text, the same in all rows
+    columns = [features[possible], odds[possible, None], context_features(proposals, odds, possible, words)]
     if verdict is not None:
-        columns += [verdict, above_rivals(proposals, verdict[:, 0], 0.0)[:, None]]
+        chosen = [proposals[i] for i in possible]
+        columns += [verdict, above_rivals(chosen, verdict[:, 0], 0.0)[:, None]]
     return np.concatenate(columns, axis=1)

@@ -16,7 +16,7 @@ from ...common.config import InputError
 from ...common.files import atomic, inside, read_json, sha256, write_json
 from .changes import KINDS, Change, apply_changes, compose
 from .channel import Channel
-from .context import CONTEXT, WORDS, confusions, context_features, second_rows
+from .context import CONTEXT, WORDS, confusions, second_rows
 from .lexicon import Lexicon
 from .proposals import FEATURES, JUDGED, Document, Proposal, Resources, in_paragraphs, open_resources, rows
 from .trees import Trees
@@ -32,6 +32,7 @@ PACKAGED = Path(__file__).with_name("learned")  # the corrector of eight languag
 # The first gate rates all proposed changes; the others decide on those that are possible, without or with a model.
 GATES = ("first", "alone", "judged")
 VERSION = 2
+COLUMNS = {"features": FEATURES, "context": CONTEXT, "judged": JUDGED}  # that the gates read
 PIECE = 4000  # characters of a text that are judged as one document, as gates have learned from pages
 POSSIBLE = 0.06  # probability of the first gate above which a change is possible
 OLD = 0.75  # share of the limit of unknown words that look like words above which a text may be old
@@ -179,14 +180,13 @@ class Corrector:
         features = rows(proposals)
         odds = self.gates["first"].log_odds(features)
         possible = possible_changes(proposals, odds)
-        context = context_features(proposals, odds, possible, len(document.units))
-        proposals = [proposals[i] for i in possible]
-        verdict = self.judge.features(document.text, proposals) if self.judge else None
-        entries = second_rows(proposals, features[possible], odds[possible], context, verdict)
+        chosen = [proposals[i] for i in possible]
+        verdict = self.judge.features(document.text, chosen) if self.judge else None
+        entries = second_rows(proposals, features, odds, possible, verdict)
         probabilities = self.gates[self._deciding].probability(entries)
         spelled = document.plausible > self.settings.plausible[language] / 2
-        errors = [i for i, proposal in enumerate(proposals) if not _is_spelling(proposal, document, spelled)]
-        return [proposals[i] for i in errors], probabilities[errors]
+        errors = [i for i, proposal in enumerate(chosen) if not _is_spelling(proposal, document, spelled)]
+        return [chosen[i] for i in errors], probabilities[errors]
 
     def judged_by(self, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> "Corrector":
         """Return a corrector with a model as last judge, which shares what this one has read from its files.
@@ -212,8 +212,7 @@ class Corrector:
         with atomic(folder / "gates.safetensors") as temporary:
             save_file(tensors, temporary)
         content = {
-            "version": VERSION, "languages": self.languages,
-            "features": FEATURES, "context": CONTEXT, "judged": JUDGED,
+            "version": VERSION, "languages": self.languages, **COLUMNS,
             "settings": self.settings._asdict(), "costs": self.channel.costs, "gaps": self.channel.gaps,
         }  # fmt: skip
         for language, lexicon in self._lexicons.items():
@@ -242,7 +241,8 @@ class Corrector:
             )
         content = read_json(file)
         try:
-            if content["version"] != VERSION:
+            names = {name: tuple(content[name]) for name in COLUMNS}
+            if content["version"] != VERSION or names != COLUMNS:
                 raise ValueError(f"version {content['version']}")
             settings = Settings(**content["settings"])
             channel = Channel(content["costs"], content["gaps"])

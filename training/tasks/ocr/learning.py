@@ -12,14 +12,14 @@ from ...data.licences import decide
 from ...data.ocr_noise import recurring_confusions, simulate_page, wrap_lines
 from ...data.split import author_key, hash_fraction, held_out_groups, register, work_id
 from .changes import KINDS
-from .context import context_features, second_rows
+from .context import second_rows
 from .corrector import made_changes, possible_changes
 from .data import read_pairs
 from .judge import Judge
 from .labels import gains
 from .metrics import edit_errors
 from .passages import wrap_prose
-from .proposals import FEATURES, JUDGED, Document, Proposal, Resources, rows
+from .proposals import JUDGED, Document, Proposal, Resources, rows
 from .trees import Trees
 
 HELD_OUT = 0.3  # of the works of rendered pages: to report on, never learned from
@@ -279,15 +279,13 @@ def gate_rows(
         possible: Numbers of all possible changes of some samples, or of all, in increasing order.
         verdict: The language model's features of them. Default: none, for the gate without.
     """
-    words, parts = FEATURES.index("words"), []
+    parts = []
     for (_, numbers), (_, places) in zip(by_sample(examples), by_sample(examples, possible), strict=True):
         chosen = np.searchsorted(numbers, possible[places])
         if len(chosen):
-            proposals, features = [examples.proposals[i] for i in numbers], examples.features[numbers]
-            context = context_features(proposals, odds[numbers], chosen, int(features[0, words]))
+            proposals = [examples.proposals[i] for i in numbers]
             lone = None if verdict is None else verdict[places]
-            proposals = [proposals[i] for i in chosen]
-            parts.append(second_rows(proposals, features[chosen], odds[numbers][chosen], context, lone))
+            parts.append(second_rows(proposals, examples.features[numbers], odds[numbers], chosen, lone))
     return np.concatenate(parts)
 
 

@@ -1,6 +1,7 @@
 """Stages of learning the OCR corrector; the result of each is a file, so that a stopped program resumes after it."""
 
 import json
+import multiprocessing
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -76,10 +77,11 @@ class Settings(NamedTuple):
     measured: int
 
     def judge(self) -> Judge | None:
-        """Load the language model, if there is one, for a process that computes on one core."""
+        """Load the language model, if there is one; a worker process computes on one core."""
         if self.model is None:
             return None
-        torch.set_num_threads(1)
+        if multiprocessing.parent_process():
+            torch.set_num_threads(1)
         return Judge.load(self.model)
 
 
